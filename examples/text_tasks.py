@@ -1,0 +1,330 @@
+"""Text tasks of `run_glue.py`: where their rows, texts and labels are found, and how their answers are scored."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import datasets
+import numpy as np
+from huggingface_hub import constants
+
+from merlin_hf.data import load_dataset
+
+
+TASK_TO_KEYS = {
+    "cola": ("sentence",),
+    "mnli": ("premise", "hypothesis"),
+    "mrpc": ("sentence1", "sentence2"),
+    "qnli": ("question", "sentence"),
+    "qqp": ("question1", "question2"),
+    "rte": ("sentence1", "sentence2"),
+    "sst2": ("sentence",),
+    "stsb": ("sentence1", "sentence2"),
+    "wnli": ("sentence1", "sentence2"),
+}
+HIDDEN_LABEL = -1  # what GLUE writes where a label is not public
+
+logger = logging.getLogger("run_glue")
+
+
+@dataclass
+class DataTrainingArguments:
+    """The target (`task_name`, `dataset_name` or files) and the source (the same with `source_` in front)."""
+
+    task_name: str | None = field(
+        default=None, metadata={"help": f"GLUE task of the target: {', '.join(TASK_TO_KEYS)}."}
+    )
+    dataset_name: str | None = field(default=None, metadata={"help": "Target: name on the Hub, or a folder."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
+    train_file: str | None = field(default=None, metadata={"help": "Target: a csv, json or parquet file to train on."})
+    validation_file: str | None = field(default=None, metadata={"help": "Target: a file to evaluate on."})
+    test_file: str | None = field(default=None, metadata={"help": "Target: a file to predict."})
+    text_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Target: one or two text columns. Default: as in GLUE, else the first two texts."},
+    )
+    source_task_name: str | None = field(default=None, metadata={"help": "GLUE task of the source."})
+    source_dataset_name: str | None = field(default=None, metadata={"help": "Source: name on the Hub, or a folder."})
+    source_dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
+    source_train_file: str | None = field(default=None, metadata={"help": "Source: a csv, json or parquet file."})
+    source_text_columns: list[str] | None = field(default=None, metadata={"help": "As text_columns, for the source."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first rows of the target."})
+    max_source_samples: int | None = field(default=None, metadata={"help": "Train on the first rows of the source."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first rows."})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "Predict the first rows."})
+    max_seq_length: int = field(default=128, metadata={"help": "Longer texts are cut to so many tokens."})
+    pad_to_max_length: bool = field(
+        default=True, metadata={"help": "Pad to max_seq_length; False pads each batch to its longest text (faster)."}
+    )
+    overwrite_cache: bool = field(default=False, metadata={"help": "Tokenize again what has been tokenized before."})
+
+    def __post_init__(self):
+        for name in ("task_name", "source_task_name"):
+            task = getattr(self, name)
+            if task is not None and task.lower() not in TASK_TO_KEYS:
+                raise ValueError(f"`{name}` must be a GLUE task ({', '.join(TASK_TO_KEYS)}), got {task!r}.")
+            setattr(self, name, task and task.lower())
+        for prefix in ("", "source_"):
+            given = [name for name in self.origins(prefix) if getattr(self, name) is not None]
+            if len(given) > 1:
+                raise ValueError(f"Give only one of {', '.join(f'`{name}`' for name in given)}.")
+            if not given and not prefix and self.validation_file is None and self.test_file is None:
+                raise ValueError("The target is missing: give `task_name`, `dataset_name` or `train_file`.")
+
+    @staticmethod
+    def origins(prefix: str) -> tuple[str, str, str]:
+        """The arguments that say where a task comes from."""
+        return (f"{prefix}task_name", f"{prefix}dataset_name", f"{prefix}train_file")
+
+    @property
+    def has_source(self) -> bool:
+        """Whether a source is named."""
+        return any(getattr(self, name) is not None for name in self.origins("source_"))
+
+
+@dataclass
+class Labels:
+    """
+    The labels of a task.
+
+    Args:
+        values (`list`): each label as it stands in the data set; empty for regression.
+        names (`list[str]`): what it is called.
+        ids (`list[int]`): the output of the model that stands for it.
+    """
+
+    values: list = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether labels are real numbers."""
+        return not self.values
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs that a model needs."""
+        return len(self.values) or 1
+
+
+@dataclass
+class Task:
+    """A data set with what is known about its columns; `argument` is how the user named it, for messages."""
+
+    argument: str
+    splits: datasets.DatasetDict
+    text_columns: list[str]
+    labels: Labels
+
+
+# Loading
+
+
+def load_task(data_args: DataTrainingArguments, prefix: str = "", **kwargs) -> Task:
+    """
+    The target, or with `prefix="source_"` the source.
+
+    Args:
+        kwargs: for [`datasets.load_dataset`].
+    """
+    argument = next((name for name in data_args.origins(prefix) if getattr(data_args, name) is not None), "test_file")
+    splits = datasets.DatasetDict()
+    if argument.endswith("task_name"):
+        splits = load_dataset("nyu-mll/glue", getattr(data_args, argument), argument=argument, **kwargs)
+    elif argument.endswith("dataset_name"):
+        config_name = getattr(data_args, f"{prefix}dataset_config_name")
+        splits = load_dataset(getattr(data_args, argument), config_name, argument=argument, **kwargs)
+    for split in ("train", "validation", "test"):
+        path = getattr(data_args, f"{prefix}{split}_file", None)
+        if path is not None:
+            splits[split] = load_dataset(path, argument=f"{prefix}{split}_file", split="train", **kwargs)
+    sample = splits["train"] if "train" in splits else next(iter(splits.values()))
+    columns = getattr(data_args, f"{prefix}text_columns") or TASK_TO_KEYS.get(getattr(data_args, f"{prefix}task_name"))
+    task = Task(
+        argument, splits, find_text_columns(sample, columns, f"{prefix}text_columns"), find_labels(sample, argument)
+    )
+    logger.info(f"{argument}: texts {task.text_columns}, labels {task.labels.names or 'real numbers'}")
+    return task
+
+
+def find_text_columns(
+    dataset: datasets.Dataset, given: list[str] | tuple[str, ...] | None, argument: str
+) -> list[str]:
+    """The columns that are tokenized together: as given, else those of a GLUE task, else the first two with strings."""
+    features = dataset.features
+    texts = [name for name in features if getattr(features[name], "dtype", None) in ("string", "large_string")]
+    texts = [name for name in texts if name != "label"]
+    known = [keys for keys in (*TASK_TO_KEYS.values(), ("text",)) if set(keys) <= set(texts)]
+    columns = list(given or max(known, key=len, default=texts[:2]))
+    if not 1 <= len(columns) <= 2 or not set(columns) <= set(texts):
+        raise ValueError(f"`{argument}` must be one or two of the text columns {texts}, got {columns}.")
+    return columns
+
+
+def find_labels(dataset: datasets.Dataset, argument: str) -> Labels:
+    """The labels of a column `label`: real numbers make a regression, all else is classes."""
+    feature = dataset.features.get("label")
+    if not isinstance(feature, datasets.Value | datasets.ClassLabel):
+        raise ValueError(
+            f"`{argument}` needs a column `label` with one label per row, got columns {dataset.features}. Rename the "
+            "column; for several labels per row, use `MerlinTrainer` directly."
+        )
+    if isinstance(feature, datasets.ClassLabel):
+        return Labels(list(range(feature.num_classes)), feature.names, list(range(feature.num_classes)))
+    if feature.dtype.startswith("float"):
+        return Labels()
+    values = sorted(value for value in dataset.unique("label") if value is not None)
+    return Labels(values, [str(value) for value in values], list(range(len(values))))
+
+
+# From rows to what the model takes
+
+
+def prepare(task: Task, kind: str, limit: int | None, tokenizer, data_args: DataTrainingArguments) -> dict:
+    """
+    Tokenize one kind of split.
+
+    Args:
+        kind (`str`): `"train"`, `"validation"` or `"test"`.
+        limit (`int`, *optional*): keep the first rows only.
+
+    Returns:
+        `dict[str, datasets.Dataset]`: the split under `""`; MNLI's second one, from other genres, under `"-mm"`.
+    """
+    names = {"": kind if kind in task.splits else f"{kind}_matched", "-mm": f"{kind}_mismatched"}
+    found = {suffix: task.splits[name] for suffix, name in names.items() if name in task.splits}
+    if "" not in found:
+        remedy = f" Give `{kind}_file`." if "source" not in task.argument else ""
+        raise ValueError(f"`{task.argument}` has no {kind} split, only {', '.join(task.splits)}.{remedy}")
+    return {
+        suffix: tokenize(select(split, task, kind, limit), task, tokenizer, data_args)
+        for suffix, split in found.items()
+    }
+
+
+def select(split: datasets.Dataset, task: Task, kind: str, limit: int | None) -> datasets.Dataset:
+    """The first `limit` rows with a label; for prediction rows without label are kept, and then no label at all."""
+    if "label" in split.column_names:
+        rows = labelled_rows(split, task)
+        if kind == "test" and len(rows) < len(split):
+            logger.info(f"{task.argument}: the test labels are not public, predictions are not scored")
+            split = split.remove_columns("label")
+        elif len(rows) < len(split):
+            logger.info(
+                f"{task.argument}: {len(split) - len(rows)} of {len(split)} {kind} rows have no label, not used"
+            )
+            split = split.select(rows)
+    elif kind != "test":
+        raise ValueError(f"The {kind} split of `{task.argument}` has no column `label`, only {split.column_names}.")
+    if len(split) == 0:
+        raise ValueError(f"The {kind} split of `{task.argument}` has no row with a label.")
+    return split.select(range(min(limit or len(split), len(split))))
+
+
+def labelled_rows(split: datasets.Dataset, task: Task) -> list[int]:
+    """Numbers of the rows whose label is known."""
+    column = split["label"][:]
+    if task.labels.is_regression:
+        # One score may well be -1; a split of nothing else is a GLUE test.
+        hidden = all(value == HIDDEN_LABEL for value in column)
+        return [] if hidden else [row for row, value in enumerate(column) if value is not None and value == value]
+    unknown = set(column) - {*task.labels.values, HIDDEN_LABEL, None}
+    if unknown:
+        raise ValueError(
+            f"`{task.argument}` has labels {sorted(unknown, key=str)[:5]} that its train split lacks ({task.labels.values[:20]})."
+        )
+    return [row for row, value in enumerate(column) if value in task.labels.values]
+
+
+def tokenize(split: datasets.Dataset, task: Task, tokenizer, data_args: DataTrainingArguments) -> datasets.Dataset:
+    """The model's inputs and `labels`, and no other column."""
+    ids = dict(zip(task.labels.values, task.labels.ids, strict=True))
+    if data_args.max_seq_length > tokenizer.model_max_length:
+        logger.warning(
+            f"`max_seq_length={data_args.max_seq_length}` is more than the model takes; {tokenizer.model_max_length} is used."
+        )
+    options = {
+        "padding": "max_length" if data_args.pad_to_max_length else False,
+        "max_length": min(data_args.max_seq_length, tokenizer.model_max_length),
+        "truncation": True,
+    }
+
+    def encode(rows):
+        # An empty cell of a csv file is None.
+        batch = tokenizer(*([text or "" for text in rows[name]] for name in task.text_columns), **options)
+        if "label" in rows:
+            batch["labels"] = [float(label) if not ids else ids[label] for label in rows["label"]]
+        return batch
+
+    return split.map(
+        encode,
+        batched=True,
+        remove_columns=split.column_names,
+        load_from_cache_file=not data_args.overwrite_cache,
+        desc=f"Tokenizing {task.argument}",
+    )
+
+
+# Metrics
+
+
+def local_metric(task_name: str | None, is_regression: bool, predictions, references) -> dict[str, float]:
+    """The metrics of `evaluate.load("glue", task_name)`, computed here; for other data accuracy, or error and correlations."""
+    if task_name == "cola":
+        from sklearn.metrics import matthews_corrcoef
+
+        return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
+    if is_regression:
+        from scipy.stats import pearsonr, spearmanr
+
+        correlations = {
+            "pearson": float(pearsonr(predictions, references)[0]),
+            "spearmanr": float(spearmanr(predictions, references)[0]),
+        }
+        error = {} if task_name else {"mse": float(np.mean((predictions - references) ** 2))}
+        return {**error, **correlations}
+    accuracy = {"accuracy": float(np.mean(predictions == references))}
+    if task_name in ("mrpc", "qqp"):
+        from sklearn.metrics import f1_score
+
+        return {**accuracy, "f1": float(f1_score(references, predictions))}
+    return accuracy
+
+
+def load_metric(task_name: str | None, is_regression: bool) -> Callable:
+    """`evaluate`'s metric of a GLUE task where it can be had, else [`local_metric`], which gives the same numbers."""
+    reason = "not a GLUE task" if task_name is None else "HF_HUB_OFFLINE is set"
+    if task_name is not None and not constants.HF_HUB_OFFLINE:
+        try:
+            import evaluate
+
+            metric = evaluate.load("glue", task_name, keep_in_memory=True)
+            logger.info(f"Metric: evaluate's glue/{task_name}")
+            return lambda predictions, references: metric.compute(predictions=predictions, references=references)
+        except Exception as error:  # no network, a proxy, an old version: none is a reason not to train
+            reason = f"evaluate's could not be loaded: {error}"
+    logger.info(f"Metric: computed here ({reason})")
+    return lambda predictions, references: local_metric(task_name, is_regression, predictions, references)
+
+
+def make_compute_metrics(task_name: str | None, labels: Labels) -> Callable:
+    """`compute_metrics` of [`~transformers.Trainer`], on labels as the data set numbers them."""
+    metric = load_metric(task_name, labels.is_regression)
+    order = np.argsort(labels.ids)
+
+    def compute_metrics(output):
+        predictions, references = predicted(output.predictions, labels), np.asarray(output.label_ids).reshape(-1)
+        if not labels.is_regression:
+            predictions, references = order[predictions], order[references]
+        result = metric(predictions, references)
+        scores = [value for name, value in result.items() if name != "mse"]
+        return {**result, "combined_score": float(np.mean(scores))} if len(scores) > 1 else result
+
+    return compute_metrics
+
+
+def predicted(logits, labels: Labels) -> np.ndarray:
+    """Scores of a regression, else the likeliest output."""
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    return logits.reshape(-1) if labels.is_regression else logits.argmax(-1)

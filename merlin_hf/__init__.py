@@ -1,0 +1,22 @@
+"""MeRLin on the Hugging Face stack: transfer learning with a small target and a large related source."""
+
+from .heads import get_head, register_head
+from .methods import METHODS, JointTrainer, get_method
+from .trainer import MerlinTrainer
+from .training_args import MerlinTrainingArguments, TransferTrainingArguments
+from .transfer.trainer import TransferTrainer
+
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "JointTrainer",
+    "MerlinTrainer",
+    "MerlinTrainingArguments",
+    "TransferTrainer",
+    "TransferTrainingArguments",
+    "get_head",
+    "get_method",
+    "register_head",
+]

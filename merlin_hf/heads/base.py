@@ -1,0 +1,294 @@
+"""The protocol every head solver follows, and the registry that names them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+
+Batch = tuple[Tensor, Tensor, Tensor | None]
+Reduce = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHead:
+    """
+    A linear map from features to logits, with any leading dimensions.
+
+    Attributes:
+        weight: `(..., C, d)`.
+        bias: `(..., C)`.
+        info: 0-dim tensors a caller may log (solver failures, gradient norm, chosen regulariser, ...). They are
+            detached and stay on the device, so that collecting them never waits for it.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    info: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Logits `(..., n, C)` of features `(..., n, d)`, in the head's own precision even under autocast."""
+        with torch.autocast(features.device.type, enabled=False):
+            return features.to(self.weight.dtype) @ self.weight.mT + self.bias.unsqueeze(-2)
+
+    def detach(self) -> LinearHead:
+        """The same head outside the graph."""
+        return LinearHead(self.weight.detach(), self.bias.detach(), self.info)
+
+
+class HeadSolver(ABC):
+    """
+    Fits a linear head on features, differentiably.
+
+    Every solver minimises `sum_i w_i loss(y_i, W x_i + b) + l2 * s * ||W||^2` (the classification losses carry a
+    factor of one half in front of the penalty, see each class), where `s` is the weighted mean of
+    `||x_i - mean(x)||^2` over the rows. So scaling the features does not change the logits, and more rows weaken the
+    penalty, as in scikit-learn's `Ridge`. `s` is part of the graph. The bias is never penalised.
+
+    A subclass implements `_fit` and `fit_batches` (in `_fit` inputs are checked and of one dtype, autocast is off),
+    names the problem types that it solves in `problem_types`, and enters itself with `register_head`.
+
+    Args:
+        problem_type: one of `"single_label_classification"`, `"multi_label_classification"`, `"regression"`, as in a
+            Hugging Face config.
+        fit_intercept: whether the head has a bias. Without one nothing is centred, the bias is zeros, and `s` is the
+            weighted mean of `||x_i||^2`.
+        dtype: the precision of the solve, `torch.float32` or `torch.float64`; `None` lets the solver choose.
+        check_finite: raise on NaN or infinity in a row whose weight is not 0. `None` checks tensors on the CPU, where
+            it costs no synchronisation, unless the call is being compiled; `True` checks everywhere.
+
+    Raises:
+        ValueError: for a problem type that the solver does not support, or another dtype.
+    """
+
+    default_l2: ClassVar[float] = 1.0
+    default_logit_scale: ClassVar[float] = 1.0  # factor of the outputs in a softmax; not 1 where they estimate targets
+    problem_types: ClassVar[tuple[str, ...]] = PROBLEM_TYPES
+    single_pass: ClassVar[bool] = True  # whether `fit_batches` reads its batches once
+    decision_threshold: ClassVar[float] = 0.0  # output above which a label of a multi-label problem counts as on
+
+    def __init__(
+        self,
+        *,
+        problem_type: str = "single_label_classification",
+        fit_intercept: bool = True,
+        dtype: torch.dtype | None = None,
+        check_finite: bool | None = None,
+    ) -> None:
+        if problem_type not in self.problem_types:
+            raise ValueError(
+                f"problem_type={problem_type!r} is not supported by {type(self).__name__}; use one of "
+                f"{', '.join(map(repr, self.problem_types))}."
+            )
+        if dtype not in (None, torch.float32, torch.float64):
+            raise ValueError(f"dtype={dtype} cannot be solved in; use torch.float32, torch.float64 or None.")
+        self.problem_type = problem_type
+        self.fit_intercept = fit_intercept
+        self.dtype = dtype
+        self.check_finite = check_finite
+
+    def fit(
+        self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor | None = None
+    ) -> LinearHead:
+        """
+        Fit the head on one batch, or on many at once.
+
+        Args:
+            features: `(..., n, d)`, floating point.
+            targets: `(..., n, C)`: one-hot, multi-hot or real-valued rows (see `encode_targets`).
+            l2: the relative regulariser, a float or a one-element tensor, which may require grad.
+            sample_weight: `(..., n)`, not negative; `None` means ones. A row of weight 0 has no influence at all.
+
+        Leading dimensions broadcast: features `(n, d)` with sample_weight `(S, n)` give a head with leading
+        dimension S.
+
+        Returns:
+            A head differentiable in features, targets, l2 and the positive sample weights; float64 if the features
+            are, float32 otherwise.
+
+        Raises:
+            ValueError: when shapes do not fit together, `l2` is out of range, or a row that counts holds NaN.
+        """
+        inputs = self._prepare(features, targets, l2, sample_weight)
+        with torch.autocast(features.device.type, enabled=False):
+            head = self._fit(*inputs)
+        dtype = result_dtype(features)
+        return LinearHead(head.weight.to(dtype), head.bias.to(dtype), head.info)
+
+    @abstractmethod
+    def _fit(self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor) -> LinearHead:
+        """`fit` on checked inputs of one dtype."""
+
+    @abstractmethod
+    def fit_batches(
+        self, batches: Iterable[Batch], l2: float | Tensor | str, reduce: Reduce | None = None
+    ) -> LinearHead:
+        """
+        Fit the head on a whole data set, in memory that does not grow with the number of rows. No gradient.
+
+        Args:
+            batches: a re-iterable of `(features (n_i, d), targets (n_i, C), sample_weight (n_i,) or None)`.
+            l2: a float, a one-element tensor, or `"auto"` to choose it by cross-validation.
+            reduce: sums a tensor over ranks; `None` for a single process. Every rank must pass it. It is called the
+                same number of times, in the same order, on every rank, also on one that has no rows; such a rank
+                yields nothing, or one batch of shape (0, d) to say on which device it reduces.
+
+        Returns:
+            The same head on every rank.
+        """
+
+    def _working_dtype(self, features: Tensor, l2: float | Tensor, rows: int) -> torch.dtype:
+        """Precision of the solve when the user left it open."""
+        return result_dtype(features)
+
+    def _prepare(self, features, targets, l2, sample_weight):
+        check_shapes(features, targets, sample_weight)
+        rows = features.shape[-2]
+        l2 = check_l2(l2)
+        dtype = self.dtype or self._working_dtype(features, l2, rows)
+        if features.device.type == "mps":
+            dtype = torch.float32  # the only one it can solve in
+        weighted = sample_weight is not None
+        if not weighted:
+            sample_weight = torch.ones(rows, dtype=dtype, device=features.device)
+        features, targets, sample_weight = (t.to(dtype) for t in (features, targets, sample_weight))
+        if isinstance(l2, Tensor):
+            l2 = l2.to(features)
+        if weighted:
+            # A row that counts nowhere is blanked, so that whatever it holds reaches neither a value nor a gradient.
+            counts = sample_weight != 0
+            features = torch.where(any_to(counts, features.shape[:-1]).unsqueeze(-1), features, 0.0)
+            targets = torch.where(any_to(counts, targets.shape[:-1]).unsqueeze(-1), targets, 0.0)
+        if self._checks(features):
+            check_values(features, targets, sample_weight, l2)
+        return features, targets, l2, sample_weight
+
+    def _checks(self, features: Tensor) -> bool:
+        if self.check_finite is None:
+            return features.device.type == "cpu" and not torch.compiler.is_compiling()
+        return self.check_finite
+
+
+def result_dtype(features: Tensor) -> torch.dtype:
+    """float64 for float64 features, float32 for all others."""
+    return torch.float64 if features.dtype == torch.float64 else torch.float32
+
+
+def any_to(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Whether any entry of a boolean mask that broadcasts onto an entry of `shape` is True."""
+    extra = mask.dim() - len(shape)
+    if extra > 0:
+        mask = mask.flatten(0, extra - 1).any(0) if mask.shape[:extra].numel() else mask.new_zeros(mask.shape[extra:])
+    for axis, (have, want) in enumerate(zip(reversed(mask.shape), reversed(shape), strict=False), start=1):
+        if want == 1 and have > 1:
+            mask = mask.any(-axis, keepdim=True)
+    return mask
+
+
+def check_shapes(features: Tensor, targets: Tensor, sample_weight: Tensor | None) -> None:
+    """Raise a ValueError that names the argument whose shape or type does not fit."""
+    if not features.is_floating_point():
+        raise ValueError(f"features must be floating point, got {features.dtype}.")
+    if features.dim() < 2 or features.shape[-2] == 0 or features.shape[-1] == 0:
+        raise ValueError(f"features must have shape (..., n, d) with n, d > 0, got {tuple(features.shape)}.")
+    rows = features.shape[-2]
+    if targets.dim() < 2 or targets.shape[-2] != rows or targets.shape[-1] == 0:
+        raise ValueError(
+            f"targets must have shape (..., n, C) with n={rows} as in features {tuple(features.shape)}, got "
+            f"{tuple(targets.shape)}; encode_targets turns class labels into such rows."
+        )
+    leading = [features.shape[:-2], targets.shape[:-2]]
+    if sample_weight is not None:
+        if sample_weight.dim() < 1 or sample_weight.shape[-1] != rows:
+            raise ValueError(
+                f"sample_weight must have shape (..., n) with n={rows}, got {tuple(sample_weight.shape)}."
+            )
+        leading.append(sample_weight.shape[:-1])
+    try:
+        torch.broadcast_shapes(*leading)
+    except RuntimeError:
+        raise ValueError(
+            "The leading dimensions of features, targets and sample_weight must broadcast, got "
+            f"{', '.join(str(tuple(shape)) for shape in leading)}."
+        ) from None
+
+
+def check_l2(l2: float | Tensor, minimum: float = 0.0) -> float | Tensor:
+    """`l2` as a float or a 0-dim tensor; a tensor's value is not read, since that would wait for the device."""
+    if isinstance(l2, Tensor):
+        if l2.numel() != 1:
+            raise ValueError(f"l2 must be a float or a tensor with one element, got shape {tuple(l2.shape)}.")
+        return l2.reshape(())
+    if isinstance(l2, bool) or not isinstance(l2, int | float):
+        raise ValueError(f"l2 must be a float or a tensor with one element, got {l2!r}.")
+    if not (math.isfinite(l2) and l2 > minimum):
+        raise ValueError(f"l2={l2!r} must be a finite number greater than {minimum}; 1.0 is a usual start.")
+    return float(l2)
+
+
+def check_values(features: Tensor, targets: Tensor, sample_weight: Tensor, l2: float | Tensor) -> None:
+    """Raise a ValueError that says which argument holds NaN, infinity or a negative weight. Waits for the device."""
+    for name, tensor in (("features", features), ("targets", targets), ("sample_weight", sample_weight)):
+        # One number first: a sum is finite unless a value is not, or it overflows.
+        if not math.isfinite(float(tensor.detach().sum())) and not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise ValueError(
+                f"{name} holds {bad} values that are NaN or infinite (shape {tuple(tensor.shape)}). Find where they "
+                "arise (a diverged model, an overflow in float16), or give those rows sample_weight 0."
+            )
+    if (sample_weight < 0).any():
+        raise ValueError(f"sample_weight must not be negative, its smallest value is {float(sample_weight.min()):g}.")
+    if isinstance(l2, Tensor) and not bool(torch.isfinite(l2) & (l2 > 0)):
+        raise ValueError(f"l2={float(l2):g} must be finite and greater than 0; learn its logarithm.")
+
+
+HEADS: dict[str, type[HeadSolver]] = {}
+
+
+def register_head(name: str) -> Callable[[type[HeadSolver]], type[HeadSolver]]:
+    """
+    Class decorator that enters a `HeadSolver` under a name, so that `head="name"` finds it.
+
+    Raises:
+        ValueError: when another class has the name.
+        TypeError: when the class is not a `HeadSolver`.
+    """
+
+    def register(cls: type[HeadSolver]) -> type[HeadSolver]:
+        if not (isinstance(cls, type) and issubclass(cls, HeadSolver)):
+            raise TypeError(f"register_head({name!r}) decorates subclasses of HeadSolver, got {cls!r}.")
+        known = HEADS.get(name)
+        if known is not None and known.__qualname__ != cls.__qualname__:
+            raise ValueError(f"The head name {name!r} already belongs to {known.__name__}; choose another one.")
+        HEADS[name] = cls
+        return cls
+
+    return register
+
+
+def available_heads() -> list[str]:
+    """The names that `get_head` knows, sorted."""
+    return sorted(HEADS)
+
+
+def get_head(name: str, **kwargs) -> HeadSolver:
+    """
+    The solver registered under `name`, constructed with `kwargs`.
+
+    Raises:
+        ValueError: for an unknown name, with the known ones and the nearest.
+    """
+    if name not in HEADS:
+        near = difflib.get_close_matches(str(name), HEADS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"head={name!r} is not known; available: {', '.join(available_heads())}.{hint}")
+    return HEADS[name](**kwargs)

@@ -1,0 +1,105 @@
+"""The classification losses, as value, negative gradient and curvature in the logits."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+HIDDEN = -1e30  # added to the logit of a class that no row has: its probability is 0, and sums stay finite
+
+
+class Loss(Protocol):
+    """
+    A loss of logits and targets `(..., n, C)`.
+
+    Attributes:
+        coupled: whether a row's logits act on one another (softmax) or each column is a problem of its own.
+        soft: whether the targets may be any number in [0, 1], and gradients flow to them: `d residual / d target = 1`.
+    """
+
+    coupled: bool
+    soft: bool
+
+    def value(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """`(..., n, C)`, or `(..., n, 1)` when coupled."""
+
+    def residual(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Minus the gradient in the logits, `(..., n, C)`."""
+
+    def curvature(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Second derivative `(..., n, C)`; when coupled, the probabilities p, for diag(p) - p p^T."""
+
+    def start(self, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the search for the bias starts, `(..., 1, C)`, and which columns `(..., 1, C)` have a finite one."""
+
+
+class SoftmaxLoss:
+    """Multinomial cross-entropy; the rows of the targets sum to 1."""
+
+    coupled = True
+    soft = True
+
+    def value(self, logits, targets):
+        return torch.logsumexp(logits, -1, keepdim=True) - (targets * logits).sum(-1, keepdim=True)
+
+    def residual(self, logits, targets):
+        return targets - logits.softmax(-1)
+
+    def curvature(self, logits, targets):
+        return logits.softmax(-1)
+
+    def start(self, targets, weight):
+        counts = (targets * weight).sum(-2, keepdim=True)
+        active = counts > 0
+        # A class without rows is given the bias it would have with half a row.
+        bias = torch.where(active, counts, 0.5).log()
+        mean = (bias * active).sum(-1, keepdim=True) / active.sum(-1, keepdim=True).clamp_min(1)
+        return bias - mean, active
+
+
+class SigmoidLoss:
+    """Binary cross-entropy of every column; targets in [0, 1]."""
+
+    coupled = False
+    soft = True
+
+    def value(self, logits, targets):
+        return F.softplus(logits) - targets * logits
+
+    def residual(self, logits, targets):
+        return targets - logits.sigmoid()
+
+    def curvature(self, logits, targets):
+        return logits.sigmoid() * (-logits).sigmoid()
+
+    def start(self, targets, weight):
+        positive = (targets * weight).sum(-2, keepdim=True)
+        negative = ((1 - targets) * weight).sum(-2, keepdim=True)
+        active = (positive > 0) & (negative > 0)
+        smooth = torch.where(active, 0.0, 0.5)
+        return (positive + smooth).log() - (negative + smooth).log(), active
+
+
+class SquaredHingeLoss:
+    """`max(0, 1 - y f)^2` of every column; targets 0 (y = -1) or 1 (y = 1)."""
+
+    coupled = False
+    soft = False
+
+    def value(self, logits, targets):
+        return (1 - (2 * targets - 1) * logits).clamp_min(0).square()
+
+    def residual(self, logits, targets):
+        sign = 2 * targets - 1
+        return 2 * sign * (1 - sign * logits).clamp_min(0)
+
+    def curvature(self, logits, targets):
+        return 2 * ((2 * targets - 1) * logits < 1).to(logits.dtype)
+
+    def start(self, targets, weight):
+        bias = torch.zeros_like(targets[..., :1, :])
+        return bias, torch.ones_like(bias, dtype=torch.bool)

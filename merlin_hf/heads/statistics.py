@@ -1,0 +1,252 @@
+"""Whole-set fits from sums of products: one pass over the rows, memory that does not depend on their number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .base import Batch, LinearHead, Reduce, check_l2, check_shapes, result_dtype
+from .linalg import solve_spd
+
+
+L2_GRID = tuple(10.0 ** (half / 2) for half in range(-6, 9))  # 1e-3 ... 1e4, two values a decade
+NUM_FOLDS = 5
+COLUMN_BLOCK = 128
+
+
+@dataclass(eq=False)
+class Moments:
+    """
+    Weighted sums over the rows of each of F folds, in float64.
+
+    Attributes:
+        weight: `(F,)`; x: `(F, d)`; y: `(F, C)`; xy: `(F, d, C)`; yy: `(F,)` sums of squared targets.
+        xx: `(F, d, d)`, or its traces `(F,)` when only those were asked for.
+        dtype: float64 if any features were, float32 otherwise.
+    """
+
+    weight: Tensor
+    x: Tensor
+    y: Tensor
+    xy: Tensor
+    yy: Tensor
+    xx: Tensor
+    dtype: torch.dtype
+
+    def sums(self) -> tuple[Tensor, ...]:
+        """The tensors that add up over rows, folds and ranks."""
+        return self.weight, self.x, self.y, self.xy, self.yy, self.xx
+
+    def total(self) -> Moments:
+        """All folds together, as one."""
+        return Moments(*(t.sum(0, keepdim=True) for t in self.sums()), self.dtype)
+
+    def without_each_fold(self) -> Moments:
+        """For each fold, the rows of all the others."""
+        return Moments(*(t.sum(0, keepdim=True) - t for t in self.sums()), self.dtype)
+
+
+def clean_batches(
+    batches: Iterable[Batch], dtype: torch.dtype | None = None, device: torch.device | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor, torch.dtype]]:
+    """
+    Checked `(features, targets, sample_weight, dtype of the features)`, on `device` or that of the first batch.
+
+    In precision `dtype`, or that in which a head for such features is returned; rows of weight 0 are blanked.
+    """
+    for features, targets, sample_weight in batches:
+        if features.dim() != 2:
+            raise ValueError(f"fit_batches takes features of shape (n, d), got {tuple(features.shape)}.")
+        if features.shape[0] > 0:
+            check_shapes(features, targets, sample_weight)
+        if device is None:
+            # MPS has no float64.
+            device = torch.device("cpu") if features.device.type == "mps" else features.device
+        own = result_dtype(features)
+        if sample_weight is None:
+            sample_weight = torch.ones(features.shape[0], device=device)
+        features, targets, sample_weight = (
+            t.detach().to(device=device, dtype=dtype or own) for t in (features, targets, sample_weight)
+        )
+        counts = (sample_weight != 0).unsqueeze(-1)
+        if not counts.all():
+            features, targets = torch.where(counts, features, 0.0), torch.where(counts, targets, 0.0)
+        yield features, targets, sample_weight, own
+
+
+def fold_of_rows(start: int, rows: int, folds: int) -> Tensor:
+    """Fold of each of the rows start, start + 1, ...: scattered, and the same however the rows are batched."""
+    return (hash_of_rows(start, rows) >> 7) % folds
+
+
+def hash_of_rows(start: int, rows: int) -> Tensor:
+    """Numbers in 0 .. 2^32 - 1 spread evenly, one for each of the rows start, start + 1, ..."""
+    return torch.arange(start, start + rows, dtype=torch.int64) * 2654435761 & 0xFFFFFFFF
+
+
+@torch.no_grad()
+def collect_moments(
+    batches: Iterable[Batch], folds: int = 1, reduce: Reduce | None = None, full: bool = True
+) -> Moments:
+    """
+    Sum the moments of every fold over all rows of all ranks. `reduce` is called exactly twice.
+
+    Args:
+        batches, reduce: as in `HeadSolver.fit_batches`.
+        folds: into how many the rows are divided.
+        full: keep the whole of `xx`, not its trace alone.
+
+    Raises:
+        ValueError: on every rank alike, when there is no row, when ranks differ in d or C, or when the sums hold NaN.
+    """
+    moments, seen = None, 0
+    for features, targets, weight, dtype in clean_batches(batches, torch.float64):
+        if moments is None:
+            moments = _empty_moments(folds, features.shape[1], targets.shape[1], features.device, dtype, full)
+        if dtype == torch.float64:
+            moments.dtype = dtype
+        fold = fold_of_rows(seen, len(features), folds)
+        seen += len(features)
+        for f in range(folds):
+            if folds == 1:
+                _add(moments, f, features, targets, weight)
+            else:
+                rows = (fold == f).nonzero().squeeze(-1).to(features.device)
+                _add(moments, f, features[rows], targets[rows], weight[rows])
+    if moments is not None and full:
+        moments.xx = moments.xx.tril() + moments.xx.tril(-1).mT
+    if reduce is not None:
+        moments = _reduce_moments(moments, folds, reduce, full)
+    if moments is None or not bool(moments.weight.sum() > 0):
+        if moments is None or bool(torch.isfinite(moments.weight).all()):
+            raise ValueError("batches hold no row whose sample_weight is positive; a head needs at least one.")
+    for name, tensor in (("features", moments.xx), ("targets", moments.yy), ("sample_weight", moments.weight)):
+        if not torch.isfinite(tensor).all():
+            raise ValueError(
+                f"{name} in batches hold NaN or infinity. Find where they arise (a diverged model, an overflow in "
+                "float16), or give those rows sample_weight 0."
+            )
+    return moments
+
+
+def _empty_moments(folds: int, d: int, c: int, device: torch.device, dtype: torch.dtype, full: bool) -> Moments:
+    shapes = [(folds,), (folds, d), (folds, c), (folds, d, c), (folds,), (folds, d, d) if full else (folds,)]
+    sums = (torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes)
+    return Moments(*sums, torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+def _add(moments: Moments, fold: int, features: Tensor, targets: Tensor, weight: Tensor) -> None:
+    column = weight.unsqueeze(-1)
+    weighted = features * column
+    moments.weight[fold] += weight.sum()
+    moments.x[fold] += weighted.sum(0)
+    moments.y[fold] += (targets * column).sum(0)
+    moments.xy[fold].addmm_(weighted.mT, targets)
+    moments.yy[fold] += (targets.square() * column).sum()
+    if moments.xx.dim() == 3:
+        for start in range(0, features.shape[1], COLUMN_BLOCK):
+            # The lower triangle of blocks; the rest follows by symmetry.
+            rows = slice(start, start + COLUMN_BLOCK)
+            moments.xx[fold, rows, : rows.stop].addmm_(weighted[:, rows].mT, features[:, : rows.stop])
+    else:
+        moments.xx[fold] += (weighted * features).sum()
+
+
+def _reduce_moments(moments: Moments | None, folds: int, reduce: Reduce, full: bool) -> Moments | None:
+    """Sum over ranks. The first message tells a rank without rows the shapes of the second."""
+    shape = torch.zeros(6, dtype=torch.float64)
+    if moments is not None:
+        d, c = moments.x.shape[1], moments.y.shape[1]
+        double = float(moments.dtype == torch.float64)
+        shape = torch.tensor([1, d, c, d * d, c * c, double], dtype=torch.float64, device=moments.x.device)
+    received = reduce(shape)
+    ranks, d, c, dd, cc, double = received.tolist()
+    if ranks == 0:
+        return None
+    d, c = d / ranks, c / ranks
+    if dd != ranks * d * d or cc != ranks * c * c:
+        raise ValueError(f"features or targets have different widths on different ranks (on average {d:g} and {c:g}).")
+    if moments is None:
+        moments = _empty_moments(folds, int(d), int(c), received.device, torch.float32, full)
+    flat = reduce(torch.cat([t.reshape(-1) for t in moments.sums()]))
+    parts = flat.split([t.numel() for t in moments.sums()])
+    sums = (part.view_as(t) for part, t in zip(parts, moments.sums(), strict=True))
+    return Moments(*sums, torch.float64 if double else torch.float32)
+
+
+@torch.no_grad()
+def fit_ridge_batches(
+    batches: Iterable[Batch],
+    l2: float | Tensor | str,
+    reduce: Reduce | None,
+    fit_intercept: bool,
+    grid: tuple[float, ...] = L2_GRID,
+    folds: int = NUM_FOLDS,
+) -> LinearHead:
+    """
+    Ridge regression on a whole data set in one pass.
+
+    `l2="auto"` takes the value of `grid` with the least squared error over `folds`-fold cross-validation, each fold
+    fit and scored from sums alone. Rows go to folds by a hash of their position.
+
+    Cost: `O(n d (d + C))` for the sums, and a d x d factorisation for each fold and grid value; memory
+    `O(folds (d^2 + d C))` in float64.
+    """
+    automatic = check_auto(l2)
+    moments = collect_moments(batches, folds if automatic else 1, reduce)
+    info = {}
+    if automatic:
+        errors = cross_validated_errors(moments, grid, fit_intercept)
+        l2 = grid[int(errors.argmin())]
+        info["l2"] = torch.tensor(l2, dtype=torch.float64)
+    else:
+        l2 = float(check_l2(l2))
+    total = moments.total()
+    weight, bias = ridge_from_moments(total, l2, fit_intercept)
+    return LinearHead(weight[0].to(moments.dtype), bias[0].to(moments.dtype), info)
+
+
+def check_auto(l2: float | Tensor | str) -> bool:
+    """Whether `l2` asks for cross-validation; raises a ValueError for any other word."""
+    if isinstance(l2, str):
+        if l2 != "auto":
+            raise ValueError(f'l2={l2!r} must be a number or "auto".')
+        return True
+    return False
+
+
+def ridge_from_moments(moments: Moments, l2: float, fit_intercept: bool) -> tuple[Tensor, Tensor]:
+    """Weight `(F, C, d)` and bias `(F, C)` of the ridge head of every fold."""
+    total = moments.weight.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+    x_mean, y_mean = moments.x / total, moments.y / total
+    gram, cross = moments.xx, moments.xy
+    floor = 1e6 * torch.finfo(torch.float64).tiny
+    if fit_intercept:
+        gram = gram - moments.x.unsqueeze(-1) * x_mean.unsqueeze(-2)
+        cross = cross - moments.x.unsqueeze(-1) * y_mean.unsqueeze(-2)
+        floor = floor + 16 * torch.finfo(torch.float64).eps * x_mean.square().sum(-1)
+    scale = torch.diagonal(gram, dim1=-2, dim2=-1).sum(-1) / total.squeeze(-1)
+    varies = (scale > floor)[:, None, None]
+    scale = torch.where(varies, scale[:, None, None], 1.0)
+    system = torch.where(varies, gram / scale, 0.0)
+    system.diagonal(dim1=-2, dim2=-1).add_(l2)
+    weight = solve_spd(system, torch.where(varies, cross / scale, 0.0))[0].mT
+    if not fit_intercept:
+        return weight, torch.zeros_like(y_mean)
+    return weight, y_mean - (weight @ x_mean.unsqueeze(-1)).squeeze(-1)
+
+
+def cross_validated_errors(moments: Moments, grid: tuple[float, ...], fit_intercept: bool) -> Tensor:
+    """Sum of squared errors `(len(grid),)` of every fold under the head fit on the others."""
+    train = moments.without_each_fold()
+    errors = []
+    for l2 in grid:
+        weight, bias = ridge_from_moments(train, l2, fit_intercept)
+        fitted = weight @ moments.xx + 2 * bias.unsqueeze(-1) * moments.x.unsqueeze(-2)
+        error = moments.yy - 2 * (weight.mT * moments.xy).sum((-2, -1)) + (fitted * weight).sum((-2, -1))
+        error = error + (moments.weight[:, None] * bias.square() - 2 * bias * moments.y).sum(-1)
+        errors.append(error.sum())
+    return torch.stack(errors)

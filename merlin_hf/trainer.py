@@ -1,0 +1,286 @@
+"""MeRLin: a backbone such that a head fit on part of the target data does well on the rest."""
+
+import math
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from .heads import HeadSolver, LinearHead, encode_targets, get_head
+from .training_args import MerlinTrainingArguments
+from .transfer.balance import gradient_ratio
+from .transfer.checks import check_target_batch
+from .transfer.distributed import gather, gather_with_gradient, is_distributed, sum_over_ranks
+from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, problem_type_of
+from .transfer.refit import FeatureBatches, write_head
+from .transfer.seeding import derived_generator, isolated_rng
+from .transfer.splits import Split, fold_by_class, leave_one_out, split_by_class
+from .transfer.trainer import TransferTrainer
+
+
+logger = logging.get_logger(__name__)
+
+
+class LeaveOneOutHead(NamedTuple):
+    """The n heads that are each fit on all rows but one, as far as the row left out goes."""
+
+    solver: HeadSolver
+    targets: Tensor
+    l2: Tensor | float
+    sample_weight: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Logits `(1, n, num_labels)` of the rows `(n, hidden_size)`, each by the head fit on the others."""
+        return self.solver.leave_one_out(features, self.targets, self.l2, self.sample_weight).unsqueeze(0)
+
+
+class MerlinTrainer(TransferTrainer):
+    """
+    [`~transformers.Trainer`] with the objective of MeRLin (Liu, HaoChen, Wei and Ma, arXiv 2011.01418).
+
+    For a backbone phi, a source head theta_s and a target batch split at random into a train and a validation half,
+
+        min over phi, theta_s:  L_source(theta_s, phi) + rho * E over splits (tr, va) [ L_va(theta(phi; tr), phi) ]
+        theta(phi; tr) = argmin over theta of L_tr(theta, phi), in closed form and differentiated through
+
+    `train_dataset` is the target and `source_dataset` the source; without a source this class is `Trainer`. The model's
+    own last layer takes no part in training: it is fit to all target rows before the model is evaluated, saved or used,
+    and the checkpoint is a plain model of the class that came in.
+
+    Args:
+        source_dataset, source_collator: see [`~merlin_hf.transfer.trainer.TransferTrainer`].
+        args ([`MerlinTrainingArguments`]): plain `TrainingArguments` get the defaults.
+        args, kwargs: as in [`~transformers.Trainer`].
+
+    Raises:
+        ValueError: the data sets, the labels and the model do not fit together; the message says what would.
+    """
+
+    training_args_class: ClassVar = MerlinTrainingArguments
+    trains_target_head: ClassVar[bool] = False
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The objective above on one micro-batch of each task; Trainer's own loss where there is no source batch."""
+        batches = self.take_batches(inputs)
+        if batches is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+        outputs = model(source_inputs=batches.source_inputs, target_inputs=batches.target_inputs)
+        source_loss = self.source_loss(outputs.source_logits, batches.source_labels)
+
+        # On several processes the head is fit on, and judged by, the rows of all of them.
+        features = gather_with_gradient(outputs.target_features)
+        labels = gather(batches.target_labels)
+        self.target_problem_type = self.problem_type(labels)
+        split = self.split(labels)
+        head = self.fit_head(features, labels, split.train, outputs.scalars)
+        meta_loss = self.validate_head(head, features, labels, split, outputs.scalars)
+
+        rho = self.args.rho
+        if self.args.balance_gradients and outputs.source_logits.requires_grad:
+            rho = rho * gradient_ratio(
+                source_loss, outputs.source_logits, outputs.source_head_gram, meta_loss, features
+            )
+            self.record(rho=rho)
+
+        self.record(source_loss=source_loss, meta_loss=meta_loss)
+        loss = self.args.source_weight * source_loss + rho * meta_loss
+        return (loss, outputs) if return_outputs else loss
+
+    def split(self, labels: Tensor) -> Split:
+        """
+        The ways to divide a target batch that `args.split` names, by class where there are classes.
+
+        They are a function of the seed and the step, the same on every rank and in a resumed run.
+
+        Args:
+            labels (`torch.Tensor` of shape `(n,)` or `(n, num_labels)`): of the batch over all ranks.
+        """
+        if self.problem_type(labels) != SINGLE_LABEL:
+            labels = labels.new_zeros(len(labels), dtype=torch.long)
+        generator = derived_generator("split", self.args.seed, self.state.global_step, self.micro_step)
+        if self.args.split == "loo":
+            return leave_one_out(labels)
+        if self.args.split == "kfold":
+            return fold_by_class(labels, self.args.num_splits, generator)
+        return split_by_class(labels, self.args.validation_fraction, self.args.num_splits, generator)
+
+    def fit_head(
+        self, features: Tensor, labels: Tensor, train: Tensor, scalars: dict[str, Tensor] | None = None
+    ) -> "LinearHead | LeaveOneOutHead":
+        """
+        The head of each split, theta(phi; tr).
+
+        Args:
+            features (`torch.FloatTensor` of shape `(n, hidden_size)`).
+            labels (`torch.Tensor` of shape `(n,)` or `(n, num_labels)`).
+            train (`torch.BoolTensor` of shape `(num_splits, n)`): the rows that each head is fit on.
+            scalars (`dict[str, torch.FloatTensor]`, *optional*): the learned scalars.
+
+        Returns:
+            [`~merlin_hf.heads.LinearHead`] with weight `(num_splits, num_labels, hidden_size)`, or what stands in for the
+            heads of leave-one-out.
+        """
+        targets, sample_weight = self.fit_targets(labels)
+        solver = self.head_solver(self.problem_type(labels))
+        if self.args.split == "loo":
+            return LeaveOneOutHead(solver, targets, self.head_l2(scalars), sample_weight)
+        head = solver.fit(features, targets, self.head_l2(scalars), train * sample_weight)
+        self.record(**head.info)
+        return head
+
+    def fit_targets(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        What a head is fit to: targets `(n, num_labels)` and sample weights `(n,)`, 0 for ignored rows.
+
+        Multi-label targets are shifted so that a logit of 0 is undecided, with or without a bias.
+        """
+        problem_type = self.problem_type(labels)
+        targets, sample_weight = encode_targets(labels, self.transfer_model.num_labels, problem_type)
+        if problem_type == MULTI_LABEL:
+            targets = targets - self.head_solver(problem_type).decision_threshold
+        return targets, sample_weight
+
+    def validate_head(
+        self,
+        head: LinearHead | LeaveOneOutHead,
+        features: Tensor,
+        labels: Tensor,
+        split: Split,
+        scalars: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """
+        The mean loss of each head on the rows that it was not fit on, L_va(theta, phi), averaged over splits.
+
+        Returns:
+            `torch.FloatTensor` of shape `()`; 0 in a batch where no class has two rows.
+        """
+        logits = head(features)
+        losses = self.row_losses(logits, labels, self.logit_scale(scalars))
+        rows = split.validation.to(losses.dtype)
+        self.record_head(logits, labels, split, scalars)
+        return (losses * rows).sum() / rows.sum().clamp(min=1)
+
+    def row_losses(self, logits: Tensor, labels: Tensor, scale: Tensor | float) -> Tensor:
+        """
+        Loss of each row: squared error to the encoded targets, or cross-entropy of the scaled logits.
+
+        Args:
+            logits (`torch.FloatTensor` of shape `(num_splits, n, num_labels)`).
+            labels (`torch.Tensor` of shape `(n,)` or `(n, num_labels)`).
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_splits, n)`.
+        """
+        problem_type = self.problem_type(labels)
+        targets, _ = encode_targets(labels, self.transfer_model.num_labels, problem_type, dtype=logits.dtype)
+        targets = targets.expand_as(logits)
+        if problem_type == REGRESSION or self.args.meta_loss == "squared_error":
+            return (logits - targets).square().mean(-1)
+        if problem_type == MULTI_LABEL:
+            return nn.functional.binary_cross_entropy_with_logits(scale * logits, targets, reduction="none").mean(-1)
+        return -(targets * torch.log_softmax(scale * logits, dim=-1)).sum(-1)
+
+    def record_head(
+        self, logits: Tensor, labels: Tensor, split: Split, scalars: dict[str, Tensor] | None = None
+    ) -> None:
+        """Log the head's accuracy on both halves, how many rows judged it, and the learned scalars."""
+        if self.problem_type(labels) == SINGLE_LABEL:
+            correct = logits.argmax(-1) == labels
+            halves = {"validation": split.validation}
+            if self.args.split != "loo":  # whose logits are all of rows that were left out
+                halves["train"] = split.train
+            for name, rows in halves.items():
+                accuracy = (correct & rows).sum() / rows.sum().clamp(min=1)
+                self.record(**{f"head_{name}_accuracy": accuracy})
+        self.record(validation_rows=split.validation.sum() / len(split.validation))
+        for name, value in (scalars or {}).items():
+            self.record(**{name.removeprefix("log_"): value.exp()})
+
+    # The head's settings
+
+    def head_solver(self, problem_type: str) -> HeadSolver:
+        """The solver that `args.head` names, with an intercept where the model's last layer has a bias."""
+        fit_intercept = self.transfer_model.head.bias is not None
+        return get_head(self.args.head, problem_type=problem_type, fit_intercept=fit_intercept)
+
+    def learned_scalars(self) -> dict[str, float]:
+        """`log_head_l2` and `log_logit_scale`, as far as they are learned."""
+        scalars = {}
+        if self.args.learn_head_l2:
+            scalars["log_head_l2"] = math.log(self.head_l2(None))
+        if self.args.learn_logit_scale and self.args.meta_loss == "cross_entropy" and not self.is_regression:
+            scalars["log_logit_scale"] = math.log(self.logit_scale(None))
+        return scalars
+
+    def head_l2(self, scalars: dict[str, Tensor] | None) -> Tensor | float:
+        """The head's regulariser: learned, as given, or the solver's default."""
+        if scalars and "log_head_l2" in scalars:
+            return scalars["log_head_l2"].exp()
+        return self.args.head_l2 or get_head(self.args.head).default_l2
+
+    def logit_scale(self, scalars: dict[str, Tensor] | None) -> Tensor | float:
+        """The scale of the head's logits: learned or as given, and 1 for regression."""
+        if self.is_regression:
+            return 1.0
+        if scalars and "log_logit_scale" in scalars:
+            return scalars["log_logit_scale"].exp()
+        return self.args.logit_scale or get_head(self.args.head).default_logit_scale
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the target's labels are real numbers, as the model's configuration tells."""
+        config = getattr(self.model, "config", None)
+        return getattr(config, "problem_type", None) == REGRESSION or getattr(config, "num_labels", None) == 1
+
+    def problem_type(self, labels: Tensor) -> str:
+        """The target's problem type, by the rule of transformers' own classifiers."""
+        config = getattr(self.transfer_model.model, "config", None)
+        return problem_type_of(labels, self.transfer_model.num_labels, getattr(config, "problem_type", None))
+
+    def parameters_with_learning_rates(self):
+        """As in TransferTrainer, with a rate of their own for the learned scalars."""
+        scalars = list(self.transfer_model.scalars.values())
+        return [*super().parameters_with_learning_rates(), (scalars, self.args.scalar_learning_rate)]
+
+    def check_data(self):
+        """As in TransferTrainer, and a target batch must always have rows to judge the head by."""
+        super().check_data()
+        if self.train_dataset is not None:
+            batch_size = self.args.train_batch_size * self.args.world_size
+            check_target_batch(self.train_dataset, self.transfer_model.num_labels, batch_size)
+
+    # The head that ships
+
+    @torch.no_grad()
+    def refit_head(self) -> None:
+        """
+        Fit the model's last layer to all of `train_dataset` with the backbone as it is, in evaluation mode.
+
+        Rows are shared out over the ranks, each once. Draws nothing from the global generators.
+        """
+        transfer_model, args = self.transfer_model, self.args
+        was_training = transfer_model.training
+        transfer_model.eval()
+        model = self.model_wrapped if self.is_fsdp_enabled else transfer_model
+        scalars = {name: value.detach().reshape(()) for name, value in transfer_model.scalars.items()}
+        l2 = float(self.head_l2(scalars)) if args.refit_l2 == "meta" else args.refit_l2
+        with isolated_rng("refit", args.seed), transfer_model.attached():
+            loader = self.rank_dataloader(self.train_dataset, args.eval_batch_size)
+            solver = self.head_solver(self.target_problem_type)
+            batches = FeatureBatches(
+                loader,
+                features=lambda inputs: model(target_inputs=inputs).target_features,
+                encode=self.fit_targets,
+                prepare_inputs=self._prepare_inputs,
+                keep=not solver.single_pass,
+            )
+            head = solver.fit_batches(batches, l2, reduce=sum_over_ranks if is_distributed() else None)
+            if head.info.get("solver_unconverged", 0) > 0:
+                logger.warning(
+                    f"The final {args.head!r} head did not converge on the target rows (residual "
+                    f"{float(head.info['solver_residual']):.1e}); a larger `head_l2` or `refit_l2` makes it easier."
+                )
+            write_head(transfer_model.head, head, float(self.logit_scale(scalars)))
+        transfer_model.train(was_training)

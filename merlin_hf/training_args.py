@@ -1,0 +1,178 @@
+"""What can be set, with the checks that need no data."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from .heads import get_head
+
+
+META_LOSSES = ("cross_entropy", "squared_error")
+SPLITS = ("half", "kfold", "loo")
+
+
+@dataclass
+class TransferTrainingArguments(TrainingArguments):
+    """
+    [`~transformers.TrainingArguments`] for a run with a source data set. `per_device_train_batch_size`,
+    `num_train_epochs` and all the rest are about the target, `train_dataset`.
+
+    Args:
+        per_device_source_batch_size (`int`, *optional*): source rows per device and step; the target's if not given.
+        source_weight (`float`): factor of the source loss.
+        num_source_labels (`int`, *optional*): outputs of the source head; read from `source_dataset` if not given.
+        head_module (`str`, *optional*): name of the model's last layer, when it cannot be found (see
+            [`~merlin_hf.transfer.model.find_head`]).
+        head_learning_rate (`float`, *optional*): learning rate of the heads that are trained by gradient descent (the
+            source head; the model's own last layer where a method trains it); `learning_rate` if not given.
+    """
+
+    per_device_source_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Source rows per device and step. Default: per_device_train_batch_size."},
+    )
+    source_weight: float = field(default=1.0, metadata={"help": "Factor of the source loss."})
+    num_source_labels: int | None = field(
+        default=None,
+        metadata={"help": "Outputs of the source head. Default: read from the labels of source_dataset."},
+    )
+    head_module: str | None = field(
+        default=None,
+        metadata={"help": "Name of the model's last torch.nn.Linear, for models where it cannot be found."},
+    )
+    head_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of heads trained by gradient descent. Default: learning_rate."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_positive(self, "per_device_source_batch_size", "num_source_labels", "head_learning_rate")
+        if self.source_weight < 0:
+            raise ValueError(f"`source_weight` must not be negative, got {self.source_weight}.")
+
+
+@dataclass
+class MerlinTrainingArguments(TransferTrainingArguments):
+    """
+    [`TransferTrainingArguments`] for [`MerlinTrainer`].
+
+    Args:
+        rho (`float`): factor of the meta loss (the paper's rho).
+        balance_gradients (`bool`): never let the meta loss pull harder at the features than the source loss does: where
+            its gradient there is larger, `rho` is multiplied by the ratio (see [`~merlin_hf.transfer.balance`]). `False`
+            is the paper's fixed `rho`.
+        head (`str`): the solver that fits the target head, a name in `merlin_hf.heads.HEADS`.
+        head_l2 (`float`, *optional*): the head's regulariser, relative to the mean squared norm of its training
+            features; the solver's own default if not given. The first value where it is learned.
+        learn_head_l2 (`bool`): learn the regulariser with the backbone.
+        learn_logit_scale (`bool`): learn the scale of the head's logits; used with `meta_loss="cross_entropy"`.
+        logit_scale (`float`, *optional*): that scale, or its first value; the solver's own default if not given.
+        split (`str`): how a target batch is divided, each time from the same features.
+            `"half"`: `num_splits` random splits; each head is fit on `1 - validation_fraction` of each class. A fit on few
+            rows is noisy, and features that make it succeed anyway transfer best (the paper's choice).
+            `"kfold"`: `num_splits` folds, each row judged once, by a head fit on all but one fold. The same cost. With many
+            folds it nears `"loo"`.
+            `"loo"`: each row is judged by the head fit on all others, in closed form from one fit (`head="ridge"` only), the
+            cheapest. A head fit on nearly all rows does well on features that have memorised them, so where target rows are
+            seen many times this is the worst of the three.
+        validation_fraction (`float`): share of each target batch that the head is judged by with `split="half"`, in (0, 1).
+        num_splits (`int`): random splits, or folds, of the same features per step, averaged.
+        meta_loss (`str`): `"cross_entropy"` on scaled logits or `"squared_error"`.
+        scalar_learning_rate (`float`): learning rate of the learned scalars, which are logarithms.
+        refit_l2 (`str`): regulariser of the final head, fit on the whole target set: `"auto"` (chosen by
+            cross-validation on the target's training rows), `"meta"` (the one used in training), or a number.
+    """
+
+    rho: float = field(default=0.3, metadata={"help": "Factor of the meta loss (rho in the paper)."})
+    balance_gradients: bool = field(
+        default=True,
+        metadata={
+            "help": "Scale rho down where the meta loss would drown the source loss. False: the paper's fixed rho."
+        },
+    )
+    head: str = field(
+        default="ridge", metadata={"help": "Solver of the target head, a name in merlin_hf.heads.HEADS."}
+    )
+    head_l2: float | None = field(
+        default=None,
+        metadata={"help": "Regulariser of the head, relative to its features. Default: the solver's own."},
+    )
+    learn_head_l2: bool = field(default=False, metadata={"help": "Learn the head's regulariser."})
+    learn_logit_scale: bool = field(default=True, metadata={"help": "Learn the scale of the head's logits."})
+    logit_scale: float | None = field(
+        default=None,
+        metadata={"help": "Scale of the head's logits, or its first value. Default: the solver's own."},
+    )
+    split: str = field(
+        default="half",
+        metadata={"help": "How a target batch is divided: half, kfold or loo (ridge only).", "choices": list(SPLITS)},
+    )
+    validation_fraction: float = field(
+        default=0.5, metadata={"help": "Share of each target batch that the head is judged by, in (0, 1)."}
+    )
+    num_splits: int = field(default=8, metadata={"help": "Random splits of the same features per step, averaged."})
+    meta_loss: str = field(
+        default="cross_entropy",
+        metadata={"help": "Loss of the validation rows.", "choices": list(META_LOSSES)},
+    )
+    scalar_learning_rate: float = field(
+        default=1e-2, metadata={"help": "Learning rate of the learned scalars (which are logarithms)."}
+    )
+    refit_l2: str = field(
+        default="meta",
+        metadata={
+            "help": "Regulariser of the final head: 'auto' (cross-validation), 'meta' (as trained) or a number."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        solver = get_head(self.head)
+        if self.split not in SPLITS:
+            raise ValueError(f"`split` must be one of {', '.join(SPLITS)}, got {self.split!r}.")
+        if self.split == "loo" and not hasattr(solver, "leave_one_out"):
+            raise ValueError(
+                f"`split='loo'` needs `head='ridge'`, the one with a closed form for it; got {self.head!r}."
+            )
+        if self.split == "kfold" and self.num_splits < 2:
+            raise ValueError(f"`split='kfold'` needs `num_splits` of at least 2 folds, got {self.num_splits}.")
+        _check_positive(self, "head_l2", "logit_scale", "num_splits", "scalar_learning_rate")
+        if self.rho < 0:
+            raise ValueError(f"`rho` must not be negative, got {self.rho}.")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                f"`validation_fraction` must lie strictly between 0 and 1, got {self.validation_fraction}: both sides "
+                "of the split need rows. 0.5 halves each class."
+            )
+        if self.meta_loss not in META_LOSSES:
+            raise ValueError(f"`meta_loss` must be one of {', '.join(META_LOSSES)}, got {self.meta_loss!r}.")
+        if self.refit_l2 not in ("auto", "meta"):
+            try:
+                self.refit_l2 = float(self.refit_l2)
+            except ValueError:
+                raise ValueError(f"`refit_l2` must be 'auto', 'meta' or a number, got {self.refit_l2!r}.") from None
+            _check_positive(self, "refit_l2")
+
+
+def _check_positive(args: TrainingArguments, *names: str) -> None:
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"`{name}` must be positive, got {value}.")
+
+
+def add_missing_options(args: TrainingArguments, options: type[TransferTrainingArguments]) -> None:
+    """
+    Give plain `TrainingArguments` the defaults of `options`, so that a script that passes them keeps working.
+
+    Raises:
+        ValueError: as from the checks of `options`, when the attributes were set by hand.
+    """
+    if isinstance(args, options):
+        return
+    known = {option.name for option in dataclasses.fields(TrainingArguments)}
+    for option in dataclasses.fields(options):
+        if option.name not in known and not hasattr(args, option.name):
+            setattr(args, option.name, option.default)

@@ -1,0 +1,1 @@
+"""What every method with a source and a target task shares."""

@@ -1,0 +1,40 @@
+"""How strongly two losses pull at the features they share."""
+
+import torch
+from torch import Tensor
+
+from .distributed import is_distributed, sum_over_ranks
+
+
+def gradient_ratio(
+    source_loss: Tensor, source_logits: Tensor, source_head_gram: Tensor, meta_loss: Tensor, features: Tensor
+) -> Tensor:
+    """
+    The source loss's pull at the features over the meta loss's, at most 1.
+
+    A head in closed form does not care how little the features of a pretrained model differ between rows, so its
+    gradient grows as that difference shrinks: with MiniLM the meta loss starts with tens of times the gradient of the source
+    loss, and a fixed `rho` then trains the backbone on the few target rows alone. Multiplied by this ratio, `rho` is
+    measured in gradients, the idea of GradNorm (Chen et al. 2018, arXiv 1711.02257); the bound of 1 keeps a meta loss that
+    is nearly solved from being blown up.
+
+    Args:
+        source_loss (`torch.FloatTensor` of shape `()`): a mean over this rank's source rows.
+        source_logits (`torch.FloatTensor` of shape `(source_batch, num_source_labels)`): what it was computed from.
+        source_head_gram (`torch.FloatTensor` of shape `(num_source_labels, num_source_labels)`): `W W^T` of the source head,
+            by which `|g W|^2 = g W W^T g^T` gives the gradient's norm at the features.
+        meta_loss (`torch.FloatTensor` of shape `()`): a mean over validation rows, the same on every rank.
+        features (`torch.FloatTensor` of shape `(n, hidden_size)`): what it was computed from.
+
+    Returns:
+        `torch.FloatTensor` of shape `()`, without gradient and the same on every rank. Nothing is read back from the device.
+    """
+    at_logits = torch.autograd.grad(source_loss, source_logits, retain_graph=True)[0].float()
+    squared = ((at_logits @ source_head_gram.float()) * at_logits).sum(-1)
+    # Both losses are means, so the sums of row norms do not depend on the number of rows.
+    source_pull = squared.clamp(min=0).sqrt().sum()
+    if is_distributed():
+        source_pull = sum_over_ranks(source_pull) / torch.distributed.get_world_size()
+    (at_features,) = torch.autograd.grad(meta_loss, features, retain_graph=True)
+    meta_pull = at_features.float().norm(dim=-1).sum()
+    return (source_pull / meta_pull.clamp(min=torch.finfo(torch.float32).tiny)).clamp(max=1.0)

@@ -1,0 +1,163 @@
+"""What can be wrong with the data, told before training starts."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .labels import LABEL_COLUMNS, infer_num_labels, label_values
+from .seeding import isolated_rng
+
+
+def check_has_labels(dataset: Any, argument: str) -> None:
+    """
+    Check that a `datasets.Dataset` has a label column; what other data sets hold is seen when they are collated.
+
+    Args:
+        argument (`str`): how the user calls the data set, for the message.
+
+    Raises:
+        ValueError: there is none.
+    """
+    names = getattr(dataset, "column_names", None)
+    if names is not None and not any(name in names for name in LABEL_COLUMNS):
+        raise ValueError(
+            f"`{argument}` has no labels: its columns are {', '.join(names)}. Name the label column `label` or `labels`, "
+            'for example with `dataset.rename_column("class", "label")`.'
+        )
+
+
+def check_labels(dataset: Any, argument: str, num_labels: int) -> None:
+    """
+    Check the label column of a `datasets.Dataset` against the outputs of its head; other data sets pass.
+
+    Args:
+        argument (`str`): how the user calls the data set, for the message.
+        num_labels (`int`): outputs of the head.
+
+    Raises:
+        ValueError: there is a class id outside `0 ... num_labels - 1` (other than -100).
+    """
+    values = label_values(dataset)
+    if values is None or values.ndim != 1 or values.dtype.kind not in "iu" or num_labels == 1:
+        return
+    ids = np.unique(values[values != -100])
+    outside = ids[(ids < 0) | (ids >= num_labels)]
+    if len(outside):
+        remedy = (
+            "Load the model with the target's `num_labels`"
+            if argument == "train_dataset"
+            else "Set `num_source_labels` to the number of source classes"
+        )
+        raise ValueError(
+            f"`{argument}` has label ids {outside[:5].tolist()} outside 0 ... {num_labels - 1}. {remedy}, drop unlabelled "
+            "rows (often -1), or set them to -100 to have them ignored."
+        )
+
+
+def check_target_classes(dataset: Any, num_labels: int) -> None:
+    """
+    Check that a classification target has something to tell apart.
+
+    Raises:
+        ValueError: all labels of the target are the same.
+    """
+    values = label_values(dataset)
+    if values is None or values.ndim != 1 or values.dtype.kind not in "iu" or num_labels == 1:
+        return
+    ids = np.unique(values[values != -100])
+    if len(ids) < 2:
+        raise ValueError(
+            f"`train_dataset` has {len(ids)} class ({ids.tolist()}) in {len(values)} rows; a head needs at least two. "
+            "A sorted data set must be shuffled before rows are selected from it."
+        )
+
+
+def check_target_batch(dataset: Any, num_labels: int, batch_size: int) -> None:
+    """
+    Check that a target batch can always be split by class.
+
+    Args:
+        batch_size (`int`): target rows of one micro-batch over all ranks.
+
+    Raises:
+        ValueError: there may be batches in which no class has two rows, so that nothing can be validated.
+    """
+    values = label_values(dataset)
+    if values is not None and values.ndim == 1 and values.dtype.kind in "iu" and num_labels > 1:
+        num_classes = len(np.unique(values[values != -100]))
+    else:
+        num_classes = 1
+    rows = len(dataset) if hasattr(dataset, "__len__") else batch_size
+    smallest = num_classes + 1
+    if min(batch_size, rows) < smallest:
+        raise ValueError(
+            f"A target batch of {min(batch_size, rows)} rows is too small to split by class: with {num_classes} classes "
+            f"it takes {smallest} rows to have two of one class, one to fit the head on and one to judge it by. Raise "
+            "`per_device_train_batch_size` (gradient accumulation does not help: each micro-batch is split by itself)."
+        )
+
+
+def probe_batch(
+    dataset: Any, collate: Callable[[list], Any], given: Any, argument: str, collator_argument: str
+) -> dict[str, Any]:
+    """
+    Collate the first rows of a map-style data set, as training will.
+
+    Args:
+        dataset: with the columns that the model does not take removed.
+        collate (`Callable`): makes a batch of rows.
+        given: the data set as the user passed it, for the message.
+        argument, collator_argument (`str`): how the user calls both.
+
+    Returns:
+        `dict[str, Any]`: the batch.
+
+    Raises:
+        ValueError: the rows cannot be collated, or the batch has no labels.
+    """
+    with isolated_rng("probe", argument):
+        rows = [dataset[index] for index in range(min(2, len(dataset)))]
+        names = getattr(given, "column_names", None) or (list(rows[0]) if isinstance(rows[0], Mapping) else None)
+        layout = f"columns {', '.join(names)}" if names else f"rows of type {type(rows[0]).__name__}"
+        try:
+            batch = collate(rows)
+        except Exception as error:
+            raise ValueError(
+                f"The collator cannot make a batch of `{argument}` ({layout}): {error} Tokenize or preprocess it like "
+                f"the other data set, or pass a collator of its own as `{collator_argument}=`."
+            ) from error
+    if not isinstance(batch, Mapping):
+        raise ValueError(
+            f"The collator made a {type(batch).__name__} of `{argument}` ({layout}); a mapping of the model's argument "
+            f"names to tensors is needed. Pass such a collator as `{collator_argument}=`."
+        )
+    if batch.get("labels") is None:
+        raise ValueError(
+            f"`{argument}` has no labels: its {layout} were collated to {', '.join(batch)}. The batch needs `labels`."
+        )
+    if len(batch) == 1:
+        raise ValueError(
+            f"`{argument}` has no model inputs: of its {layout} only labels are left after collation, as the model's "
+            f"forward takes none of the others. Tokenize or preprocess it like the other data set, or pass a collator of "
+            f"its own as `{collator_argument}=` with `remove_unused_columns=False`."
+        )
+    return dict(batch)
+
+
+def count_source_labels(dataset: Any, given: int | None) -> int:
+    """
+    Outputs of the source head: as `given`, or as the data set tells.
+
+    Raises:
+        ValueError: neither says.
+    """
+    if given is not None:
+        return given
+    inferred = infer_num_labels(dataset)
+    if inferred is None:
+        raise ValueError(
+            f"Cannot tell how many labels `source_dataset` ({type(dataset).__name__}) has. Set `num_source_labels` in the "
+            "training arguments (1 for regression)."
+        )
+    return inferred

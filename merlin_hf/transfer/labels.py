@@ -1,0 +1,102 @@
+"""What kind of labels a task has, and the loss that goes with them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+SINGLE_LABEL = "single_label_classification"
+MULTI_LABEL = "multi_label_classification"
+REGRESSION = "regression"
+
+LABEL_COLUMNS = ("labels", "label", "label_ids")
+
+
+def problem_type_of(labels: Tensor, num_labels: int, problem_type: str | None = None) -> str:
+    """The problem type by the rule that transformers' own classifiers use, unless the configuration names it."""
+    if problem_type is not None:
+        return problem_type
+    if num_labels == 1:
+        return REGRESSION
+    return MULTI_LABEL if labels.is_floating_point() else SINGLE_LABEL
+
+
+def task_loss(logits: Tensor, labels: Tensor, problem_type: str, label_smoothing: float = 0.0) -> Tensor:
+    """
+    The mean loss of a batch, as transformers' own classifiers compute it but always over the rows of this batch.
+
+    Args:
+        logits (`torch.FloatTensor` of shape `(n, num_labels)`).
+        labels: `(n,)` class ids (-100 is ignored), `(n, num_labels)` zeros and ones, or `(n,)` or `(n, num_labels)` reals.
+        problem_type (`str`): as in the model's configuration.
+        label_smoothing (`float`): for class ids, as in [`~transformers.trainer_pt_utils.LabelSmoother`].
+
+    Returns:
+        `torch.FloatTensor` of shape `()`; 0 when every label is -100.
+    """
+    logits = logits.float()
+    if problem_type == SINGLE_LABEL:
+        total = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+        return total / (labels != -100).sum().clamp(min=1)
+    labels = labels.to(logits.dtype).reshape(logits.shape)
+    if problem_type == MULTI_LABEL:
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels)
+    return nn.functional.mse_loss(logits, labels)
+
+
+def label_column(dataset: Any) -> str | None:
+    """The name of the column of a `datasets.Dataset` that holds its labels, if it has one."""
+    names = getattr(dataset, "column_names", None) or ()
+    return next((name for name in LABEL_COLUMNS if name in names), None)
+
+
+def label_values(dataset: Any) -> Any | None:
+    """
+    All labels of a `datasets.Dataset` as a NumPy array, whatever its format or transform; `None` for other data sets.
+    """
+    column = label_column(dataset)
+    if column is None or not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
+        return None
+    return dataset.select_columns([column]).with_format("numpy")[:][column]
+
+
+def infer_num_labels(dataset: Any) -> int | None:
+    """
+    How many outputs a head for this data set needs, read from its features or its label column.
+
+    Returns:
+        `int`: classes of a `ClassLabel`, 1 for real labels, the length of list labels, else the largest id plus one;
+        `None` where the data set does not tell.
+    """
+    column = label_column(dataset)
+    if column is None:
+        return None
+    feature = (getattr(dataset, "features", None) or {}).get(column)
+    if hasattr(feature, "num_classes"):
+        return feature.num_classes
+    values = label_values(dataset)
+    if values is None or len(values) == 0:
+        return None
+    if values.ndim == 2:
+        return values.shape[1]
+    if values.dtype.kind == "f":
+        return 1
+    return int(values.max()) + 1
+
+
+def split_labels(batch: dict[str, Any]) -> tuple[dict[str, Any], Tensor]:
+    """
+    A batch without its labels, and the labels.
+
+    Raises:
+        ValueError: it has none.
+    """
+    inputs = dict(batch)
+    labels = inputs.pop("labels", None)
+    if labels is None:
+        raise ValueError(
+            f"A training batch has no `labels`, only {', '.join(inputs)}. Every row of `train_dataset` and of "
+            "`source_dataset` needs a `label` or `labels` that the collator hands on."
+        )
+    return inputs, torch.as_tensor(labels)

@@ -1,0 +1,263 @@
+"""One backbone, a source head and a target head, in one forward."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from .seeding import isolated_rng
+
+
+# peft keeps the layer it replaced beside the trained copy; only the copy takes part in the forward pass.
+_PEFT_ORIGINAL = re.compile(r"(^|\.)original_module(\.|$)")
+
+
+def find_head(model: nn.Module, head_module: str | None = None) -> str:
+    """
+    The name of the layer that turns a classifier's pooled features into logits.
+
+    It is the only `torch.nn.Linear` with `config.num_labels` outputs that lies outside the model's base model (or,
+    where the base model holds all layers, the only one inside), found without a list of architectures.
+
+    Args:
+        model (`torch.nn.Module`): any `AutoModelForSequenceClassification`, `...ImageClassification`,
+            `...AudioClassification`, or a module built like one, bare or wrapped by peft.
+        head_module (`str`, *optional*): the layer's name as in `model.named_modules()`, when it cannot be found.
+
+    Raises:
+        ValueError: there is no such layer, or more than one, or `head_module` names something else; the message lists
+            the candidates.
+    """
+    if head_module is not None:
+        named = dict(model.named_modules())
+        matches = [name for name in named if name == head_module or name.endswith(f".{head_module}")]
+        linear = [name for name in matches if isinstance(named[name], nn.Linear) and not _PEFT_ORIGINAL.search(name)]
+        if len(linear) == 1:
+            return linear[0]
+        found = ", ".join(f"{name} ({type(named[name]).__name__})" for name in matches) or "no module of that name"
+        raise ValueError(
+            f"`head_module={head_module!r}` must name one torch.nn.Linear of {type(model).__name__}; found {found}. "
+            f"Its Linear layers are: {_describe(_linear_layers(model))}."
+        )
+
+    num_labels = getattr(getattr(model, "config", None), "num_labels", None)
+    layers = _linear_layers(model)
+    candidates = {name: layer for name, layer in layers.items() if layer.out_features == num_labels}
+    base_model = getattr(_unwrap_peft(model), "base_model", None)
+    if base_model is not None and base_model is not _unwrap_peft(model):
+        inside = {id(module) for module in base_model.modules()}
+        outside = {name: layer for name, layer in candidates.items() if id(layer) not in inside}
+        candidates = outside or candidates
+    if len(candidates) == 1:
+        return next(iter(candidates))
+    raise ValueError(
+        f"Cannot tell which layer of {type(model).__name__} turns features into its {num_labels} logits: found "
+        f"{len(candidates)} torch.nn.Linear layers with {num_labels} outputs ({_describe(candidates)}). Name it with "
+        f"`head_module=`, one of: {_describe(dict(list(layers.items())[-8:]))}."
+    )
+
+
+def _unwrap_peft(model: nn.Module) -> nn.Module:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not _PEFT_ORIGINAL.search(name)
+    }
+
+
+def _describe(layers: Mapping[str, nn.Linear]) -> str:
+    return ", ".join(f"{name} ({layer.in_features}->{layer.out_features})" for name, layer in layers.items()) or "none"
+
+
+def _hand_input_on(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+    """Forward hook: what entered the layer leaves it, while `hands_input_on` is set."""
+    return args[0] if module.hands_input_on else None
+
+
+@dataclass
+class TransferOutput(ModelOutput):
+    """
+    What one step needs of both tasks.
+
+    Attributes:
+        source_logits (`torch.FloatTensor` of shape `(source_batch, num_source_labels)`).
+        source_head_gram (`torch.FloatTensor` of shape `(num_source_labels, num_source_labels)`): the products of the
+            source head's rows, without gradient; by them a gradient at the logits has the norm it has at the features.
+        target_features (`torch.FloatTensor` of shape `(target_batch, hidden_size)`): what enters the model's last layer.
+        target_logits (`torch.FloatTensor` of shape `(target_batch, num_labels)`): by the model's own last layer, when
+            that layer is trained by gradient descent.
+        scalars (`dict[str, torch.FloatTensor]`): learned scalars, each of shape `()`.
+    """
+
+    source_logits: Tensor | None = None
+    source_head_gram: Tensor | None = None
+    target_features: Tensor | None = None
+    target_logits: Tensor | None = None
+    scalars: dict[str, Tensor] | None = None
+
+
+class TransferModel(nn.Module):
+    """
+    A Hugging Face classifier for the target task with a second head for the source task.
+
+    All that is trained is used inside [`TransferModel.forward`], so that the wrapper of distributed training sees it.
+    The classifier is held, not copied: its parameter names, class and configuration stay what they were, and called
+    with its own arguments this module is the classifier.
+
+    Args:
+        model (`transformers.PreTrainedModel` or `torch.nn.Module`): the target classifier.
+        num_source_labels (`int`): outputs of the source head; 0 for none.
+        head_module (`str`, *optional*): see [`find_head`].
+        scalars (`Mapping[str, float]`, *optional*): names and first values of learned scalars.
+        trains_target_head (`bool`): whether the model's own last layer is trained by gradient descent; otherwise it is
+            frozen while attached, as it will be written in closed form.
+        seed (`int`): for the source head's first weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_source_labels: int,
+        head_module: str | None = None,
+        scalars: Mapping[str, float] | None = None,
+        trains_target_head: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.head_name = find_head(model, head_module)
+        self.trains_target_head = trains_target_head
+        self.model = model
+        head = self.head
+        self.source_head = None
+        if num_source_labels:
+            with isolated_rng("source_head", seed):
+                self.source_head = nn.Linear(
+                    head.in_features, num_source_labels, device=head.weight.device, dtype=head.weight.dtype
+                )
+                self._initialise(self.source_head)
+        # One element rather than none: fully sharded wrappers refuse scalar parameters.
+        self.scalars = nn.ParameterDict(
+            {
+                name: torch.full((1,), float(value), device=head.weight.device)
+                for name, value in (scalars or {}).items()
+            }
+        )
+        self._hook = None
+
+    def _initialise(self, layer: nn.Linear) -> None:
+        initialise = getattr(_unwrap_peft(self.model), "_init_weights", None)
+        if initialise is not None:
+            initialise(layer)
+
+    @property
+    def config(self):
+        """The classifier's configuration."""
+        return self.model.config
+
+    @property
+    def head(self) -> nn.Linear:
+        """The classifier's own last layer."""
+        return self.model.get_submodule(self.head_name)
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the classifier's last layer."""
+        return self.head.out_features
+
+    def attach(self) -> None:
+        """Prepare the classifier for training: features can be read, and a head that is not trained is frozen."""
+        if self._hook is None:
+            head = self.head
+            head.hands_input_on = False
+            self._hook = head.register_forward_hook(_hand_input_on)
+            if not self.trains_target_head:
+                self._head_requires_grad = {name: p.requires_grad for name, p in head.named_parameters()}
+                head.requires_grad_(False)
+
+    def detach(self) -> None:
+        """Leave the classifier as it was before [`TransferModel.attach`], but for its weights."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+            del self.head.hands_input_on
+            if not self.trains_target_head:
+                for name, parameter in self.head.named_parameters():
+                    parameter.requires_grad_(self._head_requires_grad[name])
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        """[`TransferModel.attach`] for a block, where it is not attached already."""
+        was_attached = self._hook is not None
+        self.attach()
+        try:
+            yield
+        finally:
+            if not was_attached:
+                self.detach()
+
+    def features(self, inputs: Mapping[str, Any]) -> Tensor:
+        """
+        What enters the last layer, after the model's own pooling wherever it lies.
+
+        Args:
+            inputs (`Mapping[str, Any]`): the model's arguments, without labels.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch, hidden_size)`.
+
+        Raises:
+            ValueError: the model changes its logits after the last layer, so that features cannot be read there.
+        """
+        head = self.head
+        head.hands_input_on = True
+        try:
+            outputs = self.model(**inputs)
+        finally:
+            head.hands_input_on = False
+        features = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+        if features.ndim != 2 or features.shape[-1] != head.in_features:
+            raise ValueError(
+                f"Layer {self.head_name!r} of {type(self.model).__name__} takes {head.in_features} features, but handing "
+                f"them on gave logits of shape {tuple(features.shape)} instead of (batch, {head.in_features}). Name the "
+                "layer whose output is the logits with `head_module=`."
+            )
+        return features
+
+    def forward(
+        self,
+        *args,
+        source_inputs: Mapping[str, Any] | None = None,
+        target_inputs: Mapping[str, Any] | None = None,
+        **inputs,
+    ) -> TransferOutput | Any:
+        """
+        Both halves of a step, or the plain classifier where neither is given.
+
+        Args:
+            source_inputs (`Mapping[str, Any]`, *optional*): the model's arguments for the source rows, without labels.
+            target_inputs (`Mapping[str, Any]`, *optional*): the same for the target rows.
+
+        Returns:
+            [`TransferOutput`] or the classifier's own output.
+        """
+        if source_inputs is None and target_inputs is None:
+            return self.model(*args, **inputs)
+        output = TransferOutput(scalars={name: value.reshape(()) for name, value in self.scalars.items()} or None)
+        if source_inputs is not None:
+            output.source_logits = self.source_head(self.features(source_inputs))
+            weight = self.source_head.weight.detach()
+            output.source_head_gram = weight @ weight.mT
+        if target_inputs is not None:
+            output.target_features = self.features(target_inputs)
+            if self.trains_target_head:
+                output.target_logits = self.head(output.target_features)
+        return output

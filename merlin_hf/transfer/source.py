@@ -1,0 +1,160 @@
+"""The stream of source batches that runs beside the target's DataLoader."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from transformers import TrainingArguments
+from transformers.trainer_utils import seed_worker
+
+from .seeding import derived_generator, isolated_rng
+
+
+class SourceBatchSampler(Sampler[list[int]]):
+    """
+    Endless batches of shuffled row numbers; batch `k` is a pure function of the arguments and of `k`.
+
+    Position `(k * world_size + rank) * batch_size + j` of an endless row of permutations, one for each pass over the
+    data. Nothing has to be checkpointed: a resumed run starts at another `start`. Batches are always full, so that
+    every rank sees the same number of rows.
+
+    Args:
+        num_rows (`int`): rows of the source data set.
+        batch_size (`int`): rows per batch and rank.
+        seed (`int`): a pass `e` is shuffled by a generator derived from `(seed, e)`.
+        rank, world_size (`int`): which of how many processes this is.
+        start (`int`): the first `k`.
+    """
+
+    def __init__(self, num_rows: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, start: int = 0):
+        if num_rows < 1:
+            raise ValueError("`source_dataset` has no rows.")
+        self.num_rows = num_rows
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.start = start
+        self._epoch, self._permutation = -1, []
+
+    def _row(self, position: int) -> int:
+        epoch, offset = divmod(position, self.num_rows)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            generator = derived_generator("source", self.seed, epoch)
+            self._permutation = torch.randperm(self.num_rows, generator=generator).tolist()
+        return self._permutation[offset]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batch = self.start
+        while True:
+            first = (batch * self.world_size + self.rank) * self.batch_size
+            yield [self._row(first + offset) for offset in range(self.batch_size)]
+            batch += 1
+
+
+class RankRows(IterableDataset):
+    """
+    Every `world_size`-th row of an iterable data set, which every rank reads.
+
+    Args:
+        dataset (`Iterable`): a `datasets.IterableDataset`, a `torch.utils.data.IterableDataset` or the like.
+        rank, world_size (`int`): which of how many processes this is.
+        endless (`bool`): start again after the last row, with the data set's `set_epoch`, if it has one, told the number
+            of the pass.
+        start (`int`): rows of this rank to skip; they are read, as an iterable data set has no other way.
+    """
+
+    def __init__(self, dataset: Any, rank: int = 0, world_size: int = 1, endless: bool = False, start: int = 0):
+        self.dataset = dataset
+        self.rank = rank
+        self.world_size = world_size
+        self.endless = endless
+        self.start = start
+
+    def __iter__(self) -> Iterator[Any]:
+        rows = self._passes() if self.endless else iter(self.dataset)
+        return itertools.islice(rows, self.rank + self.start * self.world_size, None, self.world_size)
+
+    def _passes(self) -> Iterator[Any]:
+        for epoch in itertools.count():
+            if hasattr(self.dataset, "set_epoch"):
+                self.dataset.set_epoch(epoch)
+            empty = True
+            for row in self.dataset:
+                empty = False
+                yield row
+            if empty:
+                raise ValueError("`source_dataset` has no rows.")
+
+
+class SourceStream:
+    """
+    Source batches by micro-step.
+
+    Args:
+        dataset (`torch.utils.data.Dataset` or `torch.utils.data.IterableDataset`): an iterable one comes in its own
+            order, and is read in this process.
+        collate_fn (`Callable`): turns a list of rows into a batch.
+        args (`transformers.TrainingArguments`): for the seed, the rank and the workers.
+        batch_size (`int`): rows per batch and rank.
+        start (`int`): the micro-step of the first batch.
+    """
+
+    def __init__(
+        self, dataset: Dataset, collate_fn: Callable[[list], Any], args: TrainingArguments, batch_size: int, start: int
+    ):
+        self.seed = args.seed if args.data_seed is None else args.data_seed
+        self.rank = args.process_index
+        self.micro_step = start
+        if is_iterable(dataset):
+            rows = RankRows(dataset, self.rank, args.world_size, endless=True, start=start * batch_size)
+            loader = plain_dataloader(rows, collate_fn, args, batch_size=batch_size)
+        else:
+            sampler = SourceBatchSampler(len(dataset), batch_size, self.seed, self.rank, args.world_size, start)
+            loader = plain_dataloader(dataset, collate_fn, args, batch_sampler=sampler)
+        self._iterator = iter(loader)
+
+    def take(self, count: int) -> list[Any]:
+        """
+        The next `count` batches.
+
+        Random transforms and collators that run in this process draw from a generator of their own, seeded by the
+        micro-step; those that run in workers (`dataloader_num_workers > 0`) from the workers' generators.
+        """
+        batches = []
+        for _ in range(count):
+            with isolated_rng("source_batch", self.seed, self.rank, self.micro_step):
+                batches.append(next(self._iterator))
+            self.micro_step += 1
+        return batches
+
+
+def is_iterable(dataset: Any) -> bool:
+    """Whether rows of a data set can only be read one after the other."""
+    return not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"))
+
+
+def plain_dataloader(dataset: Dataset, collate_fn: Callable, args: TrainingArguments, **kwargs) -> DataLoader:
+    """
+    A DataLoader with the user's worker settings that `accelerate` does not know of and that draws nothing global.
+
+    A second prepared loader would be reseeded like the target's, become the one `gather_for_metrics` truncates by, and
+    be broadcast from rank 0 when it is iterable.
+    """
+    # Rows that are shared out by counting them must all be counted in one place.
+    in_workers = not isinstance(dataset, IterableDataset)
+    return DataLoader(
+        dataset,
+        collate_fn=collate_fn,
+        num_workers=args.dataloader_num_workers if in_workers else 0,
+        pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+        persistent_workers=args.dataloader_persistent_workers and in_workers,
+        prefetch_factor=args.dataloader_prefetch_factor if in_workers else None,
+        worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
+        generator=derived_generator("workers", args.seed),
+        **kwargs,
+    )

@@ -1,0 +1,356 @@
+"""Two batches a step: what every method with a source data set shares."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import datasets
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from ..training_args import TransferTrainingArguments, add_missing_options
+from .checkpoint import load_transfer_state, save_transfer_state
+from .checks import check_has_labels, check_labels, check_target_classes, count_source_labels, probe_batch
+from .labels import problem_type_of, split_labels, task_loss
+from .metrics import MetricAverager
+from .model import TransferModel
+from .source import RankRows, SourceStream, is_iterable, plain_dataloader
+
+
+class Batches(NamedTuple):
+    """A micro-batch of each task: the model's arguments without labels, and the labels."""
+
+    source_inputs: dict[str, Any]
+    source_labels: Tensor
+    target_inputs: dict[str, Any]
+    target_labels: Tensor
+
+
+# Where a source batch travels in the inputs of `training_step`; no model has an argument of this name.
+SOURCE_INPUTS = "__source_inputs__"
+
+
+class TransferTrainer(Trainer):
+    """
+    [`~transformers.Trainer`] that draws a batch of a source task beside each batch of the target task.
+
+    `train_dataset` is the target: epochs, evaluation, prediction, saving and pushing are about it, and `trainer.model`
+    is its plain classifier. Without `source_dataset` this class is `Trainer`. A method is a subclass with a `compute_loss`
+    that calls [`TransferTrainer.take_batches`] and returns a mean over the micro-batch.
+
+    Args:
+        source_dataset (`torch.utils.data.Dataset` or `datasets.Dataset`, *optional*): the source task, with its own
+            labels. It may share label ids with the target without sharing their meaning.
+        source_collator (`Callable`, *optional*): makes a batch of source rows; `data_collator` if not given.
+        args, kwargs: as in [`~transformers.Trainer`]. Plain `TrainingArguments` get this class's defaults.
+
+    Raises:
+        ValueError: the data, the labels and the model do not fit together; the message says what would.
+    """
+
+    training_args_class: ClassVar[type[TransferTrainingArguments]] = TransferTrainingArguments
+    trains_target_head: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *args,
+        source_dataset: torch.utils.data.Dataset | None = None,
+        source_collator: Callable[[list], Any] | None = None,
+        **kwargs,
+    ):
+        self.source_dataset = source_dataset
+        self.source_collator = source_collator
+        self.transfer_model: TransferModel | None = None
+        self._source_stream: SourceStream | None = None
+        self._source_batches: deque[Any] = deque()
+        self._step_metrics = MetricAverager()
+        self._head_is_stale = False
+        if source_dataset is not None:
+            args, kwargs = self._with_options(args, kwargs)
+        super().__init__(*args, **kwargs)
+        if source_dataset is not None:
+            # The losses here are means over the micro-batch, so Trainer has to divide by the accumulation steps.
+            self.loss_is_scaled_for_ga = False
+            self.check_data()
+
+    def _with_options(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        given = args[1] if len(args) > 1 else kwargs.get("args")
+        if given is None:
+            given = self.training_args_class("tmp_trainer")
+        add_missing_options(given, self.training_args_class)
+        if len(args) > 1:
+            return (args[0], given, *args[2:]), kwargs
+        return args, {**kwargs, "args": given}
+
+    # What a method may use in its `compute_loss`
+
+    def take_batches(self, inputs: dict[str, Any]) -> "Batches | None":
+        """
+        Divide the inputs of a training step into the two tasks.
+
+        Returns:
+            [`Batches`]; `None` where no source batch came along, as in evaluation: the loss is Trainer's own then.
+        """
+        source_inputs = inputs.pop(SOURCE_INPUTS, None) if isinstance(inputs, Mapping) else None
+        if source_inputs is None:
+            return None
+        return Batches(*split_labels(source_inputs), *split_labels(inputs))
+
+    def learned_scalars(self) -> dict[str, float]:
+        """Names and first values of the scalars that are trained with the backbone."""
+        return {}
+
+    def source_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of the source task: cross-entropy, its multi-label form or squared error, by the labels."""
+        problem_type = problem_type_of(labels, logits.shape[-1])
+        return task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)
+
+    def record(self, **metrics: Tensor) -> None:
+        """Have scalars logged with the training loss, averaged over micro-batches and ranks."""
+        self._step_metrics.add(metrics)
+
+    def check_data(self) -> None:
+        """Raise an error that says what to change where the data sets, the labels and the model do not fit together."""
+        check_has_labels(self.source_dataset, "source_dataset")
+        check_has_labels(self.train_dataset, "train_dataset")
+        transfer_model = self.build_transfer_model()
+        check_labels(self.source_dataset, "source_dataset", transfer_model.source_head.out_features)
+        if not is_iterable(self.source_dataset):
+            probe_batch(*self._source_with_collator(), self.source_dataset, "source_dataset", "source_collator")
+        if self.train_dataset is not None:
+            check_labels(self.train_dataset, "train_dataset", transfer_model.num_labels)
+            check_target_classes(self.train_dataset, transfer_model.num_labels)
+            if not is_iterable(self.train_dataset):
+                prepared = self._with_collator(self.train_dataset, None, "training")
+                probe_batch(*prepared, self.train_dataset, "train_dataset", "data_collator")
+
+    # Two batches a step
+
+    def _with_collator(
+        self, dataset: torch.utils.data.Dataset, collator: Callable | None, description: str
+    ) -> tuple[torch.utils.data.Dataset, Callable]:
+        """The data set and its collator, with the columns that the model does not take removed as Trainer does."""
+        collator = collator or self.data_collator
+        if isinstance(dataset, datasets.Dataset):
+            return self._remove_unused_columns(dataset, description=description), collator
+        return dataset, self._get_collator_with_removed_columns(collator, description=description)
+
+    def _source_with_collator(self) -> tuple[torch.utils.data.Dataset, Callable]:
+        return self._with_collator(self.source_dataset, self.source_collator, "source")
+
+    def get_train_dataloader(self):
+        """The target's DataLoader, as in Trainer; the source starts anew beside it."""
+        self._source_stream = None
+        self._source_batches.clear()
+        return super().get_train_dataloader()
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The target's micro-batches of one update; as many source batches wait for `training_step`."""
+        batch_samples, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.source_dataset is None or not batch_samples:
+            return batch_samples, num_items_in_batch
+        steps = self.args.gradient_accumulation_steps
+        if self._source_stream is None:
+            self._source_stream = SourceStream(
+                *self._source_with_collator(),
+                self.args,
+                batch_size=self.source_batch_size,
+                start=self.state.global_step * steps,
+            )
+        # All of an update's batches are drawn, also where the target's epoch ends early: the position of the source is
+        # then a function of the update alone, and a resumed run finds it without a record.
+        self._source_batches = deque(self._source_stream.take(steps)[: len(batch_samples)])
+        return batch_samples, None
+
+    @property
+    def source_batch_size(self) -> int:
+        """Source rows per device and micro-step."""
+        return self.args.per_device_source_batch_size or self._train_batch_size
+
+    @property
+    def micro_step(self) -> int:
+        """How many micro-batches of this update came before the one in hand."""
+        return getattr(self, "current_gradient_accumulation_steps", 1) - len(self._source_batches) - 1
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """A training step of Trainer, on the target batch and the source batch that waits for it."""
+        if self._source_batches:
+            source_inputs = self._source_batches.popleft()
+            self.current_flos += float(self.floating_point_ops(source_inputs))
+            inputs = {**inputs, SOURCE_INPUTS: source_inputs}
+            self._head_is_stale = not self.trains_target_head
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """
+        Trainer's own loss, for evaluation; methods override this for training.
+
+        With a source it is always a mean over the rows at hand: scaled by `num_items_in_batch`, the loss of models whose
+        forward drops that argument (BERT and many more) would be multiplied by the number of processes.
+        """
+        if self.source_dataset is not None:
+            num_items_in_batch = None
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def log(self, logs, start_time=None):
+        """Adds what [`TransferTrainer.record`] collected to the training logs."""
+        if "loss" in logs:
+            logs.update(self._step_metrics.pop(self.accelerator))
+        super().log(logs, start_time)
+
+    # The model that is trained: `self.model` stays the plain classifier, `self.model_wrapped` holds both heads
+
+    def build_transfer_model(self) -> TransferModel:
+        """The [`TransferModel`] around the current `self.model`; the same one as long as the model is the same."""
+        if self.transfer_model is None or self.transfer_model.model is not self.model:
+            self.transfer_model = TransferModel(
+                self.model,
+                num_source_labels=count_source_labels(self.source_dataset, self.args.num_source_labels),
+                head_module=self.args.head_module,
+                scalars=self.learned_scalars(),
+                trains_target_head=self.trains_target_head,
+                seed=self.args.seed,
+            )
+        return self.transfer_model
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        if self.source_dataset is None:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        plain_model = self.model
+        self._step_metrics.reset()
+        self.model = self.model_wrapped = self.build_transfer_model()
+        self.transfer_model.attach()
+        try:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        finally:
+            if not self.is_fsdp_enabled:
+                self.model = self.callback_handler.model = plain_model
+
+    def _wrap_model(self, model, training=True, dataloader=None):
+        # Evaluation during training goes through the module whose forward `accelerate` gave its mixed precision.
+        if not training and self.transfer_model is not None and model is self.transfer_model.model:
+            if self.accelerator._models:
+                return self.transfer_model
+        return super()._wrap_model(model, training, dataloader)
+
+    def rank_dataloader(self, dataset: torch.utils.data.Dataset, batch_size: int) -> torch.utils.data.DataLoader:
+        """Batches of the target's rows in their order, shared out over the ranks, each row once and nothing padded."""
+        dataset, collate_fn = self._with_collator(dataset, None, "training")
+        rank, world_size = self.args.process_index, self.args.world_size
+        if is_iterable(dataset):
+            return plain_dataloader(RankRows(dataset, rank, world_size), collate_fn, self.args, batch_size=batch_size)
+        rows = range(rank, len(dataset), world_size)
+        return plain_dataloader(dataset, collate_fn, self.args, batch_size=batch_size, sampler=rows)
+
+    def train(self, *args, **kwargs):
+        """[`~transformers.Trainer.train`]; the model is left plain, whatever happens, and its head fit to it."""
+        try:
+            output = super().train(*args, **kwargs)
+            self.settle_head()
+            return output
+        finally:
+            if self.transfer_model is not None:
+                self.transfer_model.detach()
+
+    def get_decay_parameter_names(self, model):
+        """As in Trainer, without the learned scalars."""
+        return [name for name in super().get_decay_parameter_names(model) if not name.startswith("scalars.")]
+
+    def create_optimizer(self, model=None):
+        """
+        Trainer's optimizer, with the heads and the learned scalars in groups of their own.
+
+        Raises:
+            ValueError: an optimizer and a scheduler were passed that do not know the source head.
+        """
+        super().create_optimizer(model)
+        if self.source_dataset is not None:
+            if self.lr_scheduler is not None:
+                check_optimizer(self.optimizer, self.transfer_model)
+            for parameters, learning_rate in self.parameters_with_learning_rates():
+                move_to_own_group(self.optimizer, parameters, learning_rate)
+        return self.optimizer
+
+    def parameters_with_learning_rates(self) -> list[tuple[list[nn.Parameter], float | None]]:
+        """Parameters that may have a learning rate of their own (`None` leaves them where they are)."""
+        heads = list(self.transfer_model.source_head.parameters())
+        if self.trains_target_head:
+            heads += list(self.transfer_model.head.parameters())
+        return [(heads, self.args.head_learning_rate)]
+
+    # A head that is not trained by gradient descent is fit again whenever the model is used and has changed
+
+    def refit_head(self) -> None:
+        """Fit the model's own last layer to the whole target training set; for methods that do not train it."""
+
+    def settle_head(self) -> None:
+        """[`TransferTrainer.refit_head`] if the backbone has changed since; a collective, so every rank calls it."""
+        if self._head_is_stale:
+            self.refit_head()
+            self._head_is_stale = False
+
+    def evaluation_loop(self, *args, **kwargs):
+        """Trainer's loop for `evaluate` and `predict`, with a head that belongs to the current backbone."""
+        self.settle_head()
+        return super().evaluation_loop(*args, **kwargs)
+
+    def save_model(self, *args, **kwargs):
+        """Trainer's `save_model`, with a head that belongs to the current backbone."""
+        self.settle_head()
+        super().save_model(*args, **kwargs)
+
+    def _load_best_model(self):
+        super()._load_best_model()
+        self._head_is_stale = False
+
+    # Checkpoints: the plain model, and beside it what only training needs
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.transfer_model is not None and self.args.should_save:
+            save_transfer_state(self.transfer_model, output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        if self.source_dataset is not None and checkpoint is not None:
+            load_transfer_state(self.transfer_model, checkpoint)
+        super()._load_optimizer_and_scheduler(checkpoint)
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, transfer_model: TransferModel) -> None:
+    """
+    Check that an optimizer that cannot be added to, as its scheduler counts its groups, has all that is trained.
+
+    Raises:
+        ValueError: it lacks some.
+    """
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    missing = [name for name, p in transfer_model.named_parameters() if p.requires_grad and id(p) not in known]
+    if missing:
+        raise ValueError(
+            f"`optimizers` has an optimizer and a scheduler, and the optimizer lacks {', '.join(missing[:4])}. Pass the "
+            "optimizer alone, which gets the missing parameters and a scheduler, or `optimizer_cls_and_kwargs`."
+        )
+
+
+def move_to_own_group(
+    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], learning_rate: float | None
+) -> None:
+    """
+    Give `parameters` their own learning rate, leaving every other setting of their groups; those that an optimizer of the
+    user's lacks get its defaults.
+    """
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    missing = [parameter for parameter in parameters if id(parameter) not in known]
+    if missing:
+        own = {} if learning_rate is None else {"lr": learning_rate}
+        optimizer.add_param_group({"params": missing, **own})
+    if learning_rate is None:
+        return
+    wanted = {id(parameter) for parameter in parameters}
+    for group in [group for group in optimizer.param_groups if group["lr"] != learning_rate]:
+        moved = [parameter for parameter in group["params"] if id(parameter) in wanted]
+        if moved:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in wanted]
+            settings = {name: value for name, value in group.items() if name not in ("params", "initial_lr")}
+            optimizer.add_param_group({**settings, "params": moved, "lr": learning_rate})

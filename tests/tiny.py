@@ -1,0 +1,112 @@
+"""Tiny models from a configuration and tiny data sets; nothing is downloaded."""
+
+import torch
+import transformers as t
+from datasets import ClassLabel, Dataset, Features, Sequence, Value
+
+
+NUM_LABELS = 3
+VOCAB = 64
+TEXT = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 37,
+}
+VISION = {"num_channels": 3, "image_size": 32, "patch_size": 8}
+CONV = {"num_channels": 3, "hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1]}
+
+
+def tiny_bert(num_labels: int = NUM_LABELS, seed: int = 0, dropout: float = 0.1, **kwargs):
+    """A two-layer BertForSequenceClassification, the same for the same seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = t.BertConfig(
+            **TEXT, num_labels=num_labels, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, **kwargs
+        )
+        return t.BertForSequenceClassification(config)
+
+
+def _text(config_class, model_class, **kwargs):
+    return lambda: model_class(config_class(**{**TEXT, "num_labels": NUM_LABELS, "pad_token_id": 0, **kwargs}))
+
+
+def _image(config_class, model_class, **kwargs):
+    return lambda: model_class(config_class(num_labels=NUM_LABELS, **kwargs))
+
+
+TINY_CLASSIFIERS = {
+    "bert": tiny_bert,
+    "roberta": _text(t.RobertaConfig, t.RobertaForSequenceClassification),
+    "distilbert": lambda: t.DistilBertForSequenceClassification(
+        t.DistilBertConfig(vocab_size=VOCAB, dim=32, n_layers=2, n_heads=2, hidden_dim=37, num_labels=NUM_LABELS)
+    ),
+    "deberta_v2": _text(t.DebertaV2Config, t.DebertaV2ForSequenceClassification),
+    "modernbert": _text(t.ModernBertConfig, t.ModernBertForSequenceClassification),
+    "gpt2": lambda: t.GPT2ForSequenceClassification(
+        t.GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=2, num_labels=NUM_LABELS, pad_token_id=0)
+    ),
+    "llama": _text(t.LlamaConfig, t.LlamaForSequenceClassification),
+    "t5": lambda: t.T5ForSequenceClassification(
+        t.T5Config(vocab_size=VOCAB, d_model=32, d_kv=16, d_ff=37, num_layers=2, num_heads=2, num_labels=NUM_LABELS,
+                   decoder_start_token_id=0)
+    ),
+    "vit": _image(
+        t.ViTConfig, t.ViTForImageClassification, **{**TEXT, **VISION}
+    ),
+    "swin": _image(
+        t.SwinConfig, t.SwinForImageClassification, image_size=32, patch_size=4, embed_dim=8, depths=[1, 1],
+        num_heads=[1, 2], window_size=4,
+    ),
+    "dinov2": _image(
+        t.Dinov2Config, t.Dinov2ForImageClassification, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, **VISION
+    ),
+    "resnet": _image(t.ResNetConfig, t.ResNetForImageClassification, embedding_size=8, **CONV),
+    "convnext": _image(t.ConvNextConfig, t.ConvNextForImageClassification, **CONV),
+    "wav2vec2": _image(
+        t.Wav2Vec2Config, t.Wav2Vec2ForSequenceClassification, hidden_size=32, num_hidden_layers=2,
+        num_attention_heads=2, intermediate_size=37, conv_dim=(16, 16), conv_stride=(5, 4), conv_kernel=(10, 8),
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, classifier_proj_size=24,
+        mask_time_prob=0.0, mask_feature_prob=0.0,
+    ),
+}  # fmt: skip
+
+
+def tiny_inputs(model, rows: int = 5, seed: int = 0) -> dict[str, torch.Tensor]:
+    """A batch that the model's forward takes, without labels; text rows have different lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    if model.main_input_name == "pixel_values":
+        return {"pixel_values": torch.randn(rows, 3, 32, 32, generator=generator)}
+    if model.main_input_name == "input_values":
+        return {"input_values": torch.randn(rows, 800, generator=generator)}
+    input_ids = torch.randint(2, VOCAB, (rows, 12), generator=generator)
+    lengths = torch.arange(rows) % 5 + 8
+    mask = (torch.arange(12) < lengths[:, None]).long()
+    input_ids = input_ids * mask
+    if model.config.model_type == "t5":
+        input_ids[torch.arange(rows), lengths - 1] = model.config.eos_token_id
+    return {"input_ids": input_ids, "attention_mask": mask}
+
+
+def tiny_dataset(rows: int = 24, num_labels: int = NUM_LABELS, seed: int = 0) -> Dataset:
+    """Token rows of equal length whose label can be learned: it is written in the first token."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(rows) % num_labels
+    input_ids = torch.randint(16, VOCAB, (rows, 8), generator=generator)
+    input_ids[:, 0] = 4 + labels
+    features = Features(
+        {
+            "input_ids": Sequence(Value("int64")),
+            "attention_mask": Sequence(Value("int64")),
+            "label": ClassLabel(names=[f"class{i}" for i in range(num_labels)]),
+        }
+    )
+    return Dataset.from_dict(
+        {
+            "input_ids": input_ids.tolist(),
+            "attention_mask": torch.ones_like(input_ids).tolist(),
+            "label": labels.tolist(),
+        },
+        features=features,
+    )

@@ -1,0 +1,83 @@
+"""The head that ships: fit on all target rows, each once, with the backbone as it is."""
+
+import logging
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from merlin_hf.heads import whole_set
+from merlin_hf.transfer.source import RankRows
+from tests.test_trainer import make_trainer
+from tests.tiny import tiny_dataset
+
+
+def trained(tmp_path, **kwargs):
+    trainer = make_trainer(tmp_path, max_steps=3, **kwargs)
+    trainer.train()
+    return trainer
+
+
+def features_and_labels(trainer):
+    columns = {name: torch.tensor(trainer.train_dataset[name][:]) for name in ("input_ids", "attention_mask")}
+    with torch.no_grad(), trainer.transfer_model.attached():
+        features = trainer.transfer_model.eval()(target_inputs=columns).target_features
+    features = features.double()
+    spread = (features - features.mean(0)).square().sum(-1).mean().item()
+    return features.numpy(), trainer.train_dataset["label"][:], spread
+
+
+def test_ridge_refit_is_scikit_learns_on_all_rows(tmp_path):
+    trainer = trained(tmp_path, refit_l2=0.5, logit_scale=4.0, learn_logit_scale=False)
+    features, labels, spread = features_and_labels(trainer)
+    expected = Ridge(alpha=0.5 * spread).fit(
+        features, torch.nn.functional.one_hot(torch.tensor(labels)).double().numpy()
+    )
+    head = trainer.model.classifier
+    torch.testing.assert_close(head.weight.detach().double(), 4 * torch.tensor(expected.coef_), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        head.bias.detach().double(), 4 * torch.tensor(expected.intercept_), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_logistic_refit_is_scikit_learns_on_all_rows(tmp_path):
+    trainer = trained(tmp_path, head="logistic", refit_l2=0.5, learn_logit_scale=False)
+    features, labels, spread = features_and_labels(trainer)
+    expected = LogisticRegression(C=1 / (0.5 * spread), tol=1e-10, max_iter=10_000).fit(features, labels)
+    probabilities = trainer.model.classifier.double()(torch.tensor(features)).softmax(-1)
+    torch.testing.assert_close(
+        probabilities.detach(), torch.tensor(expected.predict_proba(features)), rtol=0, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("refit_l2", ["auto", "meta", 3.0])
+def test_every_choice_of_the_final_regulariser_gives_a_finite_head(tmp_path, refit_l2):
+    trainer = trained(tmp_path, refit_l2=refit_l2)
+    before = trainer.model.classifier.weight.clone()
+    assert before.isfinite().all() and before.abs().sum() > 0
+    trainer.refit_head()
+    assert torch.equal(before, trainer.model.classifier.weight), "the same backbone gives the same head"
+
+
+def test_refitting_leaves_mode_and_random_numbers_alone(tmp_path):
+    trainer = trained(tmp_path)
+    trainer.transfer_model.train()
+    state = torch.get_rng_state()
+    trainer.refit_head()
+    assert trainer.transfer_model.training and torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_head_that_did_not_converge_is_told(tmp_path, caplog, monkeypatch):
+    trainer = trained(tmp_path, head="logistic")
+    monkeypatch.setattr(whole_set, "FIRST_ROUND", 1)
+    monkeypatch.setattr(whole_set, "MAX_PASSES", 1)
+    with caplog.at_level(logging.WARNING):
+        trainer.refit_head()
+    assert "'logistic' head did not converge" in caplog.text
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_share_out_the_rows_each_once(tmp_path, world_size):
+    rows = tiny_dataset(rows=10).to_iterable_dataset()
+    seen = [row["input_ids"] for rank in range(world_size) for row in RankRows(rows, rank, world_size)]
+    assert sorted(seen) == sorted(row["input_ids"] for row in rows)
