@@ -281,6 +281,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.do_predict:
         predict(trainer, data["test"], data_args.task_name, target.labels)
     publish(trainer, model_args, data_args)
+    trainer.accelerator.end_training()  # a process group left to the interpreter's exit now and then aborts there
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from transformers import Trainer
 
+from ..transfer.whole_checkpoints import WholeCheckpointsMixin
 
-class FinetuneTrainer(Trainer):
+
+class FinetuneTrainer(WholeCheckpointsMixin, Trainer):
     """
     [`~transformers.Trainer`] on the target alone, with a loss that is a mean over rows for every model.
 

@@ -13,9 +13,9 @@ from transformers.trainer_utils import seed_worker
 from .seeding import derived_generator, isolated_rng
 
 
-class SourceBatchSampler(Sampler[list[int]]):
+class SourceBatchSampler(Sampler[tuple[int, list[int]]]):
     """
-    Endless batches of shuffled row numbers; batch `k` is a pure function of the arguments and of `k`.
+    Endless pairs of a number `k` and the shuffled rows of batch `k`, a pure function of the arguments and of `k`.
 
     Position `(k * world_size + rank) * batch_size + j` of an endless row of permutations, one for each pass over the
     data. Nothing has to be checkpointed: a resumed run starts at another `start`. Batches are always full, so that
@@ -48,12 +48,45 @@ class SourceBatchSampler(Sampler[list[int]]):
             self._permutation = torch.randperm(self.num_rows, generator=generator).tolist()
         return self._permutation[offset]
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         batch = self.start
         while True:
             first = (batch * self.world_size + self.rank) * self.batch_size
-            yield [self._row(first + offset) for offset in range(self.batch_size)]
+            yield batch, [self._row(first + offset) for offset in range(self.batch_size)]
             batch += 1
+
+
+class SeededBatches(Dataset):
+    """
+    The batches of a map-style data set by what [`SourceBatchSampler`] yields, read and collated under generators seeded by
+    the number of the batch.
+
+    Random transforms and collators then give the same batch in a resumed run, in this process and in any worker.
+
+    Args:
+        dataset (`torch.utils.data.Dataset`): with `__getitem__`, and perhaps `__getitems__`.
+        collate_fn (`Callable`): makes a batch of a list of rows.
+        seed, rank (`int`): what the generators depend on beside the number of the batch.
+    """
+
+    def __init__(self, dataset: Dataset, collate_fn: Callable[[list], Any], seed: int, rank: int):
+        self.dataset = dataset
+        self.collate_fn = collate_fn
+        self.seed = seed
+        self.rank = rank
+
+    def __getitem__(self, numbered_rows: tuple[int, list[int]]) -> Any:
+        number, indices = numbered_rows
+        with isolated_rng("source_batch", self.seed, self.rank, number):
+            if hasattr(self.dataset, "__getitems__"):
+                rows = self.dataset.__getitems__(indices)
+            else:
+                rows = [self.dataset[index] for index in indices]
+            return self.collate_fn(rows)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
 
 
 class RankRows(IterableDataset):
@@ -115,15 +148,13 @@ class SourceStream:
             loader = plain_dataloader(rows, collate_fn, args, batch_size=batch_size)
         else:
             sampler = SourceBatchSampler(len(dataset), batch_size, self.seed, self.rank, args.world_size, start)
-            loader = plain_dataloader(dataset, collate_fn, args, batch_sampler=sampler)
+            batches = SeededBatches(dataset, collate_fn, self.seed, self.rank)
+            loader = plain_dataloader(batches, _as_is, args, sampler=sampler, batch_size=None)
         self._iterator = iter(loader)
 
     def take(self, count: int) -> list[Any]:
         """
-        The next `count` batches.
-
-        Random transforms and collators that run in this process draw from a generator of their own, seeded by the
-        micro-step; those that run in workers (`dataloader_num_workers > 0`) from the workers' generators.
+        The next `count` batches; what an iterable data set draws at random comes from generators seeded by the micro-step.
         """
         batches = []
         for _ in range(count):

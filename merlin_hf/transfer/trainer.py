@@ -16,6 +16,7 @@ from .labels import problem_type_of, split_labels, task_loss
 from .metrics import MetricAverager
 from .model import TransferModel
 from .source import RankRows, SourceStream, is_iterable, plain_dataloader
+from .whole_checkpoints import WholeCheckpointsMixin
 
 
 class Batches(NamedTuple):
@@ -31,7 +32,7 @@ class Batches(NamedTuple):
 SOURCE_INPUTS = "__source_inputs__"
 
 
-class TransferTrainer(Trainer):
+class TransferTrainer(WholeCheckpointsMixin, Trainer):
     """
     [`~transformers.Trainer`] that draws a batch of a source task beside each batch of the target task.
 
@@ -348,9 +349,14 @@ def move_to_own_group(
     if learning_rate is None:
         return
     wanted = {id(parameter) for parameter in parameters}
-    for group in [group for group in optimizer.param_groups if group["lr"] != learning_rate]:
+    for group in list(optimizer.param_groups):
         moved = [parameter for parameter in group["params"] if id(parameter) in wanted]
-        if moved:
-            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in wanted]
+        left = [parameter for parameter in group["params"] if id(parameter) not in wanted]
+        if moved and not left:
+            # Their own group already; once there is a scheduler, as in a second `train()`, the rate is its business.
+            if "initial_lr" not in group:
+                group["lr"] = learning_rate
+        elif moved:
+            group["params"] = left
             settings = {name: value for name, value in group.items() if name not in ("params", "initial_lr")}
             optimizer.add_param_group({**settings, "params": moved, "lr": learning_rate})

@@ -12,7 +12,8 @@ from tests.tiny import tiny_dataset
 
 
 def first(sampler, count):
-    return list(itertools.islice(sampler, count))
+    """The rows of the first batches."""
+    return [rows for _, rows in itertools.islice(sampler, count)]
 
 
 def test_each_pass_over_the_source_sees_every_row_once_in_a_new_order():
@@ -64,13 +65,17 @@ def test_the_stream_draws_nothing_from_the_global_generators(tmp_path, workers):
     assert batches[0]["noise"].tolist() != batches[1]["noise"].tolist()
 
 
-def test_random_collation_is_the_same_after_a_resume(tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_random_transforms_and_collation_are_the_same_after_a_resume_and_in_workers(tmp_path, workers):
     args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
-    straight = SourceStream(tiny_dataset(), noisy_collator, args, batch_size=4, start=0).take(5)
+    source = tiny_dataset().with_transform(lambda rows: {**rows, "position": [random.random() for _ in rows["label"]]})
+    straight = SourceStream(source, noisy_collator, args, batch_size=4, start=0).take(5)
     torch.manual_seed(99)
-    resumed = SourceStream(tiny_dataset(), noisy_collator, args, batch_size=4, start=3).take(2)
+    args.dataloader_num_workers = workers
+    resumed = SourceStream(source, noisy_collator, args, batch_size=4, start=3).take(2)
     for one, other in zip(straight[3:], resumed, strict=True):
         assert torch.equal(one["noise"], other["noise"]) and one["python"] == other["python"]
+        assert torch.equal(one["position"], other["position"])
         assert one["numpy"] == other["numpy"] and torch.equal(one["input_ids"], other["input_ids"])
 
 
