@@ -2,6 +2,7 @@
 
 from transformers import Trainer
 
+from ..transfer.labels import MeanLoss
 from ..transfer.whole_checkpoints import WholeCheckpointsMixin
 
 
@@ -20,6 +21,8 @@ class FinetuneTrainer(WholeCheckpointsMixin, Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.loss_is_scaled_for_ga = False
+        if self.compute_loss_func is not None:
+            self.compute_loss_func = MeanLoss(self.compute_loss_func)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Trainer's micro-batches, without the count of items."""

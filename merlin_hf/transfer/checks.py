@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from datasets import ClassLabel
 
 from .labels import LABEL_COLUMNS, infer_num_labels, label_values
 from .seeding import isolated_rng
@@ -21,9 +22,16 @@ def check_has_labels(dataset: Any, argument: str) -> None:
     """
     names = getattr(dataset, "column_names", None)
     if names is not None and not any(name in names for name in LABEL_COLUMNS):
+        features = getattr(dataset, "features", None) or {}
+        likely = next((name for name in names if isinstance(features.get(name), ClassLabel)), names[-1])
+        remedy = (
+            f"Pass `source_column_mapping={{{likely!r}: 'label'}}`"
+            if argument == "source_dataset"
+            else f"Rename it, `dataset.rename_column({likely!r}, 'label')`"
+        )
         raise ValueError(
-            f"`{argument}` has no labels: its columns are {', '.join(names)}. Name the label column `label` or `labels`, "
-            'for example with `dataset.rename_column("class", "label")`.'
+            f"`{argument}` has no labels: its columns are {', '.join(map(repr, names))}, and none is called `label` or "
+            f"`labels`. {remedy}, if that is where they are."
         )
 
 

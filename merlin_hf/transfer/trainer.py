@@ -2,21 +2,29 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import datasets
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..training_args import TransferTrainingArguments, add_missing_options
+from .adapters import add_adapter, check_head_is_saved
 from .checkpoint import load_transfer_state, save_transfer_state
 from .checks import check_has_labels, check_labels, check_target_classes, count_source_labels, probe_batch
-from .labels import problem_type_of, split_labels, task_loss
+from .columns import rename_columns
+from .labels import MeanLoss, problem_type_of, split_labels, task_loss
 from .metrics import MetricAverager
 from .model import TransferModel
+from .seeding import isolated_rng
 from .source import RankRows, SourceStream, is_iterable, plain_dataloader
 from .whole_checkpoints import WholeCheckpointsMixin
+
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 
 class Batches(NamedTuple):
@@ -44,6 +52,12 @@ class TransferTrainer(WholeCheckpointsMixin, Trainer):
         source_dataset (`torch.utils.data.Dataset` or `datasets.Dataset`, *optional*): the source task, with its own
             labels. It may share label ids with the target without sharing their meaning.
         source_collator (`Callable`, *optional*): makes a batch of source rows; `data_collator` if not given.
+        source_column_mapping (`Mapping[str, str]`, *optional*): from names of columns in `source_dataset` to the names that
+            the collator and the model expect, such as `{"stars": "label"}`.
+        source_compute_loss_func (`Callable`, *optional*): the loss of the source task, `(outputs, labels,
+            num_items_in_batch) -> loss` with `outputs.logits` of shape `(n, num_source_labels)`, for example with class
+            weights. `compute_loss_func` is about the target.
+        peft_config (`peft.PeftConfig`, *optional*): trains an adapter in the backbone, and the heads, instead of all weights.
         args, kwargs: as in [`~transformers.Trainer`]. Plain `TrainingArguments` get this class's defaults.
 
     Raises:
@@ -58,21 +72,38 @@ class TransferTrainer(WholeCheckpointsMixin, Trainer):
         *args,
         source_dataset: torch.utils.data.Dataset | None = None,
         source_collator: Callable[[list], Any] | None = None,
+        source_column_mapping: Mapping[str, str] | None = None,
+        source_compute_loss_func: Callable[..., Tensor] | None = None,
+        peft_config: "PeftConfig | None" = None,
         **kwargs,
     ):
+        if source_column_mapping and source_dataset is not None:
+            source_dataset = rename_columns(
+                source_dataset, source_column_mapping, "source_dataset", "source_column_mapping"
+            )
         self.source_dataset = source_dataset
         self.source_collator = source_collator
+        self.source_compute_loss_func = source_compute_loss_func and MeanLoss(source_compute_loss_func)
+        self.peft_config = peft_config
         self.transfer_model: TransferModel | None = None
         self._source_stream: SourceStream | None = None
         self._source_batches: deque[Any] = deque()
         self._step_metrics = MetricAverager()
         self._head_is_stale = False
+        self.head_metrics: dict[str, float] = {}
         if source_dataset is not None:
             args, kwargs = self._with_options(args, kwargs)
+        self._given_args = args[1] if len(args) > 1 else kwargs.get("args")
+        if args:
+            args = (self._with_adapter(args[0]), *args[1:])
+        elif "model" in kwargs:
+            kwargs["model"] = self._with_adapter(kwargs["model"])
         super().__init__(*args, **kwargs)
         if source_dataset is not None:
             # The losses here are means over the micro-batch, so Trainer has to divide by the accumulation steps.
             self.loss_is_scaled_for_ga = False
+            if self.compute_loss_func is not None:
+                self.compute_loss_func = MeanLoss(self.compute_loss_func)
             self.check_data()
 
     def _with_options(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -83,6 +114,17 @@ class TransferTrainer(WholeCheckpointsMixin, Trainer):
         if len(args) > 1:
             return (args[0], given, *args[2:]), kwargs
         return args, {**kwargs, "args": given}
+
+    def _with_adapter(self, model: nn.Module | None) -> nn.Module | None:
+        if model is None or self.peft_config is None:
+            return model
+        head_module, seed = (getattr(self._given_args, name, None) for name in ("head_module", "seed"))
+        with isolated_rng("adapter", seed):
+            return add_adapter(model, self.peft_config, head_module)
+
+    def call_model_init(self, trial=None):
+        """The model that `model_init` makes, with the adapter of `peft_config`."""
+        return self._with_adapter(super().call_model_init(trial))
 
     # What a method may use in its `compute_loss`
 
@@ -103,7 +145,9 @@ class TransferTrainer(WholeCheckpointsMixin, Trainer):
         return {}
 
     def source_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of the source task: cross-entropy, its multi-label form or squared error, by the labels."""
+        """The mean loss of the source task: as given, or cross-entropy, its multi-label form or squared error, by the labels."""
+        if self.source_compute_loss_func is not None:
+            return self.source_compute_loss_func(SequenceClassifierOutput(logits=logits), labels)
         problem_type = problem_type_of(labels, logits.shape[-1])
         return task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)
 
@@ -116,6 +160,7 @@ class TransferTrainer(WholeCheckpointsMixin, Trainer):
         check_has_labels(self.source_dataset, "source_dataset")
         check_has_labels(self.train_dataset, "train_dataset")
         transfer_model = self.build_transfer_model()
+        check_head_is_saved(transfer_model.model, transfer_model.head_name)
         check_labels(self.source_dataset, "source_dataset", transfer_model.source_head.out_features)
         if not is_iterable(self.source_dataset):
             probe_batch(*self._source_with_collator(), self.source_dataset, "source_dataset", "source_collator")
@@ -291,10 +336,18 @@ class TransferTrainer(WholeCheckpointsMixin, Trainer):
             self.refit_head()
             self._head_is_stale = False
 
-    def evaluation_loop(self, *args, **kwargs):
-        """Trainer's loop for `evaluate` and `predict`, with a head that belongs to the current backbone."""
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        """
+        Trainer's loop for `evaluate` and `predict`, with a head that belongs to the current backbone.
+
+        [`TransferTrainer.head_metrics`] are among the metrics it returns, so that `metric_for_best_model` may name them.
+        """
         self.settle_head()
-        return super().evaluation_loop(*args, **kwargs)
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in self.head_metrics.items()})
+        return output
 
     def save_model(self, *args, **kwargs):
         """Trainer's `save_model`, with a head that belongs to the current backbone."""
@@ -304,6 +357,7 @@ class TransferTrainer(WholeCheckpointsMixin, Trainer):
     def _load_best_model(self):
         super()._load_best_model()
         self._head_is_stale = False
+        self.head_metrics = {}
 
     # Checkpoints: the plain model, and beside it what only training needs
 

@@ -1,0 +1,77 @@
+"""Parameter-efficient fine-tuning: adapters in the backbone, heads in full."""
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from .model import find_head
+
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+def add_adapter(model: nn.Module, peft_config: "PeftConfig", head_module: str | None = None) -> Any:
+    """
+    The model with an adapter, in which all that lies outside the pretrained base model is trained and saved in full.
+
+    What `modules_to_save` already names stays. peft adds `classifier` and `score` for `task_type="SEQ_CLS"` only, and misses
+    the new layers before the head that DistilBERT, DeBERTa, T5 and Wav2Vec2 have.
+
+    Args:
+        model (`transformers.PreTrainedModel`): the plain classifier.
+        peft_config (`peft.PeftConfig`): such as a `LoraConfig`; it is copied.
+        head_module (`str`, *optional*): see [`~merlin_hf.transfer.model.find_head`].
+
+    Returns:
+        `peft.PeftModel`.
+
+    Raises:
+        ImportError: peft is not installed.
+        ValueError: `model` has an adapter already.
+    """
+    try:
+        from peft import PeftModel, get_peft_model
+    except ImportError as error:
+        raise ImportError("`peft_config` needs peft: `pip install peft`.") from error
+    if isinstance(model, PeftModel):
+        raise ValueError(
+            "`peft_config` was given with a `model` that is a PeftModel already. Pass the PeftModel alone, or "
+            "`model.merge_and_unload()` with the `peft_config`."
+        )
+    peft_config = copy.deepcopy(peft_config)
+    named = list(getattr(peft_config, "modules_to_save", None) or ())
+    peft_config.modules_to_save = [*named, *(name for name in new_modules(model, head_module) if name not in named)]
+    return get_peft_model(model, peft_config)
+
+
+def new_modules(model: nn.Module, head_module: str | None = None) -> list[str]:
+    """The children outside the base model that have parameters; the last layer alone where it lies inside."""
+    base_model = getattr(model, "base_model", model)
+    head = find_head(model, head_module)
+    outside = [
+        name
+        for name, child in model.named_children()
+        if child is not base_model and any(True for _ in child.parameters())
+    ]
+    return outside if head.split(".")[0] in outside else [head]
+
+
+def check_head_is_saved(model: nn.Module, head_name: str) -> None:
+    """
+    Check that a `PeftModel` saves the layer that training writes.
+
+    Raises:
+        ValueError: it would be lost with the adapter's checkpoint.
+    """
+    if hasattr(model, "peft_config") and ".modules_to_save." not in f".{head_name}.":
+        raise ValueError(
+            f"`model` is a PeftModel that does not save its head {head_name!r}: the adapter's checkpoint would lose it. Name "
+            f'the layer in the adapter\'s configuration, `modules_to_save=["{_short_name(head_name)}"]`, or pass the plain '
+            "model with `peft_config=`, which does so."
+        )
+
+
+def _short_name(head_name: str) -> str:
+    return head_name.removeprefix("base_model.model.").removesuffix(".base_layer")

@@ -1,0 +1,44 @@
+"""Columns of a data set under the names that the collator and the model expect."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+
+def rename_columns(dataset: Any, mapping: Mapping[str, str], argument: str, mapping_argument: str) -> Any:
+    """
+    A data set with its columns renamed.
+
+    Args:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): it is left as it is.
+        mapping (`Mapping[str, str]`): from the names in the data set to those that are expected.
+        argument, mapping_argument (`str`): how the user calls both, for the messages.
+
+    Raises:
+        ValueError: a column is missing, a new name is taken, or the data set has no columns.
+    """
+    if not hasattr(dataset, "rename_columns"):
+        raise ValueError(
+            f"`{mapping_argument}` needs a `datasets.Dataset` or `datasets.IterableDataset`; `{argument}` is a "
+            f"{type(dataset).__name__}. Rename in its rows, or in a collator of its own."
+        )
+    columns = dataset.column_names
+    if columns is not None:  # a stream may not know
+        listed = ", ".join(map(repr, columns))
+        for name in mapping:
+            if name not in columns:
+                close = difflib.get_close_matches(name, columns, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise ValueError(
+                    f"`{mapping_argument}` renames {name!r}, which `{argument}` does not have.{hint} Its columns are {listed}; "
+                    f"the mapping goes from these names to the expected ones, for example {{{columns[0]!r}: 'label'}}."
+                )
+        kept = [name for name in columns if name not in mapping]
+        after = [*kept, *mapping.values()]
+        for name in mapping.values():
+            if after.count(name) > 1:
+                raise ValueError(
+                    f"`{mapping_argument}` gives two columns of `{argument}` the name {name!r}. Its columns are {listed}; "
+                    f"drop or rename the other one, for example with `dataset.remove_columns({name!r})`."
+                )
+    return dataset.rename_columns(dict(mapping))
