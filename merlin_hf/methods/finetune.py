@@ -3,10 +3,11 @@
 from transformers import Trainer
 
 from ..transfer.labels import MeanLoss
+from ..transfer.weights import SavedWeightsMixin
 from ..transfer.whole_checkpoints import WholeCheckpointsMixin
 
 
-class FinetuneTrainer(WholeCheckpointsMixin, Trainer):
+class FinetuneTrainer(WholeCheckpointsMixin, SavedWeightsMixin, Trainer):
     """
     [`~transformers.Trainer`] on the target alone, with a loss that is a mean over rows for every model.
 

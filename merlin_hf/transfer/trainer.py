@@ -20,6 +20,7 @@ from .metrics import MetricAverager
 from .model import TransferModel
 from .seeding import isolated_rng
 from .source import RankRows, SourceStream, is_iterable, plain_dataloader
+from .weights import SavedWeightsMixin
 from .whole_checkpoints import WholeCheckpointsMixin
 
 
@@ -40,7 +41,7 @@ class Batches(NamedTuple):
 SOURCE_INPUTS = "__source_inputs__"
 
 
-class TransferTrainer(WholeCheckpointsMixin, Trainer):
+class TransferTrainer(WholeCheckpointsMixin, SavedWeightsMixin, Trainer):
     """
     [`~transformers.Trainer`] that draws a batch of a source task beside each batch of the target task.
 
@@ -342,11 +343,12 @@ class TransferTrainer(WholeCheckpointsMixin, Trainer):
         """
         Trainer's loop for `evaluate` and `predict`, with a head that belongs to the current backbone.
 
-        [`TransferTrainer.head_metrics`] are among the metrics it returns, so that `metric_for_best_model` may name them.
+        Where there are labels, `head_metrics` are among the metrics, so that `metric_for_best_model` may name them.
         """
         self.settle_head()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in self.head_metrics.items()})
+        if f"{metric_key_prefix}_loss" in output.metrics:
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in self.head_metrics.items()})
         return output
 
     def save_model(self, *args, **kwargs):
