@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-table test lint format clean
+.PHONY: demo demo-table test test-versions lint format clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/demo.py
@@ -18,6 +18,10 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The same tests with the oldest supported versions, in an environment of their own.
+test-versions: $(VENV)-oldest/.installed
+	$(VENV)-oldest/bin/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -36,5 +40,11 @@ $(VENV)/.installed-%: setup.py constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[$*]"
 	@touch $@
 
+$(VENV)-oldest/.installed: setup.py constraints-oldest.txt
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check -q -c constraints-oldest.txt torch
+	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check -q -c constraints-oldest.txt -e ".[test]"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

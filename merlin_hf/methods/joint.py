@@ -35,8 +35,8 @@ class JointTrainer(TransferTrainer):
 
     def target_loss(self, logits, labels):
         """The mean loss of the target task: `compute_loss_func`, or as the model itself would compute it on this micro-batch."""
-        if self.compute_loss_func is not None:
-            return self.compute_loss_func(SequenceClassifierOutput(logits=logits), labels)
+        if self.target_compute_loss_func is not None:
+            return self.target_compute_loss_func(SequenceClassifierOutput(logits=logits), labels)
         config = getattr(self.transfer_model.model, "config", None)
         problem_type = problem_type_of(labels, logits.shape[-1], getattr(config, "problem_type", None))
         return task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)

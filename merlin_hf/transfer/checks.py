@@ -5,9 +5,30 @@ from typing import Any
 
 import numpy as np
 from datasets import ClassLabel
+from transformers import TrainingArguments
 
 from .labels import LABEL_COLUMNS, infer_num_labels, label_values
 from .seeding import isolated_rng
+
+
+def check_parallelism(args: TrainingArguments) -> None:
+    """
+    Check that the objective is defined for how the work is divided: over rows of a batch, one process per device.
+
+    Raises:
+        ValueError: one process has several devices (`torch.nn.DataParallel`), or one row is divided over several.
+    """
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"`source_dataset` needs one process per device, and this one has {args.n_gpu}: start the script with `accelerate "
+            "launch` or `torchrun --nproc_per_node`, or show it one device with CUDA_VISIBLE_DEVICES."
+        )
+    sizes = {name: getattr(args.parallelism_config, name, 1) for name in ("tp_size", "cp_size", "sp_size")}
+    if any(size > 1 for size in sizes.values()):
+        raise ValueError(
+            f"`source_dataset` does not work with tensor, context or sequence parallelism; `parallelism_config` has {sizes}. "
+            "Use data parallelism, sharded (FSDP, DeepSpeed) or not."
+        )
 
 
 def check_has_labels(dataset: Any, argument: str) -> None:

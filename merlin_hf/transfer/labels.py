@@ -1,6 +1,5 @@
 """What kind of labels a task has, and the loss that goes with them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,23 +43,6 @@ def task_loss(logits: Tensor, labels: Tensor, problem_type: str, label_smoothing
     if problem_type == MULTI_LABEL:
         return nn.functional.binary_cross_entropy_with_logits(logits, labels)
     return nn.functional.mse_loss(logits, labels)
-
-
-class MeanLoss:
-    """
-    A user's `compute_loss_func` as a mean over the rows at hand, whether it divides by `num_items_in_batch` or takes a mean.
-
-    Args:
-        function (`Callable`): maps `(outputs, labels, num_items_in_batch)` to a loss, as in [`~transformers.Trainer`].
-    """
-
-    def __init__(self, function: Callable[..., Tensor]):
-        self.function = function
-
-    def __call__(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """The loss of these rows, divided by their number; the `num_items_in_batch` of all micro-batches is not used."""
-        items = None if labels is None else (labels != -100).sum().clamp(min=1)
-        return self.function(outputs, labels, num_items_in_batch=items)
 
 
 def label_column(dataset: Any) -> str | None:

@@ -22,10 +22,18 @@ class MetricAverager:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add scalar tensors of one micro-batch; every rank adds the same names."""
+    def add(self, values: Mapping[str, Tensor], finite_only: bool = False) -> None:
+        """
+        Add scalar tensors of one micro-batch; every rank adds the same names.
+
+        Args:
+            finite_only (`bool`): count NaN and infinity as the mean so far, as Trainer's `logging_nan_inf_filter` does.
+        """
         for name, value in values.items():
             value = value.detach().float().reshape(())
+            if finite_only:
+                so_far = self._sums[name] / self._counts[name] if name in self._sums else torch.zeros_like(value)
+                value = torch.where(value.isfinite(), value, so_far)
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts.get(name, 0) + 1
 

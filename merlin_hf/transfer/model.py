@@ -174,9 +174,14 @@ class TransferModel(nn.Module):
         return self.head.out_features
 
     def attach(self) -> None:
-        """Prepare the classifier for training: features can be read, and a head that is not trained is frozen."""
+        """
+        Prepare the classifier for training: features can be read, a head that is not trained is frozen, and the source head
+        follows where the classifier was moved or cast to.
+        """
         if self._hook is None:
             head = self.head
+            if self.source_head is not None:
+                self.source_head.to(device=head.weight.device, dtype=head.weight.dtype)
             head.hands_input_on = False
             self._hook = head.register_forward_hook(_hand_input_on)
             if not self.trains_target_head:

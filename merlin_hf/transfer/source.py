@@ -178,6 +178,9 @@ def plain_dataloader(dataset: Dataset, collate_fn: Callable, args: TrainingArgum
     """
     # Rows that are shared out by counting them must all be counted in one place.
     in_workers = not isinstance(dataset, IterableDataset)
+    if in_workers and args.dataloader_num_workers > 0:
+        # An option of newer releases of transformers.
+        kwargs["multiprocessing_context"] = getattr(args, "dataloader_multiprocessing_context", None)
     return DataLoader(
         dataset,
         collate_fn=collate_fn,

@@ -13,9 +13,17 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from ..training_args import TransferTrainingArguments, add_missing_options
 from .adapters import add_adapter, check_head_is_saved
 from .checkpoint import load_transfer_state, save_transfer_state
-from .checks import check_has_labels, check_labels, check_target_classes, count_source_labels, probe_batch
+from .checks import (
+    check_has_labels,
+    check_labels,
+    check_parallelism,
+    check_target_classes,
+    count_source_labels,
+    probe_batch,
+)
 from .columns import rename_columns
-from .labels import MeanLoss, problem_type_of, split_labels, task_loss
+from .labels import problem_type_of, split_labels, task_loss
+from .mean_loss import MeanLoss, MeanLossMixin
 from .metrics import MetricAverager
 from .model import TransferModel
 from .seeding import isolated_rng
@@ -41,7 +49,7 @@ class Batches(NamedTuple):
 SOURCE_INPUTS = "__source_inputs__"
 
 
-class TransferTrainer(WholeCheckpointsMixin, SavedWeightsMixin, Trainer):
+class TransferTrainer(WholeCheckpointsMixin, SavedWeightsMixin, MeanLossMixin, Trainer):
     """
     [`~transformers.Trainer`] that draws a batch of a source task beside each batch of the target task.
 
@@ -101,10 +109,7 @@ class TransferTrainer(WholeCheckpointsMixin, SavedWeightsMixin, Trainer):
             kwargs["model"] = self._with_adapter(kwargs["model"])
         super().__init__(*args, **kwargs)
         if source_dataset is not None:
-            # The losses here are means over the micro-batch, so Trainer has to divide by the accumulation steps.
-            self.loss_is_scaled_for_ga = False
-            if self.compute_loss_func is not None:
-                self.compute_loss_func = MeanLoss(self.compute_loss_func)
+            self.use_mean_loss()
             self.check_data()
 
     def _with_options(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -154,10 +159,11 @@ class TransferTrainer(WholeCheckpointsMixin, SavedWeightsMixin, Trainer):
 
     def record(self, **metrics: Tensor) -> None:
         """Have scalars logged with the training loss, averaged over micro-batches and ranks."""
-        self._step_metrics.add(metrics)
+        self._step_metrics.add(metrics, finite_only=self.args.logging_nan_inf_filter)
 
     def check_data(self) -> None:
         """Raise an error that says what to change where the data sets, the labels and the model do not fit together."""
+        check_parallelism(self.args)
         check_has_labels(self.source_dataset, "source_dataset")
         check_has_labels(self.train_dataset, "train_dataset")
         transfer_model = self.build_transfer_model()
@@ -171,6 +177,9 @@ class TransferTrainer(WholeCheckpointsMixin, SavedWeightsMixin, Trainer):
             if not is_iterable(self.train_dataset):
                 prepared = self._with_collator(self.train_dataset, None, "training")
                 probe_batch(*prepared, self.train_dataset, "train_dataset", "data_collator")
+
+    def check_batch_size(self) -> None:
+        """Raise an error where target batches of `_train_batch_size` rows are too small for the method."""
 
     # Two batches a step
 
@@ -190,6 +199,8 @@ class TransferTrainer(WholeCheckpointsMixin, SavedWeightsMixin, Trainer):
         """The target's DataLoader, as in Trainer; the source starts anew beside it."""
         self._source_stream = None
         self._source_batches.clear()
+        if self.source_dataset is not None:
+            self.check_batch_size()
         return super().get_train_dataloader()
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -212,8 +223,9 @@ class TransferTrainer(WholeCheckpointsMixin, SavedWeightsMixin, Trainer):
 
     @property
     def source_batch_size(self) -> int:
-        """Source rows per device and micro-step."""
-        return self.args.per_device_source_batch_size or self._train_batch_size
+        """Source rows per device and micro-step; `auto_find_batch_size` shrinks them with the target's."""
+        given = self.args.per_device_source_batch_size or self.args.train_batch_size
+        return max(1, given * self._train_batch_size // self.args.train_batch_size)
 
     @property
     def micro_step(self) -> int:
@@ -233,11 +245,10 @@ class TransferTrainer(WholeCheckpointsMixin, SavedWeightsMixin, Trainer):
         """
         Trainer's own loss, for evaluation; methods override this for training.
 
-        With a source it is always a mean over the rows at hand: scaled by `num_items_in_batch`, the loss of models whose
-        forward drops that argument (BERT and many more) would be multiplied by the number of processes.
+        With a source it is a mean over the rows at hand, see [`~merlin_hf.transfer.mean_loss.MeanLossMixin`].
         """
         if self.source_dataset is not None:
-            num_items_in_batch = None
+            return self.mean_loss(model, inputs, return_outputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def log(self, logs, start_time=None):

@@ -43,6 +43,7 @@ def main(method: str, batch_size: int, output_dir: str) -> None:
         history = [{k: v for k, v in e.items() if isinstance(v, float)} for e in trainer.state.log_history[:4]]
         result = {"weights": parts, "history": history, "eval_loss": metrics["eval_loss"]}
         torch.save({**result, "world_size": options.world_size}, f"{output_dir}/result.pt")
+    trainer.accelerator.wait_for_everyone()  # or gloo may hang or abort at the interpreter's exit
     trainer.accelerator.end_training()
 
 

@@ -51,8 +51,8 @@ def test_killed_at_any_moment_and_resumed_is_never_stopped(tmp_path):
     assert sorted(os.listdir(output_dir)) == ["checkpoint-39", "checkpoint-40", "final.pt", "log.json"]
 
 
-class InterruptSaving(TrainerCallback):
-    """Checks at each save that the checkpoint is there, as a callback that uploads it needs."""
+class SeenSaves(TrainerCallback):
+    """What is in the checkpoint of each step when callbacks hear of it."""
 
     def __init__(self):
         self.seen = []
@@ -85,7 +85,7 @@ def test_an_error_while_saving_leaves_the_older_checkpoints_alone(tmp_path, monk
     assert get_last_checkpoint(tmp_path) == last_whole_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-2")
 
     monkeypatch.undo()
-    seen = InterruptSaving()
+    seen = SeenSaves()
     trainer.add_callback(seen)
     trainer.train(resume_from_checkpoint=True)
     assert [step for step, _ in seen.seen] == [4] and "trainer_state.json" in seen.seen[0][1]
@@ -164,9 +164,11 @@ def test_what_other_tools_left_incomplete_is_not_resumed_from(tmp_path, damage):
         ValueError, match=r"Can't find a valid checkpoint at .*checkpoint-4.*newest whole .*checkpoint-2"
     ):
         trainer.train(resume_from_checkpoint=str(newest))
-    trainer = make_trainer(tmp_path, save_strategy="no")
+    seen = SeenSaves()
+    trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=3)
+    trainer.add_callback(seen)
     trainer.train(resume_from_checkpoint=True)
-    assert trainer._initial_global_step == 2
+    assert [step for step, _ in seen.seen] == [3], "it went on from step 2"
 
 
 def test_nothing_to_resume_from(tmp_path):
