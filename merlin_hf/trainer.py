@@ -290,6 +290,7 @@ class MerlinTrainer(TransferTrainer):
                 features=lambda inputs: model(target_inputs=inputs).target_features,
                 encode=self.fit_targets,
                 prepare_inputs=self._prepare_inputs,
+                keep=not solver.single_pass,
             )
             head = solver.fit_batches(batches, l2, reduce=sum_over_ranks if is_distributed() else None)
             self.head_metrics = self.measure_head(head, batches, l2)
@@ -307,12 +308,13 @@ class MerlinTrainer(TransferTrainer):
 
         Returns:
             `dict[str, float]`: `head_l2`, as chosen where it was to be, and for classification `head_train_accuracy` on the
-            rows it was fit on: far above the accuracy on others, it says that the backbone has memorised them.
+            rows it was fit on (10,000 of each rank at most): far above the accuracy on others, it says that the backbone has
+            memorised them.
         """
         metrics = {"head_l2": float(head.info.get("l2", l2))}
         if self.target_problem_type != REGRESSION:
             correct = torch.zeros(2, dtype=torch.float64)
-            for features, targets, sample_weight in batches:
+            for features, targets, sample_weight in batches.sample:
                 logits = head(features.to(head.weight.device))
                 correct += self.count_correct(logits.cpu(), targets.cpu(), sample_weight.cpu() > 0)
             correct, total = sum_over_ranks(correct.to(self.args.device)).tolist()

@@ -73,6 +73,7 @@ class HeadSolver(ABC):
     default_l2: ClassVar[float] = 1.0
     default_logit_scale: ClassVar[float] = 1.0  # factor of the outputs in a softmax; not 1 where they estimate targets
     problem_types: ClassVar[tuple[str, ...]] = PROBLEM_TYPES
+    single_pass: ClassVar[bool] = True  # whether `fit_batches` reads its batches once
     decision_threshold: ClassVar[float] = 0.0  # output above which a label of a multi-label problem counts as on
 
     def __init__(

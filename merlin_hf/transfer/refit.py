@@ -15,14 +15,16 @@ class FeatureBatches:
     """
     A data set as the features that enter a head: iterating gives `(features, targets, sample_weight)`.
 
-    The first pass runs the backbone. Later passes, which iterative solvers and metrics make, read the features back from
-    memory (`n * hidden_size` floats on the CPU), as another pass of the backbone would cost far more.
+    The first pass runs the backbone. Later passes, which iterative solvers make, read the features back from memory
+    (`n * hidden_size` floats on the CPU), as another pass of the backbone would cost far more.
 
     Args:
         dataloader (`torch.utils.data.DataLoader`): batches with `labels`, each row on one rank only.
         features (`Callable`): maps a batch without labels to features `(n, hidden_size)`.
         encode (`Callable`): maps labels to targets `(n, num_labels)` and sample weights `(n,)`.
         prepare_inputs (`Callable`): moves a batch to the device.
+        keep (`bool`): keep features for later passes.
+        sample_size (`int`): rows that `sample` has at least, the first ones, after a pass.
     """
 
     def __init__(
@@ -31,24 +33,33 @@ class FeatureBatches:
         features: Callable[[Mapping[str, Any]], Tensor],
         encode: Callable[[Tensor], tuple[Tensor, Tensor]],
         prepare_inputs: Callable[[Any], Any],
+        keep: bool = False,
+        sample_size: int = 10_000,
     ):
         self.dataloader = dataloader
         self.features = features
         self.encode = encode
         self.prepare_inputs = prepare_inputs
+        self.keep = keep
+        self.sample_size = sample_size
+        self.sample: list[tuple[Tensor, Tensor, Tensor]] = []
         self._kept: list[tuple[Tensor, Tensor, Tensor]] | None = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         if self._kept is not None:
             yield from self._kept
             return
-        kept = []
+        kept, rows = [], 0
         for batch in self.dataloader:
             inputs, labels = split_labels(self.prepare_inputs(batch))
             batch = (self.features(inputs), *self.encode(labels))
-            kept.append(tuple(tensor.cpu() for tensor in batch))
+            if self.keep or rows < self.sample_size:
+                kept.append(tuple(tensor.cpu() for tensor in batch))
+                rows += len(labels)
             yield batch
-        self._kept = kept
+        self.sample = kept
+        if self.keep:
+            self._kept = kept
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from merlin_hf.heads import whole_set
+from merlin_hf.transfer.refit import FeatureBatches
 from merlin_hf.transfer.source import RankRows
 from tests.test_trainer import make_trainer
 from tests.tiny import tiny_dataset
@@ -65,6 +66,36 @@ def test_refitting_leaves_mode_and_random_numbers_alone(tmp_path):
     state = torch.get_rng_state()
     trainer.refit_head()
     assert trainer.transfer_model.training and torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("head", ["ridge", "logistic"])
+def test_metrics_of_the_final_head(tmp_path, head):
+    trainer = trained(tmp_path, head=head, refit_l2=0.5)
+    trainer.refit_head()
+    predicted = trainer.predict(trainer.train_dataset).predictions.argmax(-1)
+    accuracy = (predicted == trainer.train_dataset["label"][:]).mean()
+    assert 0 < accuracy < 1 or head == "logistic", "or it shows little"
+    metrics = trainer.evaluate()
+    assert (metrics["eval_head_l2"], metrics["eval_head_train_accuracy"]) == (0.5, pytest.approx(accuracy))
+    assert not [
+        name for name in trainer.predict(trainer.eval_dataset.remove_columns("label")).metrics if "head" in name
+    ]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_features_are_kept_for_solvers_that_read_them_again_and_else_a_sample(keep):
+    calls = []
+
+    def features(inputs):
+        calls.append(len(inputs["x"]))
+        return inputs["x"]
+
+    loader = [{"x": torch.full((4, 2), float(number)), "labels": torch.zeros(4)} for number in range(6)]
+    batches = FeatureBatches(loader, features, lambda labels: (labels, labels), lambda x: x, keep=keep, sample_size=5)
+    passes = [torch.cat([x for x, _, _ in batches]) for _ in range(2)]
+    assert torch.equal(*passes) and len(passes[0]) == 24
+    assert sum(calls) == (24 if keep else 48)
+    assert sum(len(x) for x, _, _ in batches.sample) == (24 if keep else 8)
 
 
 def test_a_head_that_did_not_converge_is_told(tmp_path, caplog, monkeypatch):
