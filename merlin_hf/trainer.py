@@ -12,7 +12,7 @@ from .heads import HeadSolver, LinearHead, encode_targets, get_head
 from .training_args import MerlinTrainingArguments
 from .transfer.balance import gradient_ratio
 from .transfer.checks import check_target_batch
-from .transfer.distributed import gather, gather_with_gradient, is_distributed, sum_over_ranks
+from .transfer.distributed import gather_rows, is_distributed, reshard, sum_over_ranks, whole
 from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, problem_type_of
 from .transfer.refit import FeatureBatches, write_head
 from .transfer.seeding import derived_generator, isolated_rng
@@ -71,10 +71,9 @@ class MerlinTrainer(TransferTrainer):
         source_loss = self.source_loss(outputs.source_logits, batches.source_labels)
 
         # On several processes the head is fit on, and judged by, the rows of all of them.
-        features = gather_with_gradient(outputs.target_features)
-        labels = gather(batches.target_labels)
+        features, labels, present = self.gather_target(outputs.target_features, batches.target_labels)
         self.target_problem_type = self.problem_type(labels)
-        split = self.split(labels)
+        split = self.split(labels, present)
         head = self.fit_head(features, labels, split.train, outputs.scalars)
         meta_loss = self.validate_head(head, features, labels, split, outputs.scalars)
 
@@ -89,7 +88,18 @@ class MerlinTrainer(TransferTrainer):
         loss = self.args.source_weight * source_loss + rho * meta_loss
         return (loss, outputs) if return_outputs else loss
 
-    def split(self, labels: Tensor) -> Split:
+    def gather_target(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """
+        The target batch that a head sees: that of all ranks, or with `head_scope="local"` of this one.
+
+        Returns:
+            features `(n, hidden_size)` and labels over all ranks, and which rows are real, `None` if all are.
+        """
+        if self.args.head_scope == "local" or not is_distributed():
+            return features, labels, None
+        return gather_rows(features, labels, self._train_batch_size)
+
+    def split(self, labels: Tensor, present: Tensor | None = None) -> Split:
         """
         The ways to divide a target batch that `args.split` names, by class where there are classes.
 
@@ -97,9 +107,11 @@ class MerlinTrainer(TransferTrainer):
 
         Args:
             labels (`torch.Tensor` of shape `(n,)` or `(n, num_labels)`): of the batch over all ranks.
+            present (`torch.BoolTensor` of shape `(n,)`, *optional*): which rows are real.
         """
         if self.problem_type(labels) != SINGLE_LABEL:
             labels = labels.new_zeros(len(labels), dtype=torch.long)
+            labels = labels if present is None else labels.masked_fill(~present, -100)
         generator = derived_generator("split", self.args.seed, self.state.global_step, self.micro_step)
         if self.args.split == "loo":
             return leave_one_out(labels)
@@ -126,7 +138,7 @@ class MerlinTrainer(TransferTrainer):
         targets, sample_weight = self.fit_targets(labels)
         solver = self.head_solver(self.problem_type(labels))
         if self.args.split == "loo":
-            return LeaveOneOutHead(solver, targets, self.head_l2(scalars), sample_weight)
+            return LeaveOneOutHead(solver, targets, self.head_l2(scalars), train[0] * sample_weight)
         head = solver.fit(features, targets, self.head_l2(scalars), train * sample_weight)
         self.record(**head.info)
         return head
@@ -264,7 +276,8 @@ class MerlinTrainer(TransferTrainer):
     def check_batch_size(self):
         """Raise an error where a target batch may have no rows to judge the head by."""
         if self.train_dataset is not None:
-            batch_size = self._train_batch_size * self.args.world_size
+            ranks = self.args.world_size if self.args.head_scope == "global" else 1
+            batch_size = self._train_batch_size * ranks
             check_target_batch(self.train_dataset, self.transfer_model.num_labels, batch_size)
 
     # The head that ships
@@ -280,13 +293,12 @@ class MerlinTrainer(TransferTrainer):
         was_training = transfer_model.training
         transfer_model.eval()
         model = self.model_wrapped if self.is_fsdp_enabled else transfer_model
-        scalars = {name: value.detach().reshape(()) for name, value in transfer_model.scalars.items()}
+        scalars = {name: whole(value.detach()).reshape(()) for name, value in transfer_model.scalars.items()}
         l2 = float(self.head_l2(scalars)) if args.refit_l2 == "meta" else args.refit_l2
         with isolated_rng("refit", args.seed), transfer_model.attached():
-            loader = self.rank_dataloader(self.train_dataset, args.eval_batch_size)
             solver = self.head_solver(self.target_problem_type)
             batches = FeatureBatches(
-                loader,
+                lambda: self.rank_batches(self.train_dataset, args.eval_batch_size),
                 features=lambda inputs: model(target_inputs=inputs).target_features,
                 encode=self.fit_targets,
                 prepare_inputs=self._prepare_inputs,
@@ -299,6 +311,7 @@ class MerlinTrainer(TransferTrainer):
                     f"The final {args.head!r} head did not converge on the target rows (residual "
                     f"{float(head.info['solver_residual']):.1e}); a larger `head_l2` or `refit_l2` makes it easier."
                 )
+            reshard(transfer_model)
             write_head(transfer_model.head, head, float(self.logit_scale(scalars)))
         transfer_model.train(was_training)
 

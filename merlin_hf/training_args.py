@@ -10,6 +10,7 @@ from .heads import get_head
 
 META_LOSSES = ("cross_entropy", "squared_error")
 SPLITS = ("half", "kfold", "loo")
+HEAD_SCOPES = ("global", "local")
 
 
 @dataclass
@@ -69,6 +70,9 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         learn_head_l2 (`bool`): learn the regulariser with the backbone.
         learn_logit_scale (`bool`): learn the scale of the head's logits; used with `meta_loss="cross_entropy"`.
         logit_scale (`float`, *optional*): that scale, or its first value; the solver's own default if not given.
+        head_scope (`str`): `"global"`: the head is fit on, and judged by, the target rows of all processes, so that N processes
+            with batch b compute what one process with batch N * b does. `"local"`: each process has a head of its own, fit on
+            its own rows; another objective, with smaller halves, whose average over processes is minimised.
         split (`str`): how a target batch is divided, each time from the same features.
             `"half"`: `num_splits` random splits; each head is fit on `1 - validation_fraction` of each class. A fit on few
             rows is noisy, and features that make it succeed anyway transfer best (the paper's choice).
@@ -105,6 +109,13 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         default=None,
         metadata={"help": "Scale of the head's logits, or its first value. Default: the solver's own."},
     )
+    head_scope: str = field(
+        default="global",
+        metadata={
+            "help": "Rows that a head sees: those of all processes (global) or of each by itself (local).",
+            "choices": list(HEAD_SCOPES),
+        },
+    )
     split: str = field(
         default="half",
         metadata={"help": "How a target batch is divided: half, kfold or loo (ridge only).", "choices": list(SPLITS)},
@@ -130,6 +141,8 @@ class MerlinTrainingArguments(TransferTrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         solver = get_head(self.head)
+        if self.head_scope not in HEAD_SCOPES:
+            raise ValueError(f"`head_scope` must be one of {', '.join(HEAD_SCOPES)}, got {self.head_scope!r}.")
         if self.split not in SPLITS:
             raise ValueError(f"`split` must be one of {', '.join(SPLITS)}, got {self.split!r}.")
         if self.split == "loo" and not hasattr(solver, "leave_one_out"):

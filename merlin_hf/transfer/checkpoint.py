@@ -3,24 +3,33 @@
 import os
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from .distributed import whole
 from .model import TransferModel
 
 
 TRANSFER_STATE_NAME = "transfer_state.safetensors"
+PREFIX = "model."  # of the classifier's tensors in a TransferModel
 
 
-def save_transfer_state(transfer_model: TransferModel, folder: str) -> None:
+def transfer_state(transfer_model: TransferModel) -> dict[str, Tensor]:
+    """The source head and the learned scalars, whole and on the CPU; a collective where the model is sharded."""
+    state = transfer_model.state_dict()
+    return {name: whole(state[name].detach()).cpu().contiguous() for name in state if not name.startswith(PREFIX)}
+
+
+def plain_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a `state_dict` of a [`TransferModel`] has of the classifier, under the classifier's own names."""
+    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
+
+
+def save_transfer_state(state: dict[str, Tensor], folder: str) -> None:
     """
-    Write the source head and the learned scalars to `folder/transfer_state.safetensors`, whole or not at all.
+    Write what [`transfer_state`] returned to `folder/transfer_state.safetensors`, whole or not at all.
 
     The classifier itself is saved by `save_pretrained` next to it and knows nothing of this file.
     """
-    state = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in transfer_model.state_dict().items()
-        if not name.startswith("model.")
-    }
     path = os.path.join(folder, TRANSFER_STATE_NAME)
     save_file(state, f"{path}.tmp")
     os.replace(f"{path}.tmp", path)
@@ -41,7 +50,7 @@ def load_transfer_state(transfer_model: TransferModel, folder: str) -> None:
             "`save_only_model=True`. Load its weights with `from_pretrained` and start a new run instead of resuming."
         )
     saved = load_file(path)
-    wanted = {n: t for n, t in transfer_model.state_dict().items() if not n.startswith("model.")}
+    wanted = {n: t for n, t in transfer_model.state_dict().items() if not n.startswith(PREFIX)}
     if {n: t.shape for n, t in saved.items()} != {n: t.shape for n, t in wanted.items()}:
         raise ValueError(
             f"{path} holds { {n: tuple(t.shape) for n, t in sorted(saved.items())} }, but this run has "
@@ -49,3 +58,41 @@ def load_transfer_state(transfer_model: TransferModel, folder: str) -> None:
             "and the same learned scalars."
         )
     transfer_model.load_state_dict(saved, strict=False)
+
+
+class TransferCheckpointsMixin:
+    """
+    For a [`~transformers.Trainer`] with a `transfer_model`: a checkpoint is that of the plain classifier, whole also where it is
+    trained in shards, and beside it what only training needs.
+    """
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.transfer_model is not None:
+            state = transfer_state(self.transfer_model)
+            if self.args.should_save:
+                save_transfer_state(state, output_dir)
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """Trainer's `save_model`, with a head that belongs to the current backbone, and whole where the model is sharded."""
+        self.settle_head()
+        if self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
+            # Trainer leaves the model out here.
+            self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+        super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir=None, state_dict=None):
+        if state_dict is None or self.transfer_model is None:
+            return super()._save(output_dir, state_dict)
+        model, self.model = self.model, self.transfer_model.model
+        try:
+            super()._save(output_dir, plain_state(state_dict))
+        finally:
+            self.model = model
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        # Sharded, they are part of the model that has been loaded already.
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if self.source_dataset is not None and checkpoint is not None and not is_sharded:
+            load_transfer_state(self.transfer_model, checkpoint)
+        super()._load_optimizer_and_scheduler(checkpoint)

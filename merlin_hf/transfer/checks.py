@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from datasets import ClassLabel
 from transformers import TrainingArguments
 
@@ -28,6 +30,19 @@ def check_parallelism(args: TrainingArguments) -> None:
         raise ValueError(
             f"`source_dataset` does not work with tensor, context or sequence parallelism; `parallelism_config` has {sizes}. "
             "Use data parallelism, sharded (FSDP, DeepSpeed) or not."
+        )
+
+
+def check_sharding(accelerator: Accelerator) -> None:
+    """
+    Check that the way the model is sharded is supported.
+
+    Raises:
+        ValueError: it is the first version of FSDP, whose flat parameters cannot be written one by one.
+    """
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise ValueError(
+            "`source_dataset` needs the second version of FSDP: set `fsdp_version: 2` in the `fsdp_config` of accelerate."
         )
 
 

@@ -1,8 +1,11 @@
 """Seeing the whole target batch on every rank."""
 
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
 import torch
 import torch.distributed
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class _Gather(torch.autograd.Function):
@@ -38,6 +41,35 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
     return _Gather.apply(tensor) if is_distributed() else tensor
 
 
+def gather_rows(features: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    The rows of a batch over all ranks, which may have different numbers of them, as in a last batch.
+
+    Every rank fills up to `size` rows: shapes then agree without asking the others, which would wait for the device.
+
+    Args:
+        features (`torch.Tensor` of shape `(n, hidden_size)`): gradients flow back to the rank each row came from.
+        labels (`torch.Tensor` of shape `(n,)` or `(n, num_labels)`).
+        size (`int`): at least n, and the same on every rank.
+
+    Returns:
+        features `(world_size * size, hidden_size)`; labels, -100 in rows that are filled up where they are class ids; present
+        `(world_size * size,)`, which rows are real.
+    """
+    missing = size - len(features)
+    if missing < 0:
+        raise ValueError(
+            f"A target batch has {len(features)} rows on this process, more than the {size} of a full batch."
+        )
+    is_class_id = labels.ndim == 1 and not labels.is_floating_point()
+    present = torch.arange(size, device=features.device) < len(features)
+    if missing:
+        features = torch.cat([features, features.new_zeros(missing, *features.shape[1:])])
+        filler = labels.new_full((missing, *labels.shape[1:]), -100 if is_class_id else 0)
+        labels = torch.cat([labels, filler])
+    return gather_with_gradient(features), gather(labels), gather(present)
+
+
 def gather(tensor: Tensor) -> Tensor:
     """[`gather_with_gradient`] without the gradient, for labels."""
     if not is_distributed():
@@ -61,3 +93,47 @@ def is_distributed() -> bool:
         and torch.distributed.is_initialized()
         and torch.distributed.get_world_size() > 1
     )
+
+
+def in_step(batches: Iterable[Any], filler: Callable[[], Any], device: torch.device) -> Iterator[tuple[Any, bool]]:
+    """
+    The batches of this rank, and then fillers until every rank is done.
+
+    The forward pass of a sharded model is a collective, so that all ranks must make as many.
+
+    Args:
+        filler (`Callable`): makes a batch, of any rows.
+        device (`torch.device`): that of the process group.
+
+    Returns:
+        `Iterator[tuple[Any, bool]]`: batches, and whether they are this rank's own.
+    """
+    iterator = iter(batches)
+    while True:
+        batch = next(iterator, None)
+        if not sum_over_ranks(torch.tensor(batch is not None, dtype=torch.float32, device=device)):
+            return
+        yield (filler(), False) if batch is None else (batch, True)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A parameter that may be sharded (FSDP2) as a whole, on every rank; a collective where it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+@torch.no_grad()
+def write(parameter: nn.Parameter, value: Tensor) -> None:
+    """Put the same whole value into a parameter that may be sharded (FSDP2), on every rank."""
+    value = value.to(device=parameter.device, dtype=parameter.dtype)
+    if hasattr(parameter, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+
+        value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+    parameter.copy_(value)
+
+
+def reshard(model: nn.Module) -> None:
+    """Drop the whole copies that FSDP2 keeps after a forward pass; what is written to them would be lost."""
+    for module in model.modules():
+        if hasattr(module, "reshard") and hasattr(module, "set_reshard_after_forward"):
+            module.reshard()

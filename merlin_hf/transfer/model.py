@@ -164,6 +164,12 @@ class TransferModel(nn.Module):
         return self.model.config
 
     @property
+    def _no_split_modules(self) -> list[str]:
+        """What the automatic wrapping of FSDP shards layer by layer: the classifier's own list, as far as it has such layers."""
+        present = {type(module).__name__ for module in self.model.modules()}
+        return [name for name in getattr(self.model, "_no_split_modules", None) or () if name in present]
+
+    @property
     def head(self) -> nn.Linear:
         """The classifier's own last layer."""
         return self.model.get_submodule(self.head_name)

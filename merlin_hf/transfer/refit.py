@@ -1,13 +1,12 @@
 """The final head, fit on all target rows with the backbone as it is."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from ..heads import LinearHead
+from .distributed import write
 from .labels import split_labels
 
 
@@ -19,7 +18,8 @@ class FeatureBatches:
     (`n * hidden_size` floats on the CPU), as another pass of the backbone would cost far more.
 
     Args:
-        dataloader (`torch.utils.data.DataLoader`): batches with `labels`, each row on one rank only.
+        batches (`Callable`): starts a pass over batches with `labels`, each row on one rank only, and whether they are this
+            rank's own.
         features (`Callable`): maps a batch without labels to features `(n, hidden_size)`.
         encode (`Callable`): maps labels to targets `(n, num_labels)` and sample weights `(n,)`.
         prepare_inputs (`Callable`): moves a batch to the device.
@@ -29,14 +29,14 @@ class FeatureBatches:
 
     def __init__(
         self,
-        dataloader: DataLoader,
+        batches: Callable[[], Iterable[tuple[Any, bool]]],
         features: Callable[[Mapping[str, Any]], Tensor],
         encode: Callable[[Tensor], tuple[Tensor, Tensor]],
         prepare_inputs: Callable[[Any], Any],
         keep: bool = False,
         sample_size: int = 10_000,
     ):
-        self.dataloader = dataloader
+        self.batches = batches
         self.features = features
         self.encode = encode
         self.prepare_inputs = prepare_inputs
@@ -50,9 +50,11 @@ class FeatureBatches:
             yield from self._kept
             return
         kept, rows = [], 0
-        for batch in self.dataloader:
+        for batch, is_own in self.batches():
             inputs, labels = split_labels(self.prepare_inputs(batch))
             batch = (self.features(inputs), *self.encode(labels))
+            if not is_own:
+                continue
             if self.keep or rows < self.sample_size:
                 kept.append(tuple(tensor.cpu() for tensor in batch))
                 rows += len(labels)
@@ -62,7 +64,6 @@ class FeatureBatches:
             self._kept = kept
 
 
-@torch.no_grad()
 def write_head(layer: nn.Linear, head: LinearHead, scale: float = 1.0) -> None:
     """
     Put a fitted head into a model's last layer.
@@ -72,6 +73,6 @@ def write_head(layer: nn.Linear, head: LinearHead, scale: float = 1.0) -> None:
         head ([`~merlin_hf.heads.LinearHead`]): of the same shape.
         scale (`float`): factor of the logits, so that their softmax is calibrated; predictions do not depend on it.
     """
-    layer.weight.copy_(head.weight * scale)
+    write(layer.weight, head.weight * scale)
     if layer.bias is not None:
-        layer.bias.copy_(head.bias * scale)
+        write(layer.bias, head.bias * scale)

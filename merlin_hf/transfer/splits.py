@@ -26,6 +26,11 @@ def _num_validation_rows(num_rows: Tensor, validation_fraction: float) -> Tensor
     return torch.minimum(wanted.clamp(min=1), (num_rows - 1).clamp(min=0))
 
 
+def _position(kept: Tensor) -> Tensor:
+    """The number of each row among those kept, so that the draws of a row do not depend on ignored rows before it."""
+    return (kept.cumsum(0) - 1).clamp(min=0)
+
+
 def split_by_class(
     labels: Tensor,
     validation_fraction: float = 0.5,
@@ -49,10 +54,11 @@ def split_by_class(
     Returns:
         [`Split`]: with masks of shape `(num_splits, n)` on the device of `labels`.
     """
+    kept = labels != ignore_index
     order = torch.rand(num_splits, labels.shape[0], generator=generator, dtype=torch.float64).to(labels.device)
+    order = order[:, _position(kept)]
     same_class = labels[:, None] == labels[None, :]
     rank_in_class = (same_class & (order[:, None, :] < order[:, :, None])).sum(-1)
-    kept = labels != ignore_index
     validation = kept & (rank_in_class < _num_validation_rows(same_class.sum(-1), validation_fraction))
     return Split(train=kept & ~validation, validation=validation)
 
@@ -73,10 +79,10 @@ def fold_by_class(
     Returns:
         [`Split`]: with masks of shape `(num_folds, n)`.
     """
-    order = torch.rand(labels.shape[0], generator=generator, dtype=torch.float64).to(labels.device)
+    kept = labels != ignore_index
+    order = torch.rand(labels.shape[0], generator=generator, dtype=torch.float64).to(labels.device)[_position(kept)]
     same_class = labels[:, None] == labels[None, :]
     rank_in_class = (same_class & (order[None, :] < order[:, None])).sum(-1)
-    kept = labels != ignore_index
     in_fold = rank_in_class % num_folds == torch.arange(num_folds, device=labels.device)[:, None]
     train = kept & ~in_fold
     trained_on = (same_class & train[:, None, :]).any(-1)

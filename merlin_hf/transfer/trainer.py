@@ -1,7 +1,8 @@
 """Two batches a step: what every method with a source data set shares."""
 
+import inspect
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import datasets
@@ -12,20 +13,23 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..training_args import TransferTrainingArguments, add_missing_options
 from .adapters import add_adapter, check_head_is_saved
-from .checkpoint import load_transfer_state, save_transfer_state
+from .checkpoint import TransferCheckpointsMixin
 from .checks import (
     check_has_labels,
     check_labels,
     check_parallelism,
+    check_sharding,
     check_target_classes,
     count_source_labels,
     probe_batch,
 )
 from .columns import rename_columns
+from .distributed import in_step
 from .labels import problem_type_of, split_labels, task_loss
 from .mean_loss import MeanLoss, MeanLossMixin
 from .metrics import MetricAverager
 from .model import TransferModel
+from .optimizer import check_optimizer, move_to_own_group
 from .seeding import isolated_rng
 from .source import RankRows, SourceStream, is_iterable, plain_dataloader
 from .weights import SavedWeightsMixin
@@ -49,7 +53,7 @@ class Batches(NamedTuple):
 SOURCE_INPUTS = "__source_inputs__"
 
 
-class TransferTrainer(WholeCheckpointsMixin, SavedWeightsMixin, MeanLossMixin, Trainer):
+class TransferTrainer(TransferCheckpointsMixin, WholeCheckpointsMixin, SavedWeightsMixin, MeanLossMixin, Trainer):
     """
     [`~transformers.Trainer`] that draws a batch of a source task beside each batch of the target task.
 
@@ -164,6 +168,7 @@ class TransferTrainer(WholeCheckpointsMixin, SavedWeightsMixin, MeanLossMixin, T
     def check_data(self) -> None:
         """Raise an error that says what to change where the data sets, the labels and the model do not fit together."""
         check_parallelism(self.args)
+        check_sharding(self.accelerator)
         check_has_labels(self.source_dataset, "source_dataset")
         check_has_labels(self.train_dataset, "train_dataset")
         transfer_model = self.build_transfer_model()
@@ -261,6 +266,8 @@ class TransferTrainer(WholeCheckpointsMixin, SavedWeightsMixin, MeanLossMixin, T
 
     def build_transfer_model(self) -> TransferModel:
         """The [`TransferModel`] around the current `self.model`; the same one as long as the model is the same."""
+        if isinstance(self.model, TransferModel):  # as FSDP leaves it
+            return self.model
         if self.transfer_model is None or self.transfer_model.model is not self.model:
             self.transfer_model = TransferModel(
                 self.model,
@@ -301,6 +308,14 @@ class TransferTrainer(WholeCheckpointsMixin, SavedWeightsMixin, MeanLossMixin, T
         rows = range(rank, len(dataset), world_size)
         return plain_dataloader(dataset, collate_fn, self.args, batch_size=batch_size, sampler=rows)
 
+    def rank_batches(self, dataset: torch.utils.data.Dataset, batch_size: int) -> Iterator[tuple[Any, bool]]:
+        """[`TransferTrainer.rank_dataloader`]'s batches; a sharded model gets others where this rank has fewer, marked `False`."""
+        loader = self.rank_dataloader(dataset, batch_size)
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            return ((batch, True) for batch in loader)
+        rows, collate_fn = self._with_collator(dataset, None, "training")
+        return in_step(loader, lambda: collate_fn([next(iter(rows))]), self.args.device)
+
     def train(self, *args, **kwargs):
         """[`~transformers.Trainer.train`]; the model is left plain, whatever happens, and its head fit to it."""
         try:
@@ -313,6 +328,8 @@ class TransferTrainer(WholeCheckpointsMixin, SavedWeightsMixin, MeanLossMixin, T
 
     def get_decay_parameter_names(self, model):
         """As in Trainer, without the learned scalars."""
+        if self.source_dataset is None:
+            return super().get_decay_parameter_names(model)
         return [name for name in super().get_decay_parameter_names(model) if not name.startswith("scalars.")]
 
     def create_optimizer(self, model=None):
@@ -362,68 +379,16 @@ class TransferTrainer(WholeCheckpointsMixin, SavedWeightsMixin, MeanLossMixin, T
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in self.head_metrics.items()})
         return output
 
-    def save_model(self, *args, **kwargs):
-        """Trainer's `save_model`, with a head that belongs to the current backbone."""
-        self.settle_head()
-        super().save_model(*args, **kwargs)
-
     def _load_best_model(self):
         super()._load_best_model()
         self._head_is_stale = False
         self.head_metrics = {}
 
-    # Checkpoints: the plain model, and beside it what only training needs
 
-    def _save_optimizer_and_scheduler(self, output_dir):
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.transfer_model is not None and self.args.should_save:
-            save_transfer_state(self.transfer_model, output_dir)
-
-    def _load_optimizer_and_scheduler(self, checkpoint):
-        if self.source_dataset is not None and checkpoint is not None:
-            load_transfer_state(self.transfer_model, checkpoint)
-        super()._load_optimizer_and_scheduler(checkpoint)
+def _with_trainers_parameters(init: Callable) -> inspect.Signature:
+    """The signature that `init` has in effect: Trainer's parameters in their order, and then its own."""
+    own = [p for p in inspect.signature(init).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    return inspect.Signature([*inspect.signature(Trainer.__init__).parameters.values(), *own])
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer, transfer_model: TransferModel) -> None:
-    """
-    Check that an optimizer that cannot be added to, as its scheduler counts its groups, has all that is trained.
-
-    Raises:
-        ValueError: it lacks some.
-    """
-    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    missing = [name for name, p in transfer_model.named_parameters() if p.requires_grad and id(p) not in known]
-    if missing:
-        raise ValueError(
-            f"`optimizers` has an optimizer and a scheduler, and the optimizer lacks {', '.join(missing[:4])}. Pass the "
-            "optimizer alone, which gets the missing parameters and a scheduler, or `optimizer_cls_and_kwargs`."
-        )
-
-
-def move_to_own_group(
-    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], learning_rate: float | None
-) -> None:
-    """
-    Give `parameters` their own learning rate, leaving every other setting of their groups; those that an optimizer of the
-    user's lacks get its defaults.
-    """
-    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    missing = [parameter for parameter in parameters if id(parameter) not in known]
-    if missing:
-        own = {} if learning_rate is None else {"lr": learning_rate}
-        optimizer.add_param_group({"params": missing, **own})
-    if learning_rate is None:
-        return
-    wanted = {id(parameter) for parameter in parameters}
-    for group in list(optimizer.param_groups):
-        moved = [parameter for parameter in group["params"] if id(parameter) in wanted]
-        left = [parameter for parameter in group["params"] if id(parameter) not in wanted]
-        if moved and not left:
-            # Their own group already; once there is a scheduler, as in a second `train()`, the rate is its business.
-            if "initial_lr" not in group:
-                group["lr"] = learning_rate
-        elif moved:
-            group["params"] = left
-            settings = {name: value for name, value in group.items() if name not in ("params", "initial_lr")}
-            optimizer.add_param_group({**settings, "params": moved, "lr": learning_rate})
+TransferTrainer.__init__.__signature__ = _with_trainers_parameters(TransferTrainer.__init__)

@@ -42,9 +42,9 @@ class SavedWeightsMixin:
 
 
 def is_renamed(model: nn.Module, checkpoint: str) -> bool:
-    """Whether a checkpoint of a whole model has other names than the model's `state_dict`."""
+    """Whether a checkpoint of a whole model has names that the model's `state_dict` lacks."""
     names = saved_names(checkpoint) if isinstance(model, PreTrainedModel) else None
-    return names is not None and names != set(model.state_dict())
+    return names is not None and not names <= set(model.state_dict())
 
 
 def saved_names(checkpoint: str) -> set[str] | None:

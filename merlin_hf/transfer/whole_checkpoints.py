@@ -65,9 +65,7 @@ class WholeCheckpointsMixin:
         # On every node without a shared file system; the others find it done.
         for turn in (self.args.process_index == 0, self.args.local_process_index == 0):
             if turn and os.path.isdir(staged):
-                discard(final)
-                os.rename(staged, final)
-                os.rmdir(os.path.dirname(staged))
+                publish(staged, final)
             self.accelerator.wait_for_everyone()
         if self._staged_push is not None:
             super()._push_from_checkpoint(final)
@@ -111,14 +109,31 @@ class WholeCheckpointsMixin:
         return super()._finalize_training(trial, *args, **kwargs)
 
 
+def publish(staged: str, final: str) -> None:
+    """Give a checkpoint its final name; on file systems that rename no folders, copy it there with `trainer_state.json` last."""
+    discard(final)
+    try:
+        os.rename(staged, final)
+    except OSError:
+        shutil.copytree(staged, final, ignore=shutil.ignore_patterns(STATE_NAME), dirs_exist_ok=True)
+        if os.path.exists(os.path.join(staged, STATE_NAME)):
+            shutil.copy(os.path.join(staged, STATE_NAME), final)
+    shutil.rmtree(os.path.dirname(staged), ignore_errors=True)
+
+
 def discard(checkpoint: str) -> None:
     """Delete a folder, if it is there, under another name, so that no part of it is ever taken for a checkpoint."""
-    if os.path.isdir(checkpoint):
-        path = Path(checkpoint)
-        doomed = path.with_name(f"{DISCARDED_PREFIX}{path.name}")
-        shutil.rmtree(doomed, ignore_errors=True)
+    if not os.path.isdir(checkpoint):
+        return
+    path = Path(checkpoint)
+    doomed = path.with_name(f"{DISCARDED_PREFIX}{path.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    try:
         os.rename(path, doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+    except OSError:  # a file system that renames no folders
+        (path / STATE_NAME).unlink(missing_ok=True)
+        doomed = path
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def discard_old_checkpoints(run_dir: str, save_total_limit: int | None, best_model_checkpoint: str | None) -> None:

@@ -169,3 +169,17 @@ def test_our_own_training_arguments_change_nothing_without_a_source(tmp_path):
         trainer = MerlinTrainer(tiny_bert(), options, train_dataset=tiny_dataset())
         results.append((trainer.train().training_loss, torch.get_rng_state().tolist()))
     assert results[0] == results[1]
+
+
+def test_the_signature_tells_all_arguments():
+    names = list(inspect.signature(MerlinTrainer).parameters)
+    trainers = list(inspect.signature(Trainer).parameters)
+    assert names[: len(trainers)] == trainers and {"source_dataset", "peft_config"} <= set(names[len(trainers) :])
+
+
+def test_weight_decay_of_a_users_module_called_scalars(tmp_path):
+    model = tiny_bert()
+    model.scalars = torch.nn.Linear(2, 2)
+    arguments = TrainingArguments(str(tmp_path), weight_decay=0.1, report_to="none", use_cpu=True)
+    decayed = (c(model, arguments).get_decay_parameter_names(model) for c in (Trainer, MerlinTrainer))
+    assert len(set(map(tuple, decayed))) == 1

@@ -91,7 +91,8 @@ def test_features_are_kept_for_solvers_that_read_them_again_and_else_a_sample(ke
         return inputs["x"]
 
     loader = [{"x": torch.full((4, 2), float(number)), "labels": torch.zeros(4)} for number in range(6)]
-    batches = FeatureBatches(loader, features, lambda labels: (labels, labels), lambda x: x, keep=keep, sample_size=5)
+    own = lambda: ((batch, True) for batch in loader)  # noqa: E731
+    batches = FeatureBatches(own, features, lambda labels: (labels, labels), lambda x: x, keep=keep, sample_size=5)
     passes = [torch.cat([x for x, _, _ in batches]) for _ in range(2)]
     assert torch.equal(*passes) and len(passes[0]) == 24
     assert sum(calls) == (24 if keep else 48)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, GPT2Config, GPT2LMHeadModel
 
 from merlin_hf import get_method
-from merlin_hf.transfer.weights import is_renamed, saved_names
+from merlin_hf.transfer.weights import is_renamed, load_renamed, saved_names
 from tests.test_trainer import losses, make_args
 from tests.tiny import TINY_CLASSIFIERS, tiny_bert, tiny_inputs
 
@@ -73,3 +73,19 @@ def test_which_checkpoints_have_other_names(tmp_path, shard):
     assert not is_renamed(tiny_bert(), str(tmp_path / "bert"))
     assert is_renamed(make_model("vit", 0), str(tmp_path / "vit"))
     assert saved_names(str(tmp_path)) is None and not is_renamed(tiny_bert(), str(tmp_path))
+
+
+def test_layers_of_several_dtypes_are_read_exactly(tmp_path):
+    saved, model = (make_model("vit", seed) for seed in (0, 1))
+    for each in (saved, model):
+        each.vit.bfloat16()
+    saved.save_pretrained(tmp_path)
+    load_renamed(model, str(tmp_path))
+    for (name, one), other in zip(saved.state_dict().items(), model.state_dict().values(), strict=True):
+        assert one.dtype == other.dtype and torch.equal(one, other), name
+
+
+def test_tied_weights_which_a_file_has_once_are_no_renaming(tmp_path):
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_embd=8, n_layer=1, n_head=1))
+    model.save_pretrained(tmp_path)
+    assert saved_names(str(tmp_path)) < set(model.state_dict()) and not is_renamed(model, str(tmp_path))

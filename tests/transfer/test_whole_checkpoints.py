@@ -177,3 +177,21 @@ def test_nothing_to_resume_from(tmp_path):
         trainer.train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="no such folder"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+def test_a_file_system_that_renames_no_folders(tmp_path, monkeypatch):
+    def refuse(source, *args):
+        raise OSError("operation not permitted") if os.path.isdir(source) else AssertionError(source)
+
+    straight = make_trainer(tmp_path / "straight")
+    straight.train()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refuse)
+        trainer = make_trainer(tmp_path / "copied", save_strategy="steps", save_steps=1, save_total_limit=2)
+        trainer.train()
+    assert sorted(os.listdir(tmp_path / "copied")) == ["checkpoint-3", "checkpoint-4"]
+    resumed = make_trainer(tmp_path / "resumed")
+    resumed.train(resume_from_checkpoint=last_whole_checkpoint(str(tmp_path / "copied")))
+    resumed = make_trainer(tmp_path / "resumed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "copied" / "checkpoint-3"))
+    assert resumed.state.log_history[3]["loss"] == straight.state.log_history[3]["loss"]

@@ -1,0 +1,50 @@
+"""Parameter groups of an optimizer that trains more than the classifier."""
+
+import torch
+from torch import nn
+
+from .model import TransferModel
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, transfer_model: TransferModel) -> None:
+    """
+    Check that an optimizer that cannot be added to, as its scheduler counts its groups, has all that is trained.
+
+    Raises:
+        ValueError: it lacks some.
+    """
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    missing = [name for name, p in transfer_model.named_parameters() if p.requires_grad and id(p) not in known]
+    if missing:
+        raise ValueError(
+            f"`optimizers` has an optimizer and a scheduler, and the optimizer lacks {', '.join(missing[:4])}. Pass the "
+            "optimizer alone, which gets the missing parameters and a scheduler, or `optimizer_cls_and_kwargs`."
+        )
+
+
+def move_to_own_group(
+    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], learning_rate: float | None
+) -> None:
+    """
+    Give `parameters` their own learning rate, leaving every other setting of their groups; those that an optimizer of the
+    user's lacks get its defaults.
+    """
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    missing = [parameter for parameter in parameters if id(parameter) not in known]
+    if missing:
+        own = {} if learning_rate is None else {"lr": learning_rate}
+        optimizer.add_param_group({"params": missing, **own})
+    if learning_rate is None:
+        return
+    wanted = {id(parameter) for parameter in parameters}
+    for group in list(optimizer.param_groups):
+        moved = [parameter for parameter in group["params"] if id(parameter) in wanted]
+        left = [parameter for parameter in group["params"] if id(parameter) not in wanted]
+        if moved and not left:
+            # Their own group already; once there is a scheduler, as in a second `train()`, the rate is its business.
+            if "initial_lr" not in group:
+                group["lr"] = learning_rate
+        elif moved:
+            group["params"] = left
+            settings = {name: value for name, value in group.items() if name not in ("params", "initial_lr")}
+            optimizer.add_param_group({**settings, "params": moved, "lr": learning_rate})
