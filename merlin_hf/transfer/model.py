@@ -262,7 +262,7 @@ class TransferModel(nn.Module):
         """
         if source_inputs is None and target_inputs is None:
             return self.model(*args, **inputs)
-        output = TransferOutput(scalars={name: value.reshape(()) for name, value in self.scalars.items()} or None)
+        output = TransferOutput(scalars={name: value.sum() for name, value in self.scalars.items()} or None)
         if source_inputs is not None:
             output.source_logits = self.source_head(self.features(source_inputs))
             weight = self.source_head.weight.detach()

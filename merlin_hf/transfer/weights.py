@@ -1,9 +1,11 @@
 """Weights of a checkpoint under the names that the model in memory gives them."""
 
 import copy
+import functools
 import json
 import os
 
+import torch
 from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
@@ -61,11 +63,13 @@ def saved_names(checkpoint: str) -> set[str] | None:
 
 def load_renamed(model: PreTrainedModel, checkpoint: str) -> None:
     """Read weights as `from_pretrained` does; needs memory for a second copy of the model for a moment."""
+    # One for all, so the widest: the model may have layers in float32 beside others in bfloat16.
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     with isolated_rng("weights", checkpoint):
         saved = type(model).from_pretrained(
             checkpoint,
             config=copy.deepcopy(model.config),
-            dtype=model.dtype,
+            dtype=functools.reduce(torch.promote_types, dtypes),
             use_safetensors=True,
             local_files_only=True,
         )
