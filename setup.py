@@ -20,7 +20,7 @@ setup(
     author="The merlin_hf authors",
     keywords="transfer-learning meta-learning transformers trainer few-shot nlp vision pytorch",
     packages=find_packages(include=["merlin_hf", "merlin_hf.*"]),
-    package_data={"merlin_hf": ["py.typed"]},
+    package_data={"merlin_hf": ["py.typed", "accelerate_configs/*.yaml"]},
     python_requires=">=3.10",
     install_requires=[
         "accelerate>=1.10",

@@ -21,6 +21,9 @@ class TransferTrainingArguments(TrainingArguments):
 
     Args:
         per_device_source_batch_size (`int`, *optional*): source rows per device and step; the target's if not given.
+        target_chunk_size (`int`, *optional*): target rows per device that go through the backbone at a time, with their
+            activations computed again in the backward pass: the target batch, which a head is fit on as a whole, may then be
+            larger than memory holds. Costs a second forward pass of the target's rows.
         source_weight (`float`): factor of the source loss.
         num_source_labels (`int`, *optional*): outputs of the source head; read from `source_dataset` if not given.
         head_module (`str`, *optional*): name of the model's last layer, when it cannot be found (see
@@ -32,6 +35,12 @@ class TransferTrainingArguments(TrainingArguments):
     per_device_source_batch_size: int | None = field(
         default=None,
         metadata={"help": "Source rows per device and step. Default: per_device_train_batch_size."},
+    )
+    target_chunk_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Target rows per device that are in memory at a time, for large target batches. Default: all."
+        },
     )
     source_weight: float = field(default=1.0, metadata={"help": "Factor of the source loss."})
     num_source_labels: int | None = field(
@@ -49,7 +58,9 @@ class TransferTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_positive(self, "per_device_source_batch_size", "num_source_labels", "head_learning_rate")
+        _check_positive(
+            self, "per_device_source_batch_size", "target_chunk_size", "num_source_labels", "head_learning_rate"
+        )
         if self.source_weight < 0:
             raise ValueError(f"`source_weight` must not be negative, got {self.source_weight}.")
 

@@ -2,9 +2,6 @@
 
 from typing import ClassVar
 
-from transformers.modeling_outputs import SequenceClassifierOutput
-
-from ..transfer.labels import problem_type_of, task_loss
 from ..transfer.trainer import TransferTrainer
 
 
@@ -32,11 +29,3 @@ class JointTrainer(TransferTrainer):
         self.record(source_loss=source_loss, target_loss=target_loss)
         loss = self.args.source_weight * source_loss + target_loss
         return (loss, outputs) if return_outputs else loss
-
-    def target_loss(self, logits, labels):
-        """The mean loss of the target task: `compute_loss_func`, or as the model itself would compute it on this micro-batch."""
-        if self.target_compute_loss_func is not None:
-            return self.target_compute_loss_func(SequenceClassifierOutput(logits=logits), labels)
-        config = getattr(self.transfer_model.model, "config", None)
-        problem_type = problem_type_of(labels, logits.shape[-1], getattr(config, "problem_type", None))
-        return task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)

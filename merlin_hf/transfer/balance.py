@@ -23,7 +23,7 @@ def gradient_ratio(
         source_logits (`torch.FloatTensor` of shape `(source_batch, num_source_labels)`): what it was computed from.
         source_head_gram (`torch.FloatTensor` of shape `(num_source_labels, num_source_labels)`): `W W^T` of the source head,
             by which `|g W|^2 = g W W^T g^T` gives the gradient's norm at the features.
-        meta_loss (`torch.FloatTensor` of shape `()`): a mean over validation rows, the same on every rank.
+        meta_loss (`torch.FloatTensor` of shape `()`): a mean over validation rows, of all ranks or of this one.
         features (`torch.FloatTensor` of shape `(n, hidden_size)`): what it was computed from.
 
     Returns:
@@ -33,8 +33,9 @@ def gradient_ratio(
     squared = ((at_logits @ source_head_gram.float()) * at_logits).sum(-1)
     # Both losses are means, so the sums of row norms do not depend on the number of rows.
     source_pull = squared.clamp(min=0).sqrt().sum()
-    if is_distributed():
-        source_pull = sum_over_ranks(source_pull) / torch.distributed.get_world_size()
     (at_features,) = torch.autograd.grad(meta_loss, features, retain_graph=True)
     meta_pull = at_features.float().norm(dim=-1).sum()
+    if is_distributed():
+        pulls = sum_over_ranks(torch.stack([source_pull, meta_pull]))
+        source_pull, meta_pull = pulls / torch.distributed.get_world_size()
     return (source_pull / meta_pull.clamp(min=torch.finfo(torch.float32).tiny)).clamp(max=1.0)

@@ -35,7 +35,7 @@ def task_loss(logits: Tensor, labels: Tensor, problem_type: str, label_smoothing
     Returns:
         `torch.FloatTensor` of shape `()`; 0 when every label is -100.
     """
-    logits = logits.float()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if problem_type == SINGLE_LABEL:
         total = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
         return total / (labels != -100).sum().clamp(min=1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
 from .seeding import isolated_rng
@@ -83,6 +84,26 @@ def _hand_input_on(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) 
     return args[0] if module.hands_input_on else None
 
 
+def _rows(value: Any, rows: slice, batch_size: int) -> Any:
+    return value[rows] if isinstance(value, Tensor) and value.ndim and value.shape[0] == batch_size else value
+
+
+def check_has_no_batch_statistics(model: nn.Module) -> None:
+    """
+    Check that a row's features do not depend on the other rows of its batch.
+
+    Raises:
+        ValueError: the model has BatchNorm layers.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"`target_chunk_size` would change what {type(model).__name__} computes: {name!r} is a "
+                f"{type(module).__name__}, whose statistics are those of a chunk. Use a smaller "
+                "`per_device_train_batch_size`, or a model with another normalisation."
+            )
+
+
 @dataclass
 class TransferOutput(ModelOutput):
     """
@@ -121,6 +142,11 @@ class TransferModel(nn.Module):
         trains_target_head (`bool`): whether the model's own last layer is trained by gradient descent; otherwise it is
             frozen while attached, as it will be written in closed form.
         seed (`int`): for the source head's first weights.
+        target_chunk_size (`int`, *optional*): rows of the target that go through the classifier at a time while training, with
+            their activations computed again in the backward pass; all at once if not given.
+
+    Raises:
+        ValueError: chunks would change what the model computes, as it has BatchNorm layers.
     """
 
     def __init__(
@@ -131,6 +157,7 @@ class TransferModel(nn.Module):
         scalars: Mapping[str, float] | None = None,
         trains_target_head: bool = False,
         seed: int = 0,
+        target_chunk_size: int | None = None,
     ):
         super().__init__()
         self.head_name = find_head(model, head_module)
@@ -151,6 +178,9 @@ class TransferModel(nn.Module):
                 for name, value in (scalars or {}).items()
             }
         )
+        self.target_chunk_size = target_chunk_size
+        if target_chunk_size is not None:
+            check_has_no_batch_statistics(model)
         self._hook = None
 
     def _initialise(self, layer: nn.Linear) -> None:
@@ -243,6 +273,23 @@ class TransferModel(nn.Module):
             )
         return features
 
+    def target_features(self, inputs: Mapping[str, Any]) -> Tensor:
+        """
+        [`TransferModel.features`], in chunks of `target_chunk_size` rows while gradients are wanted.
+
+        Only the features of all rows stay in memory, and the activations of one chunk: its others are computed again, with the
+        same dropout, when the backward pass comes to it (Chen et al. 2016, arXiv 1604.06174).
+        """
+        rows = next(value.shape[0] for value in inputs.values() if isinstance(value, Tensor))
+        size = self.target_chunk_size
+        if size is None or rows <= size or not torch.is_grad_enabled():
+            return self.features(inputs)
+        chunks = [
+            {name: _rows(value, slice(start, start + size), rows) for name, value in inputs.items()}
+            for start in range(0, rows, size)
+        ]
+        return torch.cat([checkpoint(self.features, chunk, use_reentrant=False) for chunk in chunks])
+
     def forward(
         self,
         *args,
@@ -268,7 +315,7 @@ class TransferModel(nn.Module):
             weight = self.source_head.weight.detach()
             output.source_head_gram = weight @ weight.mT
         if target_inputs is not None:
-            output.target_features = self.features(target_inputs)
+            output.target_features = self.target_features(target_inputs)
             if self.trains_target_head:
                 output.target_logits = self.head(output.target_features)
         return output

@@ -252,9 +252,35 @@ class TransferTrainer(TransferCheckpointsMixin, WholeCheckpointsMixin, SavedWeig
 
         With a source it is a mean over the rows at hand, see [`~merlin_hf.transfer.mean_loss.MeanLossMixin`].
         """
-        if self.source_dataset is not None:
-            return self.mean_loss(model, inputs, return_outputs)
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self.source_dataset is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs.get("labels")
+        loss, outputs = self.mean_loss(model, inputs, return_outputs=True)
+        if not model.training and labels is not None:
+            rows = self.real_rows(len(labels))
+            if 0 < rows < len(labels):
+                logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[1]
+                loss = self.target_loss(logits[:rows], labels[:rows]).to(loss.dtype)
+        return (loss, outputs) if return_outputs else loss
+
+    def target_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of the target task: `compute_loss_func`, or as the model itself would compute it on these rows."""
+        if self.target_compute_loss_func is not None:
+            return self.target_compute_loss_func(SequenceClassifierOutput(logits=logits), labels)
+        config = getattr(self.transfer_model.model, "config", None)
+        problem_type = problem_type_of(labels, logits.shape[-1], getattr(config, "problem_type", None))
+        return task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)
+
+    def real_rows(self, rows: int) -> int:
+        """
+        How many of this rank's `rows` of an evaluation batch are not there to make the last batches of all ranks equal.
+
+        Those are dropped from gathered predictions, but a mean loss over them would count rows twice.
+        """
+        state = self.accelerator.gradient_state
+        if not state.end_of_dataloader or state.remainder <= 0:
+            return rows
+        return min(max(state.remainder - self.args.process_index * rows, 0), rows)
 
     def log(self, logs, start_time=None):
         """Adds what [`TransferTrainer.record`] collected to the training logs."""
@@ -276,6 +302,7 @@ class TransferTrainer(TransferCheckpointsMixin, WholeCheckpointsMixin, SavedWeig
                 scalars=self.learned_scalars(),
                 trains_target_head=self.trains_target_head,
                 seed=self.args.seed,
+                target_chunk_size=self.args.target_chunk_size,
             )
         return self.transfer_model
 

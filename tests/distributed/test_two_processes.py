@@ -1,39 +1,82 @@
-"""Two processes with batch b are one process with batch 2 b, in real processes over gloo."""
-
-import os
-import subprocess
-import sys
+"""N processes with batch b are one process with batch N * b, in real processes over gloo."""
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
+
+from tests.distributed.launch import run, start
 
 
-SCRIPT = os.path.join(os.path.dirname(__file__), "train_script.py")
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(SCRIPT)))
-
-
-def train(method, batch_size, output_dir, processes):
-    launch = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--num_processes", str(processes)]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    # With `--cpu` accelerate starts one process whatever `--num_processes` says; this starts them with torchrun, and
-    # `use_cpu` in the training arguments makes them talk over gloo.
-    launch += ["--multi_gpu"] if processes > 1 else []
-    command = [sys.executable, *launch, SCRIPT, method, str(batch_size), str(output_dir)]
-    environment = {**os.environ, "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(os.path.join(output_dir, "result.pt"), weights_only=True)
-
-
-@pytest.mark.parametrize("method", ["merlin", "joint"])
-def test_two_processes_are_one_with_twice_the_batch(tmp_path, method):
-    one = train(method, 8, tmp_path / "one", processes=1)
-    two = train(method, 4, tmp_path / "two", processes=2)
-    assert (one["world_size"], two["world_size"]) == (1, 2)
+def assert_equal_runs(one, other, keys=("loss", "source_loss", "grad_norm"), tolerance=1e-10):
     for name, weight in one["weights"].items():
         torch.testing.assert_close(
-            two["weights"][name], weight, rtol=1e-7, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
+            other["weights"][name], weight, rtol=1e-7, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
         )
-    for key in ("loss", "source_loss", "grad_norm"):
-        assert [e[key] for e in one["history"]] == pytest.approx([e[key] for e in two["history"]], rel=1e-6)
-    assert one["eval_loss"] == pytest.approx(two["eval_loss"], rel=1e-6)
+    for key in keys:
+        assert [e[key] for e in one["history"]] == pytest.approx([e[key] for e in other["history"]], rel=1e-6), key
+    measured = [name for name in one["metrics"] if not name.endswith(("runtime", "per_second"))]
+    for key in measured:
+        assert one["metrics"][key] == pytest.approx(other["metrics"][key], rel=1e-6), key
+    if measured:
+        torch.testing.assert_close(other["predictions"], one["predictions"], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(("method", "chunk"), [("merlin", None), ("merlin", 3), ("joint", None)])
+def test_two_processes_are_one_with_twice_the_batch(tmp_path, method, chunk):
+    """13 evaluation rows in batches of 4: the last ones are filled up, and counted once."""
+    batches = {"per_device_train_batch_size": 8, "per_device_source_batch_size": 4}
+    one = run(1, tmp_path / "one", method=method, **batches)
+    halves = {name: size // 2 for name, size in batches.items()}
+    two = run(2, tmp_path / "two", method=method, target_chunk_size=chunk, **halves)
+    assert_equal_runs(one, two)
+
+
+def test_three_processes_with_uneven_batches_and_a_class_absent_on_one(tmp_path):
+    """10 rows are 4, 4 and 2; the third class is on one process only."""
+    options = {"rows": 10, "labels": [0, 1, 0, 1, 0, 1, 0, 1, 2, 2], "num_splits": 1, "evaluate": False}
+    one = run(1, tmp_path / "one", per_device_train_batch_size=12, per_device_source_batch_size=6, **options)
+    three = run(
+        3,
+        tmp_path / "three",
+        per_device_train_batch_size=4,
+        per_device_source_batch_size=2,
+        accelerator_config={"even_batches": False},
+        **options,
+    )
+    assert_equal_runs(one, three)
+
+
+def test_local_heads_are_those_of_micro_batches(tmp_path):
+    """Leave-one-out draws no split, so that two processes by themselves are two accumulated micro-batches."""
+    batches = {
+        "per_device_train_batch_size": 4,
+        "per_device_source_batch_size": 2,
+        "split": "loo",
+        "balance_gradients": False,
+    }
+    accumulated = run(1, tmp_path / "one", gradient_accumulation_steps=2, **batches)
+    local = run(2, tmp_path / "two", head_scope="local", **batches)
+    assert_equal_runs(accumulated, local)
+    together = run(2, tmp_path / "global", head_scope="global", **batches)
+    assert together["history"][0]["meta_loss"] != pytest.approx(local["history"][0]["meta_loss"], rel=1e-3)
+
+
+def test_a_checkpoint_of_two_processes_goes_on_in_one_and_back(tmp_path):
+    def batches(processes):
+        return {"per_device_train_batch_size": 8 // processes, "per_device_source_batch_size": 4 // processes}
+
+    straight = run(1, tmp_path / "straight", max_steps=6, optim="adamw_torch", **batches(1))
+    saving = {"max_steps": 6, "optim": "adamw_torch", "save_strategy": "steps", "save_steps": 2}
+    run(2, tmp_path / "a", **saving, **batches(2))
+    run(1, tmp_path / "b", **saving, **batches(1), resume=str(tmp_path / "a" / "checkpoint-2"))
+    back = run(2, tmp_path / "c", **saving, **batches(2), resume=str(tmp_path / "b" / "checkpoint-4"))
+    assert_equal_runs(straight, back, tolerance=1e-8)
+    one, two = (AutoModelForSequenceClassification.from_pretrained(tmp_path / folder) for folder in ("straight", "c"))
+    for name, weight in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], weight, rtol=1e-6, atol=1e-7)
+
+
+def test_a_rank_that_fails_ends_the_job_with_its_own_error(tmp_path):
+    done = start(2, output_dir=tmp_path, per_device_train_batch_size=4, fail={"rank": 1, "batches": 4})
+    assert done.returncode != 0
+    assert "RuntimeError: the collator of rank 1 fails" in done.stderr

@@ -1,51 +1,88 @@
-"""Trains a tiny model in float64 and saves its weights: `python train_script.py METHOD BATCH_SIZE OUTPUT_DIR`."""
+"""
+Trains a tiny model in float64 and saves what came out: `python train_script.py '{"method": "merlin", "output_dir": ...}'`.
 
+See `launch.py` for the keys.
+"""
+
+import json
+import os
 import sys
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from transformers import default_data_collator
 
 from merlin_hf import MerlinTrainingArguments, get_method
-from tests.tiny import tiny_bert, tiny_dataset
+from merlin_hf.transfer.distributed import whole
+from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset
 
 
-def main(method: str, batch_size: int, output_dir: str) -> None:
+class FailingCollator:
+    """Collates until the process of this rank has made so many batches."""
+
+    def __init__(self, rank, batches):
+        self.rank = rank
+        self.batches = batches
+
+    def __call__(self, rows):
+        self.batches -= int(os.environ.get("RANK", 0)) == self.rank
+        if self.batches < 0:
+            raise RuntimeError(f"the collator of rank {self.rank} fails")
+        return default_data_collator(rows)
+
+
+def train(
+    method="merlin",
+    output_dir=None,
+    rows=16,
+    labels=None,
+    sharded=False,
+    resume=None,
+    dropout=0.0,
+    fail=None,
+    evaluate=True,
+    **options,
+):
     torch.use_deterministic_algorithms(True)
-    options = MerlinTrainingArguments(
-        output_dir,
-        max_steps=4,
-        per_device_train_batch_size=batch_size,
-        per_device_source_batch_size=batch_size // 2,
-        learning_rate=1e-3,
-        optim="sgd",
-        max_grad_norm=0.0,
-        num_splits=2,
-        learn_head_l2=True,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-        refit_l2="meta",
-    )
+    defaults = {
+        "max_steps": 4, "learning_rate": 1e-3, "optim": "sgd", "max_grad_norm": 0.0, "num_splits": 2, "learn_head_l2": True,
+        "logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True,
+        "refit_l2": "meta", "per_device_eval_batch_size": 4,
+    }  # fmt: skip
+    args = MerlinTrainingArguments(output_dir, **{**defaults, **options})
+    if sharded and args.world_size >= 1:
+        # `accelerate` shards on accelerators only; told that these are some, it shards over gloo all the same.
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    target = tiny_dataset(rows=rows)
+    if labels is not None:
+        target = target.remove_columns("label").add_column("label", labels)
     trainer = get_method(method)(
-        model=tiny_bert(dropout=0.0).double(),
-        args=options,
-        train_dataset=tiny_dataset(rows=16),
-        eval_dataset=tiny_dataset(rows=16, seed=2),
+        model=tiny_bert(dropout=dropout).double(),
+        args=args,
+        train_dataset=target,
+        eval_dataset=tiny_dataset(rows=13, seed=2),
         source_dataset=tiny_dataset(rows=40, num_labels=4, seed=1),
+        data_collator=default_data_collator if fail is None else FailingCollator(**fail),
     )
+    assert trainer.is_fsdp_enabled == sharded
     trainer.transfer_model.double()
-    trainer.train()
-    metrics = trainer.evaluate()
+    trainer.train(resume_from_checkpoint=resume)
+    metrics, predictions = {}, None
+    if evaluate:
+        metrics = trainer.evaluate()
+        predictions = torch.tensor(trainer.predict(trainer.eval_dataset).predictions)
+        assert predictions.shape == (13, NUM_LABELS), predictions.shape
     trainer.save_model()
+    weights = {name: whole(value.detach()).contiguous() for name, value in trainer.transfer_model.state_dict().items()}
     if trainer.is_world_process_zero():
-        parts = {k: v.detach().contiguous() for k, v in trainer.transfer_model.state_dict().items()}
-        history = [{k: v for k, v in e.items() if isinstance(v, float)} for e in trainer.state.log_history[:4]]
-        result = {"weights": parts, "history": history, "eval_loss": metrics["eval_loss"]}
-        torch.save({**result, "world_size": options.world_size}, f"{output_dir}/result.pt")
+        history = [{k: v for k, v in e.items() if isinstance(v, float | int)} for e in trainer.state.log_history]
+        result = {"weights": weights, "history": [e for e in history if "loss" in e], "metrics": metrics}
+        result["predictions"] = predictions
+        torch.save({**result, "world_size": args.world_size}, f"{output_dir}/result.pt")
     trainer.accelerator.wait_for_everyone()  # or gloo may hang or abort at the interpreter's exit
     trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    train(**json.loads(sys.argv[1]))

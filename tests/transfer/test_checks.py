@@ -1,9 +1,12 @@
 """What is refused before training starts, beside what tests/test_trainer.py has."""
 
+from types import SimpleNamespace
+
 import pytest
 from accelerate.parallelism_config import ParallelismConfig
+from accelerate.utils import DistributedType
 
-from merlin_hf.transfer.checks import check_parallelism
+from merlin_hf.transfer.checks import check_parallelism, check_sharding
 from tests.test_trainer import make_args
 
 
@@ -20,3 +23,13 @@ def test_parallelism_within_a_row(tmp_path):
     args.parallelism_config = ParallelismConfig(tp_size=2)
     with pytest.raises(ValueError, match="does not work with tensor, context or sequence parallelism.*'tp_size': 2"):
         check_parallelism(args)
+
+
+def test_the_first_version_of_fsdp():
+    for version in (1, 2):
+        accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=version == 2)
+        if version == 2:
+            check_sharding(accelerator)
+        else:
+            with pytest.raises(ValueError, match="needs the second version of FSDP: set `fsdp_version: 2`"):
+                check_sharding(accelerator)

@@ -1,0 +1,53 @@
+"""Sharded by FSDP2 in real processes over gloo: the same objective, plain checkpoints."""
+
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+import merlin_hf
+from tests.distributed.launch import run
+from tests.distributed.test_two_processes import assert_equal_runs
+
+
+CONFIG = os.path.join(os.path.dirname(merlin_hf.__file__), "accelerate_configs", "fsdp2.yaml")
+SHARDED = {"sharded": True, "config_file": CONFIG}
+
+
+def batches(processes):
+    return {"per_device_train_batch_size": 8 // processes, "per_device_source_batch_size": 4 // processes}
+
+
+@pytest.mark.parametrize(("method", "chunk"), [("merlin", None), ("merlin", 3), ("joint", None)])
+def test_two_shards_are_one_process_with_twice_the_batch(tmp_path, method, chunk):
+    """17 target rows for the final head, one at a time: one rank is done before the other, and must not leave it waiting."""
+    options = {"method": method, "rows": 17, "per_device_eval_batch_size": 1, "max_steps": 2}
+    one = run(1, tmp_path / "one", **batches(1), **options)
+    two = run(2, tmp_path / "two", target_chunk_size=chunk, **batches(2), **SHARDED, **options)
+    assert_equal_runs(one, two)
+    saved = load_file(tmp_path / "two" / "model.safetensors")
+    expected = AutoModelForSequenceClassification.from_pretrained(tmp_path / "one", dtype="float64").state_dict()
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "two", dtype="float64").state_dict()
+    assert set(saved) == set(loaded) == set(expected), "the classifier's own names"
+    for name, weight in expected.items():
+        torch.testing.assert_close(loaded[name], weight, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["FULL_STATE_DICT", "SHARDED_STATE_DICT"])
+def test_checkpoints_of_shards_go_on_in_one_process_and_back(tmp_path, kind):
+    config = tmp_path / "config.yaml"
+    with open(CONFIG) as file:
+        config.write_text(file.read().replace("FULL_STATE_DICT", kind))
+    sharded = {"sharded": True, "config_file": config}
+    straight = run(1, tmp_path / "straight", max_steps=6, optim="adamw_torch", **batches(1))
+    saving = {"max_steps": 6, "optim": "adamw_torch", "save_strategy": "steps", "save_steps": 2}
+    run(2, tmp_path / "a", **saving, **batches(2), **sharded)
+    run(1, tmp_path / "b", **saving, **batches(1), **sharded, resume=str(tmp_path / "a" / "checkpoint-2"))
+    back = run(2, tmp_path / "c", **saving, **batches(2), **sharded, resume=str(tmp_path / "b" / "checkpoint-4"))
+    assert_equal_runs(straight, back, tolerance=1e-8)
+    for folder in (tmp_path / "a" / "checkpoint-6", tmp_path / "c" / "checkpoint-6"):
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="float64")
+        for name, weight in model.state_dict().items():
+            torch.testing.assert_close(weight, straight["weights"][f"model.{name}"], rtol=1e-6, atol=1e-8)
