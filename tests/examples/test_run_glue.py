@@ -9,8 +9,6 @@ from types import SimpleNamespace
 import datasets
 import numpy as np
 import pytest
-import run_glue  # noqa: E402, I001
-import text_tasks  # noqa: E402
 import torch
 import transformers
 import yaml
@@ -19,6 +17,8 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from merlin_hf.scripts import text_classification as run_glue
+from merlin_hf.scripts import text_tasks
 from tests.examples.conftest import ROOT, WORDS
 
 

@@ -1,4 +1,4 @@
-"""Text tasks of `run_glue.py`: where their rows, texts and labels are found, and how their answers are scored."""
+"""Text tasks: where their rows, texts and labels are found, and how their answers are scored."""
 
 import logging
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 from huggingface_hub import constants
 
-from merlin_hf.data import load_dataset
+from ..data import load_dataset
 
 
 TASK_TO_KEYS = {
@@ -24,7 +24,7 @@ TASK_TO_KEYS = {
 }
 HIDDEN_LABEL = -1  # what GLUE writes where a label is not public
 
-logger = logging.getLogger("run_glue")
+logger = logging.getLogger("merlin_hf.scripts")
 
 
 @dataclass

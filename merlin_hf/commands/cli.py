@@ -1,0 +1,59 @@
+"""`merlin-hf COMMAND ...`."""
+
+import argparse
+import sys
+
+from .accelerate_configs import NAMES, accelerate_config
+
+
+TRAIN_MODULE = "merlin_hf.scripts.text_classification"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run a command; what it does not know itself goes to the program it starts."""
+    parser = argparse.ArgumentParser(prog="merlin-hf", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    train_parser = commands.add_parser(
+        "train",
+        add_help=False,
+        allow_abbrev=False,
+        help="train a text classifier on a small target with a large source",
+    )
+    train_parser.add_argument("-h", "--help", action="store_true")
+    train_parser.add_argument(
+        "--accelerate_config", help=f"start it by accelerate: {', '.join(NAMES)}, or a file of `accelerate config`"
+    )
+    train_parser.add_argument("--num_processes", help="how many processes, where the configuration says otherwise")
+    train_parser.add_argument("--main_process_port", help="port that the processes meet at; 0 for a free one")
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.help:
+        train_parser.print_help()
+        print("\nand those of the training program:\n", flush=True)
+        rest = ["--help"]
+    train(arguments, rest)
+
+
+def train(arguments: argparse.Namespace, rest: list[str]) -> None:
+    """Train in this process, or in those that accelerate starts."""
+    launcher = [
+        f"--{name}={value}"
+        for name in ("num_processes", "main_process_port")
+        if (value := getattr(arguments, name)) is not None
+    ]
+    if arguments.help or (arguments.accelerate_config is None and not launcher):
+        from ..scripts.text_classification import main as train_here
+
+        return train_here(rest)
+
+    from accelerate.commands.launch import launch_command, launch_command_parser
+
+    try:
+        if arguments.accelerate_config is not None:
+            launcher.append(f"--config_file={accelerate_config(arguments.accelerate_config)}")
+    except ValueError as error:
+        sys.exit(f"merlin-hf train: {error}")
+    launch_command(launch_command_parser().parse_args([*launcher, "--module", TRAIN_MODULE, *rest]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Programs that train, as `merlin-hf` and `accelerate launch -m` start them."""

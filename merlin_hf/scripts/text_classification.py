@@ -1,0 +1,288 @@
+r"""
+Train a text classifier on a small target task with the help of a large source task; what `merlin-hf train` runs.
+
+Target and source are GLUE tasks, data sets of the Hub or local csv, json and parquet files, each with its own labels and
+text columns. One json or yaml file may hold all arguments. Where there is no network, `MERLIN_DATA_ROOT` names a folder
+of data sets (see `merlin_hf.data`). The output is a plain `AutoModelForSequenceClassification`.
+"""
+
+import logging
+import os
+import sys
+from dataclasses import dataclass, field
+
+import datasets
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    HfArgumentParser,
+    PretrainedConfig,
+    Trainer,
+    default_data_collator,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..methods import get_method
+from ..training_args import MerlinTrainingArguments
+from ..transfer.trainer import TransferTrainer
+from .text_tasks import DataTrainingArguments, Labels, Task, load_task, make_compute_metrics, predicted, prepare
+
+
+logger = logging.getLogger("merlin_hf.scripts")
+
+
+@dataclass
+class ModelArguments:
+    """The model, and the way it is trained."""
+
+    model_name_or_path: str = field(metadata={"help": "Path of a pretrained model, or its name on the Hub."})
+    method: str | None = field(
+        default=None,
+        metadata={"help": "merlin, joint or finetune (no source). Default: merlin with a source, else finetune."},
+    )
+    config_name: str | None = field(default=None, metadata={"help": "Configuration, if not the model's."})
+    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if not the model's."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where to keep what is downloaded from the Hub."})
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
+    token: str | None = field(default=None, metadata={"help": "Token for files of the Hub that are not public."})
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run code from the model's repository. Only for those whose code you have read."},
+    )
+    ignore_mismatched_sizes: bool = field(
+        default=False, metadata={"help": "Accept a pretrained model whose last layer has another number of labels."}
+    )
+
+    @property
+    def hub_options(self) -> dict:
+        """What every `from_pretrained` takes."""
+        return {
+            "cache_dir": self.cache_dir,
+            "revision": self.model_revision,
+            "token": self.token,
+            "trust_remote_code": self.trust_remote_code,
+        }
+
+
+# Loading
+
+
+def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataTrainingArguments, MerlinTrainingArguments]:
+    """Arguments from flags, or from one json or yaml file."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = HfArgumentParser((ModelArguments, DataTrainingArguments, MerlinTrainingArguments))
+    if len(argv) == 1 and argv[0].endswith(".json"):
+        return parser.parse_json_file(argv[0])
+    if len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
+        return parser.parse_yaml_file(argv[0])
+    return parser.parse_args_into_dataclasses(argv)
+
+
+def load_model(model_args: ModelArguments, labels: Labels):
+    """The model for the target's labels, and its tokenizer."""
+    options = model_args.hub_options
+    config = AutoConfig.from_pretrained(
+        model_args.config_name or model_args.model_name_or_path, num_labels=labels.num_labels, **options
+    )
+    if labels.is_regression:
+        config.problem_type = "regression"
+    else:
+        labels.ids = match_model_labels(labels.names, config)
+        config.problem_type = "single_label_classification"
+        config.label2id = dict(zip(labels.names, labels.ids, strict=True))
+        config.id2label = {id: name for name, id in config.label2id.items()}
+    tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or model_args.model_name_or_path, **options)
+    if tokenizer.pad_token is None:  # decoders such as GPT-2
+        tokenizer.pad_token = tokenizer.eos_token
+    if config.get_text_config().pad_token_id is None:
+        config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    model = AutoModelForSequenceClassification.from_pretrained(
+        model_args.model_name_or_path,
+        config=config,
+        ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+        **options,
+    )
+    return model, tokenizer
+
+
+def match_model_labels(names: list[str], config: PretrainedConfig) -> list[int]:
+    """The ids that the pretrained model gives to labels of these names, or 0, 1, ... where it was trained for others."""
+    ids = {name.lower(): int(id) for name, id in config.label2id.items()}
+    if sorted(ids) == sorted(name.lower() for name in names):
+        return [ids[name.lower()] for name in names]
+    if config.label2id != PretrainedConfig(num_labels=config.num_labels).label2id:
+        logger.warning(
+            f"The model was trained for the labels {list(config.label2id)}; the data has {names}, used here."
+        )
+    return list(range(len(names)))
+
+
+# Running
+
+
+def setup_logging(training_args: MerlinTrainingArguments) -> None:
+    """Log from the first process, or as `log_level` says."""
+    logging.basicConfig(
+        format="%(asctime)s - %(levelname)s - %(name)s - %(message)s",
+        datefmt="%m/%d/%Y %H:%M:%S",
+        handlers=[logging.StreamHandler(sys.stdout)],
+    )
+    if training_args.should_log:
+        transformers.utils.logging.set_verbosity_info()
+    level = training_args.get_process_log_level()
+    logger.setLevel(level)
+    datasets.utils.logging.set_verbosity(level)
+    transformers.utils.logging.set_verbosity(level)
+    logger.info(f"Training/evaluation parameters {training_args}")
+
+
+def choose_method(model_args: ModelArguments, data_args: DataTrainingArguments, do_train: bool) -> type[Trainer]:
+    """The trainer class, checked against whether there is a source."""
+    method = model_args.method or ("merlin" if data_args.has_source else "finetune")
+    trainer_class = get_method(method)
+    needs_source = issubclass(trainer_class, TransferTrainer)
+    if needs_source and do_train and not data_args.has_source:
+        raise ValueError(
+            f"`method={method!r}` trains on a source as well: give `source_task_name`, `source_dataset_name` or "
+            "`source_train_file`, or `--method finetune`."
+        )
+    if data_args.has_source and not needs_source:
+        logger.info(f"Method {method}: the source is not used")
+    logger.info(f"Method: {method}")
+    return trainer_class
+
+
+def build_trainer(
+    trainer_class: type[Trainer], model, tokenizer, args, data_args, target: Task, data: dict
+) -> Trainer:
+    """The trainer of the method that was chosen."""
+    kwargs = {} if data["source"] is None else {"source_dataset": data["source"]}
+    if data_args.pad_to_max_length:
+        kwargs["data_collator"] = default_data_collator
+    elif args.fp16:
+        kwargs["data_collator"] = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+    return trainer_class(
+        model=model,
+        args=args,
+        train_dataset=data["train"],
+        eval_dataset=data["validation"].get(""),
+        processing_class=tokenizer,
+        compute_metrics=make_compute_metrics(data_args.task_name, target.labels),
+        **kwargs,
+    )
+
+
+def train(trainer: Trainer, args: MerlinTrainingArguments) -> None:
+    """Train, from the last checkpoint in `output_dir` where there is one."""
+    checkpoint = args.resume_from_checkpoint
+    if checkpoint is None and os.path.isdir(args.output_dir):
+        checkpoint = get_last_checkpoint(args.output_dir)
+        if checkpoint is not None:
+            logger.info(f"Resuming from {checkpoint}. To train from scratch, give another `output_dir`.")
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    metrics["train_samples"] = len(trainer.train_dataset)
+    if getattr(trainer, "source_dataset", None) is not None:
+        metrics["source_samples"] = len(trainer.source_dataset)
+    trainer.save_model()  # with the tokenizer
+    trainer.log_metrics("train", metrics)
+    trainer.save_metrics("train", metrics)
+    trainer.save_state()
+
+
+def evaluate_on(trainer: Trainer, eval_datasets: dict[str, datasets.Dataset]) -> None:
+    """Evaluate on each set; the results of the second carry `_mm`."""
+    results = {}
+    for suffix, dataset in eval_datasets.items():
+        metrics = trainer.evaluate(eval_dataset=dataset)
+        metrics["eval_samples"] = len(dataset)
+        if suffix:
+            metrics = {f"{name}_mm": value for name, value in metrics.items()}
+        trainer.log_metrics("eval", metrics)
+        results.update(metrics)
+    trainer.save_metrics("eval", results)
+
+
+def predict(
+    trainer: Trainer, test_datasets: dict[str, datasets.Dataset], task_name: str | None, labels: Labels
+) -> None:
+    """Write what the model says to `predict_results*.txt`; it is scored where labels are public."""
+    results = {}
+    for suffix, dataset in test_datasets.items():
+        output = trainer.predict(dataset, metric_key_prefix="predict")
+        metrics = {**output.metrics, "predict_samples": len(dataset)}
+        if suffix:
+            metrics = {f"{name}_mm": value for name, value in metrics.items()}
+        trainer.log_metrics("predict", metrics)
+        results.update(metrics)
+        if not trainer.is_world_process_zero():
+            continue
+        path = os.path.join(
+            trainer.args.output_dir, f"predict_results{'_' + task_name if task_name else ''}{suffix}.txt"
+        )
+        names = dict(zip(labels.ids, labels.names, strict=True))
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("index\tprediction\n")
+            for index, value in enumerate(predicted(output.predictions, labels)):
+                file.write(f"{index}\t{value:3.3f}\n" if labels.is_regression else f"{index}\t{names[int(value)]}\n")
+        logger.info(f"Predictions in {path}")
+    trainer.save_metrics("predict", results)
+
+
+def publish(trainer: Trainer, model_args: ModelArguments, data_args: DataTrainingArguments) -> None:
+    """Push the model with its card, or write the card."""
+    kwargs = {"tasks": "text-classification"}
+    if not os.path.isdir(model_args.model_name_or_path):
+        kwargs["finetuned_from"] = model_args.model_name_or_path
+    if data_args.task_name is not None:
+        kwargs["language"] = "en"
+        kwargs["dataset_tags"] = "glue"
+        kwargs["dataset_args"] = data_args.task_name
+        kwargs["dataset"] = f"GLUE {data_args.task_name.upper()}"
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(**kwargs)
+    else:
+        trainer.create_model_card(**kwargs)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train, evaluate and predict as the arguments say."""
+    model_args, data_args, args = parse_args(argv)
+    setup_logging(args)
+    set_seed(args.seed)
+    trainer_class = choose_method(model_args, data_args, args.do_train)
+
+    with args.main_process_first(desc="loading and tokenizing"):
+        hub = {"cache_dir": model_args.cache_dir, "token": model_args.token}
+        target = load_task(data_args, **hub)
+        model, tokenizer = load_model(model_args, target.labels)
+        data = {"train": None, "source": None, "validation": {}, "test": {}}
+        if args.do_train:
+            data["train"] = prepare(target, "train", data_args.max_train_samples, tokenizer, data_args)[""]
+        if args.do_train and issubclass(trainer_class, TransferTrainer):
+            source = load_task(data_args, "source_", **hub)
+            data["source"] = prepare(source, "train", data_args.max_source_samples, tokenizer, data_args)[""]
+            args.num_source_labels = args.num_source_labels or source.labels.num_labels
+        if args.do_eval:
+            data["validation"] = prepare(target, "validation", data_args.max_eval_samples, tokenizer, data_args)
+        if args.do_predict:
+            data["test"] = prepare(target, "test", data_args.max_predict_samples, tokenizer, data_args)
+
+    trainer = build_trainer(trainer_class, model, tokenizer, args, data_args, target, data)
+    if args.do_train:
+        train(trainer, args)
+    if args.do_eval:
+        evaluate_on(trainer, data["validation"])
+    if args.do_predict:
+        predict(trainer, data["test"], data_args.task_name, target.labels)
+    publish(trainer, model_args, data_args)
+    # A worker thread of gloo that is still freeing a tensor hangs or aborts at the interpreter's exit.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
