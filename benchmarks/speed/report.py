@@ -23,7 +23,7 @@ def verdict(value: dict[str, float], limit: float) -> str:
 
 def exact(value: float) -> dict[str, float]:
     """A number without spread."""
-    return quartiles([value])
+    return {**quartiles([value]), "fastest": value}
 
 
 def budgets(results: dict) -> list[dict]:
@@ -47,8 +47,9 @@ def budgets(results: dict) -> list[dict]:
             add(f"memory, {ours} / joint", MEMORY_OVER_JOINT, exact(memory))
         for row in results.get("parts", ()):
             seconds = statistics.median(methods["merlin"]["times"])
-            part = quartiles(row["methods"]["fit and gradient"]["times"])
-            share = {name: value / seconds for name, value in part.items()}
+            part = row["methods"]["fit and gradient"]["times"]
+            share = ratios(part, [seconds] * len(part))
+            share["fastest"] = min(part) / min(methods["merlin"]["times"])
             add(f"head's fit and gradient / step, n={row['n']}, d={row['d']}, C={row['C']}", HEAD_SHARE, share)
     for row in results.get("heads", ())[:1]:
         ours = row["methods"][CLOSED_FORM]
@@ -79,12 +80,12 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def budget_section(results: dict) -> str:
     rows = [
-        [entry["name"], f"{entry['limit']:g}", spread(entry, 4), entry["holds"]]
-        for entry in budgets(results)  # at the budget's case
+        [entry["name"], f"{entry['limit']:g}", spread(entry, 4), f"{entry['fastest']:.4f}", entry["holds"]]
+        for entry in budgets(results)
     ]
     missing = "".join(f"\n\n{name}: {reason}." for name, reason in results["missing"].items())
     title = f"## Budgets\n\n{results['budget_case']}\n\n"
-    return title + table(["", "at most", "measured (quartiles)", "holds"], rows) + missing
+    return title + table(["", "at most", "measured (quartiles)", "of fastest times", "holds"], rows) + missing
 
 
 def step_section(steps: list[dict]) -> str:
@@ -139,11 +140,13 @@ def unrolled_section(rows: list[dict], title: str, label) -> str:
             [label(row), *[milliseconds(methods[name]["times"]) for name in names]]
             + [spread(ratios(ours["times"], methods[name]["times"])) for name in peers]
             + [f"{methods[name]['mebibytes']:.2f}" for name in names]
+            + [f"{methods[name]['gradient_error']:.1e}" for name in names if "gradient_error" in methods[name]]
         )
     header = [
         *[f"{name}, ms" for name in names],
         *[f"closed form / {name}" for name in peers],
         *[f"{name}, MiB" for name in names],
+        *[f"{name}, error" for name in names if "gradient_error" in rows[0]["methods"][name]],
     ]
     return f"## {title}\n\n" + table(["", *header], body)
 

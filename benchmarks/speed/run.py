@@ -135,12 +135,16 @@ def run_forwards(options: argparse.Namespace) -> list[dict]:
     for source_length, case in FORWARDS[:1] if options.quick else FORWARDS:
         repeats = 3 if options.quick else 5 if case.model == "BERT-base" else 15
         methods = in_process(
-            compare_forwards, case, source_length, options.device, repeats, device=options.device, threads=options.threads
+            compare_forwards,
+            case,
+            source_length,
+            options.device,
+            repeats,
+            device=options.device,
+            threads=options.threads,
         )
         label = f"{case.label}, source length {source_length}"
-        results.append(
-            {"case": case.__dict__, "source_length": source_length, "label": label, "methods": methods}
-        )
+        results.append({"case": case.__dict__, "source_length": source_length, "label": label, "methods": methods})
         report_progress(f"forwards: {label}", results[-1])
     return results
 

@@ -22,7 +22,15 @@ def launch(processes: int, case: Case, steps: int) -> dict[str, float]:
     """Rows per second of each trainer."""
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "rows.json")
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--main_process_port", "0"]
+        command = [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--num_machines",
+            "1",
+            "--main_process_port",
+            "0",
+        ]
         command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes", str(processes)]
         # As in the project's tests: it starts processes with torchrun, and `use_cpu` makes them talk over gloo.
         command += ["--multi_gpu"] if processes > 1 else []
