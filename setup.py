@@ -21,7 +21,7 @@ setup(
     keywords="transfer-learning meta-learning transformers trainer few-shot nlp vision pytorch",
     packages=find_packages(include=["merlin_hf", "merlin_hf.*"]),
     package_data={"merlin_hf": ["py.typed", "accelerate_configs/*.yaml"]},
-    entry_points={"console_scripts": ["merlin-hf=merlin_hf.commands.cli:main"]},
+    entry_points={"console_scripts": ["merlin-hf=merlin_hf.cli.main:main"]},
     python_requires=">=3.10",
     install_requires=[
         "accelerate>=1.10",

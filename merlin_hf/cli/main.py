@@ -1,12 +1,9 @@
 """`merlin-hf COMMAND ...`."""
 
 import argparse
-import sys
 
-from .accelerate_configs import NAMES, accelerate_config
-
-
-TRAIN_MODULE = "merlin_hf.scripts.text_classification"
+from .accelerate_configs import NAMES
+from .train import train
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,28 +28,6 @@ def main(argv: list[str] | None = None) -> None:
         print("\nand those of the training program:\n", flush=True)
         rest = ["--help"]
     train(arguments, rest)
-
-
-def train(arguments: argparse.Namespace, rest: list[str]) -> None:
-    """Train in this process, or in those that accelerate starts."""
-    launcher = [
-        f"--{name}={value}"
-        for name in ("num_processes", "main_process_port")
-        if (value := getattr(arguments, name)) is not None
-    ]
-    if arguments.help or (arguments.accelerate_config is None and not launcher):
-        from ..scripts.text_classification import main as train_here
-
-        return train_here(rest)
-
-    from accelerate.commands.launch import launch_command, launch_command_parser
-
-    try:
-        if arguments.accelerate_config is not None:
-            launcher.append(f"--config_file={accelerate_config(arguments.accelerate_config)}")
-    except ValueError as error:
-        sys.exit(f"merlin-hf train: {error}")
-    launch_command(launch_command_parser().parse_args([*launcher, "--module", TRAIN_MODULE, *rest]))
 
 
 if __name__ == "__main__":

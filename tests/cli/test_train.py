@@ -9,8 +9,8 @@ import pytest
 import yaml
 from transformers import AutoModelForSequenceClassification
 
-from merlin_hf.commands import cli
-from merlin_hf.commands.accelerate_configs import NAMES, accelerate_config
+from merlin_hf.cli import main as cli
+from merlin_hf.cli.accelerate_configs import NAMES, accelerate_config
 from tests.examples.conftest import ROOT, model_path  # noqa: F401
 from tests.examples.test_run_glue import files, options, surroundings  # noqa: F401
 
@@ -30,7 +30,7 @@ def test_trains_in_processes_of_a_configuration(given, files, model_path, tmp_pa
             (tmp_path / "config.yaml").write_text(file.read())
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "merlin_hf.commands.cli", "train", "--accelerate_config", config]
+    command = [sys.executable, "-m", "merlin_hf.cli.main", "train", "--accelerate_config", config]
     command += ["--main_process_port", "0", *options(model_path, output, "--max_steps", "2"), *files, "--do_train"]
     run = subprocess.run(
         command,
