@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-table test test-versions lint format clean
+.PHONY: demo demo-table test test-versions test-deepspeed lint format clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/demo.py
@@ -22,6 +22,12 @@ test: $(VENV)/.installed-test
 # The same tests with the oldest supported versions, in an environment of their own.
 test-versions: $(VENV)-oldest/.installed
 	$(VENV)-oldest/bin/python -m pytest -n 2 --dist worksteal
+
+# DeepSpeed's ZeRO on CPU processes; no operation of it is compiled.
+test-deepspeed: $(VENV)/.installed-test
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt setuptools wheel ninja
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --disable-pip-version-check -q --no-build-isolation deepspeed
+	$(BIN)/python -m pytest tests/distributed/test_deepspeed.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -68,20 +68,22 @@ class MerlinTrainer(TransferTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
         outputs = model(source_inputs=batches.source_inputs, target_inputs=batches.target_inputs)
-        source_loss = self.source_loss(outputs.source_logits, batches.source_labels)
+        # A gradient at the outputs themselves would set off DeepSpeed's hooks for the end of a backward pass.
+        source_logits, features = (
+            tensor.view_as(tensor) for tensor in (outputs.source_logits, outputs.target_features)
+        )
+        source_loss = self.source_loss(source_logits, batches.source_labels)
 
         # On several processes the head is fit on, and judged by, the rows of all of them.
-        features, labels, present = self.gather_target(outputs.target_features, batches.target_labels)
+        features, labels, present = self.gather_target(features, batches.target_labels)
         self.target_problem_type = self.problem_type(labels)
         split = self.split(labels, present)
         head = self.fit_head(features, labels, split.train, outputs.scalars)
         meta_loss = self.validate_head(head, features, labels, split, outputs.scalars)
 
         rho = self.args.rho
-        if self.args.balance_gradients and outputs.source_logits.requires_grad:
-            rho = rho * gradient_ratio(
-                source_loss, outputs.source_logits, outputs.source_head_gram, meta_loss, features
-            )
+        if self.args.balance_gradients and source_logits.requires_grad:
+            rho = rho * gradient_ratio(source_loss, source_logits, outputs.source_head_gram, meta_loss, features)
             self.record(rho=rho)
 
         self.record(source_loss=source_loss, meta_loss=meta_loss)
@@ -293,7 +295,7 @@ class MerlinTrainer(TransferTrainer):
         was_training = transfer_model.training
         transfer_model.eval()
         model = self.model_wrapped if self.is_fsdp_enabled else transfer_model
-        scalars = {name: whole(value.detach()).reshape(()) for name, value in transfer_model.scalars.items()}
+        scalars = {name: whole(value).reshape(()) for name, value in transfer_model.scalars.items()}
         l2 = float(self.head_l2(scalars)) if args.refit_l2 == "meta" else args.refit_l2
         with isolated_rng("refit", args.seed), transfer_model.attached():
             solver = self.head_solver(self.target_problem_type)
@@ -312,6 +314,8 @@ class MerlinTrainer(TransferTrainer):
                     f"{float(head.info['solver_residual']):.1e}); a larger `head_l2` or `refit_l2` makes it easier."
                 )
             reshard(transfer_model)
+            if self.is_deepspeed_enabled:  # the same for ZeRO-3
+                self.deepspeed.empty_partition_cache()
             write_head(transfer_model.head, head, float(self.logit_scale(scalars)))
         transfer_model.train(was_training)
 

@@ -147,8 +147,6 @@ def main(argv: list[str] | None = None) -> None:
         trainer.push_to_hub(**card)
     else:
         trainer.create_model_card(**card)
-    trainer.accelerator.wait_for_everyone()  # or gloo may hang or abort at the interpreter's exit
-    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..methods import get_method
 from ..training_args import MerlinTrainingArguments
+from ..transfer.distributed import end_training
 from ..transfer.trainer import TransferTrainer
 from .text_tasks import DataTrainingArguments, Labels, Task, load_task, make_compute_metrics, predicted, prepare
 
@@ -279,9 +280,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.do_predict:
         predict(trainer, data["test"], data_args.task_name, target.labels)
     publish(trainer, model_args, data_args)
-    # A worker thread of gloo that is still freeing a tensor hangs or aborts at the interpreter's exit.
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    end_training(trainer.accelerator)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ PREFIX = "model."  # of the classifier's tensors in a TransferModel
 
 def transfer_state(transfer_model: TransferModel) -> dict[str, Tensor]:
     """The source head and the learned scalars, whole and on the CPU; a collective where the model is sharded."""
-    state = transfer_model.state_dict()
-    return {name: whole(state[name].detach()).cpu().contiguous() for name in state if not name.startswith(PREFIX)}
+    own = {name: p for name, p in transfer_model.named_parameters() if not name.startswith(PREFIX)}
+    return {name: whole(parameter).cpu().contiguous() for name, parameter in own.items()}
 
 
 def plain_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -86,7 +86,9 @@ class TransferCheckpointsMixin:
             return super()._save(output_dir, state_dict)
         model, self.model = self.model, self.transfer_model.model
         try:
-            super()._save(output_dir, plain_state(state_dict))
+            # Evaluated but never trained, DeepSpeed wraps the classifier itself.
+            is_transfer = isinstance(self.accelerator.unwrap_model(self.model_wrapped), TransferModel)
+            super()._save(output_dir, plain_state(state_dict) if is_transfer else state_dict)
         finally:
             self.model = model
 

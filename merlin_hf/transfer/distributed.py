@@ -1,10 +1,12 @@
 """Seeing the whole target batch on every rank."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 import torch.distributed
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 
@@ -86,6 +88,19 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def end_training(accelerator: Accelerator) -> None:
+    """
+    [`~accelerate.Accelerator.end_training`], after which the interpreter can exit; for the last line of a program.
+
+    A worker thread of gloo (torch 2.13) takes the interpreter's lock to drop the tensors of its last collectives. Where it
+    comes to that only while the interpreter exits, the process hangs or aborts, so it is left a moment before.
+    """
+    if is_distributed():
+        accelerator.wait_for_everyone()
+        time.sleep(0.2)
+    accelerator.end_training()
+
+
 def is_distributed() -> bool:
     """Whether this process is one of several."""
     return (
@@ -116,15 +131,37 @@ def in_step(batches: Iterable[Any], filler: Callable[[], Any], device: torch.dev
         yield (filler(), False) if batch is None else (batch, True)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A parameter that may be sharded (FSDP2) as a whole, on every rank; a collective where it is."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+def is_partitioned(parameter: Tensor) -> bool:
+    """Whether DeepSpeed's ZeRO-3 has divided a parameter over the ranks; outside of its module's forward it is empty then."""
+    return hasattr(parameter, "ds_id")
+
+
+@torch.no_grad()
+def whole(parameter: Tensor) -> Tensor:
+    """
+    A parameter that may be sharded (FSDP2, ZeRO-3) as a whole, on every rank and without gradient; a collective where it is.
+
+    ZeRO-3 marks the parameter itself: what `detach()` or a `state_dict` made of it is empty, and not known as such.
+    """
+    if is_partitioned(parameter):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            return parameter.detach().clone()
+    parameter = parameter.detach()
+    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
 
 
 @torch.no_grad()
 def write(parameter: nn.Parameter, value: Tensor) -> None:
-    """Put the same whole value into a parameter that may be sharded (FSDP2), on every rank."""
+    """Put the same whole value into a parameter that may be sharded (FSDP2, ZeRO-3), on every rank; a collective where it is."""
     value = value.to(device=parameter.device, dtype=parameter.dtype)
+    if is_partitioned(parameter):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+            parameter.copy_(value)
+        return
     if hasattr(parameter, "full_tensor"):
         from torch.distributed.tensor import distribute_tensor
 

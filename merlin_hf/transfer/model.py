@@ -126,6 +126,29 @@ class TransferOutput(ModelOutput):
     scalars: dict[str, Tensor] | None = None
 
 
+class SourceHead(nn.Linear):
+    """A linear layer that also gives the products of its rows, as ZeRO-3 has its weight whole in its own forward only."""
+
+    def forward(self, features: Tensor, with_gram: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits; with `with_gram`, and `weight @ weight.mT` without gradient."""
+        logits = super().forward(features)
+        if not with_gram:
+            return logits
+        weight = self.weight.detach()
+        return logits, weight @ weight.mT
+
+
+class Scalars(nn.ParameterDict):
+    """Parameters of one element each, read by calling this, as ZeRO-3 has them whole in a module's own forward only."""
+
+    # `ParameterDict` refuses to be called.
+    __call__ = nn.Module.__call__
+
+    def forward(self) -> dict[str, Tensor]:
+        """Each as a tensor of shape `()`."""
+        return {name: value.sum() for name, value in self.items()}
+
+
 class TransferModel(nn.Module):
     """
     A Hugging Face classifier for the target task with a second head for the source task.
@@ -167,12 +190,12 @@ class TransferModel(nn.Module):
         self.source_head = None
         if num_source_labels:
             with isolated_rng("source_head", seed):
-                self.source_head = nn.Linear(
+                self.source_head = SourceHead(
                     head.in_features, num_source_labels, device=head.weight.device, dtype=head.weight.dtype
                 )
                 self._initialise(self.source_head)
         # One element rather than none: fully sharded wrappers refuse scalar parameters.
-        self.scalars = nn.ParameterDict(
+        self.scalars = Scalars(
             {
                 name: torch.full((1,), float(value), device=head.weight.device)
                 for name, value in (scalars or {}).items()
@@ -309,11 +332,10 @@ class TransferModel(nn.Module):
         """
         if source_inputs is None and target_inputs is None:
             return self.model(*args, **inputs)
-        output = TransferOutput(scalars={name: value.sum() for name, value in self.scalars.items()} or None)
+        output = TransferOutput(scalars=self.scalars() or None)
         if source_inputs is not None:
-            output.source_logits = self.source_head(self.features(source_inputs))
-            weight = self.source_head.weight.detach()
-            output.source_head_gram = weight @ weight.mT
+            features = self.features(source_inputs)
+            output.source_logits, output.source_head_gram = self.source_head(features, with_gram=True)
         if target_inputs is not None:
             output.target_features = self.target_features(target_inputs)
             if self.trains_target_head:

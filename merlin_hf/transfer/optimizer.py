@@ -1,5 +1,7 @@
 """Parameter groups of an optimizer that trains more than the classifier."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -48,3 +50,14 @@ def move_to_own_group(
             group["params"] = left
             settings = {name: value for name, value in group.items() if name not in ("params", "initial_lr")}
             optimizer.add_param_group({**settings, "params": moved, "lr": learning_rate})
+
+
+def group_by_learning_rate(
+    parameters: list[nn.Parameter], own_rates: list[tuple[list[nn.Parameter], float | None]]
+) -> list[dict[str, Any]]:
+    """Parameter groups for an optimizer that is yet to be made, with the learning rates that differ from its own."""
+    rate_of = {id(parameter): rate for members, rate in own_rates for parameter in members}
+    groups: dict[float | None, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(rate_of.get(id(parameter)), []).append(parameter)
+    return [{"params": members, **({} if rate is None else {"lr": rate})} for rate, members in groups.items()]

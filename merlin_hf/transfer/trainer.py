@@ -29,7 +29,7 @@ from .labels import problem_type_of, split_labels, task_loss
 from .mean_loss import MeanLoss, MeanLossMixin
 from .metrics import MetricAverager
 from .model import TransferModel
-from .optimizer import check_optimizer, move_to_own_group
+from .optimizer import check_optimizer, group_by_learning_rate, move_to_own_group
 from .seeding import isolated_rng
 from .source import RankRows, SourceStream, is_iterable, plain_dataloader
 from .weights import SavedWeightsMixin
@@ -368,9 +368,13 @@ class TransferTrainer(TransferCheckpointsMixin, WholeCheckpointsMixin, SavedWeig
         """
         super().create_optimizer(model)
         if self.source_dataset is not None:
+            own_rates = self.parameters_with_learning_rates()
+            if not hasattr(self.optimizer, "param_groups"):  # it stands for the one in the configuration of DeepSpeed
+                self.optimizer.params = group_by_learning_rate(self.optimizer.params, own_rates)
+                return self.optimizer
             if self.lr_scheduler is not None:
                 check_optimizer(self.optimizer, self.transfer_model)
-            for parameters, learning_rate in self.parameters_with_learning_rates():
+            for parameters, learning_rate in own_rates:
                 move_to_own_group(self.optimizer, parameters, learning_rate)
         return self.optimizer
 

@@ -2,23 +2,33 @@
 
 import pytest
 import torch
+import transformers
+from packaging import version
 from transformers import AutoModelForSequenceClassification
 
 from tests.distributed.launch import run, start
 
 
-def assert_equal_runs(one, other, keys=("loss", "source_loss", "grad_norm"), tolerance=1e-10):
+def assert_equal_runs(one, other, keys=("loss", "source_loss", "grad_norm"), tolerance=1e-10, relative=1e-7):
     for name, weight in one["weights"].items():
         torch.testing.assert_close(
-            other["weights"][name], weight, rtol=1e-7, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+            other["weights"][name].to(weight.dtype),
+            weight,
+            rtol=relative,
+            atol=tolerance,
+            msg=lambda m, n=name: f"{n}: {m}",
         )
     for key in keys:
-        assert [e[key] for e in one["history"]] == pytest.approx([e[key] for e in other["history"]], rel=1e-6), key
+        values = [[entry[key] for entry in run["history"]] for run in (one, other)]
+        assert values[0] == pytest.approx(values[1], rel=max(relative, 1e-6)), key
     measured = [name for name in one["metrics"] if not name.endswith(("runtime", "per_second"))]
     for key in measured:
-        assert one["metrics"][key] == pytest.approx(other["metrics"][key], rel=1e-6), key
+        assert one["metrics"][key] == pytest.approx(other["metrics"][key], rel=max(relative, 1e-6)), key
     if measured:
-        torch.testing.assert_close(other["predictions"], one["predictions"], rtol=1e-6, atol=1e-8)
+        predictions = other["predictions"].to(one["predictions"].dtype)
+        torch.testing.assert_close(
+            predictions, one["predictions"], rtol=max(relative, 1e-6), atol=max(tolerance, 1e-8)
+        )
 
 
 @pytest.mark.parametrize(("method", "chunk"), [("merlin", None), ("merlin", 3), ("joint", None)])
@@ -61,6 +71,10 @@ def test_local_heads_are_those_of_micro_batches(tmp_path):
     assert together["history"][0]["meta_loss"] != pytest.approx(local["history"][0]["meta_loss"], rel=1e-3)
 
 
+@pytest.mark.skipif(
+    version.parse(transformers.__version__) < version.parse("5.23"),
+    reason="Trainer 5.10 asks torch for the optimizer's state on 'cpu:0', which there is none of",
+)
 def test_a_checkpoint_of_two_processes_goes_on_in_one_and_back(tmp_path):
     def batches(processes):
         return {"per_device_train_batch_size": 8 // processes, "per_device_source_batch_size": 4 // processes}
