@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-table test test-versions test-deepspeed lint format clean
+.PHONY: demo demo-table test test-versions test-deepspeed benchmark-speed lint format clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/demo.py
@@ -28,6 +28,11 @@ test-deepspeed: $(VENV)/.installed-test
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt setuptools wheel ninja
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install --disable-pip-version-check -q --no-build-isolation deepspeed
 	$(BIN)/python -m pytest tests/distributed/test_deepspeed.py
+
+# What a step costs beside joint training, Trainer and a plain loop.
+benchmark-speed: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/speed/requirements.txt
+	$(BIN)/python benchmarks/speed/run.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from .heads import HeadSolver, LinearHead, encode_targets, get_head
 from .training_args import MerlinTrainingArguments
-from .transfer.balance import gradient_ratio
+from .transfer.balance import balance
 from .transfer.checks import check_target_batch
 from .transfer.distributed import gather_rows, is_distributed, reshard, sum_over_ranks, whole
 from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, problem_type_of
@@ -82,8 +82,12 @@ class MerlinTrainer(TransferTrainer):
         meta_loss = self.validate_head(head, features, labels, split, outputs.scalars)
 
         rho = self.args.rho
-        if self.args.balance_gradients and source_logits.requires_grad:
-            rho = rho * gradient_ratio(source_loss, source_logits, outputs.source_head_gram, meta_loss, features)
+        if self.args.balance_gradients and source_logits.requires_grad and features.requires_grad:
+            scalars = (outputs.scalars or {}).values()
+            ratio, meta_loss = balance(
+                source_loss, source_logits, outputs.source_head_gram, meta_loss, features, scalars
+            )
+            rho = rho * ratio
             self.record(rho=rho)
 
         self.record(source_loss=source_loss, meta_loss=meta_loss)

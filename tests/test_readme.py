@@ -27,7 +27,7 @@ def test_the_compatibility_table_names_tests_that_exist(path, test):
         assert f"def {test or 'test_'}" in file.read()
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)(?!#)([^)#]+)\)", README))))
 def test_links_to_files(link):
     assert os.path.exists(os.path.join(ROOT, link))
 

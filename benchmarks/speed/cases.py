@@ -50,7 +50,7 @@ def build_model(case: Case) -> nn.Module:
     """
     A classifier with random weights, the same for the same case.
 
-    Dropout is off: drawing its random numbers takes a CPU as long as the rest of a step, and would hide what is compared.
+    Dropout is off: drawing its random numbers takes a CPU a large part of a step, and would hide what is compared.
     """
     torch.manual_seed(0)
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

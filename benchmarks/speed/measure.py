@@ -82,6 +82,17 @@ def ratios(numerator: list[float], denominator: list[float]) -> dict[str, float]
     return {**found, "fastest": min(numerator) / min(denominator)}
 
 
+class Stopwatch:
+    """Seconds since it was made, by the clock and of the processor's work for this process, on all threads."""
+
+    def __init__(self, device: str):
+        self.device = device
+        self.start, self.worked = clock(device), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        return clock(self.device) - self.start, time.process_time() - self.worked
+
+
 def libc() -> ctypes.CDLL | None:
     """glibc, or nothing where there is another one."""
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -114,16 +125,17 @@ def take_turns(functions: dict[str, Callable[[], object]], device: str, repeats:
     Time functions in this process, A B C A B C ..., and then the peak memory of each.
 
     Returns:
-        `dict`: by name, `times` in seconds without the warm-up, and `mebibytes`.
+        `dict`: by name, `times` and `work` (see [`Stopwatch`]) without the warm-up, and `mebibytes`.
     """
-    results = {name: {"times": []} for name in functions}
+    results = {name: {"times": [], "work": []} for name in functions}
     for turn in range(warmup + repeats):
         for name, function in functions.items():
-            start = clock(device)
+            watch = Stopwatch(device)
             function()
-            seconds = clock(device) - start
+            seconds, work = watch.read()
             if turn >= warmup:
                 results[name]["times"].append(seconds)
+                results[name]["work"].append(work)
     for name, function in functions.items():
         with PeakMemory(device) as memory:
             function()
@@ -208,20 +220,21 @@ class Turns:
 
     def wait(self) -> None:
         self.wants_memory = self.connection.recv() == "memory"
-        self.woken = clock(self.device)
+        self.woken = Stopwatch(self.device)
 
     def begin(self) -> None:
         if self.wants_memory:
             self.memory = PeakMemory(self.device).__enter__()
-        self.started = clock(self.device)
+        self.between, _ = self.woken.read()
+        self.started = Stopwatch(self.device)
 
     def end(self, optimizer: torch.optim.Optimizer) -> None:
-        seconds = clock(self.device) - self.started
+        seconds, work = self.started.read()
         if self.wants_memory:
             self.memory.__exit__(None, None, None)
             answer = {"mebibytes": self.memory.mebibytes, "held_mebibytes": held(optimizer) / MEBIBYTE}
         else:
-            answer = {"seconds": seconds, "between": self.started - self.woken}
+            answer = {"times": seconds, "work": work, "between": self.between}
         release_freed_memory()
         self.connection.send(answer)
         self.wait()
@@ -241,18 +254,18 @@ def take_turns_in_processes(
     As `take_turns`, with functions `(*args, connection)` that drive a [`Turns`], each in a process of its own.
 
     Returns:
-        `dict`: by name, `times` and `between` (the time before each step: data loading and the like), in seconds,
+        `dict`: by name, `times`, `work` and `between` (the time before each step: data loading and the like), in seconds;
         `mebibytes`, the peak of a step, over `held_mebibytes`.
     """
-    results = {name: {"times": [], "between": []} for name in jobs}
+    results = {name: {"times": [], "work": [], "between": []} for name in jobs}
     with started(jobs.values(), device, threads) as connections:
         for turn in range(warmup + repeats):
             for name, connection in zip(jobs, connections, strict=True):
                 connection.send("step")
                 answer = _receive(connection)
                 if turn >= warmup:
-                    results[name]["times"].append(answer["seconds"])
-                    results[name]["between"].append(answer["between"])
+                    for key, value in answer.items():
+                        results[name][key].append(value)
         for name, connection in zip(jobs, connections, strict=True):
             connection.send("memory")
             results[name].update(_receive(connection))

@@ -23,7 +23,12 @@ def verdict(value: dict[str, float], limit: float) -> str:
 
 def exact(value: float) -> dict[str, float]:
     """A number without spread."""
-    return {**quartiles([value]), "fastest": value}
+    return {**quartiles([value]), "fastest": value, "work": value}
+
+
+def compared(one: dict, other: dict) -> dict[str, float]:
+    """Ratio of times with quartiles, of the fastest times, and of the processor's work."""
+    return {**ratios(one["times"], other["times"]), "work": ratios(one["work"], other["work"])["median"]}
 
 
 def budgets(results: dict) -> list[dict]:
@@ -42,7 +47,7 @@ def budgets(results: dict) -> list[dict]:
         methods = step["methods"]
         for ours in OURS:
             for other, limit in (("joint", TIME_OVER_JOINT), ("bare loop", TIME_OVER_BARE)):
-                add(f"time, {ours} / {other}", limit, ratios(methods[ours]["times"], methods[other]["times"]))
+                add(f"time, {ours} / {other}", limit, compared(methods[ours], methods[other]))
             memory = methods[ours]["mebibytes"] / methods["joint"]["mebibytes"]
             add(f"memory, {ours} / joint", MEMORY_OVER_JOINT, exact(memory))
         for row in results.get("parts", ()):
@@ -50,16 +55,16 @@ def budgets(results: dict) -> list[dict]:
             part = row["methods"]["fit and gradient"]["times"]
             share = ratios(part, [seconds] * len(part))
             share["fastest"] = min(part) / min(methods["merlin"]["times"])
-            add(f"head's fit and gradient / step, n={row['n']}, d={row['d']}, C={row['C']}", HEAD_SHARE, share)
+            work = [statistics.median(of["work"]) for of in (row["methods"]["fit and gradient"], methods["merlin"])]
+            share["work"] = work[0] / work[1]
+            add(f"head's fit and gradient / step, {row['label']}", HEAD_SHARE, share)
     for row in results.get("heads", ())[:1]:
         ours = row["methods"][CLOSED_FORM]
         for name, other in row["methods"].items():
             if name != CLOSED_FORM:
-                sizes = f"n={row['n']}, d={row['d']}, C={row['C']}, {row['splits']} splits"
-                value = ratios(ours["times"], other["times"])
-                add(f"time, closed form / 5 steps by {name}, {sizes}", OVER_UNROLLED, value)
+                add(f"time, closed form / 5 steps by {name}, {row['label']}", OVER_UNROLLED, compared(ours, other))
                 memory = ours["mebibytes"] / other["mebibytes"]
-                add(f"memory, closed form / 5 steps by {name}, {sizes}", 1.0, exact(memory))
+                add(f"memory, closed form / 5 steps by {name}, {row['label']}", 1.0, exact(memory))
     return found
 
 
@@ -67,6 +72,10 @@ def spread(value: dict[str, float], digits: int = 3) -> str:
     """Median with quartiles, or one number where there is no spread."""
     median, lower, upper = (f"{value[name]:.{digits}f}" for name in ("median", "lower", "upper"))
     return median if value["lower"] == value["upper"] else f"{median} ({lower}-{upper})"
+
+
+def digits(value: dict[str, float], *names: str) -> list[str]:
+    return [f"{value[name]:.4f}" for name in names]
 
 
 def milliseconds(times: list[float]) -> str:
@@ -80,12 +89,14 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def budget_section(results: dict) -> str:
     rows = [
-        [entry["name"], f"{entry['limit']:g}", spread(entry, 4), f"{entry['fastest']:.4f}", entry["holds"]]
+        [entry["name"], f"{entry['limit']:g}", spread(entry, 4), *digits(entry, "fastest", "work"), entry["holds"]]
         for entry in budgets(results)
     ]
     missing = "".join(f"\n\n{name}: {reason}." for name, reason in results["missing"].items())
     title = f"## Budgets\n\n{results['budget_case']}\n\n"
-    return title + table(["", "at most", "measured (quartiles)", "of fastest times", "holds"], rows) + missing
+    return (
+        title + table(["", "at most", "measured (quartiles)", "of fastest times", "of work", "holds"], rows) + missing
+    )
 
 
 def step_section(steps: list[dict]) -> str:
@@ -98,8 +109,11 @@ def step_section(steps: list[dict]) -> str:
         ("merlin", "joint"), ("merlin, fixed rho", "joint"), ("joint, again", "joint"), ("merlin", "Trainer"),
         ("merlin", "bare loop"), ("merlin, fixed rho", "bare loop"),
     ]  # fmt: skip
-    compared = [
-        [row["label"], *[spread(ratios(row["methods"][a]["times"], row["methods"][b]["times"])) for a, b in pairs]]
+    times_compared = [
+        [row["label"], *[spread(compared(row["methods"][a], row["methods"][b])) for a, b in pairs]] for row in steps
+    ]
+    work = [
+        [row["label"], *[f"{compared(row['methods'][a], row['methods'][b])['work']:.3f}" for a, b in pairs]]
         for row in steps
     ]
     limits = {"joint": f", budget {TIME_OVER_JOINT}", "bare loop": f", budget {TIME_OVER_BARE}"}
@@ -119,7 +133,9 @@ def step_section(steps: list[dict]) -> str:
             "## Time of a step\n\nMedian, ms.",
             table(["", *names, "load"], times),
             "Ratios of neighbouring turns, median (quartiles). `joint, again / joint` are two equal things.",
-            table(["", *heads], compared),
+            table(["", *heads], times_compared),
+            "The same of the processor's work, whatever else had a share of it: median.",
+            table(["", *heads], work),
             "Between two steps, ms: loading a batch of each task from memory, and what the trainer does outside a step.",
             table(["", *[name for name in names if name != "bare loop"]], between),
             "## Peak memory of a step\n\nMiB over what stays between steps (trained weights and the optimizer's state: "
@@ -129,34 +145,34 @@ def step_section(steps: list[dict]) -> str:
     )
 
 
-def unrolled_section(rows: list[dict], title: str, label) -> str:
+def unrolled_section(rows: list[dict], title: str) -> str:
     names = list(rows[0]["methods"])
     peers = [name for name in names if name != CLOSED_FORM]
-    body = []
+    times, memory, errors = [], [], []
     for row in rows:
         methods = row["methods"]
-        ours = methods[CLOSED_FORM]
-        body.append(
-            [label(row), *[milliseconds(methods[name]["times"]) for name in names]]
-            + [spread(ratios(ours["times"], methods[name]["times"])) for name in peers]
-            + [f"{methods[name]['mebibytes']:.2f}" for name in names]
-            + [f"{methods[name]['gradient_error']:.1e}" for name in names if "gradient_error" in methods[name]]
+        against = [compared(methods[CLOSED_FORM], methods[name]) for name in peers]
+        times.append(
+            [row["label"], *[milliseconds(methods[name]["times"]) for name in names], *map(spread, against)]
+            + [f"{value['work']:.3f}" for value in against]
         )
-    header = [
-        *[f"{name}, ms" for name in names],
-        *[f"closed form / {name}" for name in peers],
-        *[f"{name}, MiB" for name in names],
-        *[f"{name}, error" for name in names if "gradient_error" in rows[0]["methods"][name]],
+        memory.append([row["label"], *[f"{methods[name]['mebibytes']:.2f}" for name in names]])
+        if "gradient_error" in methods[CLOSED_FORM]:
+            errors.append([row["label"], *[f"{methods[name]['gradient_error']:.1e}" for name in names]])
+    sections = [
+        f"## {title}\n\nMedian, ms, and ratios of neighbouring turns.",
+        table(["", *names, *[f"{CLOSED_FORM} / {name}{of}" for of in ("", ", work") for name in peers]], times),
+        "Peak memory, MiB.",
+        table(["", *names], memory),
     ]
-    return f"## {title}\n\n" + table(["", *header], body)
+    if errors:
+        sections += ["Relative error of the gradient in the features.", table(["", *names], errors)]
+    return "\n\n".join(sections)
 
 
 def part_section(parts: list[dict]) -> str:
     names = list(parts[0]["methods"])
-    body = [
-        [f"n={row['n']}, d={row['d']}, C={row['C']}", *[milliseconds(row["methods"][name]["times"]) for name in names]]
-        for row in parts
-    ]
+    body = [[row["label"], *[milliseconds(row["methods"][name]["times"]) for name in names]] for row in parts]
     return "## After the backbone\n\nMedian, ms.\n\n" + table(["", *names], body)
 
 
@@ -165,9 +181,10 @@ def forward_section(rows: list[dict]) -> str:
     for row in rows:
         two, one = row["methods"]["two forwards"], row["methods"]["one forward"]
         memory = two["mebibytes"] / one["mebibytes"]
-        ratio = spread(ratios(two["times"], one["times"]))
-        body.append([row["label"], milliseconds(two["times"]), milliseconds(one["times"]), ratio, f"{memory:.3f}"])
-    header = ["", "two forwards, ms", "one forward, ms", "time, two / one", "memory, two / one"]
+        value = compared(two, one)
+        times = [milliseconds(two["times"]), milliseconds(one["times"]), spread(value), f"{value['work']:.3f}"]
+        body.append([row["label"], *times, f"{memory:.3f}"])
+    header = ["", "two forwards, ms", "one forward, ms", "time, two / one", "work, two / one", "memory, two / one"]
     return "## One forward or two\n\nForward and backward of the model alone.\n\n" + table(header, body)
 
 
@@ -192,15 +209,14 @@ def write_table(results: dict, path: Path) -> None:
         sections.append(step_section(results["steps"]))
     if "heads" in results:
         title = "A head from five steps: fit, meta loss and gradient in the features"
-        sizes = "n={n}, d={d}, C={C}, {splits} splits"
-        sections.append(unrolled_section(results["heads"], title, lambda row: sizes.format(**row)))
+        sections.append(unrolled_section(results["heads"], title))
     if "unrolled_steps" in results:
         title = "A head from five steps: a whole training step in a plain loop"
-        sections.append(unrolled_section(results["unrolled_steps"], title, lambda row: row["label"]))
+        sections.append(unrolled_section(results["unrolled_steps"], title))
     if "parts" in results:
         sections.append(part_section(results["parts"]))
     if "forwards" in results:
         sections.append(forward_section(results["forwards"]))
     if "scaling" in results:
-        sections.append(scaling_section(results["scaling"]))
+        sections.append(scaling_section(results["scaling"][0]))
     path.write_text("\n\n".join(sections) + "\n")

@@ -15,6 +15,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -31,6 +32,7 @@ import transformers  # noqa: E402
 from cases import Case  # noqa: E402
 from measure import in_process, take_turns_in_processes  # noqa: E402
 from parts import compare_forwards, head_parts  # noqa: E402
+from plot import plot  # noqa: E402
 from report import write_table  # noqa: E402
 from scaling import launch  # noqa: E402
 from steps import COMPETITORS  # noqa: E402
@@ -40,12 +42,12 @@ from unrolled import compare_heads, compare_steps, installed  # noqa: E402
 # The case that the budgets are about.
 BUDGET = Case("BERT-base", 32, 128, bf16=True)
 STEPS = [
-    BUDGET,
     *[Case("BERT-tiny", batch, 32) for batch in (8, 32, 128, 256)],
     *[Case("BERT-tiny", 64, 32, classes) for classes in (2, 10, 100, 1000)],
     Case("BERT-mini", 32, 64),
     Case("BERT-medium", 32, 64),
     Case("ViT", 32, 64),
+    BUDGET,
 ]
 QUICK_STEPS = [Case("BERT-tiny", 32, 32), Case("ViT", 8, 16)]
 REPEATS = {"BERT-base": 6, "BERT-medium": 9, "ViT": 11}  # of 21 otherwise
@@ -66,7 +68,7 @@ FORWARDS = [
     (32, Case("BERT-tiny", 8, 32)),
     *[(length, Case("BERT-base", 16, 128, bf16=True)) for length in (32, 128)],
 ]
-SCALING = Case("BERT-mini", 32, 64)
+SCALING, QUICK_SCALING = Case("BERT-mini", 32, 64), Case("BERT-tiny", 8, 16)
 
 
 def environment(options: argparse.Namespace) -> dict:
@@ -83,78 +85,51 @@ def environment(options: argparse.Namespace) -> dict:
     }
 
 
-def run_steps(options: argparse.Namespace) -> list[dict]:
-    results = []
+def run_steps(options: argparse.Namespace) -> Iterator[dict]:
     for case in QUICK_STEPS if options.quick else STEPS:
         repeats = 3 if options.quick else REPEATS.get(case.model, 21)
         jobs = {name: (function, (case, options.device)) for name, function in COMPETITORS.items()}
         warmup = 1 if case.model == "BERT-base" else 2
         methods = take_turns_in_processes(jobs, options.device, options.threads, repeats, warmup)
-        results.append({"case": case.__dict__, "label": case.label, "methods": methods})
-        report_progress(case.label, results[-1])
-    return results
+        yield {"label": case.label, "case": case.__dict__, "methods": methods}
 
 
-def run_heads(options: argparse.Namespace) -> list[dict]:
-    results = []
-    for sizes in HEADS[:2] if options.quick else HEADS:
-        repeats = 5 if options.quick else 31
-        methods = in_process(
-            compare_heads, *sizes, options.device, repeats, device=options.device, threads=options.threads
-        )
-        results.append({**dict(zip(("n", "d", "C", "splits"), sizes, strict=True)), "methods": methods})
-        report_progress(f"heads {sizes}", results[-1])
-    return results
+def run_heads(options: argparse.Namespace) -> Iterator[dict]:
+    for rows, size, classes, splits in HEADS[:2] if options.quick else HEADS:
+        methods = alone(options, compare_heads, rows, size, classes, splits, repeats=5 if options.quick else 31)
+        label = f"n={rows}, d={size}, C={classes}, splits: {splits}"
+        yield {"label": label, "n": rows, "d": size, "C": classes, "splits": splits, "methods": methods}
 
 
-def run_unrolled_steps(options: argparse.Namespace) -> list[dict]:
-    results = []
+def run_unrolled_steps(options: argparse.Namespace) -> Iterator[dict]:
     for case in UNROLLED_STEPS[:1] if options.quick else UNROLLED_STEPS:
-        repeats = 3 if options.quick else 15
-        methods = in_process(
-            compare_steps, case, options.device, repeats, device=options.device, threads=options.threads
-        )
-        results.append({"case": case.__dict__, "label": case.label, "methods": methods})
-        report_progress(f"unrolled in a step: {case.label}", results[-1])
-    return results
+        methods = alone(options, compare_steps, case, repeats=3 if options.quick else 15)
+        yield {"label": case.label, "case": case.__dict__, "methods": methods}
 
 
-def run_parts(options: argparse.Namespace) -> list[dict]:
-    results = []
+def run_parts(options: argparse.Namespace) -> Iterator[dict]:
     for rows in (64,) if options.quick else (64, 32):
-        methods = in_process(
-            head_parts, rows, 768, 3, options.device, 51, device=options.device, threads=options.threads
-        )
-        results.append({"n": rows, "d": 768, "C": 3, "methods": methods})
-        report_progress(f"parts, {rows} rows", results[-1])
-    return results
+        methods = alone(options, head_parts, rows, 768, 3, repeats=51)
+        yield {"label": f"n={rows}, d=768, C=3", "methods": methods}
 
 
-def run_forwards(options: argparse.Namespace) -> list[dict]:
-    results = []
+def run_forwards(options: argparse.Namespace) -> Iterator[dict]:
     for source_length, case in FORWARDS[:1] if options.quick else FORWARDS:
         repeats = 3 if options.quick else 5 if case.model == "BERT-base" else 15
-        methods = in_process(
-            compare_forwards,
-            case,
-            source_length,
-            options.device,
-            repeats,
-            device=options.device,
-            threads=options.threads,
-        )
+        methods = alone(options, compare_forwards, case, source_length, repeats=repeats)
         label = f"{case.label}, source length {source_length}"
-        results.append({"case": case.__dict__, "source_length": source_length, "label": label, "methods": methods})
-        report_progress(f"forwards: {label}", results[-1])
-    return results
+        yield {"label": label, "case": case.__dict__, "source_length": source_length, "methods": methods}
 
 
-def run_scaling(options: argparse.Namespace) -> dict:
-    case, rounds, steps = SCALING, 1 if options.quick else 2, 3 if options.quick else 12
+def run_scaling(options: argparse.Namespace) -> Iterator[dict]:
+    case, rounds, steps = (QUICK_SCALING, 1, 3) if options.quick else (SCALING, 2, 12)
     launches = [launch(processes, case, steps) for _ in range(rounds) for processes in (1, 2)]
-    result = {"case": case.__dict__, "label": case.label, "launches": launches}
-    report_progress("scaling", result)
-    return result
+    yield {"label": case.label, "case": case.__dict__, "launches": launches}
+
+
+def alone(options: argparse.Namespace, function: Callable, *args, repeats: int) -> dict:
+    """A comparison within one process of its own."""
+    return in_process(function, *args, options.device, repeats, device=options.device, threads=options.threads)
 
 
 SECTIONS = {
@@ -165,12 +140,6 @@ SECTIONS = {
     "forwards": run_forwards,
     "scaling": run_scaling,
 }
-
-
-def report_progress(name: str, result: dict) -> None:
-    """Note the load, which tells how far the times can be trusted, and that this much is done."""
-    result["load_average"] = round(os.getloadavg()[0], 2)
-    print(f"{time.strftime('%H:%M:%S')} {name} (load {result['load_average']})", flush=True)
 
 
 def main() -> None:
@@ -185,25 +154,33 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.output or (Path("runs") / "speed" if options.quick else HERE / "results" / options.device)
     folder.mkdir(parents=True, exist_ok=True)
+    results = {
+        "environment": environment(options),
+        "minutes": 0.0,
+        "budget_case": (QUICK_STEPS[0] if options.quick else BUDGET).label,
+        "missing": installed()[1],
+    }
     start = time.time()
     with tempfile.TemporaryDirectory() as temporary:
         # The processes are ended in the middle of their training, and clean up nothing.
         os.environ["TMPDIR"] = tempfile.tempdir = temporary
-        results = {name: run(options) for name, run in SECTIONS.items() if name in (options.only or SECTIONS)}
-    tempfile.tempdir = None
-    results = {
-        "environment": environment(options),
-        "minutes": round((time.time() - start) / 60, 1),
-        "budget_case": (QUICK_STEPS[0] if options.quick else BUDGET).label,
-        "missing": installed()[1],
-        **results,
-    }
+        for section in options.only or SECTIONS:
+            for row in SECTIONS[section](options):
+                # The load tells how far the times can be trusted. A run that is broken off leaves what it has.
+                row["load_average"] = round(os.getloadavg()[0], 2)
+                results.setdefault(section, []).append(row)
+                results["minutes"] = round((time.time() - start) / 60, 1)
+                write(results, folder)
+                print(
+                    f"{time.strftime('%H:%M:%S')} {section}: {row['label']} (load {row['load_average']})", flush=True
+                )
+    print(f"Wrote {folder}/results.json, table.md and speed.png")
+
+
+def write(results: dict, folder: Path) -> None:
     (folder / "results.json").write_text(json.dumps(rounded(results), indent=1) + "\n")
     write_table(results, folder / "table.md")
-    from plot import plot
-
     plot(results, folder / "speed.png")
-    print(f"Wrote {folder}/results.json, table.md and speed.png")
 
 
 def rounded(value):

@@ -55,10 +55,10 @@ def step_size(features: Tensor) -> float:
 class Heads(nn.Module):
     """The heads of all splits, from zero."""
 
-    def __init__(self, splits: int, classes: int, size: int, device: torch.device):
+    def __init__(self, splits: int, classes: int, size: int, like: Tensor):
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(splits, classes, size, device=device))
-        self.bias = nn.Parameter(torch.zeros(splits, classes, device=device))
+        self.weight = nn.Parameter(like.new_zeros(splits, classes, size))
+        self.bias = nn.Parameter(like.new_zeros(splits, classes))
 
     def forward(self, features: Tensor) -> Tensor:
         return features @ self.weight.mT + self.bias.unsqueeze(-2)
@@ -86,12 +86,26 @@ def by_torch_func(size: float) -> Callable[..., Tensor]:
     return logits
 
 
+def by_autograd(size: float) -> Callable[..., Tensor]:
+    def logits(features, targets, train):
+        l2 = penalty(features, train)
+        heads = Heads(len(train), targets.shape[-1], features.shape[-1], features)
+        weight, bias = heads.weight, heads.bias
+        for _ in range(INNER_STEPS):
+            loss = inner_loss(weight, bias, features, targets, train, l2)
+            by_weight, by_bias = torch.autograd.grad(loss, (weight, bias), create_graph=True)
+            weight, bias = weight - size * by_weight, bias - size * by_bias
+        return features @ weight.mT + bias.unsqueeze(-2)
+
+    return logits
+
+
 def by_higher(size: float) -> Callable[..., Tensor]:
     import higher
 
     def logits(features, targets, train):
         l2 = penalty(features, train)
-        heads = Heads(len(train), targets.shape[-1], features.shape[-1], features.device)
+        heads = Heads(len(train), targets.shape[-1], features.shape[-1], features)
         optimizer = torch.optim.SGD(heads.parameters(), lr=size)
         with higher.innerloop_ctx(heads, optimizer) as (functional, differentiable):
             for _ in range(INNER_STEPS):
@@ -107,7 +121,7 @@ def by_torchopt(size: float) -> Callable[..., Tensor]:
 
     def logits(features, targets, train):
         l2 = penalty(features, train)
-        heads = Heads(len(train), targets.shape[-1], features.shape[-1], features.device)
+        heads = Heads(len(train), targets.shape[-1], features.shape[-1], features)
         optimizer = torchopt.MetaSGD(heads, lr=size)
         for _ in range(INNER_STEPS):
             optimizer.step(inner_loss(heads.weight, heads.bias, features, targets, train, l2))
@@ -118,6 +132,7 @@ def by_torchopt(size: float) -> Callable[..., Tensor]:
 
 METHODS = {
     "closed form": closed_form,
+    "autograd": by_autograd,
     "torch.func": by_torch_func,
     "higher": by_higher,
     "torchopt": by_torchopt,

@@ -1,13 +1,52 @@
 """How strongly two losses pull at the features they share."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from .distributed import is_distributed, sum_over_ranks
 
 
+class _KnownGradients(torch.autograd.Function):
+    """A value whose gradients in some inputs have been computed already."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, gradients: list[Tensor], *inputs: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(gradient * known for known in ctx.gradients)
+
+
+def balance(
+    source_loss: Tensor,
+    source_logits: Tensor,
+    source_head_gram: Tensor,
+    meta_loss: Tensor,
+    features: Tensor,
+    scalars: Iterable[Tensor] = (),
+) -> tuple[Tensor, Tensor]:
+    """
+    [`gradient_ratio`], and the meta loss with the gradients that it took: the backward pass does not go through the head again.
+
+    Args:
+        scalars (`Iterable[torch.FloatTensor]`): what the meta loss depends on beside the features.
+
+    Returns:
+        The ratio and the meta loss, both of shape `()`.
+    """
+    inputs = [features, *scalars]
+    gradients = torch.autograd.grad(meta_loss, inputs, allow_unused=True)
+    gradients = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True)]
+    ratio = gradient_ratio(source_loss, source_logits, source_head_gram, gradients[0])
+    return ratio, _KnownGradients.apply(meta_loss.detach(), gradients, *inputs)
+
+
 def gradient_ratio(
-    source_loss: Tensor, source_logits: Tensor, source_head_gram: Tensor, meta_loss: Tensor, features: Tensor
+    source_loss: Tensor, source_logits: Tensor, source_head_gram: Tensor, meta_gradient: Tensor
 ) -> Tensor:
     """
     The source loss's pull at the features over the meta loss's, at most 1.
@@ -23,8 +62,8 @@ def gradient_ratio(
         source_logits (`torch.FloatTensor` of shape `(source_batch, num_source_labels)`): what it was computed from.
         source_head_gram (`torch.FloatTensor` of shape `(num_source_labels, num_source_labels)`): `W W^T` of the source head,
             by which `|g W|^2 = g W W^T g^T` gives the gradient's norm at the features.
-        meta_loss (`torch.FloatTensor` of shape `()`): a mean over validation rows, of all ranks or of this one.
-        features (`torch.FloatTensor` of shape `(n, hidden_size)`): what it was computed from.
+        meta_gradient (`torch.FloatTensor` of shape `(n, hidden_size)`): of the meta loss, a mean over validation rows of all
+            ranks or of this one, in the features that it was computed from.
 
     Returns:
         `torch.FloatTensor` of shape `()`, without gradient and the same on every rank. Nothing is read back from the device.
@@ -33,8 +72,7 @@ def gradient_ratio(
     squared = ((at_logits @ source_head_gram.float()) * at_logits).sum(-1)
     # Both losses are means, so the sums of row norms do not depend on the number of rows.
     source_pull = squared.clamp(min=0).sqrt().sum()
-    (at_features,) = torch.autograd.grad(meta_loss, features, retain_graph=True)
-    meta_pull = at_features.float().norm(dim=-1).sum()
+    meta_pull = meta_gradient.float().norm(dim=-1).sum()
     if is_distributed():
         pulls = sum_over_ranks(torch.stack([source_pull, meta_pull]))
         source_pull, meta_pull = pulls / torch.distributed.get_world_size()

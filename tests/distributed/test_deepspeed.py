@@ -53,7 +53,12 @@ CONFIGS = pytest.mark.parametrize(
 @CONFIGS
 @pytest.mark.parametrize(
     "options",
-    [{}, {"method": "joint"}, {"gradient_accumulation_steps": 2, "rows": 17}, {"target_chunk_size": 3}],
+    [
+        {"rows": 17, "max_steps": 2, "per_device_eval_batch_size": 1},  # one rank has fewer rows for the final head
+        {"method": "joint"},
+        {"gradient_accumulation_steps": 2},
+        {"target_chunk_size": 3},
+    ],
     ids=["merlin", "joint", "accumulation", "chunks"],
 )
 def test_two_shards_are_one_process_with_twice_the_batch(tmp_path, config, options):
