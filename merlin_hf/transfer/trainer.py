@@ -2,7 +2,7 @@
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import datasets
@@ -24,14 +24,14 @@ from .checks import (
     probe_batch,
 )
 from .columns import rename_columns
-from .distributed import in_step
+from .evaluation import SettledHeadMixin, real_rows
 from .labels import problem_type_of, split_labels, task_loss
 from .mean_loss import MeanLoss, MeanLossMixin
 from .metrics import MetricAverager
 from .model import TransferModel
 from .optimizer import check_optimizer, group_by_learning_rate, move_to_own_group
 from .seeding import isolated_rng
-from .source import RankRows, SourceStream, is_iterable, plain_dataloader
+from .source import SourceStream, is_iterable
 from .weights import SavedWeightsMixin
 from .whole_checkpoints import WholeCheckpointsMixin
 
@@ -53,7 +53,9 @@ class Batches(NamedTuple):
 SOURCE_INPUTS = "__source_inputs__"
 
 
-class TransferTrainer(TransferCheckpointsMixin, WholeCheckpointsMixin, SavedWeightsMixin, MeanLossMixin, Trainer):
+class TransferTrainer(
+    SettledHeadMixin, TransferCheckpointsMixin, WholeCheckpointsMixin, SavedWeightsMixin, MeanLossMixin, Trainer
+):
     """
     [`~transformers.Trainer`] that draws a batch of a source task beside each batch of the target task.
 
@@ -102,8 +104,6 @@ class TransferTrainer(TransferCheckpointsMixin, WholeCheckpointsMixin, SavedWeig
         self._source_stream: SourceStream | None = None
         self._source_batches: deque[Any] = deque()
         self._step_metrics = MetricAverager()
-        self._head_is_stale = False
-        self.head_metrics: dict[str, float] = {}
         if source_dataset is not None:
             args, kwargs = self._with_options(args, kwargs)
         self._given_args = args[1] if len(args) > 1 else kwargs.get("args")
@@ -257,7 +257,7 @@ class TransferTrainer(TransferCheckpointsMixin, WholeCheckpointsMixin, SavedWeig
         labels = inputs.get("labels")
         loss, outputs = self.mean_loss(model, inputs, return_outputs=True)
         if not model.training and labels is not None:
-            rows = self.real_rows(len(labels))
+            rows = real_rows(len(labels), self.accelerator)
             if 0 < rows < len(labels):
                 logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[1]
                 loss = self.target_loss(logits[:rows], labels[:rows]).to(loss.dtype)
@@ -270,17 +270,6 @@ class TransferTrainer(TransferCheckpointsMixin, WholeCheckpointsMixin, SavedWeig
         config = getattr(self.transfer_model.model, "config", None)
         problem_type = problem_type_of(labels, logits.shape[-1], getattr(config, "problem_type", None))
         return task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)
-
-    def real_rows(self, rows: int) -> int:
-        """
-        How many of this rank's `rows` of an evaluation batch are not there to make the last batches of all ranks equal.
-
-        Those are dropped from gathered predictions, but a mean loss over them would count rows twice.
-        """
-        state = self.accelerator.gradient_state
-        if not state.end_of_dataloader or state.remainder <= 0:
-            return rows
-        return min(max(state.remainder - self.args.process_index * rows, 0), rows)
 
     def log(self, logs, start_time=None):
         """Adds what [`TransferTrainer.record`] collected to the training logs."""
@@ -326,23 +315,6 @@ class TransferTrainer(TransferCheckpointsMixin, WholeCheckpointsMixin, SavedWeig
                 return self.transfer_model
         return super()._wrap_model(model, training, dataloader)
 
-    def rank_dataloader(self, dataset: torch.utils.data.Dataset, batch_size: int) -> torch.utils.data.DataLoader:
-        """Batches of the target's rows in their order, shared out over the ranks, each row once and nothing padded."""
-        dataset, collate_fn = self._with_collator(dataset, None, "training")
-        rank, world_size = self.args.process_index, self.args.world_size
-        if is_iterable(dataset):
-            return plain_dataloader(RankRows(dataset, rank, world_size), collate_fn, self.args, batch_size=batch_size)
-        rows = range(rank, len(dataset), world_size)
-        return plain_dataloader(dataset, collate_fn, self.args, batch_size=batch_size, sampler=rows)
-
-    def rank_batches(self, dataset: torch.utils.data.Dataset, batch_size: int) -> Iterator[tuple[Any, bool]]:
-        """[`TransferTrainer.rank_dataloader`]'s batches; a sharded model gets others where this rank has fewer, marked `False`."""
-        loader = self.rank_dataloader(dataset, batch_size)
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            return ((batch, True) for batch in loader)
-        rows, collate_fn = self._with_collator(dataset, None, "training")
-        return in_step(loader, lambda: collate_fn([next(iter(rows))]), self.args.device)
-
     def train(self, *args, **kwargs):
         """[`~transformers.Trainer.train`]; the model is left plain, whatever happens, and its head fit to it."""
         try:
@@ -384,36 +356,6 @@ class TransferTrainer(TransferCheckpointsMixin, WholeCheckpointsMixin, SavedWeig
         if self.trains_target_head:
             heads += list(self.transfer_model.head.parameters())
         return [(heads, self.args.head_learning_rate)]
-
-    # A head that is not trained by gradient descent is fit again whenever the model is used and has changed
-
-    def refit_head(self) -> None:
-        """Fit the model's own last layer to the whole target training set; for methods that do not train it."""
-
-    def settle_head(self) -> None:
-        """[`TransferTrainer.refit_head`] if the backbone has changed since; a collective, so every rank calls it."""
-        if self._head_is_stale:
-            self.refit_head()
-            self._head_is_stale = False
-
-    def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
-    ):
-        """
-        Trainer's loop for `evaluate` and `predict`, with a head that belongs to the current backbone.
-
-        Where there are labels, `head_metrics` are among the metrics, so that `metric_for_best_model` may name them.
-        """
-        self.settle_head()
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        if f"{metric_key_prefix}_loss" in output.metrics:
-            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in self.head_metrics.items()})
-        return output
-
-    def _load_best_model(self):
-        super()._load_best_model()
-        self._head_is_stale = False
-        self.head_metrics = {}
 
 
 def _with_trainers_parameters(init: Callable) -> inspect.Signature:
