@@ -47,7 +47,8 @@ class MerlinTrainer(TransferTrainer):
 
     `train_dataset` is the target and `source_dataset` the source; without a source this class is `Trainer`. The model's
     own last layer takes no part in training: it is fit to all target rows before the model is evaluated, saved or used,
-    and the checkpoint is a plain model of the class that came in.
+    and the checkpoint is a plain model of the class that came in. A streamed `train_dataset` therefore has to end
+    (`dataset.take(n)` of an endless one).
 
     Args:
         source_dataset, source_collator: see [`~merlin_hf.transfer.trainer.TransferTrainer`].
@@ -296,6 +297,7 @@ class MerlinTrainer(TransferTrainer):
         Rows are shared out over the ranks, each once. Draws nothing from the global generators.
         """
         transfer_model, args = self.transfer_model, self.args
+        logger.info(f"Fitting the final {args.head!r} head to all rows of `train_dataset`.")
         was_training = transfer_model.training
         transfer_model.eval()
         model = self.model_wrapped if self.is_fsdp_enabled else transfer_model
@@ -338,7 +340,9 @@ class MerlinTrainer(TransferTrainer):
             for features, targets, sample_weight in batches.sample:
                 logits = head(features.to(head.weight.device))
                 correct += self.count_correct(logits.cpu(), targets.cpu(), sample_weight.cpu() > 0)
-            correct, total = sum_over_ranks(correct.to(self.args.device)).tolist()
+            if is_distributed():
+                correct = sum_over_ranks(correct.to(self.args.device))
+            correct, total = correct.tolist()
             metrics["head_train_accuracy"] = correct / max(total, 1)
         return metrics
 

@@ -58,11 +58,21 @@ class TransferTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        self.check_options(self)
+
+    @staticmethod
+    def check_options(args: TrainingArguments) -> None:
+        """
+        Check these options where they were not set by the constructor: on plain `TrainingArguments`, by a search.
+
+        Raises:
+            ValueError: one has a value that it cannot have.
+        """
         _check_positive(
-            self, "per_device_source_batch_size", "target_chunk_size", "num_source_labels", "head_learning_rate"
+            args, "per_device_source_batch_size", "target_chunk_size", "num_source_labels", "head_learning_rate"
         )
-        if self.source_weight < 0:
-            raise ValueError(f"`source_weight` must not be negative, got {self.source_weight}.")
+        if args.source_weight < 0:
+            raise ValueError(f"`source_weight` must not be negative, got {args.source_weight}.")
 
 
 @dataclass
@@ -149,35 +159,37 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         },
     )
 
-    def __post_init__(self):
-        super().__post_init__()
-        solver = get_head(self.head)
-        if self.head_scope not in HEAD_SCOPES:
-            raise ValueError(f"`head_scope` must be one of {', '.join(HEAD_SCOPES)}, got {self.head_scope!r}.")
-        if self.split not in SPLITS:
-            raise ValueError(f"`split` must be one of {', '.join(SPLITS)}, got {self.split!r}.")
-        if self.split == "loo" and not hasattr(solver, "leave_one_out"):
+    @staticmethod
+    def check_options(args: TrainingArguments) -> None:
+        """As in [`TransferTrainingArguments.check_options`]; a number for `refit_l2` may come as text."""
+        TransferTrainingArguments.check_options(args)
+        solver = get_head(args.head)
+        if args.head_scope not in HEAD_SCOPES:
+            raise ValueError(f"`head_scope` must be one of {', '.join(HEAD_SCOPES)}, got {args.head_scope!r}.")
+        if args.split not in SPLITS:
+            raise ValueError(f"`split` must be one of {', '.join(SPLITS)}, got {args.split!r}.")
+        if args.split == "loo" and not hasattr(solver, "leave_one_out"):
             raise ValueError(
-                f"`split='loo'` needs `head='ridge'`, the one with a closed form for it; got {self.head!r}."
+                f"`split='loo'` needs `head='ridge'`, the one with a closed form for it; got {args.head!r}."
             )
-        if self.split == "kfold" and self.num_splits < 2:
-            raise ValueError(f"`split='kfold'` needs `num_splits` of at least 2 folds, got {self.num_splits}.")
-        _check_positive(self, "head_l2", "logit_scale", "num_splits", "scalar_learning_rate")
-        if self.rho < 0:
-            raise ValueError(f"`rho` must not be negative, got {self.rho}.")
-        if not 0 < self.validation_fraction < 1:
+        if args.split == "kfold" and args.num_splits < 2:
+            raise ValueError(f"`split='kfold'` needs `num_splits` of at least 2 folds, got {args.num_splits}.")
+        _check_positive(args, "head_l2", "logit_scale", "num_splits", "scalar_learning_rate")
+        if args.rho < 0:
+            raise ValueError(f"`rho` must not be negative, got {args.rho}.")
+        if not 0 < args.validation_fraction < 1:
             raise ValueError(
-                f"`validation_fraction` must lie strictly between 0 and 1, got {self.validation_fraction}: both sides "
+                f"`validation_fraction` must lie strictly between 0 and 1, got {args.validation_fraction}: both sides "
                 "of the split need rows. 0.5 halves each class."
             )
-        if self.meta_loss not in META_LOSSES:
-            raise ValueError(f"`meta_loss` must be one of {', '.join(META_LOSSES)}, got {self.meta_loss!r}.")
-        if self.refit_l2 not in ("auto", "meta"):
+        if args.meta_loss not in META_LOSSES:
+            raise ValueError(f"`meta_loss` must be one of {', '.join(META_LOSSES)}, got {args.meta_loss!r}.")
+        if args.refit_l2 not in ("auto", "meta"):
             try:
-                self.refit_l2 = float(self.refit_l2)
+                args.refit_l2 = float(args.refit_l2)
             except ValueError:
-                raise ValueError(f"`refit_l2` must be 'auto', 'meta' or a number, got {self.refit_l2!r}.") from None
-            _check_positive(self, "refit_l2")
+                raise ValueError(f"`refit_l2` must be 'auto', 'meta' or a number, got {args.refit_l2!r}.") from None
+            _check_positive(args, "refit_l2")
 
 
 def _check_positive(args: TrainingArguments, *names: str) -> None:
@@ -200,3 +212,4 @@ def add_missing_options(args: TrainingArguments, options: type[TransferTrainingA
     for option in dataclasses.fields(options):
         if option.name not in known and not hasattr(args, option.name):
             setattr(args, option.name, option.default)
+    options.check_options(args)

@@ -41,7 +41,7 @@ def test_a_step_waits_for_the_device_no_more_often_than_joint_training(tmp_path,
     options = {"use_cpu": False, "logging_steps": 100, "max_steps": 4}
     joint = synchronisations(make_trainer(tmp_path, tiny_bert(), trainer_class=JointTrainer, **options))
     merlin = synchronisations(make_trainer(tmp_path, tiny_bert(), trainer_class=MerlinTrainer, head=head, **options))
-    assert merlin <= joint
+    assert len(merlin) == 3 and max(merlin) <= min(joint)
 
 
 def test_one_process_over_nccl(tmp_path):

@@ -1,8 +1,9 @@
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
-from merlin_hf import MerlinTrainingArguments
+from merlin_hf import MerlinTrainer, MerlinTrainingArguments
 from merlin_hf.training_args import add_missing_options
+from tests.tiny import tiny_bert, tiny_dataset
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,14 @@ def test_plain_training_arguments_get_the_defaults_and_keep_what_was_set(tmp_pat
     args.rho = 3.0
     add_missing_options(args, MerlinTrainingArguments)
     assert args.rho == 3.0 and args.num_splits == MerlinTrainingArguments.num_splits
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("split", "kfolds"), ("meta_loss", "mse"), ("head_scope", "locl"), ("rho", -1.0), ("target_chunk_size", 0)],
+)
+def test_options_set_by_hand_on_plain_arguments_are_checked(tmp_path, name, value):
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    setattr(args, name, value)
+    with pytest.raises(ValueError, match=f"`{name}` must"):
+        MerlinTrainer(tiny_bert(), args, train_dataset=tiny_dataset(), source_dataset=tiny_dataset())

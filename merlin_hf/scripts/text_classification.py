@@ -24,12 +24,12 @@ from transformers import (
     default_data_collator,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..methods import get_method
 from ..training_args import MerlinTrainingArguments
 from ..transfer.distributed import end_training
 from ..transfer.trainer import TransferTrainer
+from ..transfer.whole_checkpoints import last_whole_checkpoint
 from .text_tasks import DataTrainingArguments, Labels, Task, load_task, make_compute_metrics, predicted, prepare
 
 
@@ -181,7 +181,7 @@ def train(trainer: Trainer, args: MerlinTrainingArguments) -> None:
     """Train, from the last checkpoint in `output_dir` where there is one."""
     checkpoint = args.resume_from_checkpoint
     if checkpoint is None and os.path.isdir(args.output_dir):
-        checkpoint = get_last_checkpoint(args.output_dir)
+        checkpoint = last_whole_checkpoint(args.output_dir)
         if checkpoint is not None:
             logger.info(f"Resuming from {checkpoint}. To train from scratch, give another `output_dir`.")
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics

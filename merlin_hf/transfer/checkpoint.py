@@ -78,7 +78,9 @@ class TransferCheckpointsMixin:
         self.settle_head()
         if self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
             # Trainer leaves the model out here.
-            self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+            state_dict = self.accelerator.get_state_dict(self.model)  # a collective
+            if self.args.should_save:
+                self._save(output_dir, state_dict=state_dict)
         super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir=None, state_dict=None):

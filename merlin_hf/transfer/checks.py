@@ -9,7 +9,7 @@ from accelerate.utils import DistributedType
 from datasets import ClassLabel
 from transformers import TrainingArguments
 
-from .labels import LABEL_COLUMNS, infer_num_labels, label_values
+from .labels import LABEL_COLUMNS, infer_num_labels, label_column, label_values
 from .seeding import isolated_rng
 
 
@@ -54,7 +54,7 @@ def check_has_labels(dataset: Any, argument: str) -> None:
         argument (`str`): how the user calls the data set, for the message.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it holds text.
     """
     names = getattr(dataset, "column_names", None)
     if names is not None and not any(name in names for name in LABEL_COLUMNS):
@@ -68,6 +68,12 @@ def check_has_labels(dataset: Any, argument: str) -> None:
         raise ValueError(
             f"`{argument}` has no labels: its columns are {', '.join(map(repr, names))}, and none is called `label` or "
             f"`labels`. {remedy}, if that is where they are."
+        )
+    values = label_values(dataset)
+    if values is not None and len(values) and isinstance(values[0], str):
+        raise ValueError(
+            f"The labels of `{argument}` are text, such as {str(values[0])!r}. Make class ids of them: "
+            f"`dataset.class_encode_column({label_column(dataset)!r})`."
         )
 
 

@@ -23,8 +23,11 @@ class SettledHeadMixin:
         """Fit the model's own last layer to the whole target training set; for methods that do not train it."""
 
     def settle_head(self) -> None:
-        """[`TransferTrainer.refit_head`] if the backbone has changed since; a collective, so every rank calls it."""
+        """[`SettledHeadMixin.refit_head`] if the backbone has changed since; a collective, so every rank calls it."""
         if self._head_is_stale:
+            # Schedule-free optimizers evaluate and save other weights than they train; a training step switches back.
+            if callable(getattr(self.optimizer, "eval", None)):
+                self.optimizer.eval()
             self.refit_head()
             self._head_is_stale = False
 
@@ -42,6 +45,12 @@ class SettledHeadMixin:
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in self.head_metrics.items()})
         return output
 
+    def _finalize_training(self, *args, **kwargs):
+        # Callbacks may save the model at the end of training; a best checkpoint brings its own head.
+        if not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
+            self.settle_head()
+        return super()._finalize_training(*args, **kwargs)
+
     def _load_best_model(self):
         super()._load_best_model()
         self._head_is_stale = False
@@ -57,7 +66,7 @@ class SettledHeadMixin:
         return plain_dataloader(dataset, collate_fn, self.args, batch_size=batch_size, sampler=rows)
 
     def rank_batches(self, dataset: torch.utils.data.Dataset, batch_size: int) -> Iterator[tuple[Any, bool]]:
-        """[`TransferTrainer.rank_dataloader`]'s batches; a sharded model gets others where this rank has fewer, marked `False`."""
+        """[`SettledHeadMixin.rank_dataloader`]'s batches; a sharded model gets others where this rank has fewer, marked `False`."""
         loader = self.rank_dataloader(dataset, batch_size)
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             return ((batch, True) for batch in loader)

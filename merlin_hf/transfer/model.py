@@ -190,10 +190,10 @@ class TransferModel(nn.Module):
         self.source_head = None
         if num_source_labels:
             with isolated_rng("source_head", seed):
-                self.source_head = SourceHead(
-                    head.in_features, num_source_labels, device=head.weight.device, dtype=head.weight.dtype
-                )
+                # On the CPU, whose generator is the one that is seeded here.
+                self.source_head = SourceHead(head.in_features, num_source_labels, dtype=head.weight.dtype)
                 self._initialise(self.source_head)
+            self.source_head.to(head.weight.device)
         # One element rather than none: fully sharded wrappers refuse scalar parameters.
         self.scalars = Scalars(
             {

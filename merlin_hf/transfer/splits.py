@@ -26,6 +26,12 @@ def _num_validation_rows(num_rows: Tensor, validation_fraction: float) -> Tensor
     return torch.minimum(wanted.clamp(min=1), (num_rows - 1).clamp(min=0))
 
 
+def _random_order(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Random permutations along the last dimension; as whole numbers, which every device has, and not waited for."""
+    draws = torch.rand(shape, generator=generator, dtype=torch.float64)
+    return draws.argsort(-1).argsort(-1).to(device, non_blocking=True)
+
+
 def _position(kept: Tensor) -> Tensor:
     """The number of each row among those kept, so that the draws of a row do not depend on ignored rows before it."""
     return (kept.cumsum(0) - 1).clamp(min=0)
@@ -55,8 +61,7 @@ def split_by_class(
         [`Split`]: with masks of shape `(num_splits, n)` on the device of `labels`.
     """
     kept = labels != ignore_index
-    order = torch.rand(num_splits, labels.shape[0], generator=generator, dtype=torch.float64).to(labels.device)
-    order = order[:, _position(kept)]
+    order = _random_order((num_splits, labels.shape[0]), generator, labels.device)[:, _position(kept)]
     same_class = labels[:, None] == labels[None, :]
     rank_in_class = (same_class & (order[:, None, :] < order[:, :, None])).sum(-1)
     validation = kept & (rank_in_class < _num_validation_rows(same_class.sum(-1), validation_fraction))
@@ -80,7 +85,7 @@ def fold_by_class(
         [`Split`]: with masks of shape `(num_folds, n)`.
     """
     kept = labels != ignore_index
-    order = torch.rand(labels.shape[0], generator=generator, dtype=torch.float64).to(labels.device)[_position(kept)]
+    order = _random_order((labels.shape[0],), generator, labels.device)[_position(kept)]
     same_class = labels[:, None] == labels[None, :]
     rank_in_class = (same_class & (order[None, :] < order[:, None])).sum(-1)
     in_fold = rank_in_class % num_folds == torch.arange(num_folds, device=labels.device)[:, None]

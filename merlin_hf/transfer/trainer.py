@@ -132,6 +132,11 @@ class TransferTrainer(
         with isolated_rng("adapter", seed):
             return add_adapter(model, self.peft_config, head_module)
 
+    def _hp_search_setup(self, trial):
+        super()._hp_search_setup(trial)
+        if self.source_dataset is not None:
+            self.training_args_class.check_options(self.args)
+
     def call_model_init(self, trial=None):
         """The model that `model_init` makes, with the adapter of `peft_config`."""
         return self._with_adapter(super().call_model_init(trial))
@@ -239,12 +244,15 @@ class TransferTrainer(
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """A training step of Trainer, on the target batch and the source batch that waits for it."""
-        if self._source_batches:
+        has_source = bool(self._source_batches)
+        if has_source:
             source_inputs = self._source_batches.popleft()
             self.current_flos += float(self.floating_point_ops(source_inputs))
             inputs = {**inputs, SOURCE_INPUTS: source_inputs}
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if has_source:
             self._head_is_stale = not self.trains_target_head
-        return super().training_step(model, inputs, num_items_in_batch)
+        return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """

@@ -207,3 +207,20 @@ def test_training_twice_goes_on_from_the_weights_with_a_new_schedule(tmp_path, t
     )
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert losses(resumed) == second
+
+
+class SaveAtTheEnd(TrainerCallback):
+    """As integrations do that upload the model."""
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        model.save_pretrained(args.output_dir)
+
+
+def test_a_model_that_a_callback_saves_at_the_end_has_its_head(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=3)
+    trainer.add_callback(SaveAtTheEnd())
+    trainer.train()
+    saved = type(trainer.model).from_pretrained(tmp_path)
+    assert torch.equal(saved.classifier.weight, trainer.model.classifier.weight)
+    trainer.refit_head()
+    torch.testing.assert_close(saved.classifier.weight, trainer.model.classifier.weight)

@@ -103,3 +103,14 @@ def test_a_source_collator_reads_its_own_columns(tmp_path):
     by_name = build(tmp_path, plain_source())
     by_name.train()
     assert losses(trainer) == losses(by_name)
+
+
+@pytest.mark.parametrize("argument", ["source_dataset", "train_dataset"])
+def test_labels_in_words_are_an_error_that_says_how_to_encode_them(tmp_path, argument):
+    data = {"source_dataset": plain_source(), "train_dataset": tiny_dataset()}
+    words = ["yes" if label else "no" for label in data[argument]["label"]]
+    data[argument] = data[argument].remove_columns("label").add_column("label", words)
+    with pytest.raises(
+        ValueError, match=rf"labels of `{argument}` are text, such as 'no'.*class_encode_column\('label'\)"
+    ):
+        MerlinTrainer(tiny_bert(), make_args(tmp_path), **data)

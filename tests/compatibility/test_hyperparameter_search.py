@@ -77,3 +77,10 @@ def test_search_over_solvers(tmp_path):
     _, _, trials = search(tmp_path, lambda trial: {"head": next(order)}, n_trials=3)
     assert [trial["head"] for trial in trials] == ["ridge", "logistic", "centroid"]
     assert len({trial["eval_loss"] for trial in trials}) == 3
+
+
+def test_values_of_a_search_are_checked_and_numbers_for_the_final_regulariser_are_numbers(tmp_path):
+    _, _, trials = search(tmp_path, lambda trial: {"refit_l2": trial.suggest_float("refit_l2", 0.5, 2.0)}, n_trials=1)
+    assert 0.5 <= trials[0]["eval_head_l2"] <= 2.0
+    with pytest.raises(ValueError, match="`split` must be one of half, kfold, loo, got 'halves'"):
+        search(tmp_path, lambda trial: {"split": "halves"}, n_trials=1)

@@ -1,11 +1,13 @@
 """The head that ships: fit on all target rows, each once, with the backbone as it is."""
 
 import logging
+from functools import partial
 
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from merlin_hf import MerlinTrainer
 from merlin_hf.heads import whole_set
 from merlin_hf.transfer.refit import FeatureBatches
 from merlin_hf.transfer.source import RankRows
@@ -97,6 +99,34 @@ def test_features_are_kept_for_solvers_that_read_them_again_and_else_a_sample(ke
     assert torch.equal(*passes) and len(passes[0]) == 24
     assert sum(calls) == (24 if keep else 48)
     assert sum(len(x) for x, _, _ in batches.sample) == (24 if keep else 8)
+
+
+class Shifting(torch.optim.SGD):
+    """Evaluates other weights than it trains, as schedule-free optimizers do."""
+
+    shift = 0.0
+
+    def move(self, shift):
+        with torch.no_grad():
+            for parameter in (p for group in self.param_groups for p in group["params"]):
+                parameter += shift - self.shift
+        self.shift = shift
+
+    def train(self):
+        self.move(0.0)
+
+    def eval(self):
+        self.move(0.1)
+
+
+def test_the_head_belongs_to_the_weights_that_are_evaluated(tmp_path):
+    shifting = partial(MerlinTrainer, optimizer_cls_and_kwargs=(Shifting, {"lr": 0.1}))
+    trainer = trained(tmp_path, trainer_class=shifting, learn_logit_scale=False)
+    trainer.evaluate()
+    assert trainer.optimizer.optimizer.shift == 0.1
+    head = trainer.model.classifier.weight.clone()
+    trainer.refit_head()
+    torch.testing.assert_close(trainer.model.classifier.weight, head)
 
 
 def test_a_head_that_did_not_converge_is_told(tmp_path, caplog, monkeypatch):
