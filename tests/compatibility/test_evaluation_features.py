@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing import event_accumulator
 from transformers import AutoModelForSequenceClassification, EarlyStoppingCallback
 from transformers.trainer_pt_utils import EvalLoopContainer
 
@@ -278,7 +279,6 @@ def test_logging_nan_inf_filter_is_for_the_parts_of_the_loss_too(tmp_path):
 
 
 def test_tensorboard(tmp_path, monkeypatch):
-    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "runs"))
     trainer = build(tmp_path, report_to="tensorboard", **EACH_STEP)
     trainer.train()
@@ -301,7 +301,6 @@ def test_trackio(tmp_path, monkeypatch):
 
 @BOTH
 def test_memory_metrics(tmp_path, trainer_class):
-    pytest.importorskip("psutil")
     trainer = build(tmp_path, trainer_class, skip_memory_metrics=False, **EACH_STEP)
     metrics = trainer.train().metrics
     assert {"init_mem_cpu_alloc_delta", "train_mem_cpu_alloc_delta", "train_mem_cpu_peaked_delta"} <= set(metrics)
