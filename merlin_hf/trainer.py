@@ -73,20 +73,20 @@ class MerlinTrainer(TransferTrainer):
         source_logits, features = (
             tensor.view_as(tensor) for tensor in (outputs.source_logits, outputs.target_features)
         )
+        scalars = {name: value.view_as(value) for name, value in (outputs.scalars or {}).items()}
         source_loss = self.source_loss(source_logits, batches.source_labels)
 
         # On several processes the head is fit on, and judged by, the rows of all of them.
         features, labels, present = self.gather_target(features, batches.target_labels)
         self.target_problem_type = self.problem_type(labels)
         split = self.split(labels, present)
-        head = self.fit_head(features, labels, split.train, outputs.scalars)
-        meta_loss = self.validate_head(head, features, labels, split, outputs.scalars)
+        head = self.fit_head(features, labels, split.train, scalars)
+        meta_loss = self.validate_head(head, features, labels, split, scalars)
 
         rho = self.args.rho
         if self.args.balance_gradients and source_logits.requires_grad and features.requires_grad:
-            scalars = (outputs.scalars or {}).values()
             ratio, meta_loss = balance(
-                source_loss, source_logits, outputs.source_head_gram, meta_loss, features, scalars
+                source_loss, source_logits, outputs.source_head_gram, meta_loss, features, scalars.values()
             )
             rho = rho * ratio
             self.record(rho=rho)
