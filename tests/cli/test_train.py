@@ -18,7 +18,8 @@ from tests.examples.test_run_glue import files, options, surroundings  # noqa: F
 def test_trains_in_this_process(files, model_path, tmp_path):  # noqa: F811
     output = tmp_path / "out"
     cli.main(["train", *options(model_path, output, "--max_steps", "2"), *files, "--do_train"])
-    AutoModelForSequenceClassification.from_pretrained(output)
+    model = AutoModelForSequenceClassification.from_pretrained(output)
+    assert model.config.label2id == {"no": 0, "yes": 1} and model.classifier.weight.abs().sum() > 0
 
 
 @pytest.mark.parametrize("given", ["name", "path"])

@@ -1,7 +1,7 @@
 """
 Trains a tiny model in float64 and saves what came out: `python train_script.py '{"method": "merlin", "output_dir": ...}'`.
 
-See `launch.py` for the keys.
+The keys are the arguments of `train`; `launch.py` starts it.
 """
 
 import json
