@@ -6,21 +6,17 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.utils import logging
 
 from .heads import HeadSolver, LinearHead, encode_targets, get_head
 from .training_args import MerlinTrainingArguments
 from .transfer.balance import balance
 from .transfer.checks import check_target_batch
-from .transfer.distributed import gather_rows, is_distributed, reshard, sum_over_ranks, whole
-from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, problem_type_of
-from .transfer.refit import FeatureBatches, write_head
-from .transfer.seeding import derived_generator, isolated_rng
+from .transfer.distributed import gather_rows, is_distributed
+from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .transfer.refit import RefitHeadMixin
+from .transfer.seeding import derived_generator
 from .transfer.splits import Split, fold_by_class, leave_one_out, split_by_class
 from .transfer.trainer import TransferTrainer
-
-
-logger = logging.get_logger(__name__)
 
 
 class LeaveOneOutHead(NamedTuple):
@@ -36,7 +32,7 @@ class LeaveOneOutHead(NamedTuple):
         return self.solver.leave_one_out(features, self.targets, self.l2, self.sample_weight).unsqueeze(0)
 
 
-class MerlinTrainer(TransferTrainer):
+class MerlinTrainer(RefitHeadMixin, TransferTrainer):
     """
     [`~transformers.Trainer`] with the objective of MeRLin (Liu, HaoChen, Wei and Ma, arXiv 2011.01418).
 
@@ -61,6 +57,7 @@ class MerlinTrainer(TransferTrainer):
 
     training_args_class: ClassVar = MerlinTrainingArguments
     trains_target_head: ClassVar[bool] = False
+    search_space: ClassVar = {"rho": (0.1, 0.3, 1.0)}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The objective above on one micro-batch of each task; Trainer's own loss where there is no source batch."""
@@ -68,7 +65,9 @@ class MerlinTrainer(TransferTrainer):
         if batches is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
-        outputs = model(source_inputs=batches.source_inputs, target_inputs=batches.target_inputs)
+        outputs = model(
+            source_inputs=batches.source_inputs, target_inputs=batches.target_inputs, with_target_logits=False
+        )
         # A gradient at the outputs themselves would set off DeepSpeed's hooks for the end of a backward pass.
         source_logits, features = (
             tensor.view_as(tensor) for tensor in (outputs.source_logits, outputs.target_features)
@@ -150,18 +149,6 @@ class MerlinTrainer(TransferTrainer):
         self.record(**head.info)
         return head
 
-    def fit_targets(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """
-        What a head is fit to: targets `(n, num_labels)` and sample weights `(n,)`, 0 for ignored rows.
-
-        Multi-label targets are shifted so that a logit of 0 is undecided, with or without a bias.
-        """
-        problem_type = self.problem_type(labels)
-        targets, sample_weight = encode_targets(labels, self.transfer_model.num_labels, problem_type)
-        if problem_type == MULTI_LABEL:
-            targets = targets - self.head_solver(problem_type).decision_threshold
-        return targets, sample_weight
-
     def validate_head(
         self,
         head: LinearHead | LeaveOneOutHead,
@@ -231,11 +218,6 @@ class MerlinTrainer(TransferTrainer):
 
     # The head's settings
 
-    def head_solver(self, problem_type: str) -> HeadSolver:
-        """The solver that `args.head` names, with an intercept where the model's last layer has a bias."""
-        fit_intercept = self.transfer_model.head.bias is not None
-        return get_head(self.args.head, problem_type=problem_type, fit_intercept=fit_intercept)
-
     def learned_scalars(self) -> dict[str, float]:
         """`log_head_l2` and `log_logit_scale`, as far as they are learned."""
         scalars = {}
@@ -259,16 +241,9 @@ class MerlinTrainer(TransferTrainer):
             return scalars["log_logit_scale"].exp()
         return self.args.logit_scale or get_head(self.args.head).default_logit_scale
 
-    @property
-    def is_regression(self) -> bool:
-        """Whether the target's labels are real numbers, as the model's configuration tells."""
-        config = getattr(self.model, "config", None)
-        return getattr(config, "problem_type", None) == REGRESSION or getattr(config, "num_labels", None) == 1
-
-    def problem_type(self, labels: Tensor) -> str:
-        """The target's problem type, by the rule of transformers' own classifiers."""
-        config = getattr(self.transfer_model.model, "config", None)
-        return problem_type_of(labels, self.transfer_model.num_labels, getattr(config, "problem_type", None))
+    def final_head_l2(self, scalars: dict[str, Tensor]) -> float | str:
+        """The final head's regulariser: as in training with `refit_l2="meta"`, else as given."""
+        return float(self.head_l2(scalars)) if self.args.refit_l2 == "meta" else self.args.refit_l2
 
     def parameters_with_learning_rates(self):
         """As in TransferTrainer, with a rate of their own for the learned scalars."""
@@ -286,71 +261,3 @@ class MerlinTrainer(TransferTrainer):
             ranks = self.args.world_size if self.args.head_scope == "global" else 1
             batch_size = self._train_batch_size * ranks
             check_target_batch(self.train_dataset, self.transfer_model.num_labels, batch_size)
-
-    # The head that ships
-
-    @torch.no_grad()
-    def refit_head(self) -> None:
-        """
-        Fit the model's last layer to all of `train_dataset` with the backbone as it is, in evaluation mode.
-
-        Rows are shared out over the ranks, each once. Draws nothing from the global generators.
-        """
-        transfer_model, args = self.transfer_model, self.args
-        logger.info(f"Fitting the final {args.head!r} head to all rows of `train_dataset`.")
-        was_training = transfer_model.training
-        transfer_model.eval()
-        model = self.model_wrapped if self.is_fsdp_enabled else transfer_model
-        scalars = {name: whole(value).reshape(()) for name, value in transfer_model.scalars.items()}
-        l2 = float(self.head_l2(scalars)) if args.refit_l2 == "meta" else args.refit_l2
-        with isolated_rng("refit", args.seed), transfer_model.attached():
-            solver = self.head_solver(self.target_problem_type)
-            batches = FeatureBatches(
-                lambda: self.rank_batches(self.train_dataset, args.eval_batch_size),
-                features=lambda inputs: model(target_inputs=inputs).target_features,
-                encode=self.fit_targets,
-                prepare_inputs=self._prepare_inputs,
-                keep=not solver.single_pass,
-            )
-            head = solver.fit_batches(batches, l2, reduce=sum_over_ranks if is_distributed() else None)
-            self.head_metrics = self.measure_head(head, batches, l2)
-            if head.info.get("solver_unconverged", 0) > 0:
-                logger.warning(
-                    f"The final {args.head!r} head did not converge on the target rows (residual "
-                    f"{float(head.info['solver_residual']):.1e}); a larger `head_l2` or `refit_l2` makes it easier."
-                )
-            reshard(transfer_model)
-            if self.is_deepspeed_enabled:  # the same for ZeRO-3
-                self.deepspeed.empty_partition_cache()
-            write_head(transfer_model.head, head, float(self.logit_scale(scalars)))
-        transfer_model.train(was_training)
-
-    def measure_head(self, head: LinearHead, batches: FeatureBatches, l2: float | str) -> dict[str, float]:
-        """
-        Metrics of the final head, which evaluation reports with a prefix.
-
-        Returns:
-            `dict[str, float]`: `head_l2`, as chosen where it was to be, and for classification `head_train_accuracy` on the
-            rows it was fit on (10,000 of each rank at most): far above the accuracy on others, it says that the backbone has
-            memorised them.
-        """
-        metrics = {"head_l2": float(head.info.get("l2", l2))}
-        if self.target_problem_type != REGRESSION:
-            correct = torch.zeros(2, dtype=torch.float64)
-            for features, targets, sample_weight in batches.sample:
-                logits = head(features.to(head.weight.device))
-                correct += self.count_correct(logits.cpu(), targets.cpu(), sample_weight.cpu() > 0)
-            if is_distributed():
-                correct = sum_over_ranks(correct.to(self.args.device))
-            correct, total = correct.tolist()
-            metrics["head_train_accuracy"] = correct / max(total, 1)
-        return metrics
-
-    def count_correct(self, logits: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
-        """Right predictions, and all of them, `(2,)`: rows of one label, or single labels where there are several."""
-        if self.target_problem_type == SINGLE_LABEL:
-            right = logits.argmax(-1) == targets.argmax(-1)
-        else:
-            right = (logits > 0) == (targets > 0)
-            counted = counted.unsqueeze(-1).expand_as(right)
-        return torch.stack([(right & counted).sum(), counted.sum()]).double()

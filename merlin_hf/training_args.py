@@ -184,12 +184,24 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             )
         if args.meta_loss not in META_LOSSES:
             raise ValueError(f"`meta_loss` must be one of {', '.join(META_LOSSES)}, got {args.meta_loss!r}.")
-        if args.refit_l2 not in ("auto", "meta"):
-            try:
-                args.refit_l2 = float(args.refit_l2)
-            except ValueError:
-                raise ValueError(f"`refit_l2` must be 'auto', 'meta' or a number, got {args.refit_l2!r}.") from None
-            _check_positive(args, "refit_l2")
+        check_l2(args, "refit_l2", ("auto", "meta"))
+
+
+def check_l2(args: TrainingArguments, name: str, words: tuple[str, ...]) -> None:
+    """
+    Make a number of the option `name`, where it is none of `words`: it may come as text.
+
+    Raises:
+        ValueError: it is no positive number.
+    """
+    value = getattr(args, name)
+    if value not in words:
+        try:
+            setattr(args, name, float(value))
+        except ValueError:
+            listed = ", ".join(map(repr, words))
+            raise ValueError(f"`{name}` must be {listed} or a number, got {value!r}.") from None
+        _check_positive(args, name)
 
 
 def _check_positive(args: TrainingArguments, *names: str) -> None:

@@ -1,22 +1,48 @@
-"""The ways to use a source task that can be compared, by name."""
+"""The ways to use a source task, and to do without, that can be compared, by name."""
 
 import difflib
 
-from transformers import Trainer
-
 from ..trainer import MerlinTrainer
+from ..transfer.trainer import TransferTrainer
+from .bi_tuning import BiTuningTrainer
+from .bss import BSSTrainer
+from .co_tuning import CoTuningTrainer
+from .delta import DeltaTrainer
 from .finetune import FinetuneTrainer
 from .joint import JointTrainer
+from .l2_sp import L2SPTrainer
+from .linear_probe import LinearProbeTrainer
+from .lp_ft import LinearProbeThenFinetuneTrainer
+from .lwf import LWFTrainer
+from .merlin_ft import MerlinFinetuneTrainer
+from .r3f import R3FTrainer
+from .sequential import SequentialTrainer
+from .stochnorm import StochNormTrainer
 
 
-METHODS: dict[str, type[Trainer]] = {
+METHODS: dict[str, type[TransferTrainer]] = {
+    # the target alone
     "finetune": FinetuneTrainer,
+    "linear_probe": LinearProbeTrainer,
+    "lp_ft": LinearProbeThenFinetuneTrainer,
+    # the source, then the target
+    "sequential": SequentialTrainer,
+    "l2_sp": L2SPTrainer,
+    "delta": DeltaTrainer,
+    "bss": BSSTrainer,
+    "stochnorm": StochNormTrainer,
+    "lwf": LWFTrainer,
+    "co_tuning": CoTuningTrainer,
+    "bi_tuning": BiTuningTrainer,
+    "r3f": R3FTrainer,
+    # both at once
     "joint": JointTrainer,
     "merlin": MerlinTrainer,
+    "merlin_ft": MerlinFinetuneTrainer,
 }
 
 
-def get_method(name: str) -> type[Trainer]:
+def get_method(name: str) -> type[TransferTrainer]:
     """
     The trainer class of a method.
 
@@ -30,4 +56,21 @@ def get_method(name: str) -> type[Trainer]:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "FinetuneTrainer", "JointTrainer", "get_method"]
+__all__ = [
+    "METHODS",
+    "BSSTrainer",
+    "BiTuningTrainer",
+    "CoTuningTrainer",
+    "DeltaTrainer",
+    "FinetuneTrainer",
+    "JointTrainer",
+    "L2SPTrainer",
+    "LWFTrainer",
+    "LinearProbeThenFinetuneTrainer",
+    "LinearProbeTrainer",
+    "MerlinFinetuneTrainer",
+    "R3FTrainer",
+    "SequentialTrainer",
+    "StochNormTrainer",
+    "get_method",
+]

@@ -1,13 +1,11 @@
 """Plain fine-tuning on the target."""
 
-from transformers import Trainer
+from typing import ClassVar
 
-from ..transfer.mean_loss import MeanLossMixin
-from ..transfer.weights import SavedWeightsMixin
-from ..transfer.whole_checkpoints import WholeCheckpointsMixin
+from ..transfer.trainer import TransferTrainer
 
 
-class FinetuneTrainer(WholeCheckpointsMixin, SavedWeightsMixin, MeanLossMixin, Trainer):
+class FinetuneTrainer(TransferTrainer):
     """
     [`~transformers.Trainer`] on the target alone, with a loss that is a mean over rows for every model.
 
@@ -15,7 +13,11 @@ class FinetuneTrainer(WholeCheckpointsMixin, SavedWeightsMixin, MeanLossMixin, T
 
     Compared with stock Trainer, whose loss is scaled by the model (see [`~merlin_hf.transfer.mean_loss.MeanLossMixin`]), every
     other method would have another learning rate.
+
+    A step costs one batch of the target.
     """
+
+    takes_source: ClassVar[bool] = False
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

@@ -11,12 +11,17 @@ from .model import TransferModel
 
 TRANSFER_STATE_NAME = "transfer_state.safetensors"
 PREFIX = "model."  # of the classifier's tensors in a TransferModel
+KEPT = "kept."  # of what a regularizer keeps beside its parameters
 
 
 def transfer_state(transfer_model: TransferModel) -> dict[str, Tensor]:
-    """The source head and the learned scalars, whole and on the CPU; a collective where the model is sharded."""
+    """All but the classifier, whole and on the CPU; a collective where the model is sharded."""
     own = {name: p for name, p in transfer_model.named_parameters() if not name.startswith(PREFIX)}
-    return {name: whole(parameter).cpu().contiguous() for name, parameter in own.items()}
+    state = {name: whole(parameter).cpu().contiguous() for name, parameter in own.items()}
+    if transfer_model.regularizer is not None:
+        kept = transfer_model.regularizer.tensors()
+        state.update({f"{KEPT}{name}": tensor.detach().cpu().contiguous() for name, tensor in kept.items()})
+    return state
 
 
 def plain_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -40,16 +45,17 @@ def load_transfer_state(transfer_model: TransferModel, folder: str) -> None:
     Read back what [`save_transfer_state`] wrote.
 
     Raises:
-        FileNotFoundError: the checkpoint was written without a source data set.
+        FileNotFoundError: the checkpoint was written by plain Trainer, or without a source data set.
         ValueError: its source head or its scalars are not those of this run.
     """
     path = os.path.join(folder, TRANSFER_STATE_NAME)
     if not os.path.isfile(path):
         raise FileNotFoundError(
-            f"{folder} has no {TRANSFER_STATE_NAME}: it was not written by a run with a `source_dataset`, or with "
+            f"{folder} has no {TRANSFER_STATE_NAME}: it was not written by a run with a `source_dataset` or by this method, or with "
             "`save_only_model=True`. Load its weights with `from_pretrained` and start a new run instead of resuming."
         )
     saved = load_file(path)
+    kept = {name.removeprefix(KEPT): saved.pop(name) for name in list(saved) if name.startswith(KEPT)}
     wanted = {n: t for n, t in transfer_model.state_dict().items() if not n.startswith(PREFIX)}
     if {n: t.shape for n, t in saved.items()} != {n: t.shape for n, t in wanted.items()}:
         raise ValueError(
@@ -58,6 +64,8 @@ def load_transfer_state(transfer_model: TransferModel, folder: str) -> None:
             "and the same learned scalars."
         )
     transfer_model.load_state_dict(saved, strict=False)
+    if kept:
+        transfer_model.regularizer.load_tensors(transfer_model, kept)
 
 
 class TransferCheckpointsMixin:
@@ -97,6 +105,6 @@ class TransferCheckpointsMixin:
     def _load_optimizer_and_scheduler(self, checkpoint):
         # Sharded, they are part of the model that has been loaded already.
         is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if self.source_dataset is not None and checkpoint is not None and not is_sharded:
+        if self.is_active and checkpoint is not None and not is_sharded:
             load_transfer_state(self.transfer_model, checkpoint)
         super()._load_optimizer_and_scheduler(checkpoint)

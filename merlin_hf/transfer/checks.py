@@ -13,36 +13,58 @@ from .labels import LABEL_COLUMNS, infer_num_labels, label_column, label_values
 from .seeding import isolated_rng
 
 
-def check_parallelism(args: TrainingArguments) -> None:
+def check_parallelism(args: TrainingArguments, trainer: str) -> None:
     """
     Check that the objective is defined for how the work is divided: over rows of a batch, one process per device.
+
+    Args:
+        trainer (`str`): the trainer's name, for the message.
 
     Raises:
         ValueError: one process has several devices (`torch.nn.DataParallel`), or one row is divided over several.
     """
     if args.n_gpu > 1:
         raise ValueError(
-            f"`source_dataset` needs one process per device, and this one has {args.n_gpu}: start the script with `accelerate "
+            f"{trainer} needs one process per device, and this one has {args.n_gpu}: start the script with `accelerate "
             "launch` or `torchrun --nproc_per_node`, or show it one device with CUDA_VISIBLE_DEVICES."
         )
     sizes = {name: getattr(args.parallelism_config, name, 1) for name in ("tp_size", "cp_size", "sp_size")}
     if any(size > 1 for size in sizes.values()):
         raise ValueError(
-            f"`source_dataset` does not work with tensor, context or sequence parallelism; `parallelism_config` has {sizes}. "
+            f"{trainer} does not work with tensor, context or sequence parallelism; `parallelism_config` has {sizes}. "
             "Use data parallelism, sharded (FSDP, DeepSpeed) or not."
         )
 
 
-def check_sharding(accelerator: Accelerator) -> None:
+def check_sharding(accelerator: Accelerator, trainer: str) -> None:
     """
     Check that the way the model is sharded is supported.
+
+    Args:
+        trainer (`str`): the trainer's name, for the message.
 
     Raises:
         ValueError: it is the first version of FSDP, whose flat parameters cannot be written one by one.
     """
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise ValueError(
-            "`source_dataset` needs the second version of FSDP: set `fsdp_version: 2` in the `fsdp_config` of accelerate."
+            f"{trainer} needs the second version of FSDP: set `fsdp_version: 2` in the `fsdp_config` of accelerate."
+        )
+
+
+def check_source_is_wanted(trainer: type, source_dataset: Any | None) -> None:
+    """
+    Check that there is a source where the method needs one, and none where it would not be used.
+
+    Raises:
+        ValueError: it is missing, or would be ignored.
+    """
+    if source_dataset is None and trainer.needs_source:
+        raise ValueError(f"{trainer.__name__} trains on a source: give it a `source_dataset`, with labels of its own.")
+    if source_dataset is not None and not trainer.takes_source:
+        raise ValueError(
+            f"{trainer.__name__} trains on the target alone, and a `source_dataset` was given. Leave it out, or use "
+            "SequentialTrainer (the source first, then the target) or MerlinTrainer."
         )
 
 

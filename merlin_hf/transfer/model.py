@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
+from .regularizer import Regularizer
 from .seeding import isolated_rng
 
 
@@ -116,13 +117,15 @@ class TransferOutput(ModelOutput):
         target_features (`torch.FloatTensor` of shape `(target_batch, hidden_size)`): what enters the model's last layer.
         target_logits (`torch.FloatTensor` of shape `(target_batch, num_labels)`): by the model's own last layer, when
             that layer is trained by gradient descent.
-        scalars (`dict[str, torch.FloatTensor]`): learned scalars, each of shape `()`.
+        penalty (`torch.FloatTensor` of shape `()`): what the method's regularizer gives.
+        scalars (`dict[str, torch.FloatTensor]`): learned scalars, each of shape `()`, where there are no target logits.
     """
 
     source_logits: Tensor | None = None
     source_head_gram: Tensor | None = None
     target_features: Tensor | None = None
     target_logits: Tensor | None = None
+    penalty: Tensor | None = None
     scalars: dict[str, Tensor] | None = None
 
 
@@ -188,6 +191,7 @@ class TransferModel(nn.Module):
         self.model = model
         head = self.head
         self.source_head = None
+        self.regularizer: Regularizer | None = None
         if num_source_labels:
             with isolated_rng("source_head", seed):
                 # On the CPU, whose generator is the one that is seeded here.
@@ -239,8 +243,9 @@ class TransferModel(nn.Module):
         """
         if self._hook is None:
             head = self.head
-            if self.source_head is not None:
-                self.source_head.to(device=head.weight.device, dtype=head.weight.dtype)
+            for module in (self.source_head, self.regularizer):
+                if module is not None:
+                    module.to(device=head.weight.device, dtype=head.weight.dtype)
             head.hands_input_on = False
             self._hook = head.register_forward_hook(_hand_input_on)
             if not self.trains_target_head:
@@ -318,6 +323,8 @@ class TransferModel(nn.Module):
         *args,
         source_inputs: Mapping[str, Any] | None = None,
         target_inputs: Mapping[str, Any] | None = None,
+        target_labels: Tensor | None = None,
+        with_target_logits: bool | None = None,
         **inputs,
     ) -> TransferOutput | Any:
         """
@@ -326,18 +333,28 @@ class TransferModel(nn.Module):
         Args:
             source_inputs (`Mapping[str, Any]`, *optional*): the model's arguments for the source rows, without labels.
             target_inputs (`Mapping[str, Any]`, *optional*): the same for the target rows.
+            target_labels (`torch.Tensor`, *optional*): of the target rows, for the regularizer, which is left out without.
+            with_target_logits (`bool`, *optional*): whether to compute them; by default where their head is trained. What is
+                computed and not used in a loss would let distributed training wait for its gradient.
 
         Returns:
             [`TransferOutput`] or the classifier's own output.
         """
         if source_inputs is None and target_inputs is None:
             return self.model(*args, **inputs)
-        output = TransferOutput(scalars=self.scalars() or None)
+        if with_target_logits is None:
+            with_target_logits = self.trains_target_head
+        # The scalars belong to a head that is fit, not trained.
+        output = TransferOutput(scalars=None if with_target_logits else self.scalars() or None)
         if source_inputs is not None:
             features = self.features(source_inputs)
             output.source_logits, output.source_head_gram = self.source_head(features, with_gram=True)
         if target_inputs is not None:
-            output.target_features = self.target_features(target_inputs)
-            if self.trains_target_head:
+            is_regularized = self.regularizer is not None and target_labels is not None
+            with self.regularizer.watch(self) if is_regularized else contextlib.nullcontext():
+                output.target_features = self.target_features(target_inputs)
+            if with_target_logits:
                 output.target_logits = self.head(output.target_features)
+            if is_regularized:
+                output.penalty = self.regularizer(self, target_inputs, target_labels, output)
         return output

@@ -3,11 +3,17 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from transformers.utils import logging
 
-from ..heads import LinearHead
-from .distributed import write
-from .labels import split_labels
+from ..heads import HeadSolver, LinearHead, encode_targets, get_head
+from .distributed import is_distributed, reshard, sum_over_ranks, whole, write
+from .labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, problem_type_of, split_labels
+from .seeding import isolated_rng
+
+
+logger = logging.get_logger(__name__)
 
 
 class FeatureBatches:
@@ -76,3 +82,120 @@ def write_head(layer: nn.Linear, head: LinearHead, scale: float = 1.0) -> None:
     write(layer.weight, head.weight * scale)
     if layer.bias is not None:
         write(layer.bias, head.bias * scale)
+
+
+class RefitHeadMixin:
+    """For a [`~merlin_hf.transfer.trainer.TransferTrainer`] whose final head is fit on all target rows by the solver `args.head`."""
+
+    target_problem_type: str | None = None
+
+    @torch.no_grad()
+    def refit_head(self) -> None:
+        """Write [`RefitHeadMixin.final_head`] into the model's last layer."""
+        transfer_model = self.transfer_model
+        scalars = {name: whole(value).reshape(()) for name, value in transfer_model.scalars.items()}
+        head = self.final_head(scalars)
+        reshard(transfer_model)
+        if self.is_deepspeed_enabled:  # the same for ZeRO-3
+            self.deepspeed.empty_partition_cache()
+        write_head(transfer_model.head, head, float(self.logit_scale(scalars)))
+
+    def final_head(self, scalars: dict[str, Tensor]) -> LinearHead:
+        """
+        The head that fits all of `train_dataset` with the backbone as it is, in evaluation mode.
+
+        Rows are shared out over the ranks, each once. Draws nothing from the global generators.
+        """
+        transfer_model, args = self.transfer_model, self.args
+        was_training = transfer_model.training
+        transfer_model.eval()
+        model = self.model_wrapped if self.is_fsdp_enabled else transfer_model
+        l2 = self.final_head_l2(scalars)
+        with isolated_rng("refit", args.seed), transfer_model.attached():
+            if self.target_problem_type is None:
+                batch, _ = next(iter(self.rank_batches(self.train_dataset, args.eval_batch_size)))
+                self.target_problem_type = self.problem_type(split_labels(batch)[1])
+            solver = self.head_solver(self.target_problem_type)
+            logger.info(f"Fitting a {type(solver).__name__} to all rows of `train_dataset`.")
+            batches = FeatureBatches(
+                lambda: self.rank_batches(self.train_dataset, args.eval_batch_size),
+                features=lambda inputs: model(target_inputs=inputs, with_target_logits=False).target_features,
+                encode=self.fit_targets,
+                prepare_inputs=self._prepare_inputs,
+                keep=not solver.single_pass,
+            )
+            head = solver.fit_batches(batches, l2, reduce=sum_over_ranks if is_distributed() else None)
+            self.head_metrics = self.measure_head(head, batches, l2)
+            if head.info.get("solver_unconverged", 0) > 0:
+                logger.warning(
+                    f"The final {type(solver).__name__} did not converge on the target rows (residual "
+                    f"{float(head.info['solver_residual']):.1e}); a larger `head_l2` or `refit_l2` makes it easier."
+                )
+        transfer_model.train(was_training)
+        return head
+
+    def measure_head(self, head: LinearHead, batches: FeatureBatches, l2: float | str) -> dict[str, float]:
+        """
+        Metrics of the final head, which evaluation reports with a prefix.
+
+        Returns:
+            `dict[str, float]`: `head_l2`, as chosen where it was to be, and for classification `head_train_accuracy` on the
+            rows it was fit on (10,000 of each rank at most): far above the accuracy on others, it says that the backbone has
+            memorised them.
+        """
+        metrics = {"head_l2": float(head.info.get("l2", l2))}
+        if self.target_problem_type != REGRESSION:
+            correct = torch.zeros(2, dtype=torch.float64)
+            for features, targets, sample_weight in batches.sample:
+                logits = head(features.to(head.weight.device))
+                correct += self.count_correct(logits.cpu(), targets.cpu(), sample_weight.cpu() > 0)
+            if is_distributed():
+                correct = sum_over_ranks(correct.to(self.args.device))
+            correct, total = correct.tolist()
+            metrics["head_train_accuracy"] = correct / max(total, 1)
+        return metrics
+
+    def count_correct(self, logits: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
+        """Right predictions, and all of them, `(2,)`: rows of one label, or single labels where there are several."""
+        if self.target_problem_type == SINGLE_LABEL:
+            right = logits.argmax(-1) == targets.argmax(-1)
+        else:
+            right = (logits > 0) == (targets > 0)
+            counted = counted.unsqueeze(-1).expand_as(right)
+        return torch.stack([(right & counted).sum(), counted.sum()]).double()
+
+    def fit_targets(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        What a head is fit to: targets `(n, num_labels)` and sample weights `(n,)`, 0 for ignored rows.
+
+        Multi-label targets are shifted so that a logit of 0 is undecided, with or without a bias.
+        """
+        problem_type = self.problem_type(labels)
+        targets, sample_weight = encode_targets(labels, self.transfer_model.num_labels, problem_type)
+        if problem_type == MULTI_LABEL:
+            targets = targets - self.head_solver(problem_type).decision_threshold
+        return targets, sample_weight
+
+    def head_solver(self, problem_type: str) -> HeadSolver:
+        """The solver that `args.head` names, with an intercept where the model's last layer has a bias."""
+        fit_intercept = self.transfer_model.head.bias is not None
+        return get_head(self.args.head, problem_type=problem_type, fit_intercept=fit_intercept)
+
+    def final_head_l2(self, scalars: dict[str, Tensor]) -> float | str:
+        """The final head's regulariser, or `"auto"` to have it chosen by cross-validation."""
+        return self.args.refit_l2
+
+    def logit_scale(self, scalars: dict[str, Tensor] | None) -> Tensor | float:
+        """What the head's outputs are multiplied by, so that their softmax is calibrated."""
+        return 1.0 if self.is_regression else self.head_solver(SINGLE_LABEL).default_logit_scale
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the target's labels are real numbers, as the model's configuration tells."""
+        config = getattr(self.model, "config", None)
+        return getattr(config, "problem_type", None) == REGRESSION or getattr(config, "num_labels", None) == 1
+
+    def problem_type(self, labels: Tensor) -> str:
+        """The target's problem type, by the rule of transformers' own classifiers."""
+        config = getattr(self.transfer_model.model, "config", None)
+        return problem_type_of(labels, self.transfer_model.num_labels, getattr(config, "problem_type", None))

@@ -19,6 +19,7 @@ from .checks import (
     check_labels,
     check_parallelism,
     check_sharding,
+    check_source_is_wanted,
     check_target_classes,
     count_source_labels,
     probe_batch,
@@ -29,7 +30,8 @@ from .labels import problem_type_of, split_labels, task_loss
 from .mean_loss import MeanLoss, MeanLossMixin
 from .metrics import MetricAverager
 from .model import TransferModel
-from .optimizer import check_optimizer, group_by_learning_rate, move_to_own_group
+from .optimizer import OwnLearningRatesMixin
+from .regularizer import Regularizer
 from .seeding import isolated_rng
 from .source import SourceStream, is_iterable
 from .weights import SavedWeightsMixin
@@ -41,20 +43,31 @@ if TYPE_CHECKING:
 
 
 class Batches(NamedTuple):
-    """A micro-batch of each task: the model's arguments without labels, and the labels."""
+    """
+    A micro-batch of each task: the model's arguments without labels, and the labels.
 
-    source_inputs: dict[str, Any]
-    source_labels: Tensor
+    Those of the source are `None` in a step that draws none, see [`TransferTrainer.draws_source`].
+    """
+
+    source_inputs: dict[str, Any] | None
+    source_labels: Tensor | None
     target_inputs: dict[str, Any]
     target_labels: Tensor
 
 
-# Where a source batch travels in the inputs of `training_step`; no model has an argument of this name.
+# Where a source batch travels in the inputs of `training_step`; no model has an argument of this name. It is there in
+# every training step, and `None` in those without a source batch.
 SOURCE_INPUTS = "__source_inputs__"
 
 
 class TransferTrainer(
-    SettledHeadMixin, TransferCheckpointsMixin, WholeCheckpointsMixin, SavedWeightsMixin, MeanLossMixin, Trainer
+    SettledHeadMixin,
+    OwnLearningRatesMixin,
+    TransferCheckpointsMixin,
+    WholeCheckpointsMixin,
+    SavedWeightsMixin,
+    MeanLossMixin,
+    Trainer,
 ):
     """
     [`~transformers.Trainer`] that draws a batch of a source task beside each batch of the target task.
@@ -62,6 +75,12 @@ class TransferTrainer(
     `train_dataset` is the target: epochs, evaluation, prediction, saving and pushing are about it, and `trainer.model`
     is its plain classifier. Without `source_dataset` this class is `Trainer`. A method is a subclass with a `compute_loss`
     that calls [`TransferTrainer.take_batches`] and returns a mean over the micro-batch.
+
+    Class attributes of a method:
+        training_args_class: its options.
+        takes_source, needs_source: whether a `source_dataset` may and must be given.
+        trains_target_head: whether the model's own last layer is trained by gradient descent, or fit to the final features.
+        search_space: its own options that are worth a search, and values for them.
 
     Args:
         source_dataset (`torch.utils.data.Dataset` or `datasets.Dataset`, *optional*): the source task, with its own
@@ -80,7 +99,10 @@ class TransferTrainer(
     """
 
     training_args_class: ClassVar[type[TransferTrainingArguments]] = TransferTrainingArguments
+    takes_source: ClassVar[bool] = True
+    needs_source: ClassVar[bool] = False
     trains_target_head: ClassVar[bool] = True
+    search_space: ClassVar[Mapping[str, tuple]] = {}
 
     def __init__(
         self,
@@ -96,6 +118,7 @@ class TransferTrainer(
             source_dataset = rename_columns(
                 source_dataset, source_column_mapping, "source_dataset", "source_column_mapping"
             )
+        check_source_is_wanted(type(self), source_dataset)
         self.source_dataset = source_dataset
         self.source_collator = source_collator
         self.source_compute_loss_func = source_compute_loss_func and MeanLoss(source_compute_loss_func)
@@ -104,7 +127,8 @@ class TransferTrainer(
         self._source_stream: SourceStream | None = None
         self._source_batches: deque[Any] = deque()
         self._step_metrics = MetricAverager()
-        if source_dataset is not None:
+        self.micro_step = 0  # how many micro-batches of this update came before the one in hand
+        if self.is_active:
             args, kwargs = self._with_options(args, kwargs)
         self._given_args = args[1] if len(args) > 1 else kwargs.get("args")
         if args:
@@ -112,9 +136,34 @@ class TransferTrainer(
         elif "model" in kwargs:
             kwargs["model"] = self._with_adapter(kwargs["model"])
         super().__init__(*args, **kwargs)
-        if source_dataset is not None:
+        if self.is_active:
             self.use_mean_loss()
             self.check_data()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether this is more than `Trainer`: for most methods, whether there is a source."""
+        return self.source_dataset is not None
+
+    @property
+    def draws_source(self) -> bool:
+        """Whether the current update needs source batches; a function of the step, the same on every rank."""
+        return self.source_dataset is not None
+
+    @property
+    def source_updates_before(self) -> int:
+        """How many updates before the current one drew source batches; a function of the step."""
+        return self.state.global_step
+
+    @classmethod
+    def rows_per_step(cls, args: TransferTrainingArguments, has_source: bool) -> float:
+        """
+        What a micro-step costs on one device, in rows that pass the backbone forward and backward, averaged over the run.
+
+        A pass forward alone, which is about a third of the work, counts as a third of a row.
+        """
+        target = args.per_device_train_batch_size
+        return target + (args.per_device_source_batch_size or target) if has_source else target
 
     def _with_options(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         given = args[1] if len(args) > 1 else kwargs.get("args")
@@ -134,7 +183,7 @@ class TransferTrainer(
 
     def _hp_search_setup(self, trial):
         super()._hp_search_setup(trial)
-        if self.source_dataset is not None:
+        if self.is_active:
             self.training_args_class.check_options(self.args)
 
     def call_model_init(self, trial=None):
@@ -148,12 +197,13 @@ class TransferTrainer(
         Divide the inputs of a training step into the two tasks.
 
         Returns:
-            [`Batches`]; `None` where no source batch came along, as in evaluation: the loss is Trainer's own then.
+            [`Batches`]; `None` outside of a training step, as in evaluation: the loss is Trainer's own then.
         """
-        source_inputs = inputs.pop(SOURCE_INPUTS, None) if isinstance(inputs, Mapping) else None
-        if source_inputs is None:
+        if not isinstance(inputs, Mapping) or SOURCE_INPUTS not in inputs:
             return None
-        return Batches(*split_labels(source_inputs), *split_labels(inputs))
+        source_inputs = inputs.pop(SOURCE_INPUTS)
+        source = (None, None) if source_inputs is None else split_labels(source_inputs)
+        return Batches(*source, *split_labels(inputs))
 
     def learned_scalars(self) -> dict[str, float]:
         """Names and first values of the scalars that are trained with the backbone."""
@@ -172,15 +222,17 @@ class TransferTrainer(
 
     def check_data(self) -> None:
         """Raise an error that says what to change where the data sets, the labels and the model do not fit together."""
-        check_parallelism(self.args)
-        check_sharding(self.accelerator)
-        check_has_labels(self.source_dataset, "source_dataset")
+        check_parallelism(self.args, type(self).__name__)
+        check_sharding(self.accelerator, type(self).__name__)
+        if self.source_dataset is not None:
+            check_has_labels(self.source_dataset, "source_dataset")
         check_has_labels(self.train_dataset, "train_dataset")
         transfer_model = self.build_transfer_model()
         check_head_is_saved(transfer_model.model, transfer_model.head_name)
-        check_labels(self.source_dataset, "source_dataset", transfer_model.source_head.out_features)
-        if not is_iterable(self.source_dataset):
-            probe_batch(*self._source_with_collator(), self.source_dataset, "source_dataset", "source_collator")
+        if self.source_dataset is not None:
+            check_labels(self.source_dataset, "source_dataset", transfer_model.source_head.out_features)
+            if not is_iterable(self.source_dataset):
+                probe_batch(*self._source_with_collator(), self.source_dataset, "source_dataset", "source_collator")
         if self.train_dataset is not None:
             check_labels(self.train_dataset, "train_dataset", transfer_model.num_labels)
             check_target_classes(self.train_dataset, transfer_model.num_labels)
@@ -209,27 +261,31 @@ class TransferTrainer(
         """The target's DataLoader, as in Trainer; the source starts anew beside it."""
         self._source_stream = None
         self._source_batches.clear()
-        if self.source_dataset is not None:
+        if self.is_active:
             self.check_batch_size()
         return super().get_train_dataloader()
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The target's micro-batches of one update; as many source batches wait for `training_step`."""
         batch_samples, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.source_dataset is None or not batch_samples:
+        if not self.is_active or not batch_samples:
             return batch_samples, num_items_in_batch
+        self.micro_step = 0
+        self._source_batches = deque(self._draw_source()[: len(batch_samples)] if self.draws_source else ())
+        return batch_samples, None
+
+    def _draw_source(self) -> list[Any]:
+        # All of an update's batches are drawn, also where the target's epoch ends early: the position of the source is
+        # then a function of the update alone, and a resumed run finds it without a record.
         steps = self.args.gradient_accumulation_steps
         if self._source_stream is None:
             self._source_stream = SourceStream(
                 *self._source_with_collator(),
                 self.args,
                 batch_size=self.source_batch_size,
-                start=self.state.global_step * steps,
+                start=self.source_updates_before * steps,
             )
-        # All of an update's batches are drawn, also where the target's epoch ends early: the position of the source is
-        # then a function of the update alone, and a resumed run finds it without a record.
-        self._source_batches = deque(self._source_stream.take(steps)[: len(batch_samples)])
-        return batch_samples, None
+        return self._source_stream.take(steps)
 
     @property
     def source_batch_size(self) -> int:
@@ -237,20 +293,17 @@ class TransferTrainer(
         given = self.args.per_device_source_batch_size or self.args.train_batch_size
         return max(1, given * self._train_batch_size // self.args.train_batch_size)
 
-    @property
-    def micro_step(self) -> int:
-        """How many micro-batches of this update came before the one in hand."""
-        return getattr(self, "current_gradient_accumulation_steps", 1) - len(self._source_batches) - 1
-
     def training_step(self, model, inputs, num_items_in_batch=None):
         """A training step of Trainer, on the target batch and the source batch that waits for it."""
-        has_source = bool(self._source_batches)
-        if has_source:
+        if self._source_batches:
             source_inputs = self._source_batches.popleft()
             self.current_flos += float(self.floating_point_ops(source_inputs))
             inputs = {**inputs, SOURCE_INPUTS: source_inputs}
+        elif self.is_active and not self.draws_source:
+            inputs = {**inputs, SOURCE_INPUTS: None}
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if has_source:
+        if SOURCE_INPUTS in inputs:
+            self.micro_step += 1
             self._head_is_stale = not self.trains_target_head
         return loss
 
@@ -258,9 +311,9 @@ class TransferTrainer(
         """
         Trainer's own loss, for evaluation; methods override this for training.
 
-        With a source it is a mean over the rows at hand, see [`~merlin_hf.transfer.mean_loss.MeanLossMixin`].
+        Where the method is active, it is a mean over the rows at hand, see [`~merlin_hf.transfer.mean_loss.MeanLossMixin`].
         """
-        if self.source_dataset is None:
+        if not self.is_active:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.get("labels")
         loss, outputs = self.mean_loss(model, inputs, return_outputs=True)
@@ -292,19 +345,27 @@ class TransferTrainer(
         if isinstance(self.model, TransferModel):  # as FSDP leaves it
             return self.model
         if self.transfer_model is None or self.transfer_model.model is not self.model:
+            num_source_labels = 0
+            if self.source_dataset is not None:
+                num_source_labels = count_source_labels(self.source_dataset, self.args.num_source_labels)
             self.transfer_model = TransferModel(
                 self.model,
-                num_source_labels=count_source_labels(self.source_dataset, self.args.num_source_labels),
+                num_source_labels=num_source_labels,
                 head_module=self.args.head_module,
                 scalars=self.learned_scalars(),
                 trains_target_head=self.trains_target_head,
                 seed=self.args.seed,
                 target_chunk_size=self.args.target_chunk_size,
             )
+            with isolated_rng("regularizer", self.args.seed):
+                self.transfer_model.regularizer = self.build_regularizer(self.transfer_model)
         return self.transfer_model
 
+    def build_regularizer(self, transfer_model: TransferModel) -> Regularizer | None:
+        """The method's extra loss on the target's rows, if it has one; it is evaluated within the model's forward."""
+
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        if self.source_dataset is None:
+        if not self.is_active:
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         plain_model = self.model
         self._step_metrics.reset()
@@ -332,38 +393,6 @@ class TransferTrainer(
         finally:
             if self.transfer_model is not None:
                 self.transfer_model.detach()
-
-    def get_decay_parameter_names(self, model):
-        """As in Trainer, without the learned scalars."""
-        if self.source_dataset is None:
-            return super().get_decay_parameter_names(model)
-        return [name for name in super().get_decay_parameter_names(model) if not name.startswith("scalars.")]
-
-    def create_optimizer(self, model=None):
-        """
-        Trainer's optimizer, with the heads and the learned scalars in groups of their own.
-
-        Raises:
-            ValueError: an optimizer and a scheduler were passed that do not know the source head.
-        """
-        super().create_optimizer(model)
-        if self.source_dataset is not None:
-            own_rates = self.parameters_with_learning_rates()
-            if not hasattr(self.optimizer, "param_groups"):  # it stands for the one in the configuration of DeepSpeed
-                self.optimizer.params = group_by_learning_rate(self.optimizer.params, own_rates)
-                return self.optimizer
-            if self.lr_scheduler is not None:
-                check_optimizer(self.optimizer, self.transfer_model)
-            for parameters, learning_rate in own_rates:
-                move_to_own_group(self.optimizer, parameters, learning_rate)
-        return self.optimizer
-
-    def parameters_with_learning_rates(self) -> list[tuple[list[nn.Parameter], float | None]]:
-        """Parameters that may have a learning rate of their own (`None` leaves them where they are)."""
-        heads = list(self.transfer_model.source_head.parameters())
-        if self.trains_target_head:
-            heads += list(self.transfer_model.head.parameters())
-        return [(heads, self.args.head_learning_rate)]
 
 
 def _with_trainers_parameters(init: Callable) -> inspect.Signature:

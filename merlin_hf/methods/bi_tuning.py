@@ -1,0 +1,263 @@
+"""Fine-tuning with contrasts between rows, as well as with labels."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers import TrainingArguments
+
+from ..transfer.distributed import gather_rows, is_distributed
+from ..transfer.regularizer import FrozenCopy, Regularizer
+from .regularized import RegularizedTrainer, RegularizedTrainingArguments, check_single_label
+
+
+class KeyQueue:
+    """
+    The last keys of each class, in two forms.
+
+    Args:
+        num_labels (`int`): classes.
+        size (`int`): keys of a class that are kept, K.
+        widths (`tuple[int, int]`): lengths of the two forms of a key.
+    """
+
+    def __init__(self, num_labels: int, size: int, widths: tuple[int, int], device: torch.device):
+        self.widths = widths
+        self.keys = torch.zeros(num_labels, size, sum(widths), device=device)
+        self.next = torch.zeros(num_labels, dtype=torch.long, device=device)
+        self.count = torch.zeros(num_labels, dtype=torch.long, device=device)
+
+    @property
+    def filled(self) -> Tensor:
+        """Which places have a key, `(num_labels, size)`."""
+        return torch.arange(self.keys.shape[1], device=self.keys.device) < self.count.unsqueeze(-1)
+
+    def split(self) -> tuple[Tensor, Tensor]:
+        """Both forms, `(num_labels, size, width)` each."""
+        return self.keys.split(self.widths, dim=-1)
+
+    def add(self, keys: Tensor, labels: Tensor) -> None:
+        """
+        Put keys in place of the oldest of their classes; those with the label -100 are left out.
+
+        Args:
+            keys (`torch.FloatTensor` of shape `(n, sum(widths))`).
+            labels (`torch.LongTensor` of shape `(n,)`).
+        """
+        keys, labels = keys[labels != -100], labels[labels != -100]
+        size = self.keys.shape[1]
+        of_class = nn.functional.one_hot(labels, len(self.keys))
+        order = (of_class.cumsum(0) - 1).gather(1, labels.unsqueeze(1)).squeeze(1)  # among those of its class
+        added = of_class.sum(0)
+        last = order >= added[labels] - size  # where a class has more than there are places
+        self.keys = self.keys.clone()  # the backward pass of the contrasts needs the old ones
+        self.keys[labels[last], (self.next[labels] + order)[last] % size] = keys[last].to(self.keys.dtype)
+        self.next = (self.next + added) % size
+        self.count = (self.count + added).clamp(max=size)
+
+
+def contrast(own: Tensor, others: Tensor, labels: Tensor, filled: Tensor, temperature: float) -> Tensor:
+    """
+    KL( u || softmax(similarities / temperature) ) of each row, u uniform over its positives.
+
+    Args:
+        own (`torch.FloatTensor` of shape `(n,)`): similarity to the row's own key, a positive.
+        others (`torch.FloatTensor` of shape `(n, num_labels, size)`): to the keys of the queue, positives where their class is the
+            row's.
+        labels (`torch.LongTensor` of shape `(n,)`).
+        filled (`torch.BoolTensor` of shape `(num_labels, size)`): which places of the queue have a key.
+
+    Returns:
+        `torch.FloatTensor` of shape `(n,)`.
+    """
+    is_class = nn.functional.one_hot(labels, others.shape[1]).bool().unsqueeze(-1)
+    positive = (is_class & filled).flatten(1)
+    logits = others.masked_fill(~filled, -torch.inf).flatten(1)
+    log_probabilities = (torch.cat([own.unsqueeze(1), logits], dim=1) / temperature).log_softmax(-1)
+    number = 1 + positive.sum(-1)
+    of_positives = log_probabilities[:, 0] + log_probabilities[:, 1:].masked_fill(~positive, 0).sum(-1)
+    return -of_positives / number - number.log()
+
+
+class Contrasts(Regularizer):
+    """
+    weight * mean over rows of KL(u || softmax(z . {z_k, queue} / T)) + KL(u || softmax({h, queue} . w_y / T)).
+
+    z are projected features and h features with a 1 for the bias, both of length 1, as is w_y, the class's row of the model's last layer with its bias. The
+    first queue has projected keys and the second keys of features, by class, from a copy of the model that follows slowly; u is
+    uniform over those of the row's class and the row's own.
+
+    Args:
+        hidden_size, num_labels (`int`): of the model's last layer.
+        queue_size (`int`): keys of each class, K.
+        momentum (`float`): m, of the copy.
+        temperature (`float`): T.
+        projection_size (`int`): length of z.
+    """
+
+    keeps_a_copy: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        hidden_size: int = 1,
+        num_labels: int = 2,
+        queue_size: int = 40,
+        momentum: float = 0.999,
+        temperature: float = 0.07,
+        projection_size: int = 128,
+    ):
+        super().__init__(weight)
+        self.shape = (num_labels, queue_size, (projection_size, hidden_size + 1))
+        self.momentum = momentum
+        self.temperature = temperature
+        self.projector = nn.Linear(hidden_size, projection_size)
+        self.copy: FrozenCopy | None = None
+        self.copied_projector: list[nn.Linear] = []  # in a list, so that it is no module of this one
+        self.queue: KeyQueue | None = None
+
+    def start(self, trainer):
+        """The copy that makes keys, and an empty queue."""
+        # Its dropout gives the second view of a row.
+        self.copy = FrozenCopy(trainer.transfer_model, training=True)
+        self.copied_projector = [copy.deepcopy(self.projector).requires_grad_(False)]
+        self.queue = KeyQueue(*self.shape, device=self.projector.weight.device)
+
+    @torch.no_grad()
+    def follow(self, transfer_model):
+        """Move the copy towards the model; once an update."""
+        theirs = [*transfer_model.model.parameters(), *self.projector.parameters()]
+        ours = [*self.copy.model.model.parameters(), *self.copied_projector[0].parameters()]
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.lerp_(other.detach(), 1 - self.momentum)
+
+    def forward(self, transfer_model, inputs, labels, output):
+        """The mean above, `()`; rows with the label -100 are ignored."""
+        features = output.target_features
+        z, h = normalize(self.projector(features).float(), dim=-1), with_bias(features.float())
+        with torch.no_grad():
+            key_features = self.copy.features(inputs)
+            z_key = normalize(self.copied_projector[0](key_features).float(), dim=-1)
+            h_key = with_bias(key_features.float())
+        queue_z, queue_h = self.queue.split()
+        filled, classes = self.queue.filled, labels.clamp(min=0)
+        w = class_weights(transfer_model.head)[classes]
+        losses = contrast(
+            (z * z_key).sum(-1), torch.einsum("nd,ckd->nck", z, queue_z), classes, filled, self.temperature
+        ) + contrast((h * w).sum(-1), torch.einsum("nd,ckd->nck", w, queue_h), classes, filled, self.temperature)
+
+        keys, key_labels = torch.cat([z_key, h_key], dim=-1), labels
+        if is_distributed():
+            keys, key_labels, _ = gather_rows(keys, labels, self.batch_size)
+        self.queue.add(keys, key_labels)
+        counted = labels != -100
+        return self.weight * (losses * counted).sum() / counted.sum().clamp(min=1)
+
+    def tensors(self):
+        """The copies and the queue."""
+        if self.copy is None:
+            return {}
+        queue = {f"queue.{name}": getattr(self.queue, name) for name in ("keys", "next", "count")}
+        projector = {f"projector.{name}": tensor for name, tensor in self.copied_projector[0].state_dict().items()}
+        return {**self.copy.tensors(), **queue, **projector}
+
+    def load_tensors(self, transfer_model, tensors):
+        """Takes them back."""
+        self.copy = FrozenCopy(transfer_model, training=True)
+        self.copy.load_tensors(tensors)
+        self.copied_projector = [copy.deepcopy(self.projector).requires_grad_(False)]
+        own = {n.removeprefix("projector."): t for n, t in tensors.items() if n.startswith("projector.")}
+        self.copied_projector[0].load_state_dict(own)
+        device = transfer_model.head.weight.device
+        self.queue = KeyQueue(*self.shape, device=device)
+        for name in ("keys", "next", "count"):
+            setattr(self.queue, name, tensors[f"queue.{name}"].to(device))
+
+
+def with_bias(features: Tensor) -> Tensor:
+    """Features `(n, hidden_size)` with a 1 after the last, of length 1."""
+    return normalize(torch.cat([features, features.new_ones(len(features), 1)], dim=-1), dim=-1)
+
+
+def class_weights(head: nn.Linear) -> Tensor:
+    """Rows of a layer with their biases, `(num_labels, hidden_size + 1)`, of length 1; 0 for a layer without biases."""
+    weight = head.weight.float()
+    bias = weight.new_zeros(len(weight)) if head.bias is None else head.bias.float()
+    return normalize(torch.cat([weight, bias.unsqueeze(-1)], dim=-1), dim=-1)
+
+
+@dataclass
+class BiTuningTrainingArguments(RegularizedTrainingArguments):
+    """
+    [`~merlin_hf.methods.regularized.RegularizedTrainingArguments`] for [`BiTuningTrainer`].
+
+    Args:
+        regularization_weight (`float`): tau, of both contrasts.
+        queue_size (`int`): keys of each class that are kept, K.
+        key_momentum (`float`): m, of the copy that makes keys.
+        contrast_temperature (`float`): T.
+        projection_size (`int`): length of projected features.
+    """
+
+    regularization_weight: float = field(default=1.0, metadata={"help": "Factor of the contrasts."})
+    queue_size: int = field(default=40, metadata={"help": "Keys of each class that are kept."})
+    key_momentum: float = field(default=0.999, metadata={"help": "Momentum of the copy that makes keys."})
+    contrast_temperature: float = field(default=0.07, metadata={"help": "Temperature of the contrasts."})
+    projection_size: int = field(default=128, metadata={"help": "Length of projected features."})
+
+    @staticmethod
+    def check_options(args: TrainingArguments) -> None:
+        """As in RegularizedTrainingArguments."""
+        RegularizedTrainingArguments.check_options(args)
+        for name in ("queue_size", "contrast_temperature", "projection_size"):
+            if not getattr(args, name) > 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(args, name)}.")
+        if not 0 <= args.key_momentum <= 1:
+            raise ValueError(f"`key_momentum` must be in [0, 1], got {args.key_momentum}.")
+
+
+class BiTuningTrainer(RegularizedTrainer):
+    """
+    Bi-Tuning (Zhong et al. 2020, arXiv 2011.06182): rows of a class draw together, in their features and around the class's weights.
+
+        L_target + regularization_weight * mean over rows of
+            [ KL(u || softmax(z . {z_k, queue} / T)) + KL(u || softmax({h, queue} . w_y / T)) ]
+
+    (see [`Contrasts`]). Gradients reach the class weights w_y, which the reference code cuts off; places of the queue that are not filled
+    yet do not count. The second view of a row is the copy's own dropout on the same inputs. Defaults: 1, K = 40, m = 0.999, T = 0.07, 128
+    dimensions. For targets with one class per row.
+
+    A step costs one batch of the target, a pass forward of the copy, and memory for a second copy of the weights.
+    """
+
+    training_args_class: ClassVar = BiTuningTrainingArguments
+    regularizer_class: ClassVar = Contrasts
+    target_row_cost: ClassVar[float] = 4 / 3
+    search_space: ClassVar = {"regularization_weight": (0.1, 0.3, 1.0)}
+
+    def build_regularizer(self, transfer_model):
+        """The contrasts."""
+        args, head = self.args, transfer_model.head
+        return Contrasts(
+            args.regularization_weight,
+            head.in_features,
+            head.out_features,
+            args.queue_size,
+            args.key_momentum,
+            args.contrast_temperature,
+            args.projection_size,
+        )
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """As in RegularizedTrainer; the copy follows once an update."""
+        if self.micro_step == 0 and self.state.global_step > self.first_phase_steps:
+            self.transfer_model.regularizer.follow(self.transfer_model)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def check_data(self):
+        """As in RegularizedTrainer, and the target has classes."""
+        super().check_data()
+        check_single_label(self)

@@ -1,0 +1,78 @@
+"""Fine-tuning with batch spectral shrinkage."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from transformers import TrainingArguments
+
+from ..transfer.distributed import gather_rows, is_distributed
+from ..transfer.regularizer import Regularizer
+from .regularized import RegularizedTrainer, RegularizedTrainingArguments
+
+
+class SpectralShrinkage(Regularizer):
+    """
+    weight * sum of the squares of the `num_singular_values` smallest singular values of the batch's features `(n, hidden_size)`.
+
+    On several processes the batch is that of all of them, as the spectrum of a part is another.
+
+    Args:
+        num_singular_values (`int`): k of the paper.
+    """
+
+    def __init__(self, weight: float = 0.001, num_singular_values: int = 1):
+        super().__init__(weight)
+        self.num_singular_values = num_singular_values
+
+    def forward(self, transfer_model, inputs, labels, output):
+        """The sum above, `()`."""
+        features = output.target_features
+        if is_distributed():
+            features, _, present = gather_rows(features, labels, self.batch_size)
+            features = features[present]
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.to(torch.promote_types(features.dtype, torch.float32))
+            return self.weight * torch.linalg.svdvals(features)[-self.num_singular_values :].square().sum()
+
+
+@dataclass
+class BSSTrainingArguments(RegularizedTrainingArguments):
+    """
+    [`~merlin_hf.methods.regularized.RegularizedTrainingArguments`] for [`BSSTrainer`].
+
+    Args:
+        regularization_weight (`float`): eta of the paper.
+        num_singular_values (`int`): how many of the smallest ones are shrunk, k of the paper.
+    """
+
+    regularization_weight: float = field(default=0.001, metadata={"help": "Factor of the regularizer."})
+    num_singular_values: int = field(default=1, metadata={"help": "How many of the smallest ones are shrunk."})
+
+    @staticmethod
+    def check_options(args: TrainingArguments) -> None:
+        """As in RegularizedTrainingArguments."""
+        RegularizedTrainingArguments.check_options(args)
+        if args.num_singular_values < 1:
+            raise ValueError(f"`num_singular_values` must be at least 1, got {args.num_singular_values}.")
+
+
+class BSSTrainer(RegularizedTrainer):
+    """
+    Batch spectral shrinkage (Chen, Wang, Fu, Long and Wang, NeurIPS 2019).
+
+        L_target + regularization_weight * sum over i = 1..k of sigma_{-i}(F)^2
+
+    F are the features of a batch, `(n, hidden_size)`, and sigma_{-i} the i-th smallest of its min(n, hidden_size) singular
+    values: components that pretraining gave but the target does not need are suppressed. Defaults: 0.001 and k = 1.
+
+    A step costs one batch of the target and one small singular value decomposition.
+    """
+
+    training_args_class: ClassVar = BSSTrainingArguments
+    regularizer_class: ClassVar = SpectralShrinkage
+    search_space: ClassVar = {"regularization_weight": (0.0001, 0.001, 0.01)}
+
+    def build_regularizer(self, transfer_model):
+        """The shrinkage of the smallest singular values."""
+        return SpectralShrinkage(self.args.regularization_weight, self.args.num_singular_values)

@@ -1,0 +1,112 @@
+"""Co-Tuning: target labels translated to the source's."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..transfer.distributed import sum_over_ranks
+from ..transfer.labels import split_labels
+from ..transfer.regularizer import Regularizer
+from ..transfer.seeding import isolated_rng
+from .regularized import (
+    RegularizedTrainer,
+    RegularizedTrainingArguments,
+    check_single_label,
+    check_source_classes,
+)
+
+
+class TranslatedLabels(Regularizer):
+    """
+    weight * mean over rows of - sum over s of p(s | y) log softmax(source logits)_s.
+
+    p(s | y) is the mean, over the target's rows of class y, of what the model says of the source classes s before it is
+    trained on the target.
+    """
+
+    def __init__(self, weight: float = 2.3):
+        super().__init__(weight)
+        self.relationship: Tensor | None = None
+
+    def start(self, trainer):
+        """Learn p(s | y) in one pass over the target."""
+        self.relationship = category_relationship(trainer)
+
+    def forward(self, transfer_model, inputs, labels, output):
+        """The mean above, `()`; rows with the label -100 are ignored."""
+        log_probabilities = transfer_model.source_head(output.target_features).float().log_softmax(-1)
+        translated = self.relationship[labels.clamp(min=0)]
+        losses = -(translated * log_probabilities).sum(-1)
+        counted = labels != -100
+        return self.weight * (losses * counted).sum() / counted.sum().clamp(min=1)
+
+    def tensors(self):
+        """p(s | y)."""
+        return {} if self.relationship is None else {"relationship": self.relationship}
+
+    def load_tensors(self, transfer_model, tensors):
+        """Takes it back."""
+        self.relationship = tensors["relationship"].to(transfer_model.head.weight.device)
+
+
+@torch.no_grad()
+def category_relationship(trainer) -> Tensor:
+    """
+    The mean source probabilities of each target class, by the model in evaluation mode; a collective.
+
+    Returns:
+        `torch.FloatTensor` of shape `(num_labels, num_source_labels)`; uniform for a class without rows.
+    """
+    transfer_model = trainer.transfer_model
+    was_training = transfer_model.training
+    transfer_model.eval()
+    sums = torch.zeros(transfer_model.num_labels, transfer_model.source_head.out_features, device=trainer.args.device)
+    with isolated_rng("relationship", trainer.args.seed), transfer_model.attached():
+        for batch, is_own in trainer.rank_batches(trainer.train_dataset, trainer.args.eval_batch_size):
+            inputs, labels = split_labels(trainer._prepare_inputs(batch))
+            probabilities = transfer_model(source_inputs=inputs).source_logits.float().softmax(-1)
+            if is_own:
+                counted = labels != -100
+                sums.index_add_(0, labels[counted], probabilities[counted])
+    transfer_model.train(was_training)
+    sums = sum_over_ranks(sums)
+    totals = sums.sum(-1, keepdim=True)
+    return torch.where(totals > 0, sums / totals.clamp(min=1e-12), 1 / sums.shape[-1])
+
+
+@dataclass
+class CoTuningTrainingArguments(RegularizedTrainingArguments):
+    """
+    [`~merlin_hf.methods.regularized.RegularizedTrainingArguments`] for [`CoTuningTrainer`].
+
+    Args:
+        regularization_weight (`float`): lambda of the paper.
+    """
+
+    regularization_weight: float = field(default=2.3, metadata={"help": "Factor of the loss on source labels."})
+
+
+class CoTuningTrainer(RegularizedTrainer):
+    """
+    Co-Tuning (You, Kou, Long and Wang, NeurIPS 2020): the source head is fine-tuned as well, on translated labels.
+
+        L_target + regularization_weight * mean of - sum over s of p(s | y_t) log softmax(theta_s(phi(x_t)))_s
+
+    p(s | y_t) is learned from the target's training rows between the two phases, by the direct approach of the paper: the mean source
+    probabilities of the rows of a class. Default: 2.3. For targets with one class per row.
+
+    A step costs one batch of the target.
+    """
+
+    training_args_class: ClassVar = CoTuningTrainingArguments
+    needs_source: ClassVar[bool] = True
+    regularizer_class: ClassVar = TranslatedLabels
+    search_space: ClassVar = {"regularization_weight": (0.3, 1.0, 2.3)}
+
+    def check_data(self):
+        """As in RegularizedTrainer, and both tasks have classes."""
+        super().check_data()
+        check_single_label(self)
+        check_source_classes(self)

@@ -1,0 +1,292 @@
+"""Fine-tuning that keeps the outputs of layers."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import TrainingArguments
+
+from ..heads import LinearHead
+from ..transfer.distributed import sum_over_ranks
+from ..transfer.labels import split_labels
+from ..transfer.layers import channels_first, find_layers, layer_outputs
+from ..transfer.refit import RefitHeadMixin
+from ..transfer.regularizer import FrozenCopy, Regularizer
+from ..transfer.seeding import isolated_rng
+from .l2_sp import StartingPointTrainingArguments, at_least_float32
+from .linear_probe import default_solver
+from .new_layers import new_parameters, trained_parameters
+from .regularized import RegularizedTrainer
+
+
+ATTENTIONS = ("gradient", "exact", "none")
+
+
+class LayerDistance(Regularizer):
+    """
+    weight / 2 * mean over rows of the sum over layers of C * sum over channels c of a_c |FM_c - FM_c^0|^2 / positions
+    + head_weight / 2 |w_new|^2.
+
+    FM are what layers put out, `(n, C, positions)`, and FM^0 what they did at the start of training on the target, for the
+    same rows; padding is left out. The attention a sums to 1 in each layer.
+
+    Args:
+        layer_names (`list[str]`): of the classifier's layers.
+        head_weight (`float`): strength of the pull of new layers to zero.
+        new (`Collection[str]`): names of the parameters of new layers.
+        attention (`Callable`, *optional*): makes of a trainer and `layer_names` a dictionary of the weights a, `(C,)` each;
+            equal ones if not given.
+    """
+
+    keeps_a_copy: ClassVar[bool] = True
+    reads_layers: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        weight: float = 0.01,
+        layer_names: list[str] = (),
+        head_weight: float = 0.01,
+        new: Collection[str] = (),
+        attention: Callable[[Any, list[str]], dict[str, Tensor]] | None = None,
+    ):
+        super().__init__(weight)
+        self.layer_names = list(layer_names)
+        self.head_weight = head_weight
+        self.new = frozenset(new)
+        self.attention = attention
+        self.channel_weights: dict[str, Tensor] = {}
+        self.copy: FrozenCopy | None = None
+        self._outputs: Mapping[str, Tensor] = {}
+
+    def start(self, trainer):
+        """Keep the model as it is, and see which channels matter to the target."""
+        self.copy = FrozenCopy(trainer.transfer_model)
+        self.channel_weights = {} if self.attention is None else self.attention(trainer, self.layer_names)
+
+    def watch(self, transfer_model):
+        """Records what the layers put out."""
+        context = layer_outputs(transfer_model.model, self.layer_names)
+        self._outputs = context
+        return _Watch(self, context)
+
+    def forward(self, transfer_model, inputs, labels, output):
+        """The mean above, `()`."""
+        outputs, self._outputs = self._outputs, {}
+        with layer_outputs(self.copy.model.model, self.layer_names) as outputs_before:
+            self.copy.features(inputs)
+        distance = sum(
+            self.layer_distance(name, outputs[name], outputs_before[name], inputs) for name in self.layer_names
+        )
+        parameters = trained_parameters(transfer_model)
+        new = sum(at_least_float32(parameters[name]).square().sum() for name in parameters if name in self.new)
+        return (self.weight * distance + self.head_weight * new) / 2
+
+    def layer_distance(self, name: str, output: Tensor, before: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        """The mean over rows of one layer, `()`."""
+        output, mask = channels_first(output.float(), inputs)
+        squares = (output - channels_first(before.float(), inputs)[0]).square()
+        if mask is None:
+            squares = squares.mean(-1)
+        else:
+            squares = (squares * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+        weights = self.channel_weights.get(name)
+        return (squares.sum(-1) if weights is None else squares.shape[1] * (squares @ weights)).mean()
+
+    def tensors(self):
+        """The copy's weights, and those of the channels."""
+        if self.copy is None:
+            return {}
+        return {**self.copy.tensors(), **{f"channels.{name}": t for name, t in self.channel_weights.items()}}
+
+    def load_tensors(self, transfer_model, tensors):
+        """Takes them back."""
+        self.copy = FrozenCopy(transfer_model)
+        self.copy.load_tensors(tensors)
+        device = transfer_model.head.weight.device
+        own = {name: tensor.to(device) for name, tensor in tensors.items() if name.startswith("channels.")}
+        self.channel_weights = {name.removeprefix("channels."): tensor for name, tensor in own.items()}
+
+
+class _Watch:
+    """Hands what was recorded on to the regularizer, also after the hooks are gone."""
+
+    def __init__(self, regularizer: LayerDistance, context):
+        self.regularizer = regularizer
+        self.context = context
+
+    def __enter__(self):
+        self.regularizer._outputs = self.context.__enter__()
+
+    def __exit__(self, *error):
+        return self.context.__exit__(*error)
+
+
+# Which channels matter
+
+
+def channel_attention(trainer: Any, layer_names: list[str], exact: bool = False) -> dict[str, Tensor]:
+    """
+    How much each channel of each layer matters to the target, `(C,)` a layer: softmax of (standardised increase of the loss
+    when the channel is set to zero) / 5.
+
+    The loss is that of a head fit to the features as they are. The increase is measured with `exact`, one pass over the target's
+    rows a channel; else it is that of the first order, - gradient * output (Molchanov et al. 2017, arXiv 1611.06440), in one
+    pass for all channels. A collective.
+    """
+    transfer_model = trainer.transfer_model
+    with torch.no_grad():
+        head = trainer.final_head({})
+    trainer.head_metrics = {}  # of that head, which is not the model's
+    was_training = transfer_model.training
+    transfer_model.eval()
+    with isolated_rng("attention", trainer.args.seed), transfer_model.attached():
+        measure = exact_increase if exact else first_order_increase
+        increases = measure(trainer, layer_names, head)
+    transfer_model.train(was_training)
+    weights = {}
+    for name, increase in increases.items():
+        increase = sum_over_ranks(increase)
+        weights[name] = ((increase - increase.mean()) / increase.std().clamp(min=1e-12) / 5).softmax(-1)
+    return weights
+
+
+def first_order_increase(trainer: Any, layer_names: list[str], head: LinearHead) -> dict[str, Tensor]:
+    """What the loss of this rank's rows, summed, gains by the first order when a channel is set to zero, `(C,)` a layer."""
+    transfer_model, increases = trainer.transfer_model, {}
+    for inputs, labels in own_batches(trainer):
+        with torch.enable_grad(), layer_outputs(transfer_model.model, layer_names) as outputs:
+            loss = trainer.target_loss(head(transfer_model.features(inputs)), labels) * len(labels)
+            gradients = torch.autograd.grad(loss, [outputs[name] for name in layer_names])
+        for name, gradient in zip(layer_names, gradients, strict=True):
+            gain = -channels_first(gradient * outputs[name].detach(), inputs)[0].float().sum((0, 2))
+            increases[name] = increases.get(name, 0) + gain
+    return increases
+
+
+@torch.no_grad()
+def exact_increase(trainer: Any, layer_names: list[str], head: LinearHead) -> dict[str, Tensor]:
+    """As [`first_order_increase`], measured; the loss with all channels is the same for all of a layer, and left out."""
+    transfer_model, increases = trainer.transfer_model, {}
+    for inputs, labels in own_batches(trainer):
+        with layer_outputs(transfer_model.model, layer_names) as outputs:
+            transfer_model.features(inputs)
+        for name in layer_names:
+            dim = 1 if outputs[name].ndim == 4 else -1
+            losses = []
+            for channel in range(outputs[name].shape[dim]):
+                index = torch.tensor([channel], device=labels.device)
+
+                def without(_, output, index=index, dim=dim):
+                    return output.index_fill(dim, index, 0)
+
+                with layer_outputs(transfer_model.model, [name], edit=without):
+                    losses.append(trainer.target_loss(head(transfer_model.features(inputs)), labels) * len(labels))
+            increases[name] = increases.get(name, 0) + torch.stack(losses)
+    return increases
+
+
+def own_batches(trainer: Any):
+    """The target's training rows, shared out over the ranks, as inputs and labels."""
+    for batch, is_own in trainer.rank_batches(trainer.train_dataset, trainer.args.eval_batch_size):
+        if is_own:
+            yield split_labels(trainer._prepare_inputs(batch))
+
+
+@dataclass
+class DeltaTrainingArguments(StartingPointTrainingArguments):
+    """
+    [`~merlin_hf.methods.l2_sp.StartingPointTrainingArguments`] for [`DeltaTrainer`].
+
+    Args:
+        channel_attention (`str`): how channels are weighted: `"gradient"` (the first order of what the loss gains without them),
+            `"exact"` (measured, one pass over the target's rows for each channel) or `"none"`.
+        num_layers (`int`): how many layers are compared, evenly spaced up to the last.
+        layer_modules (`list[str]`, *optional*): their names in `model.named_modules()`, where they are not to be found.
+    """
+
+    channel_attention: str = field(
+        default="gradient",
+        metadata={"help": "How channels are weighted: gradient, exact or none.", "choices": list(ATTENTIONS)},
+    )
+    num_layers: int = field(default=4, metadata={"help": "How many layers are compared."})
+    layer_modules: list[str] | None = field(
+        default=None, metadata={"help": "Names of the layers. Default: found, evenly spaced."}
+    )
+
+    @staticmethod
+    def check_options(args: TrainingArguments) -> None:
+        """As in StartingPointTrainingArguments."""
+        StartingPointTrainingArguments.check_options(args)
+        if args.channel_attention not in ATTENTIONS:
+            raise ValueError(
+                f"`channel_attention` must be one of {', '.join(ATTENTIONS)}, got {args.channel_attention!r}."
+            )
+        if args.num_layers < 1:
+            raise ValueError(f"`num_layers` must be at least 1, got {args.num_layers}.")
+
+
+class DeltaTrainer(RefitHeadMixin, RegularizedTrainer):
+    """
+    DELTA (Li et al. 2019, arXiv 1901.09229): the outputs of layers stay what they were, channel by channel.
+
+        L_target + regularization_weight / 2 * mean over rows of
+            [ sum over layers of C * sum over c of a_c |FM_c(phi, x) - FM_c(phi_0, x)|^2 / positions ]
+        + head_regularization_weight / 2 |w_new|^2
+
+    The attention a of a layer is a softmax of (standardised increase of the target's loss without the channel) / 5, seen once
+    before training on the target (see [`channel_attention`]). Layers are the blocks of a transformer or the stages of a CNN. Both factors
+    are 0.01; the distance is a mean over rows, where the reference code has a sum.
+
+    A step costs one batch of the target, a pass forward of the copy, and memory for a second copy of the weights.
+    """
+
+    training_args_class: ClassVar = DeltaTrainingArguments
+    regularizer_class: ClassVar = LayerDistance
+    target_row_cost: ClassVar[float] = 4 / 3
+    search_space: ClassVar = {"regularization_weight": (0.001, 0.01, 0.1)}
+
+    def build_regularizer(self, transfer_model):
+        """The distance of layers."""
+        args = self.args
+        attention = None
+        if args.channel_attention != "none":
+            exact = args.channel_attention == "exact"
+
+            def attention(trainer, layer_names):
+                return channel_attention(trainer, layer_names, exact=exact)
+
+        return LayerDistance(
+            args.regularization_weight,
+            self.layer_names(),
+            args.head_regularization_weight,
+            new_parameters(transfer_model, self.source_dataset is not None),
+            attention,
+        )
+
+    def layer_names(self) -> list[str]:
+        """
+        The layers that are compared.
+
+        Raises:
+            ValueError: one that was named does not exist.
+        """
+        if self.args.layer_modules is None:
+            return find_layers(self.model, self.args.num_layers)
+        known = dict(self.model.named_modules())
+        for name in self.args.layer_modules:
+            if name not in known:
+                raise ValueError(
+                    f"`layer_modules` names {name!r}, which {type(self.model).__name__} does not have. Found by itself: "
+                    f"{', '.join(find_layers(self.model, self.args.num_layers))}."
+                )
+        return list(self.args.layer_modules)
+
+    def head_solver(self, problem_type):
+        """That of the head which tells how much channels matter."""
+        return default_solver(problem_type, fit_intercept=self.transfer_model.head.bias is not None)
+
+    def final_head_l2(self, scalars):
+        """Chosen by cross-validation."""
+        return "auto"

@@ -1,0 +1,105 @@
+"""Fine-tuning that is drawn back to where it started."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from transformers import TrainingArguments
+
+from ..transfer.regularizer import Regularizer
+from .new_layers import new_parameters, trained_parameters
+from .regularized import RegularizedTrainer, RegularizedTrainingArguments
+
+
+class DistanceToStart(Regularizer):
+    """
+    weight / 2 |w_old - w_old^0|^2 + head_weight / 2 |w_new|^2, sums over all weights that are trained.
+
+    The pull on a weight is its own distance, however many others there are.
+
+    Args:
+        weight (`float`): strength of the pull of pretrained weights to where they started.
+        head_weight (`float`): strength of the pull of new layers to zero.
+        new (`Collection[str]`): names of the parameters of new layers.
+    """
+
+    keeps_a_copy: ClassVar[bool] = True
+
+    def __init__(self, weight: float = 0.01, head_weight: float = 0.01, new: Collection[str] = ()):
+        super().__init__(weight)
+        self.head_weight = head_weight
+        self.new = frozenset(new)
+        self.start_weights: dict[str, Tensor] = {}
+
+    def start(self, trainer):
+        """Remember the weights."""
+        parameters = trained_parameters(trainer.transfer_model)
+        self.start_weights = {n: p.detach().clone() for n, p in parameters.items() if n not in self.new}
+
+    def forward(self, transfer_model, inputs, labels, output):
+        """The sum above, `()`; the rows do not matter."""
+        parameters = {n: at_least_float32(p) for n, p in trained_parameters(transfer_model).items()}
+        old = sum((parameters[name] - start).square().sum() for name, start in self.start_weights.items())
+        new = sum(parameters[name].square().sum() for name in parameters if name in self.new)
+        return (self.weight * old + self.head_weight * new) / 2
+
+    def tensors(self):
+        """The weights at the start."""
+        return dict(self.start_weights)
+
+    def load_tensors(self, transfer_model, tensors):
+        """Takes them back."""
+        self.start_weights = {name: t.to(transfer_model.head.weight.device) for name, t in tensors.items()}
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32 where it has less."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+@dataclass
+class StartingPointTrainingArguments(RegularizedTrainingArguments):
+    """
+    [`~merlin_hf.methods.regularized.RegularizedTrainingArguments`] for methods that know new layers from pretrained ones.
+
+    Args:
+        regularization_weight (`float`): beta of the papers.
+        head_regularization_weight (`float`): alpha of the papers, for new layers, which are drawn to zero.
+    """
+
+    head_regularization_weight: float = field(
+        default=0.01, metadata={"help": "Weight decay, as a part of the loss, of the new layers."}
+    )
+
+    @staticmethod
+    def check_options(args: TrainingArguments) -> None:
+        """As in RegularizedTrainingArguments."""
+        RegularizedTrainingArguments.check_options(args)
+        if args.head_regularization_weight < 0:
+            raise ValueError(
+                f"`head_regularization_weight` must not be negative, got {args.head_regularization_weight}."
+            )
+
+
+class L2SPTrainer(RegularizedTrainer):
+    """
+    L2-SP (Li, Grandvalet and Davoine 2018, arXiv 1802.01483): weight decay towards the starting point.
+
+        L_target + regularization_weight / 2 |w_old - w_old^0|^2 + head_regularization_weight / 2 |w_new|^2
+
+    `w_new` are the layers that pretraining did not have: the last one, and without a source whatever else lies outside the
+    base model. Both factors are 0.01. Adam scales the pull like any gradient; leave `weight_decay` at 0, which would draw to zero.
+
+    A step costs one batch of the target, and memory for a second copy of the weights.
+    """
+
+    training_args_class: ClassVar = StartingPointTrainingArguments
+    regularizer_class: ClassVar = DistanceToStart
+    search_space: ClassVar = {"regularization_weight": (0.001, 0.01, 0.1)}
+
+    def build_regularizer(self, transfer_model):
+        """The distance to the start."""
+        new = new_parameters(transfer_model, self.source_dataset is not None)
+        return DistanceToStart(self.args.regularization_weight, self.args.head_regularization_weight, new)

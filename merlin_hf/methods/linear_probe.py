@@ -1,0 +1,95 @@
+"""A linear probe of the pretrained features."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from transformers import TrainingArguments
+
+from ..heads import HeadSolver, get_head
+from ..training_args import TransferTrainingArguments, check_l2
+from ..transfer.labels import REGRESSION
+from ..transfer.refit import RefitHeadMixin
+from ..transfer.trainer import TransferTrainer
+
+
+@dataclass
+class ProbeTrainingArguments(TransferTrainingArguments):
+    """
+    [`TransferTrainingArguments`] for methods that fit the head to features in closed form, or to convergence.
+
+    Args:
+        probe_head (`str`, *optional*): the solver, a name in `merlin_hf.heads.HEADS`; logistic regression if not given, and
+            ridge regression for real labels.
+        probe_l2 (`str`): its regulariser: `"auto"` (by cross-validation on the target's training rows) or a number.
+    """
+
+    probe_head: str | None = field(
+        default=None,
+        metadata={"help": "Solver of the head. Default: logistic, and ridge for real labels."},
+    )
+    probe_l2: str = field(
+        default="auto", metadata={"help": "Regulariser of the head: 'auto' (cross-validation) or a number."}
+    )
+
+    @staticmethod
+    def check_options(args: TrainingArguments) -> None:
+        """As in [`TransferTrainingArguments.check_options`]; a number for `probe_l2` may come as text."""
+        TransferTrainingArguments.check_options(args)
+        if args.probe_head is not None:
+            get_head(args.probe_head)
+        check_l2(args, "probe_l2", ("auto",))
+
+
+def default_solver(problem_type: str, fit_intercept: bool) -> HeadSolver:
+    """Logistic regression for classes, ridge regression for real labels."""
+    name = "ridge" if problem_type == REGRESSION else "logistic"
+    return get_head(name, problem_type=problem_type, fit_intercept=fit_intercept)
+
+
+class ProbeMixin(RefitHeadMixin):
+    """RefitHeadMixin by the options of [`ProbeTrainingArguments`]."""
+
+    def head_solver(self, problem_type):
+        """The solver that `args.probe_head` names, or the default for such labels."""
+        fit_intercept = self.transfer_model.head.bias is not None
+        if self.args.probe_head is None:
+            return default_solver(problem_type, fit_intercept)
+        return get_head(self.args.probe_head, problem_type=problem_type, fit_intercept=fit_intercept)
+
+    def final_head_l2(self, scalars):
+        """As `args.probe_l2` says."""
+        return self.args.probe_l2
+
+
+class LinearProbeTrainer(ProbeMixin, TransferTrainer):
+    """
+    A linear head on the features of the backbone as it came, which stays untouched.
+
+        min over theta_t:  L_target(theta_t, phi_0) + l2 * |theta_t|^2
+
+    The head is solved to convergence, its regulariser chosen by cross-validation (as in Kumar et al. 2022, arXiv 2202.10054), so
+    that there is no learning rate, and no step: `max_steps` and `num_train_epochs` do not count. `train()` is one pass over the
+    target's rows without gradient.
+    """
+
+    training_args_class: ClassVar = ProbeTrainingArguments
+    takes_source: ClassVar[bool] = False
+    trains_target_head: ClassVar[bool] = False
+
+    @property
+    def is_active(self):
+        """Always."""
+        return True
+
+    @classmethod
+    def rows_per_step(cls, args, has_source):
+        """There are no steps."""
+        return 0.0
+
+    def set_initial_training_values(self, args, *rest):
+        """Trainer's, for a run without a step."""
+        args = copy.copy(args)
+        args.max_steps, args.num_train_epochs = -1, 0
+        self._head_is_stale = True
+        return super().set_initial_training_values(args, *rest)

@@ -1,0 +1,44 @@
+"""Linear probing, then fine-tuning."""
+
+from typing import ClassVar
+
+from ..transfer.trainer import TransferTrainer
+from .linear_probe import ProbeMixin, ProbeTrainingArguments
+
+
+class LinearProbeThenFinetuneTrainer(ProbeMixin, TransferTrainer):
+    """
+    LP-FT (Kumar, Raghunathan, Jones, Ma and Liang 2022, arXiv 2202.10054): fine-tuning that starts at a fitted head.
+
+        theta_0 = argmin over theta_t:  L_target(theta_t, phi_0) + l2 * |theta_t|^2
+        min over phi, theta_t from (phi_0, theta_0):  L_target(theta_t, phi)
+
+    A random head sends large gradients into the backbone while it is learned, which distorts the features of what was not
+    seen. The first phase is that of [`~merlin_hf.methods.LinearProbeTrainer`]: solved, with the backbone untouched.
+
+    A step costs one batch of the target; the first phase one pass over its rows without gradient.
+    """
+
+    training_args_class: ClassVar = ProbeTrainingArguments
+    takes_source: ClassVar[bool] = False
+
+    @property
+    def is_active(self):
+        """Always."""
+        return True
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """As in TransferTrainer; the head is fit before the first."""
+        if self.state.global_step == 0 and self.micro_step == 0:
+            self.refit_head()
+            self.head_metrics = {}  # of the fitted head, which is trained from here on
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The target's loss as a mean over the rows at hand."""
+        batches = self.take_batches(inputs)
+        if batches is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(target_inputs=batches.target_inputs)
+        loss = self.target_loss(outputs.target_logits, batches.target_labels)
+        return (loss, outputs) if return_outputs else loss

@@ -1,0 +1,98 @@
+"""Learning without forgetting."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import nn
+from transformers import TrainingArguments
+
+from ..transfer.regularizer import FrozenCopy, Regularizer
+from .regularized import RegularizedTrainer, RegularizedTrainingArguments, check_source_classes
+
+
+class SourceDistillation(Regularizer):
+    """
+    weight * mean over rows of KL( softmax(s^0 / T) || softmax(s / T) ), s the source head's logits of the target's rows.
+
+    s^0 are those of the model at the start of training on the target, of the very same rows: what was stored once would
+    belong to other augmentations.
+
+    Args:
+        temperature (`float`): T.
+    """
+
+    keeps_a_copy: ClassVar[bool] = True
+
+    def __init__(self, weight: float = 4.0, temperature: float = 3.0):
+        super().__init__(weight)
+        self.temperature = temperature
+        self.copy: FrozenCopy | None = None
+
+    def start(self, trainer):
+        """Keep the model as it is."""
+        self.copy = FrozenCopy(trainer.transfer_model)
+
+    def forward(self, transfer_model, inputs, labels, output):
+        """The mean above, `()`."""
+        before = self.copy.source_logits(inputs).float()
+        now = transfer_model.source_head(output.target_features).float()
+        log_before, log_now = ((logits / self.temperature).log_softmax(-1) for logits in (before, now))
+        return self.weight * nn.functional.kl_div(log_now, log_before, log_target=True, reduction="batchmean")
+
+    def tensors(self):
+        """The copy's weights."""
+        return {} if self.copy is None else self.copy.tensors()
+
+    def load_tensors(self, transfer_model, tensors):
+        """Takes them back."""
+        self.copy = FrozenCopy(transfer_model)
+        self.copy.load_tensors(tensors)
+
+
+@dataclass
+class LWFTrainingArguments(RegularizedTrainingArguments):
+    """
+    [`~merlin_hf.methods.regularized.RegularizedTrainingArguments`] for [`LWFTrainer`].
+
+    Args:
+        regularization_weight (`float`): lambda.
+        temperature (`float`): T.
+    """
+
+    regularization_weight: float = field(default=4.0, metadata={"help": "Factor of the distillation loss."})
+    temperature: float = field(default=3.0, metadata={"help": "Temperature of the distillation."})
+
+    @staticmethod
+    def check_options(args: TrainingArguments) -> None:
+        """As in RegularizedTrainingArguments."""
+        RegularizedTrainingArguments.check_options(args)
+        if args.temperature <= 0:
+            raise ValueError(f"`temperature` must be positive, got {args.temperature}.")
+
+
+class LWFTrainer(RegularizedTrainer):
+    """
+    Learning without forgetting (Li and Hoiem 2016, arXiv 1606.09282): the target's rows keep their source predictions.
+
+        L_target + regularization_weight * KL( softmax(s^0 / T) || softmax(s / T) )
+
+    s are the source head's logits of a target row and s^0 what they were at the end of training on the source; the source head
+    is trained along. Defaults: 4 and T = 3; no factor T^2, as in the paper.
+
+    A step costs one batch of the target and a pass forward of the copy.
+    """
+
+    training_args_class: ClassVar = LWFTrainingArguments
+    needs_source: ClassVar[bool] = True
+    regularizer_class: ClassVar = SourceDistillation
+    target_row_cost: ClassVar[float] = 4 / 3
+    search_space: ClassVar = {"regularization_weight": (0.4, 4.0, 10.0)}
+
+    def build_regularizer(self, transfer_model):
+        """The distillation loss."""
+        return SourceDistillation(self.args.regularization_weight, self.args.temperature)
+
+    def check_data(self):
+        """As in RegularizedTrainer, and the source has classes."""
+        super().check_data()
+        check_source_classes(self)

@@ -1,0 +1,129 @@
+"""Fine-tuning that is smooth around its inputs."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainingArguments
+
+from ..transfer.labels import REGRESSION, problem_type_of
+from ..transfer.model import TransferModel
+from ..transfer.regularizer import Regularizer
+from .regularized import RegularizedTrainer, RegularizedTrainingArguments
+
+
+NOISES = ("uniform", "normal")
+
+
+class Smoothness(Regularizer):
+    """
+    weight * mean over rows of the symmetric divergence between the predictions f(x) and f(x + z).
+
+    KL(f(x) || f(x + z)) + KL(f(x + z) || f(x)) of probabilities, of each label's where a row has several, and the squared
+    difference of real predictions. z is added to the input embeddings of a text and to the values of any other input.
+
+    Args:
+        noise_scale (`float`): z is uniform in [-noise_scale, noise_scale], or normal with this standard deviation.
+        noise (`str`): `"uniform"` or `"normal"`.
+    """
+
+    def __init__(self, weight: float = 1.0, noise_scale: float = 1e-5, noise: str = "uniform"):
+        super().__init__(weight)
+        self.noise_scale = noise_scale
+        self.noise = noise
+
+    def forward(self, transfer_model, inputs, labels, output):
+        """The mean above, `()`."""
+        with self.noisy(transfer_model, inputs) as noisy_inputs:
+            features = transfer_model.target_features(noisy_inputs)
+        noisy_logits, logits = transfer_model.head(features).float(), output.target_logits.float()
+        config = getattr(transfer_model.model, "config", None)
+        kind = problem_type_of(labels, logits.shape[-1], getattr(config, "problem_type", None))
+        return self.weight * symmetric_divergence(logits, noisy_logits, kind)
+
+    @contextlib.contextmanager
+    def noisy(self, transfer_model: TransferModel, inputs: dict) -> Iterator[dict]:
+        """The inputs of a second pass; those that are token ids get their noise where they are embedded."""
+        name = getattr(transfer_model.model, "main_input_name", "input_ids")
+        if name in inputs and inputs[name].is_floating_point():
+            yield {**inputs, name: self.with_noise(inputs[name])}
+            return
+        embeddings = transfer_model.model.get_input_embeddings()
+        hook = embeddings.register_forward_hook(lambda module, args, embedded: self.with_noise(embedded))
+        try:
+            yield dict(inputs)
+        finally:
+            hook.remove()
+
+    def with_noise(self, values: Tensor) -> Tensor:
+        """The values plus z."""
+        z = torch.randn_like(values) if self.noise == "normal" else 2 * torch.rand_like(values) - 1
+        return values + self.noise_scale * z
+
+
+def symmetric_divergence(logits: Tensor, other_logits: Tensor, problem_type: str) -> Tensor:
+    """
+    The mean over rows of what [`Smoothness`] compares predictions by.
+
+    Args:
+        logits, other_logits (`torch.FloatTensor` of shape `(n, num_labels)`).
+        problem_type (`str`): as in the model's configuration.
+
+    Returns:
+        `torch.FloatTensor` of shape `()`.
+    """
+    if problem_type == REGRESSION:
+        return nn.functional.mse_loss(logits, other_logits)
+    if problem_type == "multi_label_classification":  # two classes each, on and off
+        logits, other_logits = (torch.stack([x, torch.zeros_like(x)], dim=-1) for x in (logits, other_logits))
+    first, second = logits.log_softmax(-1), other_logits.log_softmax(-1)
+    return ((first.exp() - second.exp()) * (first - second)).sum() / len(logits)
+
+
+@dataclass
+class R3FTrainingArguments(RegularizedTrainingArguments):
+    """
+    [`~merlin_hf.methods.regularized.RegularizedTrainingArguments`] for [`R3FTrainer`].
+
+    Args:
+        regularization_weight (`float`): lambda of the paper.
+        noise_scale (`float`): radius of the uniform noise, or the standard deviation of the normal one.
+        noise (`str`): `"uniform"` or `"normal"`.
+    """
+
+    regularization_weight: float = field(default=1.0, metadata={"help": "Factor of the smoothness loss."})
+    noise_scale: float = field(default=1e-5, metadata={"help": "Scale of the noise on the input embeddings."})
+    noise: str = field(default="uniform", metadata={"help": "Kind of noise.", "choices": list(NOISES)})
+
+    @staticmethod
+    def check_options(args: TrainingArguments) -> None:
+        """As in RegularizedTrainingArguments."""
+        RegularizedTrainingArguments.check_options(args)
+        if args.noise not in NOISES:
+            raise ValueError(f"`noise` must be one of {', '.join(NOISES)}, got {args.noise!r}.")
+        if args.noise_scale <= 0:
+            raise ValueError(f"`noise_scale` must be positive, got {args.noise_scale}.")
+
+
+class R3FTrainer(RegularizedTrainer):
+    """
+    R3F (Aghajanyan et al. 2020, arXiv 2008.03156), the cheap form of SMART: predictions that noise on the input does not move.
+
+        L_target + regularization_weight * [ KL(f(x) || f(x + z)) + KL(f(x + z) || f(x)) ],  z uniform in [-1e-5, 1e-5]
+
+    Dropout is drawn anew for the second pass, as in the reference code. Default: 1.
+
+    A step costs two batches of the target.
+    """
+
+    training_args_class: ClassVar = R3FTrainingArguments
+    regularizer_class: ClassVar = Smoothness
+    target_row_cost: ClassVar[float] = 2.0
+    search_space: ClassVar = {"regularization_weight": (0.1, 1.0, 5.0)}
+
+    def build_regularizer(self, transfer_model):
+        """The smoothness loss."""
+        return Smoothness(self.args.regularization_weight, self.args.noise_scale, self.args.noise)

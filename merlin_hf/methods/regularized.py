@@ -1,0 +1,114 @@
+"""Fine-tuning with a regularizer, what its methods share."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from transformers import TrainingArguments
+
+from ..transfer.model import TransferModel
+from ..transfer.regularizer import Regularizer
+from .sequential import SequentialTrainer, SequentialTrainingArguments
+
+
+@dataclass
+class RegularizedTrainingArguments(SequentialTrainingArguments):
+    """
+    [`~merlin_hf.methods.sequential.SequentialTrainingArguments`] for fine-tuning with a regularizer.
+
+    Args:
+        regularization_weight (`float`): factor of the regularizer; the default is the method's own.
+    """
+
+    regularization_weight: float = field(default=0.01, metadata={"help": "Factor of the regularizer."})
+
+    @staticmethod
+    def check_options(args: TrainingArguments) -> None:
+        """As in SequentialTrainingArguments."""
+        SequentialTrainingArguments.check_options(args)
+        if args.regularization_weight < 0:
+            raise ValueError(f"`regularization_weight` must not be negative, got {args.regularization_weight}.")
+
+
+class RegularizedTrainer(SequentialTrainer):
+    """
+    Fine-tuning on the target with an extra loss that keeps what pretraining has learned.
+
+        min over phi, theta_t:  L_target(theta_t, phi) + regularization_weight * R(phi, theta_t)
+
+    With a `source_dataset` the source comes first, as in [`~merlin_hf.methods.SequentialTrainer`], and what is kept are the
+    weights that it leads to; without, those of the model as it came.
+    """
+
+    training_args_class: ClassVar = RegularizedTrainingArguments
+    needs_source: ClassVar[bool] = False
+    regularizer_class: ClassVar[type[Regularizer]]
+
+    @property
+    def is_active(self):
+        """Always."""
+        return True
+
+    def build_regularizer(self, transfer_model: TransferModel) -> Regularizer:
+        """The regularizer with its options."""
+        return self.regularizer_class(self.args.regularization_weight)
+
+    def start_second_phase(self):
+        """As in PhasesMixin, and the regularizer sees the model that it starts from."""
+        super().start_second_phase()
+        self.transfer_model.regularizer.batch_size = self._train_batch_size
+        self.transfer_model.regularizer.start(self)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """As in SequentialTrainer."""
+        self.transfer_model.regularizer.batch_size = self._train_batch_size
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def check_data(self):
+        """
+        As in TransferTrainer.
+
+        Raises:
+            ValueError: the regularizer cannot work with how the model is sharded, or the target's batch in chunks.
+        """
+        super().check_data()
+        name = type(self).__name__
+        if self.regularizer_class.keeps_a_copy and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError(
+                f"{name} keeps a second copy of the weights, which sharding (FSDP, DeepSpeed) leaves no room for. Use plain "
+                "data parallelism, as in the configuration `ddp`."
+            )
+        if self.regularizer_class.reads_layers and self.args.target_chunk_size is not None:
+            raise ValueError(
+                f"{name} reads the layers of the whole target batch, got `target_chunk_size={self.args.target_chunk_size}`. "
+                "Leave it out, and use a smaller `per_device_train_batch_size` where memory is short."
+            )
+
+
+def check_single_label(trainer: RegularizedTrainer) -> None:
+    """
+    Check that the target has classes, for a method that is defined for them alone.
+
+    Raises:
+        ValueError: it is a regression, or has several labels a row.
+    """
+    config = getattr(trainer.model, "config", None)
+    kind = getattr(config, "problem_type", None)
+    if trainer.transfer_model.num_labels == 1 or kind not in (None, "single_label_classification"):
+        raise ValueError(
+            f"{type(trainer).__name__} needs a target with one class per row; the model has "
+            f"{trainer.transfer_model.num_labels} labels and `problem_type={kind!r}`."
+        )
+
+
+def check_source_classes(trainer: RegularizedTrainer) -> None:
+    """
+    Check that there is a source head whose classes say something about the target's rows.
+
+    Raises:
+        ValueError: there is no source, or it is a regression.
+    """
+    if trainer.transfer_model.source_head.out_features < 2:
+        raise ValueError(
+            f"{type(trainer).__name__} compares what the source head says of the target's rows as probabilities of "
+            "classes, and `source_dataset` has one real label a row. Use a source with classes, or L2SPTrainer."
+        )

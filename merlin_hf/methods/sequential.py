@@ -1,0 +1,87 @@
+"""The source first, then the target."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from transformers import TrainingArguments
+
+from ..training_args import TransferTrainingArguments
+from ..transfer.phases import PhasesMixin
+from ..transfer.trainer import TransferTrainer
+
+
+def check_first_phase_fraction(args: TrainingArguments) -> None:
+    """
+    Raises:
+        ValueError: it is no share of the steps.
+    """
+    if not 0 < args.first_phase_fraction < 1:
+        raise ValueError(
+            f"`first_phase_fraction` must lie strictly between 0 and 1, got {args.first_phase_fraction}: both phases need "
+            "steps. To train on the target alone, leave `source_dataset` out."
+        )
+
+
+@dataclass
+class SequentialTrainingArguments(TransferTrainingArguments):
+    """
+    [`TransferTrainingArguments`] for methods that train on the source first.
+
+    Args:
+        first_phase_fraction (`float`): share of all steps that train on the source, in (0, 1).
+    """
+
+    first_phase_fraction: float = field(
+        default=0.5, metadata={"help": "Share of the steps that train on the source, before the target."}
+    )
+
+    @staticmethod
+    def check_options(args: TrainingArguments) -> None:
+        """As in [`TransferTrainingArguments.check_options`]."""
+        TransferTrainingArguments.check_options(args)
+        check_first_phase_fraction(args)
+
+
+class SequentialTrainer(PhasesMixin, TransferTrainer):
+    """
+    Intermediate-task training, STILTs (Phang, Févry and Bowman 2018, arXiv 1811.01088): the source first, then the target.
+
+        phi_1 = argmin over phi, theta_s from phi_0:  L_source(theta_s, phi)
+        min over phi, theta_t from phi_1:  L_target(theta_t, phi)
+
+    `max_steps` or `num_train_epochs` are those of both phases together (see [`~merlin_hf.transfer.phases.PhasesMixin`]);
+    `first_phase_fraction` divides them. The target's head is not trained in the first phase.
+
+    A step costs one batch, of the source or of the target.
+    """
+
+    training_args_class: ClassVar = SequentialTrainingArguments
+    needs_source: ClassVar[bool] = True
+    target_row_cost: ClassVar[float] = 1.0  # of a row of the target, in passes forward and backward
+
+    @classmethod
+    def rows_per_step(cls, args, has_source):
+        """As in TransferTrainer, averaged over both phases."""
+        target = args.per_device_train_batch_size * cls.target_row_cost
+        if not has_source:
+            return target
+        source = args.per_device_source_batch_size or args.per_device_train_batch_size
+        return args.first_phase_fraction * source + (1 - args.first_phase_fraction) * target
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The loss of the phase's task as a mean over the rows at hand; Trainer's own in evaluation."""
+        batches = self.take_batches(inputs)
+        if batches is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if batches.source_inputs is not None:
+            outputs = model(source_inputs=batches.source_inputs)
+            loss = self.source_loss(outputs.source_logits, batches.source_labels)
+            self.record(source_loss=loss)
+        else:
+            outputs = model(target_inputs=batches.target_inputs, target_labels=batches.target_labels)
+            loss = self.target_loss(outputs.target_logits, batches.target_labels)
+            self.record(target_loss=loss)
+            if outputs.penalty is not None:
+                self.record(penalty=outputs.penalty)
+                loss = loss + outputs.penalty
+        return (loss, outputs) if return_outputs else loss

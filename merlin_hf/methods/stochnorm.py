@@ -1,0 +1,133 @@
+"""Fine-tuning with stochastic normalization."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from transformers import TrainingArguments
+
+from .sequential import SequentialTrainer, SequentialTrainingArguments
+
+
+STATISTICS = ("running_mean", "running_var")
+
+
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """The BatchNorm layers of a model that have running statistics, those of subclasses such as timm's included."""
+    kinds = nn.modules.batchnorm._BatchNorm
+    return [m for m in model.modules() if isinstance(m, kinds) and m.running_mean is not None]
+
+
+@contextlib.contextmanager
+def stochastic_normalization(model: nn.Module, probability: float) -> Iterator[None]:
+    """
+    Have each channel of each BatchNorm layer normalised by the batch's statistics with `probability`, else by the running ones.
+
+    A layer in training mode computes both, the running one with statistics from before the batch, which then move as
+    always, and draws for each channel which it gives. Layers stay what they are: hooks do it, and are gone after the block.
+    """
+    hooks = []
+    for layer in batch_norms(model):
+        hook = _Mix(probability)
+        hooks += [layer.register_forward_pre_hook(hook.before), layer.register_forward_hook(hook.after)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Mix:
+    def __init__(self, probability: float):
+        self.probability = probability
+        self.by_running = None
+        self.is_inside = False
+
+    def before(self, layer, args):
+        if not layer.training or self.is_inside:
+            return
+        # Copies, as the layer moves its statistics before the backward pass needs what was used here.
+        statistics = {name: getattr(layer, name).clone() for name in STATISTICS}
+        self.is_inside, layer.training = True, False
+        try:
+            self.by_running = functional_call(layer, statistics, args)
+        finally:
+            self.is_inside, layer.training = False, True
+
+    def after(self, layer, args, by_batch):
+        if not layer.training or self.is_inside:
+            return None
+        by_running, self.by_running = self.by_running, None
+        channels = [1, by_batch.shape[1]] + [1] * (by_batch.ndim - 2)
+        return torch.where(torch.rand(channels, device=by_batch.device) < self.probability, by_batch, by_running)
+
+
+@dataclass
+class StochNormTrainingArguments(SequentialTrainingArguments):
+    """
+    [`~merlin_hf.methods.sequential.SequentialTrainingArguments`] for [`StochNormTrainer`].
+
+    Args:
+        batch_statistics_probability (`float`): p of the paper, in [0, 1].
+    """
+
+    batch_statistics_probability: float = field(
+        default=0.5, metadata={"help": "Probability of a channel to be normalised by the batch's statistics."}
+    )
+
+    @staticmethod
+    def check_options(args: TrainingArguments) -> None:
+        """As in SequentialTrainingArguments."""
+        SequentialTrainingArguments.check_options(args)
+        if not 0 <= args.batch_statistics_probability <= 1:
+            raise ValueError(
+                f"`batch_statistics_probability` must be in [0, 1], got {args.batch_statistics_probability}."
+            )
+
+
+class StochNormTrainer(SequentialTrainer):
+    """
+    Stochastic normalization (Kou, You, Long and Wang, NeurIPS 2020), for models with BatchNorm.
+
+        z = (1 - s) * (x - running mean) / running std + s * (x - batch mean) / batch std,  s ~ Bernoulli(p) for each channel
+
+    in training on the target; evaluation is BatchNorm's. p = 1 is BatchNorm, p = 0 normalises by the running statistics, which
+    move with the batches all the same. Default: p = 0.5. With a `source_dataset` the source comes first, as in
+    [`~merlin_hf.methods.SequentialTrainer`], with plain BatchNorm.
+
+    A step costs one batch of the target, with BatchNorm computed twice.
+    """
+
+    training_args_class: ClassVar = StochNormTrainingArguments
+    needs_source: ClassVar[bool] = False
+    search_space: ClassVar = {"batch_statistics_probability": (0.25, 0.5, 0.75)}
+
+    @property
+    def is_active(self):
+        """Always."""
+        return True
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """As in SequentialTrainer, with stochastic normalization where the target is trained."""
+        if self.in_first_phase:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        with stochastic_normalization(self.transfer_model, self.args.batch_statistics_probability):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def check_data(self):
+        """
+        As in TransferTrainer.
+
+        Raises:
+            ValueError: the model has no BatchNorm.
+        """
+        super().check_data()
+        if not batch_norms(self.model):
+            raise ValueError(
+                f"StochNormTrainer changes BatchNorm, and {type(self.model).__name__} has none. It is for models such as "
+                "ResNet, RegNet, MobileNet and EfficientNet."
+            )

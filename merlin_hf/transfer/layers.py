@@ -1,0 +1,84 @@
+"""The layers of a classifier, found without a list of architectures, and what they put out."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def find_layers(model: nn.Module, count: int) -> list[str]:
+    """
+    Names of `count` layers, evenly spaced up to the last one.
+
+    They are children of the `ModuleList` or `Sequential` that holds most of the weights: the blocks of a transformer, the
+    stages of a CNN. Fewer where it has fewer.
+
+    Raises:
+        ValueError: no layers were found.
+    """
+    best, best_size = None, 0
+    for name, module in model.named_modules():
+        children = [child for child, layer in module.named_children() if any(True for _ in layer.parameters())]
+        size = sum(parameter.numel() for parameter in module.parameters())
+        # The outermost one where they are nested, as it comes first.
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len(children) > 1 and size > best_size:
+            best, best_size = [f"{name}.{child}" if name else child for child in children], size
+    if best is None:
+        raise ValueError(
+            f"Found no stack of layers (torch.nn.ModuleList or Sequential) in {type(model).__name__}. Name the layers with "
+            "`layer_modules=`."
+        )
+    count = min(count, len(best))
+    return [best[(i + 1) * len(best) // count - 1] for i in range(count)]
+
+
+@contextlib.contextmanager
+def layer_outputs(model: nn.Module, names: list[str], edit: Any = None) -> Iterator[dict[str, Tensor]]:
+    """
+    What the named layers put out in the forward passes of the block, each pass in place of the one before.
+
+    Args:
+        edit (`Callable[[str, Tensor], Tensor]`, *optional*): makes of a layer's output what goes on in its place.
+    """
+    outputs: dict[str, Tensor] = {}
+
+    def record(name: str):
+        def hook(module, args, output):
+            tensor = output if isinstance(output, Tensor) else output[0]
+            if edit is None:
+                outputs[name] = tensor
+                return None
+            outputs[name] = edit(name, tensor)
+            return outputs[name] if isinstance(output, Tensor) else (outputs[name], *output[1:])
+
+        return hook
+
+    hooks = [model.get_submodule(name).register_forward_hook(record(name)) for name in names]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def channels_first(output: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """
+    A layer's output by channel and position.
+
+    Args:
+        output (`torch.Tensor`): `(n, channels, height, width)` of a CNN, `(n, positions, channels)` of a transformer, or
+            `(n, channels)`.
+        inputs (`Mapping[str, Any]`): of the model; its `attention_mask` tells which positions of a text are padding.
+
+    Returns:
+        `(n, channels, positions)`, and `(n, 1, positions)` with 1 for positions that count and 0 for padding, or `None`.
+    """
+    if output.ndim == 4:
+        return output.flatten(2), None
+    if output.ndim == 2:
+        return output.unsqueeze(-1), None
+    mask = inputs.get("attention_mask")
+    if mask is not None and tuple(mask.shape) == tuple(output.shape[:2]):
+        return output.mT, mask.unsqueeze(1).to(output.dtype)
+    return output.mT, None

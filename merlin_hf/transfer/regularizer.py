@@ -1,0 +1,107 @@
+"""What a method adds to the loss of the target's rows, evaluated within the model's forward pass."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+if TYPE_CHECKING:
+    from .model import TransferModel, TransferOutput
+    from .trainer import TransferTrainer
+
+
+class Regularizer(nn.Module):
+    """
+    An extra loss on a batch of the target.
+
+    [`~merlin_hf.transfer.model.TransferModel`] calls it at the end of its forward, so that all parameters it reads, and its own, are
+    used under the wrapper of distributed training. Its parameters are trained with the heads. Other tensors that it keeps from
+    one step to the next belong in [`Regularizer.tensors`]: checkpoints have them, and no wrapper broadcasts them.
+
+    Args:
+        weight (`float`): factor of the loss.
+    """
+
+    keeps_a_copy: ClassVar[bool] = False  # of the model's weights, which sharded training has no room for
+    reads_layers: ClassVar[bool] = False  # of the classifier, which the target's rows then go through in one piece
+    batch_size: int = 0  # target rows of a full micro-batch on one rank, kept up to date by the trainer
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__()
+        self.weight = weight
+
+    def start(self, trainer: TransferTrainer) -> None:
+        """Called once, when training on the target begins; not in a run that is resumed later than that."""
+
+    def watch(self, transfer_model: TransferModel) -> contextlib.AbstractContextManager:
+        """A context for the pass that computes the target's features, for regularizers that need more of it."""
+        return contextlib.nullcontext()
+
+    def forward(
+        self, transfer_model: TransferModel, inputs: Mapping[str, Any], labels: Tensor, output: TransferOutput
+    ) -> Tensor:
+        """
+        The mean over the rows of a micro-batch, times `weight`.
+
+        Args:
+            transfer_model: the model whose forward this is called in.
+            inputs (`Mapping[str, Any]`): its arguments for the target rows, without labels.
+            labels (`torch.Tensor` of shape `(n,)` or `(n, num_labels)`).
+            output: with `target_features` `(n, hidden_size)` and `target_logits` `(n, num_labels)`.
+
+        Returns:
+            `torch.FloatTensor` of shape `()`.
+        """
+        raise NotImplementedError
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps beside parameters; nothing before [`Regularizer.start`]."""
+        return {}
+
+    def load_tensors(self, transfer_model: TransferModel, tensors: dict[str, Tensor]) -> None:
+        """Takes back what [`Regularizer.tensors`] gave, in place of [`Regularizer.start`]."""
+
+
+class FrozenCopy:
+    """
+    A copy of a [`~merlin_hf.transfer.model.TransferModel`] as it is now, for a method that compares with it.
+
+    It is no module: neither an optimizer, nor a wrapper, nor a checkpoint finds its weights.
+
+    Args:
+        transfer_model: attached, as in training.
+        training (`bool`): whether the copy keeps dropout and batch statistics.
+    """
+
+    def __init__(self, transfer_model: TransferModel, training: bool = False):
+        regularizer, transfer_model.regularizer = transfer_model.regularizer, None
+        try:
+            self.model = copy.deepcopy(transfer_model)
+        finally:
+            transfer_model.regularizer = regularizer
+        self.model.requires_grad_(False).train(training)
+
+    @torch.no_grad()
+    def features(self, inputs: Mapping[str, Any]) -> Tensor:
+        """What enters its last layer, `(n, hidden_size)`."""
+        return self.model.features(inputs)
+
+    @torch.no_grad()
+    def source_logits(self, inputs: Mapping[str, Any]) -> Tensor:
+        """What its source head says of rows of either task, `(n, num_source_labels)`."""
+        return self.model.source_head(self.model.features(inputs))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All its weights, each its own."""
+        return {f"copy.{name}": tensor for name, tensor in self.model.state_dict().items()}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes back what [`FrozenCopy.tensors`] gave."""
+        own = {name.removeprefix("copy."): tensor for name, tensor in tensors.items() if name.startswith("copy.")}
+        self.model.load_state_dict(own)
