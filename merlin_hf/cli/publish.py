@@ -1,0 +1,98 @@
+"""`merlin-hf publish`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+
+USAGE_ERROR = 2
+
+
+def add_publish_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Add the command and its arguments."""
+    parser = commands.add_parser(
+        "publish",
+        allow_abbrev=False,
+        help="put a model on the Hub, with a card",
+        description="Put the model in FOLDER on the Hub, with its tokenizer or processor and a card. Nothing in FOLDER is "
+        "changed; training states and pickles in it, such as training_args.bin, are not sent. The token is that of "
+        "`hf auth login` or HF_TOKEN. Exit status: 0 if done, 1 if the Hub did not take it, 2 if there is nothing to send.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="what `save_model` or `save_pretrained` wrote")
+    parser.add_argument("repo", metavar="REPO", help="user/name, or name for your own")
+    parser.add_argument("--private", action="store_true", help="make it a private repository")
+    parser.add_argument("--license", help="for the card, such as apache-2.0; none is stated otherwise")
+    parser.add_argument("--message", help="of the commit")
+    parser.add_argument("--update", action="store_true", help="put it on top of the model that REPO already has")
+    parser.add_argument("--token_env", metavar="NAME", help="environment variable with the token, if not HF_TOKEN")
+    parser.add_argument("--dry_run", action="store_true", help="show the files and the card, and send nothing")
+    return parser
+
+
+def publish(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
+    """
+    Publish, or show what would be.
+
+    Returns:
+        `int`: the exit status.
+    """
+    from ..hub.errors import PublishError
+    from ..hub.publish import plan_of, publish_folder
+
+    if rest:
+        return _fail(f"unrecognized arguments: {' '.join(rest)}", USAGE_ERROR)
+    token = None
+    if arguments.token_env is not None:
+        token = os.environ.get(arguments.token_env)
+        if not token:
+            return _fail(f"the environment variable {arguments.token_env} (`--token_env`) is not set", USAGE_ERROR)
+    try:
+        plan = plan_of(arguments.folder, arguments.repo, arguments.license)
+    except (PublishError, OSError) as error:
+        return _fail(str(error), USAGE_ERROR)
+    show(plan, arguments.repo)
+    if arguments.dry_run:
+        print(f"\n{plan.card}", end="")
+        return 0
+    try:
+        url = publish_folder(
+            arguments.folder,
+            arguments.repo,
+            private=arguments.private,
+            license=arguments.license,
+            message=arguments.message,
+            update=arguments.update,
+            token=token,
+        )
+    except PublishError as error:
+        return _fail(str(error), 1)
+    print(f"Published: {url}")
+    return 0
+
+
+def show(plan, repo: str) -> None:
+    """Print the files with their sizes, and what stays here."""
+    print(f"For {repo}:")
+    width = max(map(len, plan.files))
+    for name, size in plan.files.items():
+        print(f"  {name:<{width}}  {readable(size):>9}")
+    for name, reason in plan.left_out.items():
+        print(f"Left out: {name} ({reason})")
+    if not plan.has_processor:
+        print("There is no tokenizer or processor, without which `pipeline` does not work; save it into the folder.")
+
+
+def readable(size: int) -> str:
+    """A size in bytes, as people read it."""
+    if size < 1000:
+        return f"{size} B"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 1000 or unit == "GB":
+            return f"{size:.1f} {unit}"
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"merlin-hf publish: {message}", file=sys.stderr)
+    return status

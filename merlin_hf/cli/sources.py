@@ -1,0 +1,145 @@
+"""`merlin-hf sources`."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+FAILURE = 1
+USAGE_ERROR = 2
+INTERRUPTED = 130  # as shells have it for SIGINT
+
+DESCRIPTION = """\
+Rank data sets by how much they promise as the source of a target, before any training. DATA is path[:config][@split], as in
+nyu-mll/glue:rte@validation; the split is train if not given, and a path is a name on the Hub, a file or a folder.
+Exit status: 0; 1 where measuring failed; 2 for arguments that cannot be used."""
+COLUMNS = {
+    "text_columns": "one or two columns of texts, NAME=COLUMN or NAME=COLUMN,COLUMN with NAME as given above",
+    "image_column": "the column of images",
+    "label_column": "the column of labels",
+}
+
+
+def add_sources_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Add the command and its arguments."""
+    parser = commands.add_parser(
+        "sources",
+        allow_abbrev=False,
+        help="rank candidate source data sets for your target, before training",
+        description=DESCRIPTION,
+    )
+    parser.add_argument("--target", required=True, metavar="DATA", help="the small target")
+    parser.add_argument("--candidates", required=True, nargs="+", metavar="DATA", help="the sources to choose from")
+    parser.add_argument(
+        "--model",
+        help="a name on the Hub or a folder; google-bert/bert-base-uncased for texts and google/vit-base-patch16-224-in21k for "
+        "images if not given",
+    )
+    parser.add_argument("--target_rows", type=int, default=200, help="rows of the target in each draw (%(default)s)")
+    parser.add_argument("--source_rows", type=int, default=500, help="rows of each source in each draw (%(default)s)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="draws of rows; two or more show the spread")
+    parser.add_argument("--batch_size", type=int, default=16, help="rows through the model at a time (%(default)s)")
+    parser.add_argument(
+        "--num_splits", type=int, default=4, help="meta gradients, of 8 random halves each (%(default)s)"
+    )
+    parser.add_argument(
+        "--layers", type=int, help="compare gradients in the last so many layers only; all if not given"
+    )
+    parser.add_argument(
+        "--max_seq_length", type=int, default=128, help="longer texts are cut to so many tokens (%(default)s)"
+    )
+    parser.add_argument("--image_size", type=int, help="in pixels, for models without an image processor")
+    for option, text in COLUMNS.items():
+        parser.add_argument(f"--{option}", nargs="+", default=[], metavar="NAME=COLUMN", help=text)
+    parser.add_argument("--output_dir", help="write ranking.json, table.txt and ranking.png there")
+    parser.add_argument("--json", action="store_true", help="print ranking.json instead of the table")
+    return parser
+
+
+def sources(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
+    """
+    Run the command.
+
+    Returns:
+        `int`: the exit status.
+    """
+    from ..comparison.values import ConfigError
+
+    if rest:
+        return _fail(f"unrecognized arguments: {' '.join(rest)}", USAGE_ERROR)
+    try:
+        # Whatever libraries print must not get between the table and a program that reads it.
+        with contextlib.redirect_stdout(sys.stderr):
+            ranking = _rank(arguments)
+    except (ConfigError, FileNotFoundError, ImportError) as error:
+        return _fail(str(error), USAGE_ERROR)
+    except (ValueError, RuntimeError) as error:
+        return _fail(f"{type(error).__name__}: {error}", FAILURE)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    _write(ranking, arguments)
+    return 0
+
+
+def _rank(arguments: argparse.Namespace):
+    from ..sources import rank_sources
+    from ..sources.figure import check_can_draw
+
+    if arguments.output_dir is not None:
+        check_can_draw()
+    names = (
+        "target_rows",
+        "source_rows",
+        "seeds",
+        "batch_size",
+        "num_splits",
+        "layers",
+        "max_seq_length",
+        "image_size",
+    )
+    return rank_sources(
+        arguments.target,
+        arguments.candidates,
+        arguments.model,
+        columns=_columns(arguments),
+        progress=lambda text: print(text, file=sys.stderr, flush=True),
+        **{name: getattr(arguments, name) for name in names},
+    )
+
+
+def _columns(arguments: argparse.Namespace) -> dict[str, dict]:
+    from ..comparison.values import ConfigError
+
+    columns: dict[str, dict] = {}
+    for option in COLUMNS:
+        for given in getattr(arguments, option):
+            name, sign, value = given.rpartition("=")
+            if not (name and sign and value):
+                raise ConfigError(f"`--{option}` must be NAME=COLUMN, with NAME a data set as given, got {given!r}.")
+            columns.setdefault(name, {})[option] = value.split(",") if option == "text_columns" else value
+    return columns
+
+
+def _write(ranking, arguments: argparse.Namespace) -> None:
+    from ..comparison.runs import to_json, write_text
+    from ..sources.figure import save_figure
+    from ..sources.report import show, table
+
+    text = to_json(ranking.to_dict(), indent=2) + "\n"
+    if arguments.output_dir is not None:
+        folder = Path(arguments.output_dir)
+        write_text(folder / "ranking.json", text)
+        write_text(folder / "table.txt", table(ranking))
+        save_figure(ranking, folder / "ranking.png")
+        print(f"Results in {folder}", file=sys.stderr)
+    if arguments.json:
+        print(text, end="")
+    else:
+        show(ranking, sys.stdout)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"merlin-hf sources: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,116 @@
+"""What a comparison would do, without training anything."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import load_config
+from .driver import Driver, count_finished
+from .experiment import Experiment
+from .figure import check_can_draw
+from .plan import find_unusable, make_plans
+from .progress import Progress
+from .quiet import quiet
+from .runs import RunStore
+
+
+@dataclass
+class DryRun:
+    """
+    What would run.
+
+    Args:
+        summary (`dict`): the data, and for each method its trials, steps and runs.
+        is_main_process (`bool`): whether this is the first process.
+    """
+
+    summary: dict[str, Any]
+    is_main_process: bool = True
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        return "\n".join([*_data_lines(self.summary), "", *_method_lines(self.summary)]) + "\n"
+
+
+def dry_run(config: Any, **overrides: Any) -> DryRun:
+    """
+    Check everything that [`~merlin_hf.comparison.compare`] checks, load the data and the model, and train nothing.
+
+    Args:
+        config, overrides: as for [`~merlin_hf.comparison.compare`].
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+    """
+    config = load_config(config, **overrides)
+    check_can_draw()
+    with quiet():
+        experiment = Experiment(config)
+        store = RunStore(Path(config.output_dir) / "runs", experiment.processes.is_main_process)
+        plans = make_plans(experiment)
+        find_unusable(experiment, plans, store)
+        driver = Driver(experiment, store, Progress())
+        methods = [
+            {
+                "label": plan.label,
+                "method": plan.method.method,
+                "use_source": plan.method.use_source,
+                "not_applicable": plan.reason,
+                "settings": plan.settings,
+                "trials": len(plan.settings) * len(config.search_seeds) if plan.searches else 0,
+                "steps": [experiment.steps(plan.method, setting) for setting in plan.settings],
+                "runs": plan.count(experiment),
+                "finished": count_finished([plan], driver),
+            }
+            for plan in plans
+        ]
+    summary = {
+        "data": experiment.pair.describe(),
+        "warnings": experiment.pair.warnings,
+        "metric": experiment.metric,
+        "reference": config.reference,
+        "seeds": config.seeds,
+        "budget": {"kind": config.budget, "rows": experiment.budget_rows},
+        "output_dir": config.output_dir,
+        "methods": methods,
+    }
+    return DryRun(summary, experiment.processes.is_main_process)
+
+
+def _data_lines(summary: dict[str, Any]) -> list[str]:
+    target, source = summary["data"]["target"], summary["data"]["source"]
+    lines = [
+        f"target  {target['path']}: {target['train_rows']} labelled rows of {target['pool_rows']} for each seed, "
+        f"{target['test_rows']} test rows, {_classes(target['classes'])}, from {', '.join(target['columns'])}"
+    ]
+    if source is not None:
+        lines.append(
+            f"source  {source['path']}: {source['rows']} rows, {_classes(source['classes'])}, from {', '.join(source['columns'])}"
+        )
+    lines.append(f"metric  {summary['metric']}; reference {summary['reference']}; seeds {summary['seeds']}")
+    lines.append(f"budget  {summary['budget']['rows']} rows through the backbone ({summary['budget']['kind']})")
+    return lines + [f"Warning: {warning}" for warning in summary["warnings"]]
+
+
+def _method_lines(summary: dict[str, Any]) -> list[str]:
+    rows = [["method", "source", "trials", "steps", "runs", "finished"]]
+    for method in summary["methods"]:
+        if method["not_applicable"]:
+            rows.append([method["label"], f"not applicable: {method['not_applicable']}"])
+            continue
+        steps = sorted(set(method["steps"]))
+        shown = "closed form" if steps == [0] else str(steps[0]) if len(steps) == 1 else f"{steps[0]}-{steps[-1]}"
+        counts = (method["trials"], shown, method["runs"], method["finished"])
+        rows.append([method["label"], "yes" if method["use_source"] else "no", *map(str, counts)])
+    widths = [max(len(row[column]) for row in rows if len(row) == 6) for column in range(6)]
+    widths[0] = max(len(row[0]) for row in rows)
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
+    left = sum(method["runs"] - method["finished"] for method in summary["methods"])
+    return [*lines, "", f"{left} runs to do; results in {summary['output_dir']}"]
+
+
+def _classes(names: list[str] | None) -> str:
+    if names is None:
+        return "real labels"
+    return f"{len(names)} classes ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})"

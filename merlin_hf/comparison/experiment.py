@@ -1,0 +1,264 @@
+"""The data and the model of a comparison, and one training run on them."""
+
+import gc
+import platform
+import tempfile
+import time
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
+from transformers.utils import CONFIG_NAME
+
+from .config import CompareConfig
+from .method_config import MethodConfig
+from .metrics import CLASSIFICATION, REGRESSION, default_metric, make_compute_metrics
+from .models import build_model, load_encoder, load_model_config, model_identity
+from .pair import Pair
+from .progress import Progress, StepCallback
+from .runs import FINAL, FORMAT, Run
+from .tasks import IMAGE, Rows
+from .values import ConfigError, first_sentence
+
+
+SETUP = ("use_cpu", "ddp_backend", "ddp_timeout")
+DEFAULTS = {"per_device_eval_batch_size": 64, "report_to": "none"}
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "numpy")
+
+
+class Experiment:
+    """
+    What all runs of a comparison share, and how one of them is done.
+
+    Args:
+        config ([`CompareConfig`]).
+
+    Raises:
+        ConfigError: the data, the model or the metric are not there or do not fit together.
+    """
+
+    def __init__(self, config: CompareConfig):
+        self.config = config
+        self._folder = tempfile.TemporaryDirectory(prefix="merlin_hf-")  # Trainer wants one; nothing is kept there
+        # Training arguments set up the processes when asked for the device; the state can then be asked.
+        given = {name: config.training[name] for name in SETUP if name in config.training}
+        self.device = TrainingArguments(self._folder.name, **given).device
+        self.processes = PartialState()
+        with self.processes.local_main_process_first():
+            self.pair = Pair(config)
+        self.labels = self.pair.labels
+        self.model_config = load_model_config(config, self.labels)
+        self.encoder = load_encoder(config, self.model_config, self.pair.pool.kind)
+        self.metric = self._choose_metric()
+        self._encoded: dict[str, datasets.Dataset] = {}
+
+    def _choose_metric(self) -> str:
+        is_regression = self.labels.is_regression
+        metric = self.config.metric or default_metric(is_regression)
+        fitting = REGRESSION if is_regression else CLASSIFICATION
+        if metric not in fitting:
+            kind = "real numbers" if is_regression else "classes"
+            raise ConfigError(
+                f"`metric` must be one of {', '.join(fitting)} for labels that are {kind}, got {metric!r}."
+            )
+        return metric
+
+    def has_source(self, method: MethodConfig) -> bool:
+        """Whether a method is given the source."""
+        return method.use_source and self.config.source is not None
+
+    def encode(self, rows: Rows, kept: bool = False) -> datasets.Dataset:
+        """The model's inputs and labels."""
+        if kept and rows.identity in self._encoded:
+            return self._encoded[rows.identity]
+        with self.processes.local_main_process_first():
+            encoded = self.encoder(rows)
+        if kept:
+            self._encoded[rows.identity] = encoded
+        return encoded
+
+    def make_run(self, method: MethodConfig, kind: str, seed: int, setting: dict[str, Any]) -> Run:
+        """A run, with all that determines its result."""
+        train, judged = self.pair.rows_of(kind, seed)
+        steps = self.steps(method, setting)
+        with_source = self.has_source(method)
+        content = {
+            "format": FORMAT,
+            "merlin_hf": _merlin_version(),
+            "method": method.method,
+            "options": self.options(method, setting),
+            "steps": steps,
+            "seed": seed,
+            "train_rows": train.identity,
+            "judged_by": judged.identity,
+            "source_rows": self.pair.source.identity if with_source else None,
+            "columns": [train.task.text_columns, self.pair.source.task.text_columns if with_source else None],
+            "model": self._model_identity,
+            "from_scratch": self.config.from_scratch,
+            "freeze_layers": self.config.freeze_layers,
+            "input_size": self.config.image_size if train.kind == IMAGE else self.config.max_seq_length,
+            "processes": self.processes.num_processes,
+        }
+        return Run(method.label, kind, seed, setting, steps, content)
+
+    @cached_property
+    def _model_identity(self) -> str:
+        return model_identity(self.config, self.model_config)
+
+    def options(self, method: MethodConfig, setting: dict[str, Any]) -> dict[str, Any]:
+        """The options that the configuration and the search give."""
+        rate = self.config.default_learning_rate
+        return {"learning_rate": rate, **self.config.training, **method.options, **setting}
+
+    def training_args(self, method: MethodConfig, setting: dict[str, Any], **more: Any) -> TrainingArguments:
+        """The training arguments of a method with a setting, checked by their class."""
+        options = {
+            **DEFAULTS,
+            "dataloader_pin_memory": torch.cuda.is_available(),
+            **self.options(method, setting),
+            "output_dir": self._folder.name,
+            "disable_tqdm": True,
+            "save_strategy": "no",
+            "remove_unused_columns": self.pair.pool.kind != IMAGE,  # images are read by a transform
+            **more,
+        }
+        if self.has_source(method):
+            options["num_source_labels"] = self.pair.source.task.labels.num_labels
+        return method.trainer_class.training_args_class(**options)
+
+    def steps(self, method: MethodConfig, setting: dict[str, Any]) -> int:
+        """Steps that fit into the budget of the comparison; 0 for a method that trains in closed form."""
+        args = self.training_args(method, setting)
+        rows = method.trainer_class.rows_per_step(args, self.has_source(method))
+        if not rows:
+            return 0
+        if self.config.budget == "steps":
+            return self.config.training["max_steps"]
+        return max(1, int(self.budget_rows / (rows * args.gradient_accumulation_steps) + 1e-9))
+
+    @property
+    def budget_rows(self) -> int:
+        """Rows that each method may send through the backbone, forward and backward, on one device."""
+        training = self.config.training
+        target = training.get("per_device_train_batch_size", TrainingArguments.per_device_train_batch_size)
+        source = training.get("per_device_source_batch_size") or target
+        rows = target + (source if self.config.source is not None else 0)
+        return training["max_steps"] * rows * training.get("gradient_accumulation_steps", 1)
+
+    def build_trainer(self, method: MethodConfig, run: Run) -> tuple[Trainer, datasets.Dataset]:
+        """
+        The trainer of a run, and the rows to evaluate it on.
+
+        Raises:
+            ValueError: the method cannot be used with this model or data.
+        """
+        train, judged = self.pair.rows_of(run.kind, run.seed)
+        set_seed(run.seed)
+        with_source = self.has_source(method)
+        trainer = method.trainer_class(
+            model=build_model(self.config, self.model_config, train.kind, run.seed),
+            args=self.training_args(
+                method, run.setting, seed=run.seed, max_steps=run.steps or self.config.training["max_steps"]
+            ),
+            train_dataset=self.encode(train),
+            data_collator=self.encoder.collator,
+            processing_class=getattr(self.encoder, "tokenizer", None),
+            compute_metrics=make_compute_metrics(self.labels.num_labels, self.labels.is_regression),
+            **({"source_dataset": self.encode(self.pair.source, kept=True)} if with_source else {}),
+        )
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        return trainer, self.encode(judged, kept=run.kind == FINAL)
+
+    def train_and_score(self, method: MethodConfig, run: Run, progress: Progress) -> dict[str, Any]:
+        """
+        Train a model and evaluate it once.
+
+        Returns:
+            `dict`: `metrics`, `train_seconds`, `steps`, `peak_memory_bytes` (of a GPU), and what it ran on.
+        """
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        trainer, judged = self.build_trainer(method, run)
+        trainer.add_callback(StepCallback(progress))
+        start = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - start
+        scores = trainer.evaluate(eval_dataset=judged)
+        if self.config.save_models and run.kind == FINAL:
+            trainer.save_model(str(self.model_folder(method, run.seed)))
+        names = REGRESSION if self.labels.is_regression else CLASSIFICATION
+        result = {
+            "method": method.method,
+            "seed": run.seed,
+            "setting": run.setting,
+            "steps": run.steps,
+            "budget_rows": self.budget_rows,
+            "metrics": {name: scores[f"eval_{name}"] for name in names},
+            "train_rows": len(trainer.train_dataset),
+            "judged_rows": len(judged),
+            "train_seconds": seconds,
+            "peak_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+            "log_history": trainer.state.log_history,
+            "environment": self.environment,
+            "config": self.config.to_dict(),
+        }
+        del trainer
+        self.clean_up()
+        return result
+
+    def model_folder(self, method: MethodConfig, seed: int) -> Path:
+        """Where `save_models` keeps the model of a final run."""
+        return Path(self.config.output_dir) / "models" / method.label / f"seed-{seed}"
+
+    def lacks_model(self, method: MethodConfig, run: Run) -> bool:
+        """Whether `save_models` asks for a model that a finished run has not left, the same on all processes."""
+        if not self.config.save_models or run.kind != FINAL:
+            return False
+        found = [(self.model_folder(method, run.seed) / CONFIG_NAME).is_file()]
+        return not broadcast_object_list(found)[0]
+
+    def clean_up(self) -> None:
+        """Free what a run leaves behind."""
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions and the device."""
+        device = self.device
+        return {
+            "merlin_hf": _merlin_version(),
+            **{name: version(name) for name in PACKAGES},
+            "python": platform.python_version(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "processes": self.processes.num_processes,
+        }
+
+
+def check_settings(experiment: Experiment, method: MethodConfig, settings: list[dict[str, Any]]) -> None:
+    """
+    Check the options of every run of a method, before any of them starts.
+
+    Raises:
+        ConfigError: one cannot be used.
+    """
+    for setting in settings:
+        try:
+            experiment.training_args(method, setting)
+        except (ValueError, TypeError) as error:
+            given = ", ".join(f"{name}={value!r}" for name, value in {**method.options, **setting}.items())
+            raise ConfigError(f"`methods.{method.label}` ({given}): {first_sentence(error)}") from error
+
+
+def _merlin_version() -> str:
+    from .. import __version__
+
+    return __version__

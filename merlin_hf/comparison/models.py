@@ -1,0 +1,137 @@
+"""The model of a comparison, anew for each run, and what prepares its inputs."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from ..scripts.text_tasks import Labels
+from .config import CompareConfig
+from .encoding import ImageEncoder, TextEncoder, by_processor, resize_and_scale
+from .tasks import IMAGE, TEXT
+from .values import ConfigError, first_sentence
+
+
+AUTO_MODELS = {TEXT: AutoModelForSequenceClassification, IMAGE: AutoModelForImageClassification}
+IDENTIFYING_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+
+
+def load_model_config(config: CompareConfig, labels: Labels) -> PretrainedConfig:
+    """
+    The configuration of a classifier for the target's labels.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    try:
+        model_config = AutoConfig.from_pretrained(config.model, num_labels=labels.num_labels)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"`model={config.model!r}` cannot be loaded: {first_sentence(error)}") from error
+    if labels.is_regression:
+        model_config.problem_type = "regression"
+    else:
+        model_config.problem_type = "single_label_classification"
+        model_config.label2id = dict(zip(labels.names, labels.ids, strict=True))
+        model_config.id2label = dict(zip(labels.ids, labels.names, strict=True))
+    return model_config
+
+
+def load_encoder(config: CompareConfig, model_config: PretrainedConfig, kind: str) -> TextEncoder | ImageEncoder:
+    """
+    What makes the model's inputs of texts or images.
+
+    Raises:
+        ConfigError: there is no tokenizer, or nothing tells how large images should be.
+    """
+    if kind == IMAGE:
+        return ImageEncoder(_preprocess(config, model_config))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.model)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"`model={config.model!r}` has no tokenizer: {first_sentence(error)}") from error
+    if tokenizer.pad_token is None:  # decoders such as GPT-2
+        tokenizer.pad_token = tokenizer.eos_token
+    if model_config.get_text_config().pad_token_id is None:
+        model_config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return TextEncoder(tokenizer, config.max_seq_length)
+
+
+def _preprocess(config: CompareConfig, model_config: PretrainedConfig):
+    size, channels = config.image_size, getattr(model_config, "num_channels", 3)
+    if size is None:
+        try:
+            # The PIL backend needs no torchvision, and gives the same pixels with and without it.
+            processor = AutoImageProcessor.from_pretrained(config.model, backend="pil")
+            return by_processor(processor, model_config)
+        except (OSError, ValueError, ImportError):
+            size = getattr(model_config, "image_size", None)
+    if size is None:
+        raise ConfigError(
+            f"`model={config.model!r}` has neither an image processor nor an image size: give `image_size`, in pixels."
+        )
+    return resize_and_scale(size, channels)
+
+
+def build_model(config: CompareConfig, model_config: PretrainedConfig, kind: str, seed: int) -> PreTrainedModel:
+    """
+    The model as every run with this seed starts from it: the last layer, or with `from_scratch` all of it, is random.
+
+    Draws from generators of its own, so that methods start from the same weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if config.from_scratch:
+            model = AUTO_MODELS[kind].from_config(model_config)
+        else:
+            model = AUTO_MODELS[kind].from_pretrained(
+                config.model, config=model_config, ignore_mismatched_sizes=True, use_safetensors=True
+            )
+    if config.freeze_layers:
+        freeze(model, config.freeze_layers)
+    return model
+
+
+def freeze(model: PreTrainedModel, layers: int) -> None:
+    """
+    Leave the embeddings and the lower layers as they are.
+
+    Raises:
+        ConfigError: the model has no embeddings and list of layers, or a shorter one.
+    """
+    base = model.base_model
+    stacks = [module for module in base.modules() if isinstance(module, torch.nn.ModuleList)]
+    stack = max(stacks, key=len, default=())
+    if len(stack) < layers:
+        raise ConfigError(f"`freeze_layers` must be at most {len(stack)}, the layers of this model, got {layers}.")
+    embeddings = getattr(base, "embeddings", None)
+    if embeddings is None:
+        embeddings = base.get_input_embeddings()
+    embeddings.requires_grad_(False)
+    for layer in list(stack)[:layers]:
+        layer.requires_grad_(False)
+
+
+def model_identity(config: CompareConfig, model_config: PretrainedConfig) -> str:
+    """A text that changes when the files of the model do: the commit on the Hub, or what is in them."""
+    if not os.path.isdir(config.model):
+        return f"{config.model}@{getattr(model_config, '_commit_hash', None)}"
+    digest = hashlib.blake2b(digest_size=8)
+    files = sorted({path for pattern in IDENTIFYING_FILES for path in Path(config.model).glob(pattern)})
+    for path in files:
+        if config.from_scratch and path.suffix == ".safetensors":
+            continue
+        digest.update(path.name.encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,120 @@
+"""The target and the source of a comparison, and the rows that each run sees of them."""
+
+from functools import cached_property
+
+from .config import CompareConfig
+from .draws import draw_rows, split_off_validation
+from .runs import FINAL
+from .tasks import Rows, load_rows, overlap
+from .values import ConfigError
+
+
+class Pair:
+    """
+    The rows of both tasks, checked.
+
+    Args:
+        config ([`CompareConfig`]).
+
+    Attributes:
+        pool ([`Rows`]): the target's rows that labelled ones are drawn from.
+        test ([`Rows`]): the rows that final runs are judged by, and no others.
+        source ([`Rows`], *optional*).
+
+    Raises:
+        ConfigError: the data are not there, or do not fit together.
+    """
+
+    def __init__(self, config: CompareConfig):
+        self.config = config
+        pool = load_rows(config.target, "target", "train_split")
+        test = load_rows(config.target, "target", "test_split", like=pool)
+        source = load_rows(config.source, "source", "split") if config.source is not None else None
+        self.pool = pool
+        self.test = test.select(draw_rows(test.labels, config.target.test_rows, test.is_regression, "test"))
+        if source is not None:
+            source = source.select(draw_rows(source.labels, config.source.rows, source.is_regression, "source"))
+        self.source = source
+        self.labels = pool.task.labels
+        self._rows: dict[tuple[str, int], tuple[Rows, Rows]] = {}
+        self._check()
+
+    def _check(self) -> None:
+        target, config = self.pool, self.config.target
+        if not target.is_regression and self.labels.num_labels < 2:
+            raise ConfigError(f"`target.path` has one class, {self.labels.names}; there is nothing to tell apart.")
+        if config.rows is not None and not target.is_regression and config.rows < self.labels.num_labels:
+            raise ConfigError(
+                f"`target.rows` must be at least {self.labels.num_labels}, one for each class, got {config.rows}."
+            )
+        if self.source is not None and self.source.kind != target.kind:
+            raise ConfigError(
+                f"The source has {self.source.kind}s and the target {target.kind}s; a comparison needs one kind."
+            )
+        shared = overlap(self.test, self.pool)
+        if shared and config.train_split.partition("[")[0] == config.test_split.partition("[")[0]:
+            raise ConfigError(
+                f"`target.test_split={config.test_split!r}` shares {shared} of its {len(self.test)} rows with "
+                f"`train_split={config.train_split!r}`. Give slices that do not overlap."
+            )
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What makes the numbers say less than they seem to."""
+        found = []
+        for others, name in ((self.pool, "the target's train split"), (self.source, "the source")):
+            shared = overlap(self.test, others) if others is not None else 0
+            if shared:
+                found.append(f"{shared} of {len(self.test)} test rows stand in {name} as well.")
+        return found
+
+    def train_rows(self, seed: int) -> Rows:
+        """The labelled target rows of a seed."""
+        rows = draw_rows(self.pool.labels, self.config.target.rows, self.pool.is_regression, "target", seed)
+        return self.pool.select(rows)
+
+    def rows_of(self, kind: str, seed: int) -> tuple[Rows, Rows]:
+        """
+        The rows that a run trains on, and those it is judged by: test rows in a final run, and only there.
+
+        Raises:
+            ConfigError: there are too few rows to set any aside for a search.
+        """
+        if (kind, seed) not in self._rows:
+            self._rows[kind, seed] = self._draw(kind, seed)
+        return self._rows[kind, seed]
+
+    def _draw(self, kind: str, seed: int) -> tuple[Rows, Rows]:
+        drawn = self.train_rows(seed)
+        if kind == FINAL:
+            return drawn, self.test
+        fraction = self.config.search.validation_fraction
+        try:
+            train, validation = split_off_validation(drawn.labels, fraction, drawn.is_regression, seed)
+        except ValueError as error:
+            raise ConfigError(f"`target.rows` is too small for a search: {error} Give more, or `trials: 0`.") from None
+        return drawn.select(train), drawn.select(validation)
+
+    def describe(self) -> dict:
+        """Rows, columns and classes, for people."""
+        drawn = self.train_rows(self.config.seeds[0])
+        described = {
+            "kind": self.pool.kind,
+            "target": {
+                "path": self.config.target.path,
+                "columns": self.pool.task.text_columns,
+                "classes": self.labels.names or None,
+                "pool_rows": len(self.pool),
+                "train_rows": len(drawn),
+                "test_rows": len(self.test),
+            },
+            "source": None,
+        }
+        if self.source is not None:
+            described["source"] = {
+                "path": self.config.source.path,
+                "columns": self.source.task.text_columns,
+                "classes": self.source.task.labels.names or None,
+                "rows": len(self.source),
+            }
+        return described

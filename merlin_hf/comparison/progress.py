@@ -1,0 +1,138 @@
+"""What a comparison says while it runs: bars in a terminal, lines elsewhere."""
+
+import sys
+import time
+from typing import Any
+
+from transformers import TrainerCallback
+
+from .runs import Run
+
+
+SECONDS_BETWEEN_LINES = 60
+
+
+class Progress:
+    """Says nothing; for other processes than the first, and the base of the others."""
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        """One line."""
+
+    def expect(self, runs: int, finished: int) -> None:
+        """How many runs there are, and how many of them are finished already."""
+
+    def start(self, run: Run) -> None:
+        """A run starts."""
+
+    def step(self, step: int, steps: int) -> None:
+        """It has made so many of so many steps."""
+
+    def finish(self, run: Run, text: str) -> None:
+        """It is finished, with `text` as its result."""
+
+
+class Lines(Progress):
+    """A line for each run, and one a minute in between."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+        self.runs = self.done = 0
+        self.spoke = time.monotonic()
+        self.run: Run | None = None
+
+    def say(self, text: str) -> None:
+        """One line."""
+        print(text, file=self.stream, flush=True)
+        self.spoke = time.monotonic()
+
+    def expect(self, runs: int, finished: int) -> None:
+        """How many runs there are, and how many of them are finished already."""
+        self.runs, self.done = runs, finished
+        self.say(f"{runs} runs" + (f", {finished} of them finished before" if finished else ""))
+
+    def start(self, run: Run) -> None:
+        """A run starts."""
+        self.run = run
+
+    def step(self, step: int, steps: int) -> None:
+        """It has made so many of so many steps."""
+        if time.monotonic() - self.spoke > SECONDS_BETWEEN_LINES:
+            self.say(f"      {self.run}: step {step} of {steps}")
+
+    def finish(self, run: Run, text: str) -> None:
+        """It is finished, with `text` as its result."""
+        self.done += 1
+        self.say(f"[{self.done}/{self.runs}] {run}: {text}")
+
+
+class Bars(Lines):
+    """A bar for all runs and one for the steps of the run, below the lines of those that are finished."""
+
+    def __init__(self, stream: Any):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        super().__init__(stream)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bars = Progress(*columns, console=Console(file=stream))
+        self.of_runs = self.bars.add_task("runs", total=None)
+        self.of_steps = self.bars.add_task("steps", total=None, visible=False)
+
+    def __enter__(self) -> "Bars":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bars.stop()
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def expect(self, runs: int, finished: int) -> None:
+        """How many runs there are, and how many of them are finished already."""
+        super().expect(runs, finished)
+        self.bars.update(self.of_runs, total=runs, completed=finished)
+
+    def start(self, run: Run) -> None:
+        """A run starts."""
+        self.bars.reset(self.of_steps, description=str(run), total=run.steps or None, visible=True)
+
+    def step(self, step: int, steps: int) -> None:
+        """It has made so many of so many steps."""
+        self.bars.update(self.of_steps, completed=step, total=steps)
+
+    def finish(self, run: Run, text: str) -> None:
+        """It is finished, with `text` as its result."""
+        super().finish(run, text)
+        self.bars.update(self.of_runs, completed=self.done)
+
+
+class StepCallback(TrainerCallback):
+    """Tells a [`Progress`] of the steps of a trainer."""
+
+    def __init__(self, progress: Progress):
+        self.progress = progress
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """After each update."""
+        self.progress.step(state.global_step, state.max_steps)
+
+
+def make_progress(is_main: bool, stream: Any = None) -> Progress:
+    """Bars where `stream` (stderr if not given) is a terminal and rich is installed, else lines."""
+    stream = stream or sys.stderr
+    if not is_main:
+        return Progress()
+    if stream.isatty():
+        try:
+            return Bars(stream)
+        except ImportError:
+            pass
+    return Lines(stream)

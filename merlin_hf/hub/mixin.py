@@ -1,0 +1,160 @@
+"""A Trainer that writes its own card and keeps its token to itself."""
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, ClassVar
+
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import logging
+
+from .card import write_card
+from .content import content_of
+from .errors import PublishError, explained
+from .secret import SecretToken
+
+
+logger = logging.get_logger(__name__)
+
+CARD_NAME = "README.md"
+
+
+class ModelCardMixin:
+    """
+    For a [`~transformers.Trainer`] with a method of its own (`is_active`): a card that says what that method did.
+
+    The card is written where Trainer writes its own, and before each push during training. Without a source everything is
+    as in Trainer.
+
+    Attributes:
+        model_card_arguments (`dict[str, Any]`): arguments of [`ModelCardMixin.create_model_card`] for the cards that Trainer
+            writes by itself, such as `{"license": "apache-2.0", "source_dataset_tags": "nyu-mll/glue"}`.
+    """
+
+    model_card_arguments: ClassVar[dict[str, Any]] = {}
+    _evaluated_dataset: Any = None
+
+    @property
+    def _writes_own_card(self) -> bool:
+        return bool(getattr(self, "is_active", getattr(self, "source_dataset", None) is not None))
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | Sequence[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | Sequence[str] | None = None,
+        dataset_tags: str | Sequence[str] | None = None,
+        dataset: str | Sequence[str] | None = None,
+        dataset_args: str | Sequence[str] | None = None,
+        *,
+        source_dataset_tags: str | Sequence[str] | None = None,
+        source_dataset: str | Sequence[str] | None = None,
+        source_dataset_args: str | Sequence[str] | None = None,
+        examples_per_label: int | None = None,
+    ) -> None:
+        """
+        Write `README.md` to `args.output_dir`.
+
+        Args:
+            language, license, tags, model_name, finetuned_from, tasks: as in [`~transformers.Trainer.create_model_card`],
+                but a license is stated only where it is given: the base model's may not be that of the result.
+            dataset_tags, dataset, dataset_args (`str` or `Sequence[str]`, *optional*): the target's names on the Hub, how
+                to call them, and configurations; found in `train_dataset` where it comes from the Hub.
+            source_dataset_tags, source_dataset, source_dataset_args: the same for the source.
+            examples_per_label (`int`, *optional*): texts of the target to show for each label, 1 if not given. They
+                become public with the model; 0 shows none.
+
+        Raises:
+            PublishError: the file cannot be written.
+        """
+        given = {
+            "language": language, "license": license, "tags": tags, "model_name": model_name,
+            "finetuned_from": finetuned_from, "tasks": tasks, "dataset_tags": dataset_tags, "dataset": dataset,
+            "dataset_args": dataset_args,
+        }  # fmt: skip
+        if not self._writes_own_card:
+            return super().create_model_card(**given)
+        if not self.is_world_process_zero():
+            return
+        given.update(
+            source_dataset_tags=source_dataset_tags,
+            source_dataset=source_dataset,
+            source_dataset_args=source_dataset_args,
+            examples_per_label=examples_per_label,
+        )
+        given = {name: value for name, value in given.items() if value is not None}
+        card = write_card(content_of(self, **{**self.model_card_arguments, **given}))
+        path = Path(self.args.output_dir) / CARD_NAME
+        try:
+            replace_text(path, str(card))
+        except OSError as error:
+            raise PublishError(
+                f"The card cannot be written to {path}: {error}. Make room for it, or save and publish from a folder that "
+                "can be written to, with `trainer.save_model(folder)` and `merlin-hf publish`."
+            ) from error
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """[`~transformers.Trainer.evaluate`]; the card will say which data set the metrics are from."""
+        if metric_key_prefix == "eval" and not isinstance(eval_dataset, str):
+            self._evaluated_dataset = eval_dataset
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def _push_from_checkpoint(self, checkpoint_folder):
+        if self._writes_own_card:
+            self._keep_token_out_of_files()
+            if self._will_push():
+                try:
+                    self.create_model_card()
+                except Exception as error:  # a card is not worth a training run
+                    logger.warning(f"Pushing without a new card, which could not be written: {error!r}")
+        return super()._push_from_checkpoint(checkpoint_folder)
+
+    def _will_push(self) -> bool:
+        """Trainer's rule; where it does not push, an upload may be reading the card that is there."""
+        if not self.is_world_process_zero():
+            return False
+        is_uploading = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        return self.args.hub_strategy != HubStrategy.END and (self.args.hub_always_push or not is_uploading)
+
+    def _save(self, output_dir=None, state_dict=None):
+        if self._writes_own_card:
+            self._keep_token_out_of_files()
+        return super()._save(output_dir, state_dict)
+
+    def _keep_token_out_of_files(self) -> None:
+        # Trainer pickles its arguments with the token among them, and uploads the file.
+        if isinstance(self.args.hub_token, str):
+            self.args.hub_token = SecretToken(self.args.hub_token)
+
+    def init_hf_repo(self, *args, **kwargs):
+        """[`~transformers.Trainer.init_hf_repo`], with errors that say what would work."""
+        with self._explained(*args[:1], kwargs.get("token")):
+            return super().init_hf_repo(*args, **kwargs)
+
+    def push_to_hub(self, *args, **kwargs):
+        """
+        [`~transformers.Trainer.push_to_hub`]; further arguments are those of [`ModelCardMixin.create_model_card`].
+
+        Raises:
+            PublishError: it did not get there; the message says what would work. The model is in `args.output_dir`.
+        """
+        with self._explained(*args[2:3], kwargs.get("token")):
+            return super().push_to_hub(*args, **kwargs)
+
+    def _explained(self, *tokens: str | None) -> AbstractContextManager:
+        if not self._writes_own_card:
+            return nullcontext()
+        return explained(self.args.output_dir, self.args.hub_model_id, *tokens, self.args.hub_token)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: an upload in the background may be reading it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name with an underscore in front is left out of uploads.
+    draft = path.with_name(f"_{path.name}.tmp")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)

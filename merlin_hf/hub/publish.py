@@ -1,0 +1,171 @@
+"""Putting a folder with a model on the Hub."""
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from .card import CardContent, hub_name, write_card
+from .content import TAGS
+from .errors import PublishError, explained
+from .folder import CARD, ModelFolder
+from .results import last_evaluations
+from .task import TEXT_CLASSIFICATION, task_of
+
+
+WRITTEN_FOR = re.compile(r"<!-- Written by merlin_hf for (?P<repo_id>\S+?)\. ")
+# What a repository has before anybody has put a model there.
+NO_MODEL = {".gitattributes", "README.md", "LICENSE"}
+
+
+class Plan(NamedTuple):
+    """What would be published: sizes of the files by name, what is left out and why, and the card."""
+
+    files: dict[str, int]
+    left_out: dict[str, str]
+    card: str
+    has_processor: bool
+
+
+def plan_of(folder: str | os.PathLike, repo_id: str, license: str | None = None) -> Plan:
+    """
+    What [`publish_folder`] would send. Reads the folder only.
+
+    Raises:
+        PublishError: the folder has no whole model, or its card cannot be read.
+    """
+    check_name(repo_id)
+    model = ModelFolder(folder)
+    card = card_of(model, repo_id, license)
+    files = {name: (model.path / name).stat().st_size for name in model.files}
+    files[CARD] = len(card.encode())
+    return Plan(dict(sorted(files.items())), model.left_out, card, model.has_processor)
+
+
+def publish_folder(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    private: bool = False,
+    license: str | None = None,
+    message: str | None = None,
+    update: bool = False,
+    token: str | None = None,
+    endpoint: str | None = None,
+) -> str:
+    """
+    Send the model in a folder to the Hub, with its tokenizer or processor and its card, in one commit.
+
+    The folder is only read. Training states and pickles in it stay where they are. Where it has no card, one is written
+    from what the folder says.
+
+    Args:
+        folder (`str` or `os.PathLike`): written by `save_model` or `save_pretrained`.
+        repo_id (`str`): `user/name`, or `name` for your own.
+        private (`bool`): make the repository a private one.
+        license (`str`, *optional*): for the card, such as `apache-2.0`.
+        message (`str`, *optional*): of the commit.
+        update (`bool`): put it on top of the model that a repository already has.
+        token (`str`, *optional*): with the role `write`; the one of `hf auth login` or `HF_TOKEN` if not given.
+        endpoint (`str`, *optional*): another Hub.
+
+    Returns:
+        `str`: the URL of the commit.
+
+    Raises:
+        PublishError: it did not get there, or the folder has no whole model; the message says what would work.
+    """
+    plan = plan_of(folder, repo_id, license)
+    api = HfApi(endpoint=endpoint, token=token, library_name="merlin_hf")
+    with explained(str(folder), repo_id, token, get_token()):
+        user = api.whoami()["name"]
+        full_name = repo_id if "/" in repo_id else f"{user}/{repo_id}"
+        _check_repository(api, full_name, private, update)
+        full_name = api.create_repo(full_name, private=private or None, exist_ok=True).repo_id
+        if full_name != repo_id:
+            plan = plan_of(folder, full_name, license)
+        operations = [
+            CommitOperationAdd(name, plan.card.encode() if name == CARD else str(Path(folder) / name))
+            for name in plan.files
+        ]
+        return api.create_commit(
+            full_name, operations, commit_message=message or "Upload the model with merlin_hf"
+        ).commit_url
+
+
+def check_name(repo_id: str) -> None:
+    """Raise a `PublishError` for a name that no repository can have."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise PublishError(f"{str(error).splitlines()[0]} Name the repository like `user/name`.") from error
+
+
+def _check_repository(api: HfApi, repo_id: str, private: bool, update: bool) -> None:
+    try:
+        info = api.model_info(repo_id)
+    except RepositoryNotFoundError:
+        return
+    if private and not info.private:
+        raise PublishError(
+            f"{repo_id} is there already, and is public. Make it private in its settings, or give another name."
+        )
+    files = {file.rfilename for file in info.siblings or ()} - NO_MODEL
+    if files and not update:
+        raise PublishError(
+            f"{repo_id} has a model already ({', '.join(sorted(files)[:3])}, …). Give another name, or `--update` to put this "
+            "one on top of it as a new commit."
+        )
+
+
+# The card
+
+
+def card_of(model: ModelFolder, repo_id: str, license: str | None) -> str:
+    """
+    The folder's card with the name of the repository in it, or one that is written from the folder's files.
+
+    Raises:
+        PublishError: the card's metadata cannot be read.
+    """
+    path = model.path / CARD
+    try:
+        card = ModelCard.load(path) if path.is_file() else write_card(_content_of_folder(model, repo_id))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise PublishError(
+            f"{path} cannot be read: {error}. Correct or remove it; a new one is written then."
+        ) from error
+    written_for = WRITTEN_FOR.search(card.text)
+    if written_for is not None:
+        for quote in "\"'":
+            card.text = card.text.replace(f"{quote}{written_for['repo_id']}{quote}", f"{quote}{repo_id}{quote}")
+        card.text = card.text.replace(written_for[0], written_for[0].replace(written_for["repo_id"], repo_id))
+    if license is not None:
+        card.data.license = license
+    return str(card)
+
+
+def _content_of_folder(model: ModelFolder, repo_id: str) -> CardContent:
+    """What the files say: nothing about the data or the method, as the training arguments are a pickle, which is not read."""
+    class_names = list(model.config.get("architectures") or ["AutoModel"])
+    task = task_of(class_names)
+    if model.is_adapter:
+        task = TEXT_CLASSIFICATION if model.config.get("task_type") == "SEQ_CLS" else None
+        class_names = ["PeftModel"]
+    return CardContent(
+        repo_id=repo_id,
+        title=repo_id.split("/")[-1],
+        class_name=class_names[0],
+        task=task,
+        base_model=hub_name(model.config.get("base_model_name_or_path")),
+        evaluations=last_evaluations(model.log_history),
+        log_history=model.log_history,
+        tags=list(TAGS),
+        has_processor=model.has_processor,
+        is_adapter=model.is_adapter,
+        is_trained_here=False,
+    )
