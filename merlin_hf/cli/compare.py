@@ -5,10 +5,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-
-FAILURE = 1
-USAGE_ERROR = 2
-INTERRUPTED = 130  # as shells have it for SIGINT
+from .exit_status import FAILURE, INTERRUPTED, USAGE_ERROR
 
 
 def add_compare_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:

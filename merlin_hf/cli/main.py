@@ -1,41 +1,70 @@
 """`merlin-hf COMMAND ...`."""
 
 import argparse
+import importlib
 import sys
 
-from .accelerate_configs import NAMES
-from .compare import add_compare_parser, compare
-from .publish import add_publish_parser, publish
-from .train import train
+from .exit_status import INTERRUPTED, USAGE_ERROR
+
+
+# A module, and a function and a parser in it, of the same name: nothing of a command is imported before it is asked for.
+COMMANDS = {
+    "train": "train a classifier on a small target with a large source",
+    "evaluate": "metrics of a saved model on a data set, by class",
+    "compare": "compare methods on your target and source, with the same budget for each",
+    "sources": "rank candidate source data sets for your target, before training",
+    "report": "tables and figures of a training run, or of many comparisons",
+    "publish": "put a model on the Hub, with a card",
+    "env": "versions, devices and settings, to paste into an issue",
+}
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a command; what it does not know itself goes to the program it starts."""
-    parser = argparse.ArgumentParser(prog="merlin-hf", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    train_parser = commands.add_parser(
-        "train",
-        add_help=False,
+    """
+    Run a command.
+
+    Args:
+        argv (`list[str]`, *optional*): its name and its arguments; those of the process if not given.
+
+    Raises:
+        SystemExit: with the exit status: 0; 1 where the command failed, 2 for arguments that cannot be used, 130 where it was
+            interrupted.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(
+        prog="merlin-hf",
         allow_abbrev=False,
-        help="train a text classifier on a small target with a large source",
+        description="Transfer learning with MeRLin: a small labelled target, a large related source. "
+        "`merlin-hf COMMAND --help` says more of each.",
     )
-    train_parser.add_argument("-h", "--help", action="store_true")
-    train_parser.add_argument(
-        "--accelerate_config", help=f"start it by accelerate: {', '.join(NAMES)}, or a file of `accelerate config`"
-    )
-    train_parser.add_argument("--num_processes", help="how many processes, where the configuration says otherwise")
-    train_parser.add_argument("--main_process_port", help="port that the processes meet at; 0 for a free one")
-    add_compare_parser(commands)
-    add_publish_parser(commands)
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    command = argv[0] if argv and argv[0] in COMMANDS else None
+    for name, text in COMMANDS.items():
+        if name != command:
+            commands.add_parser(name, help=text, add_help=False)
+    if command is None:
+        return _without_command(parser, argv)
+    module = importlib.import_module(f".{command}", __package__)
+    getattr(module, f"add_{command}_parser")(commands)
     arguments, rest = parser.parse_known_args(argv)
-    run = {"compare": compare, "publish": publish}.get(arguments.command)
-    if run is not None:
-        sys.exit(run(arguments, rest))
-    if arguments.help:
-        train_parser.print_help()
-        print("\nand those of the training program:\n", flush=True)
-        rest = ["--help"]
-    train(arguments, rest)
+    try:
+        status = getattr(module, command)(arguments, rest)
+    except KeyboardInterrupt:
+        print(f"\nmerlin-hf {command}: interrupted", file=sys.stderr)
+        status = INTERRUPTED
+    sys.exit(status)
+
+
+def _without_command(parser: argparse.ArgumentParser, argv: list[str]) -> None:
+    arguments = parser.parse_args(argv)
+    if arguments.version:
+        from .. import __version__
+
+        print(__version__)
+        return
+    parser.print_help()
+    sys.exit(USAGE_ERROR)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,9 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 
-
-USAGE_ERROR = 2
+from .exit_status import FAILURE, fail
 
 
 def add_publish_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -41,16 +39,16 @@ def publish(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     from ..hub.publish import plan_of, publish_folder
 
     if rest:
-        return _fail(f"unrecognized arguments: {' '.join(rest)}", USAGE_ERROR)
+        return fail("publish", f"unrecognized arguments: {' '.join(rest)}")
     token = None
     if arguments.token_env is not None:
         token = os.environ.get(arguments.token_env)
         if not token:
-            return _fail(f"the environment variable {arguments.token_env} (`--token_env`) is not set", USAGE_ERROR)
+            return fail("publish", f"the environment variable {arguments.token_env} (`--token_env`) is not set")
     try:
         plan = plan_of(arguments.folder, arguments.repo, arguments.license)
     except (PublishError, OSError) as error:
-        return _fail(str(error), USAGE_ERROR)
+        return fail("publish", error)
     show(plan, arguments.repo)
     if arguments.dry_run:
         print(f"\n{plan.card}", end="")
@@ -66,7 +64,7 @@ def publish(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
             token=token,
         )
     except PublishError as error:
-        return _fail(str(error), 1)
+        return fail("publish", error, FAILURE)
     print(f"Published: {url}")
     return 0
 
@@ -91,8 +89,3 @@ def readable(size: int) -> str:
         size /= 1000
         if size < 1000 or unit == "GB":
             return f"{size:.1f} {unit}"
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"merlin-hf publish: {message}", file=sys.stderr)
-    return status

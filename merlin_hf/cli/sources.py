@@ -6,10 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .exit_status import FAILURE, USAGE_ERROR, fail
 
-FAILURE = 1
-USAGE_ERROR = 2
-INTERRUPTED = 130  # as shells have it for SIGINT
 
 DESCRIPTION = """\
 Rank data sets by how much they promise as the source of a target, before any training. DATA is path[:config][@split], as in
@@ -68,17 +66,15 @@ def sources(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     from ..comparison.values import ConfigError
 
     if rest:
-        return _fail(f"unrecognized arguments: {' '.join(rest)}", USAGE_ERROR)
+        return fail("sources", f"unrecognized arguments: {' '.join(rest)}", USAGE_ERROR)
     try:
         # Whatever libraries print must not get between the table and a program that reads it.
         with contextlib.redirect_stdout(sys.stderr):
             ranking = _rank(arguments)
     except (ConfigError, FileNotFoundError, ImportError) as error:
-        return _fail(str(error), USAGE_ERROR)
+        return fail("sources", error, USAGE_ERROR)
     except (ValueError, RuntimeError) as error:
-        return _fail(f"{type(error).__name__}: {error}", FAILURE)
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+        return fail("sources", f"{type(error).__name__}: {error}", FAILURE)
     _write(ranking, arguments)
     return 0
 
@@ -138,8 +134,3 @@ def _write(ranking, arguments: argparse.Namespace) -> None:
         print(text, end="")
     else:
         show(ranking, sys.stdout)
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"merlin-hf sources: {message}", file=sys.stderr)
-    return status

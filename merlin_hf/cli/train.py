@@ -1,31 +1,160 @@
 """`merlin-hf train`."""
 
 import argparse
+import contextlib
+import subprocess
 import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
 
-from .accelerate_configs import accelerate_config
+from .accelerate_configs import NAMES, accelerate_config
+from .exit_status import FAILURE, USAGE_ERROR, fail
+from .tables import show_table
 
 
-MODULE = "merlin_hf.scripts.text_classification"
+MODULE = "merlin_hf.cli.main"
+# About how fast it went, not about how well: the last rows of the table.
+SPEED = ("runtime", "per_second", "samples", "total_flos")
 
 
-def train(arguments: argparse.Namespace, rest: list[str]) -> None:
-    """Train in this process, or in those that accelerate starts."""
+def add_train_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Add the command and what of its arguments is its own; the others are those of the program that it runs."""
+    parser = commands.add_parser("train", add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--help_all", "--help-all", action="store_true")
+    parser.add_argument("--config")
+    parser.add_argument("--task")
+    parser.add_argument("--dry_run", "--dry-run", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--accelerate_config", "--accelerate-config", help=", ".join(NAMES))
+    parser.add_argument("--num_processes", "--num-processes")
+    parser.add_argument("--main_process_port", "--main-process-port")
+    return parser
+
+
+def train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
+    """
+    Train in this process, or in those that accelerate starts.
+
+    Returns:
+        `int`: the exit status.
+    """
+    from ..comparison.values import ConfigError
+
+    rest = list(rest)
+    try:
+        if arguments.help or arguments.help_all:
+            return _help(arguments, rest)
+        from .arguments import read_request
+
+        request = read_request(rest, arguments.config, arguments.task)
+        launcher = _launcher(arguments)
+    except (ConfigError, ValueError, OSError, ImportError) as error:
+        return fail("train", error)
+    return _launch(launcher, request.task, arguments, rest) if launcher else _train_here(request, arguments)
+
+
+def _help(arguments: argparse.Namespace, rest: list[str]) -> int:
+    from .train_help import help_of
+
+    method = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    method.add_argument("--method")
+    print(help_of(method.parse_known_args(rest)[0].method, arguments.task, every=arguments.help_all), end="")
+    return 0
+
+
+# In other processes
+
+
+def _launcher(arguments: argparse.Namespace) -> list[str]:
+    """The arguments of `accelerate launch` that are asked for."""
     launcher = [
         f"--{name}={value}"
         for name in ("num_processes", "main_process_port")
         if (value := getattr(arguments, name)) is not None
     ]
-    if arguments.help or (arguments.accelerate_config is None and not launcher):
-        from ..scripts.text_classification import main as train_here
+    if arguments.accelerate_config is not None:
+        launcher.append(f"--config_file={accelerate_config(arguments.accelerate_config)}")
+    return launcher
 
-        return train_here(rest)
 
+def _launch(launcher: list[str], task: str, arguments: argparse.Namespace, rest: list[str]) -> int:
+    """Have accelerate start this command in processes, each of which reads the other arguments."""
     from accelerate.commands.launch import launch_command, launch_command_parser
 
+    command = ["train", *rest, "--task", task]
+    if arguments.config is not None:
+        command += ["--config", arguments.config]
+    command += [f"--{name}" for name in ("dry_run", "json") if getattr(arguments, name)]
     try:
-        if arguments.accelerate_config is not None:
-            launcher.append(f"--config_file={accelerate_config(arguments.accelerate_config)}")
-    except ValueError as error:
-        sys.exit(f"merlin-hf train: {error}")
-    launch_command(launch_command_parser().parse_args([*launcher, "--module", MODULE, *rest]))
+        launch_command(launch_command_parser().parse_args([*launcher, "--module", MODULE, *command]))
+    except subprocess.CalledProcessError as error:
+        # A single process has said itself what is wrong.
+        return error.returncode if error.returncode in (FAILURE, USAGE_ERROR) else FAILURE
+    except Exception as error:  # torchrun's, with a report of what each process said
+        return fail("train", error, FAILURE)
+    return 0
+
+
+# In this process
+
+
+def _train_here(request: Any, arguments: argparse.Namespace) -> int:
+    # Whatever libraries print must not get between the table and a program that reads it.
+    with contextlib.redirect_stdout(sys.stderr):
+        status, result = _dry_run(request) if arguments.dry_run else _train(request)
+    if result is None:
+        return status
+    if arguments.json:
+        from ..comparison.runs import to_json
+
+        print(to_json(result, indent=2))
+    elif arguments.dry_run:
+        from .dry_run import text_of
+
+        print(text_of(result), end="")
+    else:
+        metrics = sorted(result["metrics"].items(), key=lambda item: item[0].endswith(SPEED))
+        show_table(("metric", result["method"]), metrics, sys.stdout)
+        print(f"Model in {result['output_dir']}", file=sys.stderr)
+    return status
+
+
+def _dry_run(request: Any) -> tuple[int, dict[str, Any] | None]:
+    """The exit status, and what would run; nothing of it where another process speaks."""
+    from .dry_run import plan_of
+
+    try:
+        return 0, plan_of(request)
+    except (ValueError, OSError, ImportError, NotImplementedError) as error:
+        return fail("train", error), None
+
+
+def _train(request: Any) -> tuple[int, dict[str, Any] | None]:
+    """The exit status, and the metrics; nothing of them where another process speaks."""
+    from transformers import set_seed
+
+    from ..scripts.text_classification import run, setup_logging
+    from .programs import build
+
+    try:
+        model_args, data_args, args = request.arguments()
+        setup_logging(args)
+        set_seed(args.seed)
+        program = build(request.task, model_args, data_args, args)
+    except (ValueError, OSError, ImportError, NotImplementedError) as error:
+        return fail("train", error), None
+    try:
+        metrics = run(program)
+    except KeyboardInterrupt:
+        print(f"\nThe same command goes on from the last checkpoint in {args.output_dir}.", file=sys.stderr)
+        raise
+    except Exception:
+        traceback.print_exc()
+        message = f"the run failed; its last checkpoint, if it has one, is in {args.output_dir}"
+        return fail("train", message, FAILURE), None
+    if not program.trainer.is_world_process_zero():
+        return 0, None
+    result = {"method": request.method, "task": request.task, "output_dir": args.output_dir, "metrics": metrics}
+    return 0, result

@@ -6,13 +6,16 @@ text columns. One json or yaml file may hold all arguments. Where there is no ne
 of data sets (see `merlin_hf.data`). The output is a plain `AutoModelForSequenceClassification`.
 """
 
+import argparse
 import logging
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import datasets
 import transformers
+import yaml
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -25,10 +28,9 @@ from transformers import (
     set_seed,
 )
 
-from ..methods import get_method
-from ..training_args import MerlinTrainingArguments
+from ..methods import METHODS, get_method
+from ..training_args import TransferTrainingArguments
 from ..transfer.distributed import end_training
-from ..transfer.trainer import TransferTrainer
 from ..transfer.whole_checkpoints import last_whole_checkpoint
 from .text_tasks import DataTrainingArguments, Labels, Task, load_task, make_compute_metrics, predicted, prepare
 
@@ -43,7 +45,7 @@ class ModelArguments:
     model_name_or_path: str = field(metadata={"help": "Path of a pretrained model, or its name on the Hub."})
     method: str | None = field(
         default=None,
-        metadata={"help": "merlin, joint or finetune (no source). Default: merlin with a source, else finetune."},
+        metadata={"help": f"{', '.join(METHODS)}. Default: merlin with a source, else finetune."},
     )
     config_name: str | None = field(default=None, metadata={"help": "Configuration, if not the model's."})
     tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if not the model's."})
@@ -69,13 +71,39 @@ class ModelArguments:
         }
 
 
+@dataclass
+class Program:
+    """
+    What the arguments come to, before anything is trained.
+
+    Args:
+        trainer ([`~transformers.Trainer`]): of the method, with the data to train on.
+        labels ([`Labels`]): of the target.
+        source_labels ([`Labels`], *optional*): of the source.
+        validation, test (`dict[str, datasets.Dataset]`): what to evaluate on and to predict, by the suffix of its metrics.
+        publish (`Callable`): called in the end; pushes the model, or writes its card.
+        task_name (`str`, *optional*): the GLUE task of the target.
+    """
+
+    trainer: Trainer
+    labels: Labels
+    source_labels: Labels | None
+    validation: dict[str, datasets.Dataset]
+    test: dict[str, datasets.Dataset]
+    publish: Callable[[], None]
+    task_name: str | None = None
+
+
 # Loading
 
 
-def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataTrainingArguments, MerlinTrainingArguments]:
-    """Arguments from flags, or from one json or yaml file."""
+def parse_args(
+    argv: list[str] | None = None,
+) -> tuple[ModelArguments, DataTrainingArguments, TransferTrainingArguments]:
+    """Arguments from flags, or from one json or yaml file; the training arguments are those of the method."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = HfArgumentParser((ModelArguments, DataTrainingArguments, MerlinTrainingArguments))
+    options = get_method(named_method(argv) or "merlin").training_args_class
+    parser = HfArgumentParser((ModelArguments, DataTrainingArguments, options))
     if len(argv) == 1 and argv[0].endswith(".json"):
         return parser.parse_json_file(argv[0])
     if len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
@@ -83,12 +111,31 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataTrain
     return parser.parse_args_into_dataclasses(argv)
 
 
+def named_method(argv: list[str]) -> str | None:
+    """The method that flags or a file name, before anything else of them is read."""
+    if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")) and os.path.isfile(argv[0]):
+        with open(argv[0], encoding="utf-8") as file:
+            given = yaml.safe_load(file)  # json is yaml
+        return given.get("method") if isinstance(given, dict) else None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--method")
+    return parser.parse_known_args(argv)[0].method
+
+
 def load_model(model_args: ModelArguments, labels: Labels):
-    """The model for the target's labels, and its tokenizer."""
+    """
+    The model for the target's labels, and its tokenizer.
+
+    Raises:
+        OSError: there is no such model.
+    """
     options = model_args.hub_options
-    config = AutoConfig.from_pretrained(
-        model_args.config_name or model_args.model_name_or_path, num_labels=labels.num_labels, **options
-    )
+    name = "model_name_or_path" if model_args.config_name is None else "config_name"
+    path = getattr(model_args, name)
+    try:
+        config = AutoConfig.from_pretrained(path, num_labels=labels.num_labels, **options)
+    except OSError as error:
+        raise OSError(f"`{name}={path!r}` cannot be loaded: {error}") from error
     if labels.is_regression:
         config.problem_type = "regression"
     else:
@@ -125,7 +172,7 @@ def match_model_labels(names: list[str], config: PretrainedConfig) -> list[int]:
 # Running
 
 
-def setup_logging(training_args: MerlinTrainingArguments) -> None:
+def setup_logging(training_args: TransferTrainingArguments) -> None:
     """Log from the first process, or as `log_level` says."""
     logging.basicConfig(
         format="%(asctime)s - %(levelname)s - %(name)s - %(message)s",
@@ -145,13 +192,16 @@ def choose_method(model_args: ModelArguments, data_args: DataTrainingArguments, 
     """The trainer class, checked against whether there is a source."""
     method = model_args.method or ("merlin" if data_args.has_source else "finetune")
     trainer_class = get_method(method)
-    needs_source = issubclass(trainer_class, TransferTrainer)
-    if needs_source and do_train and not data_args.has_source:
+    needs_source = trainer_class.takes_source and not trainer_class.trains_without_source
+    needs_source = needs_source or trainer_class.needs_source
+    if needs_source and not do_train:
+        return get_method("finetune")  # to evaluate and predict, all are the same
+    if needs_source and not data_args.has_source:
         raise ValueError(
             f"`method={method!r}` trains on a source as well: give `source_task_name`, `source_dataset_name` or "
             "`source_train_file`, or `--method finetune`."
         )
-    if data_args.has_source and not needs_source:
+    if data_args.has_source and not trainer_class.takes_source:
         logger.info(f"Method {method}: the source is not used")
     logger.info(f"Method: {method}")
     return trainer_class
@@ -177,8 +227,8 @@ def build_trainer(
     )
 
 
-def train(trainer: Trainer, args: MerlinTrainingArguments) -> None:
-    """Train, from the last checkpoint in `output_dir` where there is one."""
+def train(trainer: Trainer, args: TransferTrainingArguments) -> dict[str, float]:
+    """Train, from the last checkpoint in `output_dir` where there is one; returns the metrics of the training."""
     checkpoint = args.resume_from_checkpoint
     if checkpoint is None and os.path.isdir(args.output_dir):
         checkpoint = last_whole_checkpoint(args.output_dir)
@@ -192,10 +242,11 @@ def train(trainer: Trainer, args: MerlinTrainingArguments) -> None:
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
     trainer.save_state()
+    return metrics
 
 
-def evaluate_on(trainer: Trainer, eval_datasets: dict[str, datasets.Dataset]) -> None:
-    """Evaluate on each set; the results of the second carry `_mm`."""
+def evaluate_on(trainer: Trainer, eval_datasets: dict[str, datasets.Dataset]) -> dict[str, float]:
+    """The metrics of each set; those of the second carry `_mm`."""
     results = {}
     for suffix, dataset in eval_datasets.items():
         metrics = trainer.evaluate(eval_dataset=dataset)
@@ -205,12 +256,13 @@ def evaluate_on(trainer: Trainer, eval_datasets: dict[str, datasets.Dataset]) ->
         trainer.log_metrics("eval", metrics)
         results.update(metrics)
     trainer.save_metrics("eval", results)
+    return results
 
 
 def predict(
     trainer: Trainer, test_datasets: dict[str, datasets.Dataset], task_name: str | None, labels: Labels
-) -> None:
-    """Write what the model says to `predict_results*.txt`; it is scored where labels are public."""
+) -> dict[str, float]:
+    """Write what the model says to `predict_results*.txt`; the metrics, where labels are public."""
     results = {}
     for suffix, dataset in test_datasets.items():
         output = trainer.predict(dataset, metric_key_prefix="predict")
@@ -231,6 +283,7 @@ def predict(
                 file.write(f"{index}\t{value:3.3f}\n" if labels.is_regression else f"{index}\t{names[int(value)]}\n")
         logger.info(f"Predictions in {path}")
     trainer.save_metrics("predict", results)
+    return results
 
 
 def publish(trainer: Trainer, model_args: ModelArguments, data_args: DataTrainingArguments) -> None:
@@ -249,13 +302,15 @@ def publish(trainer: Trainer, model_args: ModelArguments, data_args: DataTrainin
         trainer.create_model_card(**kwargs)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Train, evaluate and predict as the arguments say."""
-    model_args, data_args, args = parse_args(argv)
-    setup_logging(args)
-    set_seed(args.seed)
-    trainer_class = choose_method(model_args, data_args, args.do_train)
+def build(model_args: ModelArguments, data_args: DataTrainingArguments, args: TransferTrainingArguments) -> Program:
+    """
+    Load and tokenize what the arguments name, and make the trainer; nothing is trained.
 
+    Raises:
+        ValueError, FileNotFoundError: the arguments, the data and the model do not fit together.
+    """
+    trainer_class = choose_method(model_args, data_args, args.do_train)
+    source = None
     with args.main_process_first(desc="loading and tokenizing"):
         hub = {"cache_dir": model_args.cache_dir, "token": model_args.token}
         target = load_task(data_args, **hub)
@@ -263,7 +318,7 @@ def main(argv: list[str] | None = None) -> None:
         data = {"train": None, "source": None, "validation": {}, "test": {}}
         if args.do_train:
             data["train"] = prepare(target, "train", data_args.max_train_samples, tokenizer, data_args)[""]
-        if args.do_train and issubclass(trainer_class, TransferTrainer):
+        if args.do_train and data_args.has_source and trainer_class.takes_source:
             source = load_task(data_args, "source_", **hub)
             data["source"] = prepare(source, "train", data_args.max_source_samples, tokenizer, data_args)[""]
             args.num_source_labels = args.num_source_labels or source.labels.num_labels
@@ -273,14 +328,37 @@ def main(argv: list[str] | None = None) -> None:
             data["test"] = prepare(target, "test", data_args.max_predict_samples, tokenizer, data_args)
 
     trainer = build_trainer(trainer_class, model, tokenizer, args, data_args, target, data)
-    if args.do_train:
-        train(trainer, args)
-    if args.do_eval:
-        evaluate_on(trainer, data["validation"])
-    if args.do_predict:
-        predict(trainer, data["test"], data_args.task_name, target.labels)
-    publish(trainer, model_args, data_args)
+    return Program(
+        trainer,
+        target.labels,
+        source and source.labels,
+        data["validation"],
+        data["test"],
+        publish=lambda: publish(trainer, model_args, data_args),
+        task_name=data_args.task_name,
+    )
+
+
+def run(program: Program) -> dict[str, float]:
+    """Train, evaluate, predict and publish as the arguments say; returns all metrics."""
+    trainer, metrics = program.trainer, {}
+    if trainer.args.do_train:
+        metrics.update(train(trainer, trainer.args))
+    if trainer.args.do_eval:
+        metrics.update(evaluate_on(trainer, program.validation))
+    if trainer.args.do_predict:
+        metrics.update(predict(trainer, program.test, program.task_name, program.labels))
+    program.publish()
     end_training(trainer.accelerator)
+    return metrics
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train, evaluate and predict as the arguments say."""
+    model_args, data_args, args = parse_args(argv)
+    setup_logging(args)
+    set_seed(args.seed)
+    run(build(model_args, data_args, args))
 
 
 if __name__ == "__main__":

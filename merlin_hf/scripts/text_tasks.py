@@ -1,5 +1,6 @@
 """Text tasks: where their rows, texts and labels are found, and how their answers are scored."""
 
+import difflib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,11 +44,15 @@ class DataTrainingArguments:
         default=None,
         metadata={"help": "Target: one or two text columns. Default: as in GLUE, else the first two texts."},
     )
+    label_column: str | None = field(
+        default=None, metadata={"help": "Target: column of the labels. Default: label, labels, or the only classes."}
+    )
     source_task_name: str | None = field(default=None, metadata={"help": "GLUE task of the source."})
     source_dataset_name: str | None = field(default=None, metadata={"help": "Source: name on the Hub, or a folder."})
     source_dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
     source_train_file: str | None = field(default=None, metadata={"help": "Source: a csv, json or parquet file."})
     source_text_columns: list[str] | None = field(default=None, metadata={"help": "As text_columns, for the source."})
+    source_label_column: str | None = field(default=None, metadata={"help": "As label_column, for the source."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first rows of the target."})
     max_source_samples: int | None = field(default=None, metadata={"help": "Train on the first rows of the source."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first rows."})
@@ -139,6 +144,7 @@ def load_task(data_args: DataTrainingArguments, prefix: str = "", **kwargs) -> T
         path = getattr(data_args, f"{prefix}{split}_file", None)
         if path is not None:
             splits[split] = load_dataset(path, argument=f"{prefix}{split}_file", split="train", **kwargs)
+    splits = name_labels(splits, getattr(data_args, f"{prefix}label_column"), f"{prefix}label_column", argument)
     sample = splits["train"] if "train" in splits else next(iter(splits.values()))
     columns = getattr(data_args, f"{prefix}text_columns") or TASK_TO_KEYS.get(getattr(data_args, f"{prefix}task_name"))
     task = Task(
@@ -146,6 +152,35 @@ def load_task(data_args: DataTrainingArguments, prefix: str = "", **kwargs) -> T
     )
     logger.info(f"{argument}: texts {task.text_columns}, labels {task.labels.names or 'real numbers'}")
     return task
+
+
+def name_labels(splits: datasets.DatasetDict, given: str | None, option: str, argument: str) -> datasets.DatasetDict:
+    """
+    The splits with their labels in a column `label`; a split that has none stays as it is.
+
+    Args:
+        given (`str`, *optional*): the column that the option names; `label`, `labels` or the only column of classes if not
+            given.
+
+    Raises:
+        ValueError: no split has the column that is given; the message lists the columns.
+    """
+    named = {}
+    for name, split in splits.items():
+        classes = [column for column, kind in split.features.items() if isinstance(kind, datasets.ClassLabel)]
+        usual = [column for column in ("label", "labels") if column in split.column_names] or classes
+        column = given or (usual[0] if len(usual) == 1 or usual[:1] == ["label"] else None)
+        if column in split.column_names and column != "label":
+            if "label" in split.column_names:
+                split = split.remove_columns("label")
+            split = split.rename_column(column, "label")
+        named[name] = split
+    if given is not None and not any(given in split.column_names for split in splits.values()):
+        columns = list(next(iter(splits.values())).column_names)
+        close = difflib.get_close_matches(given, columns, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"`{option}={given!r}` is no column of `{argument}`.{hint} Columns: {', '.join(columns)}.")
+    return datasets.DatasetDict(named)
 
 
 def find_text_columns(
@@ -167,8 +202,8 @@ def find_labels(dataset: datasets.Dataset, argument: str) -> Labels:
     feature = dataset.features.get("label")
     if not isinstance(feature, datasets.Value | datasets.ClassLabel):
         raise ValueError(
-            f"`{argument}` needs a column `label` with one label per row, got columns {dataset.features}. Rename the "
-            "column; for several labels per row, use `MerlinTrainer` directly."
+            f"`{argument}` needs a column of labels with one label per row, got the columns {dataset.features}. Name it "
+            "(`label_column` of the program); for several labels per row, use `MerlinTrainer` directly."
         )
     if isinstance(feature, datasets.ClassLabel):
         return Labels(list(range(feature.num_classes)), feature.names, list(range(feature.num_classes)))

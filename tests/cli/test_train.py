@@ -4,35 +4,100 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
-from transformers import AutoModelForSequenceClassification
+from accelerate.commands import launch
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, Trainer
 
-from merlin_hf.cli import main as cli
+from merlin_hf import JointTrainer
+from merlin_hf.cli import memory
 from merlin_hf.cli.accelerate_configs import NAMES, accelerate_config
 from tests.examples.conftest import ROOT, model_path  # noqa: F401
-from tests.examples.test_run_glue import files, options, surroundings  # noqa: F401
+from tests.examples.test_run_glue import files, options, rows, surroundings  # noqa: F401
+from tests.examples.test_run_image_classification import options as image_options
+from tests.examples.test_run_image_classification import root as images  # noqa: F401
 
 
-def test_trains_in_this_process(files, model_path, tmp_path):  # noqa: F811
+@pytest.fixture
+def config(model_path, tmp_path):  # noqa: F811
+    """A yaml file for a target and a source whose columns are called otherwise."""
+    rows(40, ["e", "n", "c"], columns=("text",), seed=1).rename_column("label", "kind").to_csv(tmp_path / "source.csv")
+    target = ("text", "second")
+    for name, count in (("train", 24), ("validation", 11)):
+        table = rows(count, ["no", "yes"], columns=target, seed=count).rename_column("label", "stars")
+        table.to_csv(tmp_path / f"{name}.csv")
+    values = {
+        "model_name_or_path": model_path,
+        "output_dir": str(tmp_path / "out"),
+        "source_train_file": "source.csv",
+        "source_label_column": "kind",
+        "train_file": "train.csv",
+        "validation_file": "validation.csv",
+        "label_column": "stars",
+        "text_columns": list(target),
+        "max_seq_length": 24,
+        "pad_to_max_length": False,
+        "per_device_train_batch_size": 8,
+        "max_steps": 3,
+        "learning_rate": "1e-3",
+        "logging_steps": 1,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def history(output_dir):
+    return json.loads((output_dir / "trainer_state.json").read_text())["log_history"]
+
+
+# Training
+
+
+def test_trains_by_flags(files, model_path, tmp_path, run):  # noqa: F811
     output = tmp_path / "out"
-    cli.main(["train", *options(model_path, output, "--max_steps", "2"), *files, "--do_train"])
+    status, shown, said = run("train", *options(model_path, output, "--max_steps", "2"), *files, "--do_train")
+    assert status == 0 and said.endswith(f"Model in {output}\n")
+    assert shown.startswith("metric") and "\ntrain_loss " in shown and shown.splitlines()[0].endswith(" merlin")
     model = AutoModelForSequenceClassification.from_pretrained(output)
     assert model.config.label2id == {"no": 0, "yes": 1} and model.classifier.weight.abs().sum() > 0
 
 
-@pytest.mark.parametrize("given", ["name", "path"])
-def test_trains_in_processes_of_a_configuration(given, files, model_path, tmp_path):  # noqa: F811
+def test_trains_by_a_file_and_flags(config, tmp_path, run):
+    status, shown, _ = run("train", config, "--max_steps", 2, "--do_train", "--do_eval", "--json", "--method", "l2_sp")
+    result = json.loads(shown)
+    assert status == 0 and (result["method"], result["task"]) == ("l2_sp", "text")
+    assert result["metrics"] == json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert result["metrics"]["eval_samples"] == 11 and result["metrics"]["source_samples"] == 40
+    assert [entry["step"] for entry in history(tmp_path / "out") if "loss" in entry] == [1, 2]
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.label2id == {"no": 0, "yes": 1}
+
+
+def test_trains_on_images(images, tmp_path, run):  # noqa: F811
     output = tmp_path / "out"
-    config = "ddp" if given == "name" else str(tmp_path / "config.yaml")
-    if given == "path":
-        with open(accelerate_config("ddp")) as file:
-            (tmp_path / "config.yaml").write_text(file.read())
+    flags = [*image_options(images, output), "--max_steps", "2", "--method", "joint", "--do_train", "--do_eval"]
+    data = ["--dataset_name", images / "target", "--source_dataset_name", images / "source"]
+    status, shown, _ = run("train", *flags, *data, "--source_label_column", "fine_label", "--json")
+    result = json.loads(shown)
+    assert status == 0 and result["task"] == "image" and result["metrics"]["eval_samples"] == 45
+    assert AutoModelForImageClassification.from_pretrained(output).config.label2id == {"ant": 0, "bee": 1, "cat": 2}
+
+
+def test_trains_in_processes_of_a_configuration(config, tmp_path):
+    output = tmp_path / "out"
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "merlin_hf.cli.main", "train", "--accelerate_config", config]
-    command += ["--main_process_port", "0", *options(model_path, output, "--max_steps", "2"), *files, "--do_train"]
+    command = [sys.executable, "-m", "merlin_hf.cli.main", "train", "--accelerate_config", "ddp"]
+    command += ["--main_process_port", "0", "--max_steps", "2", "--config", str(config), "--json"]
     run = subprocess.run(
         command,
         env={**environment, "HF_DATASETS_CACHE": str(tmp_path / "cache")},
@@ -41,23 +106,178 @@ def test_trains_in_processes_of_a_configuration(given, files, model_path, tmp_pa
         timeout=240,
     )
     assert run.returncode == 0, run.stderr[-3000:]
+    assert json.loads(run.stdout)["metrics"]["train_samples"] == 24, "one process speaks"
     AutoModelForSequenceClassification.from_pretrained(output)
-    with open(output / "trainer_state.json") as file:
-        history = json.load(file)["log_history"]
-    assert [entry["validation_rows"] for entry in history if "loss" in entry] == [8, 8], "half of both processes' rows"
+    steps = [entry["validation_rows"] for entry in history(output) if "loss" in entry]
+    assert steps == [8, 8], "half of both processes' rows"
 
 
-def test_help_has_the_options_of_the_launcher_and_of_the_program(capsys):
-    with pytest.raises(SystemExit) as done:
-        cli.main(["train", "--help"])
-    assert done.value.code == 0
-    shown = capsys.readouterr().out
-    assert "--accelerate_config" in shown and "--rho" in shown and "--source_task_name" in shown
+def test_what_accelerate_is_asked_for(config, tmp_path, run, monkeypatch):
+    path = tmp_path / "config.yaml"
+    path.write_text(Path(accelerate_config("ddp")).read_text())
+    started = []
+    monkeypatch.setattr(launch, "launch_command", started.append)
+    flags = ["--accelerate_config", path, "--num_processes", 3, "--rho", 2, "--dry_run"]
+    assert run("train", config, *flags)[0] == 0
+    (arguments,) = started
+    assert (arguments.config_file, arguments.num_processes, arguments.module) == (str(path), 3, True)
+    assert arguments.training_script == "merlin_hf.cli.main"
+    assert arguments.training_script_args == ["train", str(config), "--rho", "2", "--task", "text", "--dry_run"]
+
+    def fail(arguments):
+        raise subprocess.CalledProcessError(2, "python")
+
+    monkeypatch.setattr(launch, "launch_command", fail)
+    assert run("train", config, *flags)[0] == 2
 
 
-def test_an_unknown_configuration_is_an_error_that_names_the_nearest():
-    with pytest.raises(SystemExit, match="`--accelerate_config fsdp` is no file. Did you mean 'fsdp2'"):
-        cli.main(["train", "--accelerate_config", "fsdp", "--task_name", "rte"])
+# Exit statuses
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--learning_rat", "1"], "`--learning_rat` is unknown. Did you mean 'learning_rate'"),
+        (["--rho", "-1"], "`rho` must not be negative, got -1.0"),
+        (["--label_column", "start"], "`label_column='start'` is no column of `train_file`. Did you mean 'stars'"),
+        (["--text_columns", "txt"], "`text_columns` must be one or two of the text columns"),
+        (["--accelerate_config", "fsdp"], "`--accelerate_config fsdp` is no file. Did you mean 'fsdp2'"),
+        (["--model_name_or_path", "no/model"], "`model_name_or_path='no/model'` cannot be loaded: "),
+        (["--task", "image"], "is about texts, and the data are images; `--task text` says otherwise"),
+    ],
+)
+def test_what_cannot_be_used_is_2(flags, message, config, run, tmp_path):
+    status, shown, said = run("train", config, *flags)
+    assert status == 2 and shown == "" and "merlin-hf train: " in said and message in said
+    assert "Traceback" not in said
+
+
+def test_a_missing_model_is_told(run):
+    status, _, said = run("train", "--task_name", "rte")
+    assert status == 2 and said == "merlin-hf train: `model_name_or_path` is missing: give `--model_name_or_path`.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (RuntimeError("Out of luck."), 1, "Out of luck."),
+        (KeyboardInterrupt(), 130, "goes on from the last checkpoint"),
+    ],
+)
+def test_a_run_that_ends_early(error, expected, message, config, run, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(JointTrainer, "compute_loss", fail)
+    status, shown, said = run("train", config, "--method", "joint", "--json")
+    assert status == expected and shown == "" and message in said
+
+
+# Without training
+
+
+def test_a_dry_run_says_what_would_run(config, tmp_path, run, monkeypatch):
+    monkeypatch.setattr(Trainer, "train", None)
+    flags = ["train", config, "--do_train", "--do_eval", "--gradient_accumulation_steps", 2, "--push_to_hub"]
+    status, shown, _ = run(*flags, "--dry_run", "--max_steps", -1, "--num_train_epochs", 5)
+    assert status == 0 and not (tmp_path / "out").exists()
+    for line in (
+        "target   24 rows, 2 classes (no, yes)",
+        "source   40 rows, 3 classes (c, e, n)",
+        "evaluate 11 rows",
+        "steps    10 (5.0 epochs of the target)",
+        "batch    8 target rows and 8 source rows, 2 times a step, on each of 1 process",
+        "rate     0.001, float32 on cpu",
+        f"output   {tmp_path / 'out'}, pushed to the Hub",
+    ):
+        assert line in shown.splitlines()
+
+    status, shown, _ = run(*flags, "--dry_run", "--json")
+    plan = json.loads(shown)
+    assert plan["training"]["steps"] == 3 and plan["resumes_from"] is None and plan["target"]["rows"] == 24
+    model = AutoModelForSequenceClassification.from_pretrained(plan["model"])
+    hidden = model.config.hidden_size
+    source_head, scale = 3 * hidden + 3, 1
+    trained = sum(p.numel() for p in model.bert.parameters()) + source_head + scale
+    found = plan["memory"]
+    assert found["trained_parameters"] == trained, "the target's head is fit, not trained"
+    assert found["parameters"] == trained + 2 * hidden + 2 and found["rows"] == 16
+    assert found["gradients"] == 4 * trained and found["optimizer"] == 8 * trained
+    assert found["weights"] >= 4 * found["parameters"] and found["activations"] > 16 * 10 * 2 * hidden * 4
+    assert found["total"] == sum(found[name] for name in ("weights", "gradients", "optimizer", "activations"))
+    assert "context of the GPU" in found["left_out"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--method", "linear_probe"], "steps    none by gradient: the head is fit in closed form"),
+        (["--method", "finetune"], "trained  33,"),
+        (["--method", "lwf", "--per_device_source_batch_size", "4"], "measured on one row, times 8"),
+        (["--target_chunk_size", "2"], "measured on one row, times 10"),
+        (["--max_train_samples", "10"], "target   10 rows, 2 classes (no, yes)"),
+    ],
+)
+def test_a_dry_run_of_other_methods(flags, line, config, run):
+    status, shown, said = run("train", config, *flags, "--dry_run")
+    assert status == 0 and line in shown, said
+
+
+def test_a_dry_run_checks_what_training_checks(config, run, tmp_path):
+    status, shown, said = run("train", config, "--dry_run", "--per_device_train_batch_size", 1)
+    assert status == 2 and shown == "" and "per_device_train_batch_size" in said
+
+
+def test_a_dry_run_says_where_training_would_go_on(config, run, tmp_path):
+    assert run("train", config, "--save_steps", 2, "--max_steps", 2)[0] == 0
+    shown = run("train", config, "--dry_run")[1]
+    assert f"resumes  from {tmp_path / 'out' / 'checkpoint-2'}" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("adamw_torch", 8), ("sgd", 0), ("adamw_bnb_8bit", 2), ("adafactor", 0), ("lion_32bit", 4)]
+)
+def test_the_state_of_an_optimizer(name, size):
+    assert memory.optimizer_bytes(SimpleNamespace(optim=name)) == size
+
+
+def test_activations_are_those_that_a_backward_pass_keeps():
+    """A network of which one can count them by hand."""
+    first, second = torch.nn.Linear(5, 7), torch.nn.Linear(7, 3)
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.Sequential(first, torch.nn.ReLU(), second)
+
+        def forward(self, x):
+            return self.layers(x)
+
+    trainer = SimpleNamespace(
+        model=Network(),
+        args=SimpleNamespace(activation_checkpointing=False, gradient_checkpointing=False),
+        train_dataset=[{"x": torch.ones(5)}] * 3,
+        compute_loss_context_manager=nullcontext,
+        _with_collator=lambda dataset, *_: (dataset, lambda batch: {"x": torch.stack([row["x"] for row in batch])}),
+        _prepare_inputs=lambda batch: batch,
+    )
+    # The input of the first layer, and what leaves the ReLU, which is the input of the second.
+    assert memory.activation_bytes(trainer, trainer.model) == 4 * (5 + 7)
+
+
+# Help
+
+
+def test_help_has_the_options_of_the_launcher_and_of_the_program(run):
+    status, shown, _ = run("train", "--help")
+    assert status == 0 and all(flag in shown for flag in ("--accelerate_config", "--rho", "--source_task_name"))
+    assert "--probe_head" not in shown and "--adam_beta1" not in shown
+    status, shown, _ = run("train", "--help", "--method", "linear_probe")
+    assert "--probe_head" in shown and "--rho" not in shown
+    status, shown, _ = run("train", "--help_all", "--method", "bss", "--task", "image")
+    assert "--adam_beta1" in shown and "--image_column_name" in shown and "--text_columns" not in shown
+    status, _, said = run("train", "--help", "--method", "merln")
+    assert status == 2 and "Did you mean 'merlin'" in said
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,145 @@
+"""What `merlin-hf train` would do, without training anything."""
+
+import math
+import tempfile
+from typing import Any
+
+from ..comparison.quiet import quiet
+from ..scripts.text_classification import Program
+from ..scripts.text_tasks import Labels
+from ..transfer.whole_checkpoints import last_whole_checkpoint
+from .arguments import Request
+from .memory import estimate, steps_by_gradient
+from .programs import build
+from .publish import readable
+
+
+SHOWN_CLASSES = 6
+
+
+def plan_of(request: Request) -> dict[str, Any] | None:
+    """
+    Check everything that training checks, load the data and the model, and make the trainer.
+
+    Nothing is written to `output_dir`, pushed or reported.
+
+    Returns:
+        `dict`: what would run; `None` on other processes than the first.
+
+    Raises:
+        ValueError, FileNotFoundError: the arguments, the data and the model do not fit together.
+    """
+    with quiet(), tempfile.TemporaryDirectory(prefix="merlin_hf-") as folder:
+        model_args, data_args, args = request.arguments()
+        output_dir, push = args.output_dir, args.push_to_hub
+        args.output_dir, args.push_to_hub, args.report_to = folder, False, []
+        program = build(request.task, model_args, data_args, args)
+        plan = {
+            "method": request.method,
+            "task": request.task,
+            "model": model_args.model_name_or_path,
+            "model_class": type(program.trainer.model).__name__,
+            "target": _described(program.labels, program.trainer.train_dataset),
+            "source": None,
+            "evaluation_rows": sum(len(rows) for rows in program.validation.values()) or None,
+            "prediction_rows": sum(len(rows) for rows in program.test.values()) or None,
+            "output_dir": output_dir,
+            "resumes_from": args.resume_from_checkpoint or last_whole_checkpoint(output_dir),
+            "push_to_hub": push,
+        }
+        if program.source_labels is not None:
+            plan["source"] = _described(program.source_labels, program.trainer.source_dataset)
+        if args.do_train:
+            plan["training"] = _training(program)
+            plan["memory"] = estimate(program.trainer)
+    return plan if program.trainer.is_world_process_zero() else None
+
+
+def _described(labels: Labels, dataset: Any) -> dict[str, Any]:
+    return {"rows": None if dataset is None else len(dataset), "classes": labels.names or None}
+
+
+def _training(program: Program) -> dict[str, Any]:
+    trainer, args = program.trainer, program.trainer.args
+    accumulation = args.gradient_accumulation_steps
+    batches = len(trainer.get_train_dataloader())
+    steps_per_epoch = max(math.ceil(batches / accumulation), 1)
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
+    by_gradient = steps_by_gradient(trainer)
+    source_batch = None
+    if getattr(trainer, "source_dataset", None) is not None:
+        source_batch = args.per_device_source_batch_size or args.train_batch_size
+    return {
+        "steps": steps if by_gradient else 0,
+        "epochs": steps / steps_per_epoch if by_gradient else None,
+        "target_batch": args.train_batch_size,
+        "source_batch": source_batch,
+        "accumulation": accumulation,
+        "processes": args.world_size,
+        "device": str(args.device),
+        "learning_rate": args.learning_rate,
+        "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else str(trainer.model.dtype).removeprefix("torch."),
+    }
+
+
+# For people
+
+
+def text_of(plan: dict[str, Any]) -> str:
+    """The plan in lines."""
+    lines = [
+        f"method   {plan['method']}, with {plan['model']} ({plan['model_class']})",
+        f"target   {_counted(plan['target'])}",
+    ]
+    if plan["source"] is not None:
+        lines.append(f"source   {_counted(plan['source'])}")
+    for name, title in (("evaluation_rows", "evaluate"), ("prediction_rows", "predict ")):
+        if plan[name] is not None:
+            lines.append(f"{title} {plan[name]} rows")
+    if "training" in plan:
+        lines += [*_training_lines(plan["training"]), *_memory_lines(plan["memory"], plan["training"])]
+    lines.append(f"output   {plan['output_dir']}" + (", pushed to the Hub" if plan["push_to_hub"] else ""))
+    if plan["resumes_from"]:
+        lines.append(f"resumes  from {plan['resumes_from']}; to train from scratch, give another `output_dir`")
+    return "\n".join([*lines, "", "Nothing was trained or written."]) + "\n"
+
+
+def _counted(described: dict[str, Any]) -> str:
+    rows, names = described["rows"], described["classes"]
+    counted = "" if rows is None else f"{rows} rows, "
+    if names is None:
+        return f"{counted}real labels"
+    more = ", ..." if len(names) > SHOWN_CLASSES else ""
+    return f"{counted}{len(names)} classes ({', '.join(names[:SHOWN_CLASSES])}{more})"
+
+
+def _training_lines(training: dict[str, Any]) -> list[str]:
+    batch = f"{training['target_batch']} target rows"
+    if training["source_batch"] is not None:
+        batch += f" and {training['source_batch']} source rows"
+    if training["accumulation"] > 1:
+        batch += f", {training['accumulation']} times a step"
+    if not training["steps"]:
+        steps = "none by gradient: the head is fit in closed form"
+    else:
+        steps = f"{training['steps']} ({training['epochs']:.1f} epochs of the target)"
+    return [
+        f"steps    {steps}",
+        f"batch    {batch}, on each of {training['processes']} process{'es' if training['processes'] > 1 else ''}",
+        f"rate     {training['learning_rate']:g}, {training['precision']} on {training['device']}",
+    ]
+
+
+def _memory_lines(memory: dict[str, Any], training: dict[str, Any]) -> list[str]:
+    share = memory["trained_parameters"] / max(memory["parameters"], 1)
+    parts = ", ".join(
+        f"{name} {readable(round(memory[name]))}" for name in ("weights", "gradients", "optimizer", "activations")
+    )
+    lines = [
+        f"trained  {memory['trained_parameters']:,} of {memory['parameters']:,} parameters ({share:.1%})",
+        f"memory   about {readable(round(memory['total']))}: {parts} (measured on one row, times {memory['rows']})",
+        f"         left out: {memory['left_out']}",
+    ]
+    if training["processes"] > 1:
+        lines.append("         of each process; FSDP and ZeRO divide weights, gradients and optimizer among processes")
+    return lines

@@ -1,0 +1,156 @@
+"""`merlin-hf evaluate`."""
+
+import argparse
+import contextlib
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .exit_status import FAILURE, USAGE_ERROR, fail
+from .tables import plain_table, show_table
+
+
+CLASS_HEADINGS = ("class", "precision", "recall", "f1", "rows")
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that name labelled rows."""
+    data = parser.add_argument_group("data")
+    data.add_argument("--task_name", metavar="TASK", help="a GLUE task")
+    data.add_argument("--dataset_name", metavar="DATA", help="a name on the Hub, or a folder")
+    data.add_argument("--dataset_config_name", metavar="NAME", help="its configuration")
+    data.add_argument("--validation_file", metavar="FILE", help="a csv, json or parquet file of texts")
+    data.add_argument("--validation_dir", metavar="FOLDER", help="a folder of images for each class")
+    data.add_argument("--split", help="validation, else test, else the only one if not given")
+    data.add_argument("--text_columns", nargs="+", metavar="COLUMN", help="one or two")
+    data.add_argument("--label_column", metavar="COLUMN")
+    data.add_argument("--image_column", metavar="COLUMN")
+    data.add_argument("--max_eval_samples", type=int, metavar="N", help="use so many rows")
+    data.add_argument("--max_seq_length", type=int, default=128, metavar="N", help="tokens of a text (%(default)s)")
+    data.add_argument("--batch_size", type=int, default=32, metavar="N", help="rows at a time (%(default)s)")
+    data.add_argument("--use_cpu", action="store_true", help="also where there is a GPU")
+
+
+def add_evaluate_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Add the command and its arguments."""
+    parser = commands.add_parser(
+        "evaluate",
+        allow_abbrev=False,
+        help="metrics of a saved model on a data set, by class",
+        description="Metrics of a plain saved classifier of texts or images on labelled rows, in all and by class. "
+        "Exit status: 0; 1 where it failed; 2 for arguments that cannot be used.",
+    )
+    parser.add_argument("model", metavar="FOLDER", help="what `save_model` wrote, or a name on the Hub")
+    add_data_arguments(parser)
+    parser.add_argument(
+        "--labels_by_number", action="store_true", help="match classes by number where their names differ"
+    )
+    parser.add_argument("--output_dir", help="write evaluation.json, table.txt and the confusion matrix there")
+    parser.add_argument("--json", action="store_true", help="print evaluation.json instead of the tables")
+    return parser
+
+
+def evaluate(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
+    """
+    Run the command.
+
+    Returns:
+        `int`: the exit status.
+    """
+    if rest:
+        return fail("evaluate", f"unrecognized arguments: {' '.join(rest)}", USAGE_ERROR)
+    try:
+        # Whatever libraries print must not get between the table and a program that reads it.
+        with contextlib.redirect_stdout(sys.stderr):
+            result = evaluation_of(arguments)
+            if arguments.output_dir is not None:
+                _write(result, Path(arguments.output_dir))
+    except (ValueError, OSError, ImportError) as error:
+        return fail("evaluate", error)
+    except RuntimeError:
+        traceback.print_exc()
+        return FAILURE
+    if arguments.json:
+        from ..comparison.runs import to_json
+
+        print(to_json(result, indent=2))
+        return 0
+    show_table(("metric", "value"), list(result["metrics"].items()), sys.stdout, title=_title(result))
+    if result["classes"] is not None:
+        print()
+        show_table(CLASS_HEADINGS, [list(one.values()) for one in result["classes"]], sys.stdout)
+    if arguments.output_dir is not None:
+        print(f"Results in {arguments.output_dir}", file=sys.stderr)
+    return 0
+
+
+def check_names_data(arguments: argparse.Namespace) -> None:
+    """
+    Check that one data set is named.
+
+    Raises:
+        ConfigError: none is, or more than one.
+    """
+    from ..comparison.values import ConfigError
+
+    origins = ("task_name", "dataset_name", "validation_file", "validation_dir")
+    given = [name for name in origins if getattr(arguments, name) is not None]
+    if len(given) != 1:
+        listed = ", ".join(f"`--{name}`" for name in origins)
+        raise ConfigError(f"Name the data by one of {listed}, got {', '.join(given) or 'none'}.")
+    for name in ("batch_size", "max_eval_samples", "max_seq_length"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise ConfigError(f"`{name}` must be at least 1, got {getattr(arguments, name)}.")
+
+
+def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """
+    The metrics of a model on rows.
+
+    Returns:
+        `dict`: `metrics`; `classes`, a dictionary for each class that occurs in the data or in the answers, and
+        `confusion_matrix` with the model's `labels`, all three `None` for real labels.
+
+    Raises:
+        ValueError, FileNotFoundError: model and data do not fit together, or are not there.
+    """
+    check_names_data(arguments)
+    import torch
+
+    from ..comparison.quiet import quiet
+    from . import evaluation
+    from .scores import classes_of, metrics_of
+
+    device = torch.device("cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu")
+    with quiet():
+        config = evaluation.read_config(arguments.model)
+        kind = evaluation.kind_of(config, arguments.model)
+        rows = evaluation.load_rows(kind, arguments.model, arguments)
+        ids = classes_of(rows.labels, config, arguments.labels_by_number)
+        model = evaluation.load_model(kind, arguments.model, device)
+        logits, references = evaluation.answers(model, rows, arguments.batch_size)
+    result = {"model": arguments.model, "task": kind, "split": rows.split, "rows": len(references)}
+    return {**result, **metrics_of(logits, references, ids, config, arguments.task_name)}
+
+
+def _title(result: dict[str, Any]) -> str:
+    return f"{result['model']} on {result['rows']} rows of {result['split']}"
+
+
+def _write(result: dict[str, Any], folder: Path) -> None:
+    from ..comparison.runs import to_json, write_text
+    from ..report.canvas import check_can_draw, save
+    from ..report.confusion import confusion_figure
+
+    check_can_draw()
+    write_text(folder / "evaluation.json", to_json(result, indent=2) + "\n")
+    text = plain_table(("metric", "value"), list(result["metrics"].items()))
+    if result["classes"] is not None:
+        import numpy as np
+
+        text += "\n" + plain_table(CLASS_HEADINGS, [list(one.values()) for one in result["classes"]])
+        figure = confusion_figure(np.array(result["confusion_matrix"]), result["labels"])
+        save(figure, folder, "confusion_matrix", formats=("png",))
+    write_text(folder / "table.txt", text)

@@ -1,0 +1,14 @@
+"""What a command tells the shell that ran it."""
+
+import sys
+
+
+FAILURE = 1
+USAGE_ERROR = 2
+INTERRUPTED = 130  # as shells have it for SIGINT
+
+
+def fail(command: str, message: object, status: int = USAGE_ERROR) -> int:
+    """Say on stderr what went wrong; returns the exit status."""
+    print(f"merlin-hf {command}: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,120 @@
+"""The course of a training run, from the `trainer_state.json` that Trainer leaves."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import sort_checkpoints
+
+from ..comparison.values import ConfigError
+from ..hub.results import metrics_of
+from .canvas import COLORS, panels
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+# What a panel shows, as far as it was logged.
+LOSSES = ("loss", "source_loss", "target_loss", "meta_loss", "eval_loss")
+ACCURACIES = ("head_train_accuracy", "head_validation_accuracy", "eval_head_train_accuracy")
+SCALARS = ("rho", "logit_scale", "head_l2")
+UNIT_INTERVAL = (-0.02, 1.02)
+
+
+def read_log_history(folder: str | Path) -> list[dict[str, Any]]:
+    """
+    The log history of a run.
+
+    Args:
+        folder (`str` or `Path`): with `trainer_state.json` in it or in its newest checkpoint; or that file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ConfigError: it is not such a file.
+    """
+    path = Path(folder)
+    if path.is_dir():
+        path = find_state(path)
+    if path is None or not path.is_file():
+        raise FileNotFoundError(
+            f"{str(folder)!r} has no {TRAINER_STATE_NAME}, which Trainer writes with a checkpoint and `trainer.save_state()`."
+        )
+    try:
+        history = json.loads(path.read_text(encoding="utf-8"))["log_history"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{str(path)!r} is no state of a Trainer: {error!r}.") from None
+    return [entry for entry in history if isinstance(entry, dict) and "step" in entry]
+
+
+def find_state(folder: Path) -> Path | None:
+    """The `trainer_state.json` of a run, else that of its newest checkpoint."""
+    found = [folder / TRAINER_STATE_NAME]
+    found += [Path(checkpoint) / TRAINER_STATE_NAME for checkpoint in reversed(sort_checkpoints(str(folder)))]
+    return next((path for path in found if path.is_file()), None)
+
+
+def series(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """
+    One logged number over the run.
+
+    Returns:
+        the steps, and the values at them, which may be NaN.
+    """
+    found = {}
+    for entry in history:
+        value = entry.get(name)
+        # The summary that Trainer logs in the end repeats no value of the course.
+        if isinstance(value, int | float) and not isinstance(value, bool) and "train_runtime" not in entry:
+            found[entry["step"]] = float(value)
+    return list(found), list(found.values())
+
+
+def shown_series(history: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
+    """What was logged of the losses, the head, the evaluation, the learning rate and the scalars, by panel and by name."""
+    evaluated = sorted({f"eval_{name}" for entry in history for name in metrics_of(entry)} - {"eval_loss"})
+    groups = {
+        "loss": LOSSES,
+        "accuracy of the head": ACCURACIES,
+        "evaluation": tuple(evaluated),
+        "learning rate": ("learning_rate",),
+        **{name: (name,) for name in SCALARS},
+    }
+    found = {title: {name: series(history, name) for name in names} for title, names in groups.items()}
+    found = {title: {name: line for name, line in lines.items() if line[0]} for title, lines in found.items()}
+    return {title: lines for title, lines in found.items() if lines}
+
+
+def has_curves(history: list[dict[str, Any]]) -> bool:
+    """Whether anything was logged that [`training_curves`] draws."""
+    return bool(shown_series(history))
+
+
+def training_curves(history: list[dict[str, Any]]) -> "Figure":
+    """
+    Losses, accuracies of the head, metrics of the evaluation, the learning rate and the learned scalars, as far as logged.
+
+    Args:
+        history (`list[dict]`): as in [`~transformers.TrainerState`].
+
+    Raises:
+        ConfigError: nothing of it was logged.
+    """
+    shown = shown_series(history)
+    if not shown:
+        raise ConfigError("The run has logged nothing to draw: set `logging_steps` or `eval_strategy`.")
+    figure, all_axes = panels(len(shown))
+    for axes, (title, lines) in zip(all_axes, shown.items(), strict=True):
+        for number, (name, (steps, values)) in enumerate(lines.items()):
+            marker = "o" if name.startswith("eval_") or len(steps) == 1 else None
+            color = COLORS[number % len(COLORS)]
+            axes.plot(steps, values, marker=marker, markersize=3, label=name, color=color, linewidth=1.3)
+        axes.set_title(title, fontsize="medium")
+        axes.set_xlabel("step")
+        bounded = [values for name, (_, values) in lines.items() if "accuracy" in name]
+        if len(bounded) == len(lines):
+            axes.set_ylim(*UNIT_INTERVAL)
+        if len(lines) > 1 or title == "evaluation":
+            axes.legend(fontsize="x-small", frameon=False)
+    return figure

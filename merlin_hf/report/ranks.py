@@ -1,0 +1,123 @@
+"""Which methods are better than which, over many comparisons."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..comparison.statistics import holm, paired_difference
+from .comparisons import Comparison, by_pair
+
+
+SIGNIFICANCE = 0.05
+
+
+def average_ranks(gains: Sequence[float]) -> np.ndarray:
+    """
+    Rank 1 for the highest value; equal values share the mean of their ranks.
+
+    Args:
+        gains (`Sequence[float]`): without NaN.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`.
+    """
+    gains = np.asarray(gains, dtype=float)
+    higher = (gains[None] > gains[:, None]).sum(1)
+    equal = (gains[None] == gains[:, None]).sum(1)
+    return higher + (equal + 1) / 2
+
+
+def complete_methods(comparisons: Sequence[Comparison]) -> list[str]:
+    """The labels with a score in every comparison, sorted: ranks among different methods cannot be averaged."""
+    labels = sorted({label for comparison in comparisons for label in comparison.methods})
+    return [label for label in labels if all(math.isfinite(comparison.gain(label)) for comparison in comparisons)]
+
+
+def ranks_of_pairs(comparisons: Sequence[Comparison], labels: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """
+    The rank of each method on each pair, averaged over the pair's numbers of rows.
+
+    Args:
+        comparisons (`Sequence[Comparison]`).
+        labels (`Sequence[str]`): methods with a score in all of them.
+
+    Returns:
+        the names of the pairs, and ranks `(pairs, labels)`.
+    """
+    pairs = by_pair(comparisons)
+    ranks = [
+        np.mean([average_ranks([comparison.gain(label) for label in labels]) for comparison in of_pair], axis=0)
+        for of_pair in pairs.values()
+    ]
+    return list(pairs), np.array(ranks).reshape(len(pairs), len(labels))
+
+
+def mean_ranks(comparisons: Sequence[Comparison]) -> dict[str, float]:
+    """
+    The mean over pairs of the rank of each method that has a score in all comparisons, best first.
+
+    A pair counts once, however many numbers of rows it has been run with.
+    """
+    labels = complete_methods(comparisons)
+    _, ranks = ranks_of_pairs(comparisons, labels)
+    found = dict(zip(labels, ranks.mean(0).tolist(), strict=True)) if labels else {}
+    return dict(sorted(found.items(), key=lambda item: (item[1], item[0])))
+
+
+def paired_p(comparison: Comparison, one: str, other: str) -> float | None:
+    """The p of a paired t-test over the seeds that both methods have; `None` where it is not defined."""
+    scores, others = comparison.methods[one].scores, comparison.methods[other].scores
+    seeds = [seed for seed in scores if seed in others]
+    values = [(scores[seed], others[seed]) for seed in seeds]
+    if len(values) < 2 or not np.isfinite(values).all():
+        return None
+    return paired_difference(*zip(*values, strict=True)).p_value
+
+
+def win_counts(comparisons: Sequence[Comparison], labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    How often each method beats each other one.
+
+    Args:
+        comparisons (`Sequence[Comparison]`): those in which both have a score are counted.
+        labels (`Sequence[str]`).
+
+    Returns:
+        three `np.ndarray` of shape `(labels, labels)`: in how many comparisons the mean of the row is better than that of the
+        column; in how many of them it is by a paired t-test over seeds at 5 %, not corrected for their number; and in how
+        many comparisons both have a score.
+    """
+    wins, significant, counted = (np.zeros((len(labels), len(labels)), dtype=int) for _ in range(3))
+    for comparison in comparisons:
+        for row, one in enumerate(labels):
+            for column, other in enumerate(labels):
+                difference = comparison.gain(one) - comparison.gain(other)
+                if row == column or not math.isfinite(difference):
+                    continue
+                counted[row, column] += 1
+                if difference > 0:
+                    wins[row, column] += 1
+                    p = paired_p(comparison, one, other)
+                    significant[row, column] += p is not None and p < SIGNIFICANCE
+    return wins, significant, counted
+
+
+def compared_with_reference(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """
+    Each method against the reference of its comparison, over the seeds that both have.
+
+    Returns:
+        `dict`: by label the mean `difference`, and `p` after Holm's correction over the methods, `None` where not defined.
+        Empty where the reference has no scores.
+    """
+    if comparison.reference not in comparison.methods or not comparison.methods[comparison.reference].scores:
+        return {}
+    labels = [label for label, method in comparison.methods.items() if method.scores and label != comparison.reference]
+    corrected = holm([paired_p(comparison, label, comparison.reference) for label in labels])
+    base = comparison.methods[comparison.reference].mean
+    return {
+        label: {"difference": comparison.methods[label].mean - base, "p": p}
+        for label, p in zip(labels, corrected, strict=True)
+    }

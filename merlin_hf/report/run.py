@@ -1,0 +1,69 @@
+"""A report on one training run: `results.md` with its figures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..comparison.runs import write_text
+from ..comparison.values import ConfigError
+from ..hub.results import training_table
+from .canvas import save
+from .confusion import confusion_figure, confusion_matrix
+from .curves import has_curves, read_log_history, training_curves
+from .projection import projection_figure
+from .tables import markdown
+
+
+HEADER = "<!-- Written by `merlin-hf report` from the files of a run; do not edit. -->"
+
+
+def write_run_report(
+    folder: str | Path,
+    output_dir: str | Path | None = None,
+    references: np.ndarray | None = None,
+    predictions: np.ndarray | None = None,
+    features: Mapping[str, np.ndarray] | None = None,
+    names: Sequence[str] | None = None,
+) -> str:
+    """
+    The course of a run, and what its model says of rows, where they are given.
+
+    Args:
+        folder (`str` or `Path`): what the run left, with `trainer_state.json` in it or in a checkpoint.
+        output_dir (`str` or `Path`, *optional*): where `results.md` and its figures, as PNG and SVG, are written; nothing is
+            if not given.
+        references, predictions (`np.ndarray` of shape `(n,)`, *optional*): labels of rows, and what the model says.
+        features (`Mapping[str, np.ndarray]`, *optional*): of the same rows, as for [`projection_figure`].
+        names (`Sequence[str]`, *optional*): of the classes; `None` for real labels.
+
+    Returns:
+        `str`: the text of `results.md`, without the figures where none are written.
+
+    Raises:
+        FileNotFoundError: there is no state of a Trainer.
+        ConfigError: it has logged nothing.
+    """
+    history = read_log_history(folder)
+    figures = {}
+    if has_curves(history):
+        figures["training_curves"] = ("The course of training", training_curves(history))
+    if references is not None and predictions is not None and names is not None:
+        matrix = confusion_matrix(references, predictions, len(names))
+        figures["confusion_matrix"] = ("Classes and what they are taken for", confusion_figure(matrix, names))
+    if features and references is not None:
+        title = "The target's features, by the two directions in which they vary most"
+        figures["features"] = (title, projection_figure(features, references, names))
+    rows = training_table(history)
+    if not rows and not figures:
+        raise ConfigError(f"The run in {str(folder)!r} has logged nothing: set `logging_steps` or `eval_strategy`.")
+    parts = [HEADER, f"# {Path(folder).resolve().name}"]
+    if rows:
+        parts.append(markdown(list(rows[0]), [list(row.values()) for row in rows]))
+    for name, (title, figure) in figures.items() if output_dir is not None else ():
+        save(figure, Path(output_dir), name)
+        parts.append(f"![{title}]({name}.png)\n\n{title} ([SVG]({name}.svg)).")
+    text = "\n\n".join(parts) + "\n"
+    if output_dir is not None:
+        write_text(Path(output_dir) / "results.md", text)
+    return text

@@ -1,0 +1,144 @@
+"""A report on comparisons: `results.md` with its figures."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..comparison.runs import write_text
+from .canvas import save
+from .comparisons import Comparison, by_pair
+from .critical_difference import LEAST_PAIRS, can_draw, critical_difference_figure, groups, wilcoxon_holm
+from .figures import cost_figure, learning_curve_figure, win_figure
+from .ranks import mean_ranks
+from .tables import all_labels, incomplete_methods, problems, rank_table, score_table, win_table
+
+
+HEADER = "<!-- Written by `merlin-hf report` from result files; do not edit. -->"
+
+
+def write_report(comparisons: Sequence[Comparison], output_dir: str | Path | None = None) -> str:
+    """
+    Tables and figures of comparisons.
+
+    Args:
+        comparisons (`Sequence[Comparison]`): as from [`~merlin_hf.report.read_comparisons`].
+        output_dir (`str` or `Path`, *optional*): where `results.md` and its figures, as PNG and SVG, are written; nothing is
+            if not given.
+
+    Returns:
+        `str`: the text of `results.md`, without the figures where none are written.
+    """
+    folder = None if output_dir is None else Path(output_dir)
+    parts = [HEADER, "# Results", *_scores(comparisons)]
+    if len(comparisons) > 1:
+        parts += [*_ranks(comparisons), *_wins(comparisons), *_differences(comparisons)]
+    if folder is not None:
+        parts += _figures(comparisons, folder)
+    parts += _provenance(comparisons)
+    text = "\n\n".join(parts) + "\n"
+    if folder is not None:
+        write_text(folder / "results.md", text)
+    return text
+
+
+def _scores(comparisons: Sequence[Comparison]) -> list[str]:
+    parts = []
+    for pair, of_pair in by_pair(comparisons).items():
+        parts += [f"## {pair}", score_table(of_pair)]
+    references = sorted({comparison.reference for comparison in comparisons})
+    seeds = sorted({len(m.scores) for comparison in comparisons for m in comparison.methods.values() if m.scores})
+    counted = f"{seeds[0]}" if seeds[:1] == seeds[-1:] else f"{seeds[0]} to {seeds[-1]}"
+    lower = sorted({comparison.metric for comparison in comparisons if comparison.lower_is_better})
+    parts.append(
+        f"Mean ± sample standard deviation over {counted} seeds; the best mean of each column is bold"
+        + (f" ({', '.join(lower)}: the lower the better)" if lower else "")
+        + f". \\*: differs from {' or '.join(references)} by a paired t-test over seeds, p < 0.05 after Holm's correction over the "
+        "methods of the column."
+    )
+    found = problems(comparisons)
+    return [*parts, "\n".join(f"- {line}" for line in found)] if found else parts
+
+
+def _ranks(comparisons: Sequence[Comparison]) -> list[str]:
+    if len(mean_ranks(comparisons)) < 2:
+        return ["## Ranks", "No two methods have scores in all comparisons, so that there are no mean ranks."]
+    pairs = len(by_pair(comparisons))
+    parts = [
+        "## Ranks",
+        rank_table(comparisons),
+        f"The rank of the mean score, 1 is best and equal means share a rank; averaged over the numbers of rows of a pair, then "
+        f"over {pairs} pair{'s' if pairs > 1 else ''}.",
+    ]
+    left_out = incomplete_methods(comparisons)
+    if left_out:
+        parts.append(f"Without a score in some comparison, and not ranked: {', '.join(left_out)}.")
+    return parts
+
+
+def _wins(comparisons: Sequence[Comparison]) -> list[str]:
+    count = len(comparisons)
+    return [
+        "## Wins",
+        win_table(comparisons, all_labels(comparisons)),
+        f"In how many of {count} comparisons (a pair with a number of rows) the mean of the row is better than that of the column; "
+        "in brackets: by a paired t-test over seeds with p < 0.05, not corrected for the number of tests. Between methods that do "
+        f"not differ, {0.025 * count:.2g} of {count} are expected in brackets by chance.",
+    ]
+
+
+def _differences(comparisons: Sequence[Comparison]) -> list[str]:
+    """Which methods cannot be told apart over pairs, where there are enough of them."""
+    pairs = len(by_pair(comparisons))
+    if not can_draw(comparisons):
+        if pairs >= LEAST_PAIRS:
+            return []
+        return [f"With {pairs} of at least {LEAST_PAIRS} pairs, methods are not tested over pairs."]
+    ordered = list(mean_ranks(comparisons))
+    found = groups(ordered, wilcoxon_holm(comparisons))
+    # All differences of one sign, times the number of tests.
+    least = 2 * 0.5**pairs * len(ordered) * (len(ordered) - 1) / 2
+    named = [", ".join(ordered[first : last + 1]) for first, last in found]
+    text = (
+        f"Over {pairs} pairs, by Wilcoxon's signed-rank test of each two methods on the means over seeds and numbers of rows, with "
+        f"Holm's correction, p < 0.05 (the smallest that so many pairs allow is {least:.2g}): "
+    )
+    if not named:
+        return [f"{text}all methods differ."]
+    return [f"{text}of each of these groups no two differ: {'; '.join(named)}."]
+
+
+def _figures(comparisons: Sequence[Comparison], folder: Path) -> list[str]:
+    """Write the figures; returns what links to them."""
+    several = len(comparisons) > 1
+    drawn: list[tuple[str, str, Any]] = [
+        ("learning_curves", "Scores against labelled target rows", learning_curve_figure(comparisons)),
+        ("cost", "Scores against seconds of training, with the most rows of each pair", cost_figure(comparisons)),
+    ]
+    if several:
+        drawn.append(("wins", "How often the row beats the column", win_figure(comparisons, all_labels(comparisons))))
+    if can_draw(comparisons):
+        figure = critical_difference_figure(comparisons)
+        drawn.append(("critical_difference", "Mean ranks; bars join methods of which no two differ", figure))
+    parts = ["## Figures"]
+    for name, title, figure in drawn:
+        if figure is not None:
+            save(figure, folder, name)
+            parts.append(f"![{title}]({name}.png)\n\n{title} ([SVG]({name}.svg)).")
+    return parts if len(parts) > 1 else []
+
+
+def _provenance(comparisons: Sequence[Comparison]) -> list[str]:
+    files = sorted({name for comparison in comparisons for name in comparison.files})
+    environments = {
+        json.dumps(environment, sort_keys=True): environment
+        for comparison in comparisons
+        for environment in comparison.environments
+        if environment
+    }
+    lines = [f"- `{name}`" for name in files]
+    described = [
+        ", ".join(f"{name} {value}" for name, value in environment.items()) for environment in environments.values()
+    ]
+    parts = ["## Read from", "\n".join(lines)]
+    return parts + ["Run with " + "; and with ".join(described) + "."] if described else parts

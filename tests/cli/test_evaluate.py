@@ -1,0 +1,206 @@
+"""`merlin-hf evaluate`: its numbers against scikit-learn, on answers that are computed apart."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn import metrics
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
+
+from merlin_hf.cli.evaluation import model_ids
+from merlin_hf.comparison.values import ConfigError
+from merlin_hf.scripts.text_tasks import Labels
+from tests.examples.conftest import model_path  # noqa: F401
+from tests.examples.test_run_glue import rows, surroundings  # noqa: F401
+from tests.tiny import TEXT, VISION, tiny_bert
+
+
+NAMES = ["no", "yes", "maybe"]
+
+
+def with_labels(model, names):
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: id for id, name in enumerate(names)}
+    return model
+
+
+def spread_out(model):
+    """The model with answers of all classes: larger logits, less their mean over some rows."""
+    with torch.no_grad():
+        model.classifier.weight.mul_(500)
+        inputs = torch.randint(4, 44, (40, 8), generator=torch.Generator().manual_seed(0))
+        inputs[:, 0], inputs[:, -1] = 2, 3  # as the tokenizer begins and ends a text
+        model.classifier.bias.sub_(model.eval()(input_ids=inputs).logits.mean(0))
+    return model
+
+
+@pytest.fixture
+def saved(model_path, tmp_path):  # noqa: F811
+    """A classifier of texts as `save_model` leaves it."""
+    spread_out(with_labels(tiny_bert(num_labels=3, seed=1), NAMES)).save_pretrained(tmp_path / "saved")
+    AutoTokenizer.from_pretrained(model_path).save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def write(path, labels, columns=("text",), count=40, label="label"):
+    table = rows(count, labels, columns=columns, seed=7)
+    table = table if label == "label" else table.rename_column("label", label)
+    table.to_csv(path)
+    return table
+
+
+def answers(folder, texts):
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(folder).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    with torch.no_grad():
+        return torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+
+
+def test_metrics_of_texts(saved, tmp_path, run):
+    table = write(tmp_path / "data.csv", ["yes", "no"], label="stars")  # not all classes, and in another order
+    logits = answers(saved, table["text"])
+    references = [NAMES.index(name) for name in table["stars"]]
+    flags = ["--validation_file", tmp_path / "data.csv", "--label_column", "stars", "--batch_size", 7]
+    status, shown, _ = run("evaluate", saved, *flags, "--json", "--output_dir", tmp_path / "out")
+    result = json.loads(shown)
+    assert status == 0 and result == json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    said = logits.argmax(-1).numpy()
+    assert len(set(said)) > 1
+    assert result["confusion_matrix"] == metrics.confusion_matrix(references, said, labels=range(3)).tolist()
+    assert result["labels"] == NAMES and result["rows"] == 40
+    occurring = sorted(set(said) | set(references))
+    expected = {
+        "loss": torch.nn.functional.cross_entropy(logits, torch.tensor(references)).item(),
+        "accuracy": metrics.accuracy_score(references, said),
+        "macro_f1": metrics.f1_score(references, said, average="macro", labels=occurring, zero_division=0),
+        "matthews_correlation": metrics.matthews_corrcoef(references, said),
+    }
+    assert result["metrics"] == pytest.approx(expected, rel=1e-4)
+    by_class = metrics.precision_recall_fscore_support(references, said, labels=occurring, zero_division=0)
+    for place, one in enumerate(result["classes"]):
+        assert one["class"] == NAMES[occurring[place]]
+        found = [one[name] for name in ("precision", "recall", "f1", "rows")]
+        assert found == pytest.approx([scores[place] for scores in by_class])
+    assert (tmp_path / "out" / "confusion_matrix.png").stat().st_size > 0
+
+    status, shown, said = run("evaluate", saved, *flags, "--max_eval_samples", 5)
+    assert (
+        status == 0 and shown.startswith(f"{saved} on 5 rows of validation\nmetric") and "\nclass  precision" in shown
+    )
+
+
+def test_glue_metrics_and_splits(saved, tmp_path, run, monkeypatch):
+    model = with_labels(tiny_bert(num_labels=2, seed=3), ["equivalent", "not_equivalent"])
+    spread_out(model).save_pretrained(saved)
+    names = datasets.ClassLabel(names=["not_equivalent", "equivalent"])
+    for split, count in (("validation", 30), ("test", 8)):
+        table = rows(count, [0, 1], columns=("sentence1", "sentence2"), seed=count).cast_column("label", names)
+        table.to_parquet(tmp_path / "data" / "mrpc" / f"{split}.parquet")
+    monkeypatch.setenv("MERLIN_DATA_ROOT", str(tmp_path / "data"))
+    status, shown, said = run("evaluate", saved, "--task_name", "mrpc", "--json")
+    result = json.loads(shown)
+    (_, wrong), (missed, right) = np.array(result["confusion_matrix"])[::-1, ::-1]  # as the data numbers the classes
+    assert result["split"] == "validation" and result["rows"] == 30
+    assert result["metrics"]["f1"] == pytest.approx(2 * right / (2 * right + wrong + missed)), "of the data's class 1"
+    status, shown, _ = run("evaluate", saved, "--task_name", "mrpc", "--json", "--split", "test")
+    assert json.loads(shown)["rows"] == 8
+    status, _, said = run("evaluate", saved, "--task_name", "mrpc", "--split", "tset")
+    assert status == 2 and "`split='tset'` is not in `task_name`, only " in said and "Did you mean 'test'" in said
+
+
+def test_real_labels(model_path, tmp_path, run):  # noqa: F811
+    model = tiny_bert(num_labels=1, seed=2, problem_type="regression")
+    model.save_pretrained(tmp_path / "saved")
+    AutoTokenizer.from_pretrained(model_path).save_pretrained(tmp_path / "saved")
+    table = write(tmp_path / "data.csv", [0.5, 1.5, 2.0])
+    status, shown, _ = run("evaluate", tmp_path / "saved", "--validation_file", tmp_path / "data.csv", "--json")
+    result = json.loads(shown)
+    said = answers(tmp_path / "saved", table["text"]).numpy().reshape(-1)
+    assert result["metrics"]["mse"] == pytest.approx(metrics.mean_squared_error(table["label"], said), rel=1e-4)
+    assert result["metrics"]["pearson"] == pytest.approx(np.corrcoef(table["label"], said)[0, 1], rel=1e-3)
+    assert result["classes"] is None
+    write(tmp_path / "classes.csv", ["a", "b"])
+    status, _, said = run("evaluate", tmp_path / "saved", "--validation_file", tmp_path / "classes.csv")
+    assert status == 2 and "The model answers with real numbers, and the labels of the data are classes." in said
+
+
+def test_images(tmp_path, run):
+    if getattr(AutoImageProcessor, "is_dummy", False):
+        pytest.skip("AutoImageProcessor of transformers 5.10 needs torchvision")
+    config = {name: value for name, value in TEXT.items() if name != "vocab_size"}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = with_labels(ViTForImageClassification(ViTConfig(**config, **VISION, num_labels=2)), ["ant", "bee"])
+    model.save_pretrained(tmp_path / "saved")
+    processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
+    processor.save_pretrained(tmp_path / "saved")
+    draw = np.random.default_rng(0)
+    said, references = [], []
+    for number in range(10):
+        folder = tmp_path / "images" / ["ant", "bee"][number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(draw.integers(0, 255, (20, 24), dtype=np.uint8))
+        image.save(folder / f"{number}.png")
+        with torch.no_grad():
+            logits = model.eval()(**processor([image.convert("RGB")], return_tensors="pt")).logits
+        said.append(logits.argmax(-1).item())
+        references.append(number % 2)
+    status, shown, _ = run("evaluate", tmp_path / "saved", "--validation_dir", tmp_path / "images", "--json")
+    result = json.loads(shown)
+    assert status == 0 and result["task"] == "image"
+    assert result["confusion_matrix"] == metrics.confusion_matrix(references, said, labels=[0, 1]).tolist()
+    status, _, said = run("evaluate", tmp_path / "saved", "--validation_file", "x.csv")
+    assert status == 2 and "`validation_file` is about texts, and the model is one of images" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            [],
+            "Name the data by one of `--task_name`, `--dataset_name`, `--validation_file`, `--validation_dir`, got none",
+        ),
+        (["--task_name", "rte", "--validation_file", "x.csv"], "got task_name, validation_file"),
+        (["--validation_file", "nowhere.csv"], "nowhere.csv"),
+        (["--validation_file", "{data}", "--label_column", "strs"], "`label_column='strs'` is no column"),
+        (["--validation_file", "{data}", "--batch_size", "0"], "`batch_size` must be at least 1, got 0"),
+        (["--validation_file", "{data}"], "The data has the labels ['a', 'b'], the model ['no', 'yes', 'maybe']"),
+    ],
+)
+def test_what_cannot_be_used(flags, message, saved, tmp_path, run):
+    write(tmp_path / "data.csv", ["a", "b"])
+    status, shown, said = run("evaluate", saved, *(flag.format(data=tmp_path / "data.csv") for flag in flags))
+    assert status == 2 and shown == "" and message in said and "Traceback" not in said
+
+
+def test_a_folder_without_a_classifier(model_path, tmp_path, run):  # noqa: F811
+    status, _, said = run("evaluate", model_path, "--validation_file", "x.csv")
+    assert status == 2 and "BertModel" in said and "classifiers of texts and of images" in said
+    status, _, said = run("evaluate", tmp_path, "--validation_file", "x.csv")
+    assert status == 2 and "has no configuration of a model" in said
+
+
+def test_labels_of_the_data_are_matched_with_the_models():
+    config = with_labels(tiny_bert(num_labels=3), ["No", "Yes", "Maybe"]).config
+    assert model_ids(Labels([0, 1], ["maybe", "no"], [0, 1]), config, False).tolist() == [2, 0]
+    assert model_ids(Labels([0, 2], ["0", "2"], [0, 1]), config, False).tolist() == [0, 2], (
+        "numbers stand for themselves"
+    )
+    strange = Labels(["x", "y"], ["x", "y"], [0, 1])
+    assert model_ids(strange, config, True).tolist() == [0, 1]
+    assert model_ids(strange, tiny_bert(num_labels=2).config, False).tolist() == [0, 1], "the model names none"
+    for labels in (strange, Labels([0, 3], ["0", "3"], [0, 1])):
+        with pytest.raises(ConfigError, match="--labels_by_number"):
+            model_ids(labels, config, False)

@@ -1,0 +1,66 @@
+"""What all commands share: help, tables, exit statuses."""
+
+import io
+import sys
+
+import pytest
+
+from merlin_hf.cli import main as cli
+from merlin_hf.cli.tables import plain_table, show_table
+
+
+def test_help_lists_the_commands(run):
+    status, shown, _ = run("--help")
+    assert status == 0 and all(f"\n    {command} " in shown for command in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_help_fits_a_screen(command, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    status, shown, _ = run(command, "--help")
+    assert status == 0 and shown.startswith(f"usage: merlin-hf {command}")
+    assert len(shown.splitlines()) <= 48
+
+
+def test_version_and_no_command(run, capsys):
+    from merlin_hf import __version__
+
+    cli.main(["--version"])
+    assert capsys.readouterr().out.strip() == __version__
+    status, shown, _ = run()
+    assert status == 2 and "COMMAND" in shown
+    status, _, said = run("trian")
+    assert status == 2 and "invalid choice: 'trian'" in said and "train" in said
+
+
+@pytest.mark.parametrize("command", ["evaluate out", "env", "report out", "publish a b", "compare c"])
+def test_unknown_arguments_are_told(command, run):
+    status, shown, said = run(*command.split(), "--colour", "red")
+    assert status == 2 and shown == ""
+    assert said == f"merlin-hf {command.split()[0]}: unrecognized arguments: --colour red\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+ROWS = [["[red]a[/red]", 0.123456], ["b", None]]
+
+
+def test_tables_are_plain_in_a_pipe(monkeypatch):
+    stream = io.StringIO()
+    show_table(("metric", "value"), ROWS, stream, title="of a model")
+    assert stream.getvalue() == "of a model\n" + plain_table(("metric", "value"), ROWS)
+    lines = plain_table(("metric", "value"), ROWS).splitlines()
+    assert lines == ["metric         value", "------------  ------", "[red]a[/red]  0.1235", "b                  -"]
+    terminal = Terminal()
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    show_table(("metric", "value"), ROWS, terminal)
+    assert terminal.getvalue() == plain_table(("metric", "value"), ROWS)
+
+
+def test_tables_are_drawn_in_a_terminal():
+    terminal = Terminal()
+    show_table(("metric", "value"), ROWS, terminal, title="of a model")
+    assert "┃" in terminal.getvalue() and "[red]a[/red]" in terminal.getvalue() and "0.1235" in terminal.getvalue()

@@ -1,0 +1,168 @@
+"""Reading result files, and the report that is written of them."""
+
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from merlin_hf.comparison.values import ConfigError
+from merlin_hf.report import cost_figure, learning_curve_figure, read_comparisons, win_figure, write_report
+from tests.report.support import draw_scores, write_results
+
+
+LABELS = ["finetune", "joint", "merlin"]
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Five pairs with two numbers of rows each."""
+    for pair in range(5):
+        for rows in (50, 200):
+            scores = draw_scores(LABELS, seeds=4, seed=10 * pair + rows)
+            target = {"path": "nyu-mll/glue", "name": f"task{pair}"}
+            write_results(tmp_path / "runs" / f"{pair}" / f"{rows}", f"owner/source{pair}", target, rows, scores)
+    return tmp_path / "runs"
+
+
+def cells(table):
+    """A Markdown table as rows of cells."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def section(text, title):
+    return text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_reads_nested_files_in_order(root):
+    comparisons, skipped = read_comparisons([root])
+    assert [(c.pair, c.rows) for c in comparisons[:3]] == [
+        ("source0 → task0", 50),
+        ("source0 → task0", 200),
+        ("source1 → task1", 50),
+    ]
+    assert len(comparisons) == 10 and not skipped
+    assert comparisons[0].files == ["runs/0/50/results.json"]
+    again, _ = read_comparisons([root, root / "0", root / "0" / "50" / "results.json"])
+    assert len(again) == 10, "a file counts once, however it is named"
+
+
+def test_names_of_pairs_stay_different(tmp_path):
+    scores = {"merlin": [0.5, 0.6]}
+    write_results(tmp_path / "a", "one/mnli", {"path": "rte"}, 10, scores)
+    write_results(tmp_path / "b", "two/mnli", {"path": "rte"}, 10, scores)
+    write_results(tmp_path / "c", None, {"path": "/home/somebody/data/mine.csv"}, 10, scores)
+    pairs = [comparison.pair for comparison in read_comparisons([tmp_path])[0]]
+    assert pairs == ["mine.csv", "one/mnli → rte", "two/mnli → rte"]
+    other = {"model": "hub/other", "target": {"path": "rte"}, "source": {"path": "one/mnli"}}
+    write_results(tmp_path / "d", "one/mnli", {"path": "rte"}, 10, scores, config=other)
+    pairs = [comparison.pair for comparison in read_comparisons([tmp_path / "a", tmp_path / "d"])[0]]
+    assert pairs == ["mnli → rte (minilm)", "mnli → rte (other)"]
+
+
+def test_files_about_the_same_data_are_put_together(tmp_path):
+    write_results(tmp_path / "a", "s", {"path": "t"}, 10, {"merlin": [0.5, 0.6]})
+    write_results(tmp_path / "b", "s", {"path": "t"}, 10, {"joint": [0.4, 0.5]})
+    (comparison,), _ = read_comparisons([tmp_path])
+    assert set(comparison.methods) == {"merlin", "joint"} and len(comparison.files) == 2
+    write_results(tmp_path / "c", "s", {"path": "t"}, 10, {"joint": [0.4, 0.5]})
+    with pytest.raises(ConfigError, match="both have 'joint' on s → t with 10 rows: leave one out"):
+        read_comparisons([tmp_path])
+
+
+def test_other_files_are_left_out_or_refused(tmp_path, root):
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "results.json"
+    other.write_text('{"args": {}, "results": []}')
+    assert read_comparisons([root, tmp_path / "other"])[1] == ["other/results.json"]
+    with pytest.raises(ConfigError, match="No file is of a comparison"):
+        read_comparisons([other])
+    other.write_text("{")
+    with pytest.raises(ConfigError, match="is not JSON"):
+        read_comparisons([other])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="has no results.json"):
+        read_comparisons([tmp_path / "empty"])
+    with pytest.raises(FileNotFoundError, match="no file or folder"):
+        read_comparisons([tmp_path / "nowhere"])
+
+
+def test_the_report_says_what_the_files_say(root, tmp_path):
+    comparisons, _ = read_comparisons([root])
+    text = write_report(comparisons, tmp_path / "out")
+    assert text == (tmp_path / "out" / "results.md").read_text()
+    assert "/home/somebody" not in text and str(tmp_path) not in text
+
+    headings, _, *rows = cells(section(text, "source0 → task0"))
+    assert headings == ["accuracy", "50 rows", "200 rows"] and {row[0] for row in rows} == set(LABELS)
+    for row in rows:
+        for column, size in ((1, 50), (2, 200)):
+            summary = json.loads((root / "0" / f"{size}" / "results.json").read_text())
+            by_label = {method["label"]: list(method["scores"].values()) for method in summary["methods"]}
+            scores = by_label[row[0]]
+            assert f"{np.mean(scores):.4f} ± {np.std(scores, ddof=1):.4f}" in row[column]
+            best = max(by_label, key=lambda label: np.mean(by_label[label]))
+            assert row[column].startswith("**") == (row[0] == best)
+
+    ranks = cells(section(text, "Ranks"))
+    assert ranks[0][:3] == ["method", "mean rank", "source0 → task0"]
+    sums = [float(row[1]) for row in ranks[2:]]
+    assert sum(sums) == pytest.approx(6, abs=0.02) and sums == sorted(sums)
+    wins = cells(section(text, "Wins"))
+    counts = {
+        (row[0], label): int(cell.split()[0])
+        for row in wins[2:]
+        for label, cell in zip(wins[0][1:], row[1:], strict=True)
+        if cell
+    }
+    assert all(counts[one, other] + counts[other, one] == 10 for one, other in counts)
+    assert "Over 5 pairs, by Wilcoxon" in text and "`runs/4/200/results.json`" in text
+    for link in re.findall(r"\]\((\w+\.\w+)\)", text):
+        assert (tmp_path / "out" / link).stat().st_size > 0
+    assert len(list((tmp_path / "out").iterdir())) == 1 + 2 * 4
+
+
+def test_the_report_is_the_same_each_time(root, tmp_path):
+    comparisons, _ = read_comparisons([root / "0", root / "1"])
+    for folder in ("one", "other"):
+        write_report(comparisons, tmp_path / folder)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes(), path.name
+
+
+def test_one_comparison_alone(tmp_path):
+    write_results(tmp_path / "in", "s", {"path": "t"}, 10, {"merlin": [0.5], "joint": [0.4], "l2_sp": "no | source"})
+    comparisons, _ = read_comparisons([tmp_path / "in"])
+    text = write_report(comparisons)
+    assert "## Ranks" not in text and "## Figures" not in text
+    assert "- s → t, 10 rows: l2_sp is not applicable: no | source" in text
+    assert ["l2_sp", "not applicable"] in cells(text)
+    assert learning_curve_figure(comparisons) is None
+
+
+def test_figures_show_the_scores(root):
+    comparisons, _ = read_comparisons([root / "2"])
+    (axes,) = learning_curve_figure(comparisons).axes
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert axes.get_xscale() == "log" and set(lines) == set(LABELS)
+    assert lines["joint"].get_xdata().tolist() == [50, 200]
+    assert lines["joint"].get_ydata() == pytest.approx(
+        [comparison.methods["joint"].mean for comparison in comparisons]
+    )
+    bands = axes.collections[LABELS.index("joint")].get_paths()[0].vertices[:, 1]
+    assert bands.min() == pytest.approx(min(c.methods["joint"].mean - c.methods["joint"].spread for c in comparisons))
+
+    (axes,) = cost_figure(comparisons).axes
+    assert {text.get_text() for text in axes.texts} == set(LABELS) and "200 rows" in axes.get_title()
+    assert {text.xy[0] for text in axes.texts} == {1.0, 2.0, 3.0}
+    texts = [text.get_text() for text in win_figure(comparisons, LABELS).axes[0].texts]
+    assert len(texts) == 6 and all(re.fullmatch(r"\d+\n\(\d+\)", text) for text in texts)
+
+
+def test_pyplot_is_left_alone(root, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it is an error now
+    comparisons, _ = read_comparisons([root])
+    for draw in (learning_curve_figure, cost_figure):
+        assert draw(comparisons) is not None

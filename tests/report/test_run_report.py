@@ -1,0 +1,138 @@
+"""Curves, projection and confusion matrix of a run."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+from sklearn.metrics import confusion_matrix as sklearn_confusion
+from sklearn.metrics import precision_recall_fscore_support
+
+from merlin_hf.comparison.values import ConfigError
+from merlin_hf.report import (
+    confusion_figure,
+    confusion_matrix,
+    principal_components,
+    projection_figure,
+    training_curves,
+)
+from merlin_hf.report.confusion import scores_by_class
+from merlin_hf.report.curves import read_log_history, series
+from merlin_hf.report.run import write_run_report
+
+
+HISTORY = [
+    {
+        "step": 1,
+        "epoch": 0.5,
+        "loss": 1.5,
+        "source_loss": 1.0,
+        "meta_loss": 0.5,
+        "head_train_accuracy": 0.7,
+        "rho": 0.3,
+    },
+    {
+        "step": 2,
+        "epoch": 1.0,
+        "loss": 1.2,
+        "source_loss": 0.9,
+        "meta_loss": 0.3,
+        "head_train_accuracy": 0.9,
+        "rho": 0.2,
+    },
+    {"step": 2, "epoch": 1.0, "eval_loss": 0.6, "eval_accuracy": 0.8, "eval_runtime": 3.0},
+    {"step": 2, "epoch": 1.0, "train_runtime": 9.0, "train_loss": 1.35, "loss": 99.0},
+]
+
+
+def write_state(folder, history):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    return folder
+
+
+def test_the_state_is_found(tmp_path):
+    write_state(tmp_path / "run" / "checkpoint-2", HISTORY[:1])
+    write_state(tmp_path / "run" / "checkpoint-10", HISTORY[:2])
+    assert len(read_log_history(tmp_path / "run")) == 2, "the newest checkpoint's"
+    write_state(tmp_path / "run", HISTORY)
+    assert len(read_log_history(tmp_path / "run")) == 4
+    with pytest.raises(FileNotFoundError, match="has no trainer_state.json"):
+        read_log_history(tmp_path)
+    (tmp_path / "run" / "trainer_state.json").write_text("[]")
+    with pytest.raises(ConfigError, match="is no state of a Trainer"):
+        read_log_history(tmp_path / "run")
+
+
+def test_curves_are_what_was_logged():
+    assert series(HISTORY, "loss") == ([1, 2], [1.5, 1.2]), "not the summary in the end"
+    figure = training_curves(HISTORY)
+    drawn = {
+        axes.get_title(): {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+        for axes in figure.axes
+    }
+    assert drawn["loss"] == {
+        "loss": [1.5, 1.2],
+        "source_loss": [1.0, 0.9],
+        "meta_loss": [0.5, 0.3],
+        "eval_loss": [0.6],
+    }
+    assert drawn["evaluation"] == {"eval_accuracy": [0.8]} and drawn["rho"] == {"rho": [0.3, 0.2]}
+    assert set(drawn) == {"loss", "accuracy of the head", "evaluation", "rho"}
+    with pytest.raises(ConfigError, match="logging_steps"):
+        training_curves(HISTORY[3:])
+
+
+def test_a_report_of_a_run(tmp_path):
+    folder = write_state(tmp_path / "run", HISTORY)
+    text = write_run_report(folder)
+    assert "# run" in text and "Source loss" in text and "![" not in text
+    draw = np.random.default_rng(0)
+    features = {"before training": draw.normal(size=(9, 4)), "after training": draw.normal(size=(9, 4))}
+    labels = np.arange(9) % 3
+    text = write_run_report(folder, tmp_path / "out", labels, labels, features, ["a", "b", "c"])
+    names = {"training_curves", "confusion_matrix", "features"}
+    expected = {"results.md", *(f"{name}.{ending}" for name in names for ending in ("png", "svg"))}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == expected
+    assert all(f"({name}.png)" in text for name in names) and str(tmp_path) not in text
+    write_run_report(folder, tmp_path / "real", labels / 3, None, features, None)
+    assert not (tmp_path / "real" / "confusion_matrix.png").exists() and (tmp_path / "real" / "features.png").exists()
+    with pytest.raises(ConfigError, match="has logged nothing"):
+        write_run_report(write_state(tmp_path / "silent", HISTORY[3:]))
+
+
+@pytest.mark.parametrize("shape", [(30, 6), (5, 12)])
+def test_components_are_those_of_scikit_learn(shape):
+    rows = np.random.default_rng(1).normal(size=shape) * np.arange(1, shape[1] + 1)
+    points, shares = principal_components(rows)
+    pca = PCA(2).fit(rows)
+    expected = pca.transform(rows)
+    assert np.abs(points) == pytest.approx(np.abs(expected)) and shares == pytest.approx(pca.explained_variance_ratio_)
+    assert principal_components(rows[::-1])[0][::-1] == pytest.approx(points), "the sign does not depend on the rows"
+
+
+def test_components_where_there_are_few():
+    points, shares = principal_components(np.array([[1.0], [3.0]]))
+    assert points == pytest.approx(np.array([[-1.0, 0], [1, 0]])) and shares == pytest.approx([1, 0])
+    assert principal_components(np.ones((3, 2)))[1].tolist() == [0, 0]
+    with pytest.raises(ValueError, match="n of at least 2"):
+        principal_components(np.ones((1, 2)))
+    with pytest.raises(ValueError, match="one for each of 3 rows, got 2"):
+        projection_figure({"x": np.ones((3, 2))}, np.zeros(2), ["a"])
+
+
+def test_the_confusion_matrix_is_that_of_scikit_learn():
+    draw = np.random.default_rng(2)
+    references, predictions = draw.integers(0, 4, 60), draw.integers(0, 3, 60)
+    matrix = confusion_matrix(references, predictions, 5)
+    assert (matrix == sklearn_confusion(references, predictions, labels=range(5))).all()
+    expected = precision_recall_fscore_support(references, predictions, labels=range(5), zero_division=0)
+    for found, values in zip(scores_by_class(matrix).values(), expected, strict=True):
+        assert found == pytest.approx(values)
+    figure = confusion_figure(matrix, list("abcde"))
+    texts = [int(text.get_text()) for text in figure.axes[0].texts]
+    assert texts == matrix.reshape(-1).tolist()
+    with pytest.raises(ValueError, match="one for each of 5 classes, got 2"):
+        confusion_figure(matrix, ["a", "b"])
+    with pytest.raises(ValueError, match="`predictions` must be ids from 0 to 1, got 0 to 2"):
+        confusion_matrix([0, 1], [0, 2], 2)
