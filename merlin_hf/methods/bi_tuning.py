@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from transformers import TrainingArguments
 
 from ..transfer.distributed import gather_rows, is_distributed
-from ..transfer.regularizer import FrozenCopy, Regularizer
+from ..transfer.regularizer import FrozenCopy, Regularizer, at_least_float32
 from .regularized import RegularizedTrainer, RegularizedTrainingArguments, check_single_label
 
 
@@ -24,9 +24,16 @@ class KeyQueue:
         widths (`tuple[int, int]`): lengths of the two forms of a key.
     """
 
-    def __init__(self, num_labels: int, size: int, widths: tuple[int, int], device: torch.device):
+    def __init__(
+        self,
+        num_labels: int,
+        size: int,
+        widths: tuple[int, int],
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ):
         self.widths = widths
-        self.keys = torch.zeros(num_labels, size, sum(widths), device=device)
+        self.keys = torch.zeros(num_labels, size, sum(widths), device=device, dtype=dtype)
         self.next = torch.zeros(num_labels, dtype=torch.long, device=device)
         self.count = torch.zeros(num_labels, dtype=torch.long, device=device)
 
@@ -77,7 +84,7 @@ def contrast(own: Tensor, others: Tensor, labels: Tensor, filled: Tensor, temper
     positive = (is_class & filled).flatten(1)
     logits = others.masked_fill(~filled, -torch.inf).flatten(1)
     log_probabilities = (torch.cat([own.unsqueeze(1), logits], dim=1) / temperature).log_softmax(-1)
-    number = 1 + positive.sum(-1)
+    number = 1 + positive.sum(-1, dtype=own.dtype)
     of_positives = log_probabilities[:, 0] + log_probabilities[:, 1:].masked_fill(~positive, 0).sum(-1)
     return -of_positives / number - number.log()
 
@@ -124,7 +131,8 @@ class Contrasts(Regularizer):
         # Its dropout gives the second view of a row.
         self.copy = FrozenCopy(trainer.transfer_model, training=True)
         self.copied_projector = [copy.deepcopy(self.projector).requires_grad_(False)]
-        self.queue = KeyQueue(*self.shape, device=self.projector.weight.device)
+        weight = at_least_float32(self.projector.weight)
+        self.queue = KeyQueue(*self.shape, device=weight.device, dtype=weight.dtype)
 
     @torch.no_grad()
     def follow(self, transfer_model):
@@ -137,17 +145,18 @@ class Contrasts(Regularizer):
     def forward(self, transfer_model, inputs, labels, output):
         """The mean above, `()`; rows with the label -100 are ignored."""
         features = output.target_features
-        z, h = normalize(self.projector(features).float(), dim=-1), with_bias(features.float())
+        z, h = normalize(at_least_float32(self.projector(features)), dim=-1), with_bias(at_least_float32(features))
         with torch.no_grad():
             key_features = self.copy.features(inputs)
-            z_key = normalize(self.copied_projector[0](key_features).float(), dim=-1)
-            h_key = with_bias(key_features.float())
+            z_key = normalize(at_least_float32(self.copied_projector[0](key_features)), dim=-1)
+            h_key = with_bias(at_least_float32(key_features))
         queue_z, queue_h = self.queue.split()
         filled, classes = self.queue.filled, labels.clamp(min=0)
         w = class_weights(transfer_model.head)[classes]
-        losses = contrast(
-            (z * z_key).sum(-1), torch.einsum("nd,ckd->nck", z, queue_z), classes, filled, self.temperature
-        ) + contrast((h * w).sum(-1), torch.einsum("nd,ckd->nck", w, queue_h), classes, filled, self.temperature)
+        with torch.autocast(z.device.type, enabled=False):  # the temperature magnifies errors
+            losses = contrast(
+                (z * z_key).sum(-1), torch.einsum("nd,ckd->nck", z, queue_z), classes, filled, self.temperature
+            ) + contrast((h * w).sum(-1), torch.einsum("nd,ckd->nck", w, queue_h), classes, filled, self.temperature)
 
         keys, key_labels = torch.cat([z_key, h_key], dim=-1), labels
         if is_distributed():
@@ -184,8 +193,8 @@ def with_bias(features: Tensor) -> Tensor:
 
 def class_weights(head: nn.Linear) -> Tensor:
     """Rows of a layer with their biases, `(num_labels, hidden_size + 1)`, of length 1; 0 for a layer without biases."""
-    weight = head.weight.float()
-    bias = weight.new_zeros(len(weight)) if head.bias is None else head.bias.float()
+    weight = at_least_float32(head.weight)
+    bias = weight.new_zeros(len(weight)) if head.bias is None else at_least_float32(head.bias)
     return normalize(torch.cat([weight, bias.unsqueeze(-1)], dim=-1), dim=-1)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..transfer.distributed import sum_over_ranks
 from ..transfer.labels import split_labels
-from ..transfer.regularizer import Regularizer
+from ..transfer.regularizer import Regularizer, at_least_float32
 from ..transfer.seeding import isolated_rng
 from .regularized import (
     RegularizedTrainer,
@@ -36,7 +36,7 @@ class TranslatedLabels(Regularizer):
 
     def forward(self, transfer_model, inputs, labels, output):
         """The mean above, `()`; rows with the label -100 are ignored."""
-        log_probabilities = transfer_model.source_head(output.target_features).float().log_softmax(-1)
+        log_probabilities = at_least_float32(transfer_model.source_head(output.target_features)).log_softmax(-1)
         translated = self.relationship[labels.clamp(min=0)]
         losses = -(translated * log_probabilities).sum(-1)
         counted = labels != -100
@@ -62,14 +62,15 @@ def category_relationship(trainer) -> Tensor:
     transfer_model = trainer.transfer_model
     was_training = transfer_model.training
     transfer_model.eval()
-    sums = torch.zeros(transfer_model.num_labels, transfer_model.source_head.out_features, device=trainer.args.device)
+    head = transfer_model.source_head
+    sums = at_least_float32(head.weight.new_zeros(transfer_model.num_labels, head.out_features))
     with isolated_rng("relationship", trainer.args.seed), transfer_model.attached():
         for batch, is_own in trainer.rank_batches(trainer.train_dataset, trainer.args.eval_batch_size):
             inputs, labels = split_labels(trainer._prepare_inputs(batch))
-            probabilities = transfer_model(source_inputs=inputs).source_logits.float().softmax(-1)
+            probabilities = at_least_float32(transfer_model(source_inputs=inputs).source_logits).softmax(-1)
             if is_own:
                 counted = labels != -100
-                sums.index_add_(0, labels[counted], probabilities[counted])
+                sums.index_add_(0, labels[counted], probabilities[counted].to(sums.dtype))
     transfer_model.train(was_training)
     sums = sum_over_ranks(sums)
     totals = sums.sum(-1, keepdim=True)

@@ -13,9 +13,9 @@ from ..transfer.distributed import sum_over_ranks
 from ..transfer.labels import split_labels
 from ..transfer.layers import channels_first, find_layers, layer_outputs
 from ..transfer.refit import RefitHeadMixin
-from ..transfer.regularizer import FrozenCopy, Regularizer
+from ..transfer.regularizer import FrozenCopy, Regularizer, at_least_float32
 from ..transfer.seeding import isolated_rng
-from .l2_sp import StartingPointTrainingArguments, at_least_float32
+from .l2_sp import StartingPointTrainingArguments
 from .linear_probe import default_solver
 from .new_layers import new_parameters, trained_parameters
 from .regularized import RegularizedTrainer
@@ -85,14 +85,14 @@ class LayerDistance(Regularizer):
 
     def layer_distance(self, name: str, output: Tensor, before: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         """The mean over rows of one layer, `()`."""
-        output, mask = channels_first(output.float(), inputs)
-        squares = (output - channels_first(before.float(), inputs)[0]).square()
+        output, mask = channels_first(at_least_float32(output), inputs)
+        squares = (output - channels_first(at_least_float32(before), inputs)[0]).square()
         if mask is None:
             squares = squares.mean(-1)
         else:
             squares = (squares * mask).sum(-1) / mask.sum(-1).clamp(min=1)
         weights = self.channel_weights.get(name)
-        return (squares.sum(-1) if weights is None else squares.shape[1] * (squares @ weights)).mean()
+        return (squares.sum(-1) if weights is None else squares.shape[1] * (squares * weights).sum(-1)).mean()
 
     def tensors(self):
         """The copy's weights, and those of the channels."""
@@ -148,7 +148,7 @@ def channel_attention(trainer: Any, layer_names: list[str], exact: bool = False)
     weights = {}
     for name, increase in increases.items():
         increase = sum_over_ranks(increase)
-        weights[name] = ((increase - increase.mean()) / increase.std().clamp(min=1e-12) / 5).softmax(-1)
+        weights[name] = ((increase - increase.mean()) / increase.std(correction=0).clamp(min=1e-12) / 5).softmax(-1)
     return weights
 
 
@@ -157,10 +157,10 @@ def first_order_increase(trainer: Any, layer_names: list[str], head: LinearHead)
     transfer_model, increases = trainer.transfer_model, {}
     for inputs, labels in own_batches(trainer):
         with torch.enable_grad(), layer_outputs(transfer_model.model, layer_names) as outputs:
-            loss = trainer.target_loss(head(transfer_model.features(inputs)), labels) * len(labels)
+            loss = trainer.target_loss(head(transfer_model.features(inputs)), labels) * count_labelled(labels)
             gradients = torch.autograd.grad(loss, [outputs[name] for name in layer_names])
         for name, gradient in zip(layer_names, gradients, strict=True):
-            gain = -channels_first(gradient * outputs[name].detach(), inputs)[0].float().sum((0, 2))
+            gain = -at_least_float32(channels_first(gradient * outputs[name].detach(), inputs)[0]).sum((0, 2))
             increases[name] = increases.get(name, 0) + gain
     return increases
 
@@ -182,9 +182,15 @@ def exact_increase(trainer: Any, layer_names: list[str], head: LinearHead) -> di
                     return output.index_fill(dim, index, 0)
 
                 with layer_outputs(transfer_model.model, [name], edit=without):
-                    losses.append(trainer.target_loss(head(transfer_model.features(inputs)), labels) * len(labels))
+                    loss = trainer.target_loss(head(transfer_model.features(inputs)), labels)
+                    losses.append(loss * count_labelled(labels))
             increases[name] = increases.get(name, 0) + torch.stack(losses)
     return increases
+
+
+def count_labelled(labels: Tensor) -> Tensor | int:
+    """How many rows the mean loss of a batch is over."""
+    return len(labels) if labels.is_floating_point() else (labels != -100).sum()
 
 
 def own_batches(trainer: Any):

@@ -29,5 +29,5 @@ class FinetuneTrainer(TransferTrainer):
         return batch_samples, None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Trainer's loss as a mean over the rows at hand."""
-        return self.mean_loss(model, inputs, return_outputs)
+        """Trainer's loss as a mean over the rows at hand, each counted once in evaluation."""
+        return self.loss_of_real_rows(model, inputs, return_outputs)

@@ -64,8 +64,8 @@ class JointTrainer(TransferTrainer):
     @property
     def draws_source(self):
         """With the proportional mix, in those updates that are the source's."""
-        if not self.is_active or self.args.batch_mix == "equal":
-            return self.is_active
+        if self.source_dataset is None or self.args.batch_mix == "equal":
+            return super().draws_source
         step = self.state.global_step
         return self.target_updates_before(step + 1) == self.target_updates_before(step)
 

@@ -4,11 +4,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 from transformers import TrainingArguments
 
-from ..transfer.regularizer import Regularizer
+from ..transfer.regularizer import Regularizer, at_least_float32
 from .new_layers import new_parameters, trained_parameters
 from .regularized import RegularizedTrainer, RegularizedTrainingArguments
 
@@ -41,7 +40,9 @@ class DistanceToStart(Regularizer):
     def forward(self, transfer_model, inputs, labels, output):
         """The sum above, `()`; the rows do not matter."""
         parameters = {n: at_least_float32(p) for n, p in trained_parameters(transfer_model).items()}
-        old = sum((parameters[name] - start).square().sum() for name, start in self.start_weights.items())
+        start = self.start_weights
+        # In the order of the parameters, which that of a checkpoint's tensors is not: the sum is then the same to the bit.
+        old = sum((parameters[name] - start[name]).square().sum() for name in parameters if name in start)
         new = sum(parameters[name].square().sum() for name in parameters if name in self.new)
         return (self.weight * old + self.head_weight * new) / 2
 
@@ -52,11 +53,6 @@ class DistanceToStart(Regularizer):
     def load_tensors(self, transfer_model, tensors):
         """Takes them back."""
         self.start_weights = {name: t.to(transfer_model.head.weight.device) for name, t in tensors.items()}
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32 where it has less."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 @dataclass

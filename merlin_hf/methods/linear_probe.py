@@ -37,7 +37,10 @@ class ProbeTrainingArguments(TransferTrainingArguments):
         """As in [`TransferTrainingArguments.check_options`]; a number for `probe_l2` may come as text."""
         TransferTrainingArguments.check_options(args)
         if args.probe_head is not None:
-            get_head(args.probe_head)
+            try:
+                get_head(args.probe_head)
+            except ValueError as error:
+                raise ValueError(f"`probe_head={args.probe_head!r}` is unknown: {error}") from None
         check_l2(args, "probe_l2", ("auto",))
 
 
@@ -75,12 +78,8 @@ class LinearProbeTrainer(ProbeMixin, TransferTrainer):
 
     training_args_class: ClassVar = ProbeTrainingArguments
     takes_source: ClassVar[bool] = False
+    trains_without_source: ClassVar[bool] = True
     trains_target_head: ClassVar[bool] = False
-
-    @property
-    def is_active(self):
-        """Always."""
-        return True
 
     @classmethod
     def rows_per_step(cls, args, has_source):

@@ -21,11 +21,7 @@ class LinearProbeThenFinetuneTrainer(ProbeMixin, TransferTrainer):
 
     training_args_class: ClassVar = ProbeTrainingArguments
     takes_source: ClassVar[bool] = False
-
-    @property
-    def is_active(self):
-        """Always."""
-        return True
+    trains_without_source: ClassVar[bool] = True
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """As in TransferTrainer; the head is fit before the first."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import nn
 from transformers import TrainingArguments
 
-from ..transfer.regularizer import FrozenCopy, Regularizer
+from ..transfer.regularizer import FrozenCopy, Regularizer, at_least_float32
 from .regularized import RegularizedTrainer, RegularizedTrainingArguments, check_source_classes
 
 
@@ -34,8 +34,8 @@ class SourceDistillation(Regularizer):
 
     def forward(self, transfer_model, inputs, labels, output):
         """The mean above, `()`."""
-        before = self.copy.source_logits(inputs).float()
-        now = transfer_model.source_head(output.target_features).float()
+        before = at_least_float32(self.copy.source_logits(inputs))
+        now = at_least_float32(transfer_model.source_head(output.target_features))
         log_before, log_now = ((logits / self.temperature).log_softmax(-1) for logits in (before, now))
         return self.weight * nn.functional.kl_div(log_now, log_before, log_target=True, reduction="batchmean")
 

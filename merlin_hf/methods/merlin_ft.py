@@ -75,7 +75,7 @@ class MerlinFinetuneTrainer(PhasesMixin, MerlinTrainer):
         batches = self.take_batches(inputs)
         if batches is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        outputs = model(target_inputs=batches.target_inputs)
+        outputs = model(target_inputs=batches.target_inputs, with_scalars=False)
         loss = self.target_loss(outputs.target_logits, batches.target_labels)
         self.record(target_loss=loss)
         return (loss, outputs) if return_outputs else loss

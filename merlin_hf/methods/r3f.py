@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from ..transfer.labels import REGRESSION, problem_type_of
 from ..transfer.model import TransferModel
-from ..transfer.regularizer import Regularizer
+from ..transfer.regularizer import Regularizer, at_least_float32
 from .regularized import RegularizedTrainer, RegularizedTrainingArguments
 
 
@@ -37,9 +37,13 @@ class Smoothness(Regularizer):
 
     def forward(self, transfer_model, inputs, labels, output):
         """The mean above, `()`."""
-        with self.noisy(transfer_model, inputs) as noisy_inputs:
-            features = transfer_model.target_features(noisy_inputs)
-        noisy_logits, logits = transfer_model.head(features).float(), output.target_logits.float()
+
+        def noisy_features(inputs):  # in one piece, as the backward pass of a chunk does it again, with the same noise
+            with self.noisy(transfer_model, inputs) as noisy_inputs:
+                return transfer_model.features(noisy_inputs)
+
+        noisy_logits = at_least_float32(transfer_model.head(transfer_model.target_features(inputs, noisy_features)))
+        logits = at_least_float32(output.target_logits)
         config = getattr(transfer_model.model, "config", None)
         kind = problem_type_of(labels, logits.shape[-1], getattr(config, "problem_type", None))
         return self.weight * symmetric_divergence(logits, noisy_logits, kind)

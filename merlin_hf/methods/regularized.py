@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from transformers import TrainingArguments
 
+from ..transfer.labels import label_values
 from ..transfer.model import TransferModel
 from ..transfer.regularizer import Regularizer
 from .sequential import SequentialTrainer, SequentialTrainingArguments
@@ -41,12 +42,8 @@ class RegularizedTrainer(SequentialTrainer):
 
     training_args_class: ClassVar = RegularizedTrainingArguments
     needs_source: ClassVar[bool] = False
+    trains_without_source: ClassVar[bool] = True
     regularizer_class: ClassVar[type[Regularizer]]
-
-    @property
-    def is_active(self):
-        """Always."""
-        return True
 
     def build_regularizer(self, transfer_model: TransferModel) -> Regularizer:
         """The regularizer with its options."""
@@ -93,10 +90,13 @@ def check_single_label(trainer: RegularizedTrainer) -> None:
     """
     config = getattr(trainer.model, "config", None)
     kind = getattr(config, "problem_type", None)
-    if trainer.transfer_model.num_labels == 1 or kind not in (None, "single_label_classification"):
+    values = label_values(trainer.train_dataset)
+    are_ids = values is None or (values.ndim == 1 and values.dtype.kind in "iu")
+    if trainer.transfer_model.num_labels == 1 or kind not in (None, "single_label_classification") or not are_ids:
         raise ValueError(
             f"{type(trainer).__name__} needs a target with one class per row; the model has "
-            f"{trainer.transfer_model.num_labels} labels and `problem_type={kind!r}`."
+            f"{trainer.transfer_model.num_labels} labels and `problem_type={kind!r}`"
+            f"{'' if are_ids else ', and the labels of `train_dataset` are no class ids'}."
         )
 
 

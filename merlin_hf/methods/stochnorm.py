@@ -10,6 +10,7 @@ from torch import nn
 from torch.func import functional_call
 from transformers import TrainingArguments
 
+from ..transfer.phases import checkpoints_activations
 from .sequential import SequentialTrainer, SequentialTrainingArguments
 
 
@@ -104,12 +105,8 @@ class StochNormTrainer(SequentialTrainer):
 
     training_args_class: ClassVar = StochNormTrainingArguments
     needs_source: ClassVar[bool] = False
+    trains_without_source: ClassVar[bool] = True
     search_space: ClassVar = {"batch_statistics_probability": (0.25, 0.5, 0.75)}
-
-    @property
-    def is_active(self):
-        """Always."""
-        return True
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """As in SequentialTrainer, with stochastic normalization where the target is trained."""
@@ -123,9 +120,15 @@ class StochNormTrainer(SequentialTrainer):
         As in TransferTrainer.
 
         Raises:
-            ValueError: the model has no BatchNorm.
+            ValueError: the model has no BatchNorm, or its layers are computed twice.
         """
         super().check_data()
+        if checkpoints_activations(self.args):
+            raise ValueError(
+                "StochNormTrainer draws how a layer normalises once a step, and with `gradient_checkpointing=True` (in newer releases "
+                "`activation_checkpointing`) the backward pass would compute it again. Leave it out, and use a smaller "
+                "`per_device_train_batch_size` where memory is short."
+            )
         if not batch_norms(self.model):
             raise ValueError(
                 f"StochNormTrainer changes BatchNorm, and {type(self.model).__name__} has none. It is for models such as "

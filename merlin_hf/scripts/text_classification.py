@@ -197,9 +197,9 @@ def choose_method(model_args: ModelArguments, data_args: DataTrainingArguments, 
     if needs_source and not do_train:
         return get_method("finetune")  # to evaluate and predict, all are the same
     if needs_source and not data_args.has_source:
+        given = ", ".join(f"`{name}`" for name in data_args.origins("source_"))
         raise ValueError(
-            f"`method={method!r}` trains on a source as well: give `source_task_name`, `source_dataset_name` or "
-            "`source_train_file`, or `--method finetune`."
+            f"`method={method!r}` trains on a source as well: give one of {given}, or `--method finetune`."
         )
     if data_args.has_source and not trainer_class.takes_source:
         logger.info(f"Method {method}: the source is not used")

@@ -88,6 +88,18 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+@torch.no_grad()
+def share_buffers(model: nn.Module) -> None:
+    """
+    Give every rank the first one's buffers, such as BatchNorm's running statistics; a collective.
+
+    Data-parallel wrappers do it before a forward pass, so that after a step each rank has those of its own batch.
+    """
+    if is_distributed():
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
 def end_training(accelerator: Accelerator) -> None:
     """
     [`~accelerate.Accelerator.end_training`], after which the interpreter can exit; for the last line of a program.

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,7 +118,7 @@ class TransferOutput(ModelOutput):
         target_logits (`torch.FloatTensor` of shape `(target_batch, num_labels)`): by the model's own last layer, when
             that layer is trained by gradient descent.
         penalty (`torch.FloatTensor` of shape `()`): what the method's regularizer gives.
-        scalars (`dict[str, torch.FloatTensor]`): learned scalars, each of shape `()`, where there are no target logits.
+        scalars (`dict[str, torch.FloatTensor]`): learned scalars, each of shape `()`.
     """
 
     source_logits: Tensor | None = None
@@ -301,22 +301,29 @@ class TransferModel(nn.Module):
             )
         return features
 
-    def target_features(self, inputs: Mapping[str, Any]) -> Tensor:
+    def target_features(
+        self, inputs: Mapping[str, Any], features: Callable[[Mapping[str, Any]], Tensor] | None = None
+    ) -> Tensor:
         """
         [`TransferModel.features`], in chunks of `target_chunk_size` rows while gradients are wanted.
 
         Only the features of all rows stay in memory, and the activations of one chunk: its others are computed again, with the
         same dropout, when the backward pass comes to it (Chen et al. 2016, arXiv 1604.06174).
+
+        Args:
+            inputs (`Mapping[str, Any]`): the model's arguments, without labels.
+            features (`Callable`, *optional*): what is called with the inputs of a chunk, and again in the backward pass.
         """
+        features = features or self.features
         rows = next(value.shape[0] for value in inputs.values() if isinstance(value, Tensor))
         size = self.target_chunk_size
         if size is None or rows <= size or not torch.is_grad_enabled():
-            return self.features(inputs)
+            return features(inputs)
         chunks = [
             {name: _rows(value, slice(start, start + size), rows) for name, value in inputs.items()}
             for start in range(0, rows, size)
         ]
-        return torch.cat([checkpoint(self.features, chunk, use_reentrant=False) for chunk in chunks])
+        return torch.cat([checkpoint(features, chunk, use_reentrant=False) for chunk in chunks])
 
     def forward(
         self,
@@ -325,6 +332,7 @@ class TransferModel(nn.Module):
         target_inputs: Mapping[str, Any] | None = None,
         target_labels: Tensor | None = None,
         with_target_logits: bool | None = None,
+        with_scalars: bool = True,
         **inputs,
     ) -> TransferOutput | Any:
         """
@@ -336,6 +344,7 @@ class TransferModel(nn.Module):
             target_labels (`torch.Tensor`, *optional*): of the target rows, for the regularizer, which is left out without.
             with_target_logits (`bool`, *optional*): whether to compute them; by default where their head is trained. What is
                 computed and not used in a loss would let distributed training wait for its gradient.
+            with_scalars (`bool`): whether to give the learned scalars, for the same reason.
 
         Returns:
             [`TransferOutput`] or the classifier's own output.
@@ -344,8 +353,7 @@ class TransferModel(nn.Module):
             return self.model(*args, **inputs)
         if with_target_logits is None:
             with_target_logits = self.trains_target_head
-        # The scalars belong to a head that is fit, not trained.
-        output = TransferOutput(scalars=None if with_target_logits else self.scalars() or None)
+        output = TransferOutput(scalars=(self.scalars() or None) if with_scalars else None)
         if source_inputs is not None:
             features = self.features(source_inputs)
             output.source_logits, output.source_head_gram = self.source_head(features, with_gram=True)

@@ -1,6 +1,9 @@
 """Two phases in one training, told apart by the step."""
 
 from torch.optim.lr_scheduler import SequentialLR
+from transformers import TrainingArguments
+
+from .distributed import share_buffers
 
 
 class PhasesMixin:
@@ -41,6 +44,7 @@ class PhasesMixin:
 
     def start_second_phase(self) -> None:
         """Called before the first micro-batch of the second phase, and where there is no first one, of the run."""
+        share_buffers(self.transfer_model)  # what is kept of the model now is then the same on every rank
         if self.first_phase_steps and not self.is_deepspeed_enabled:  # whose optimizer keeps its state elsewhere
             getattr(self.optimizer, "optimizer", self.optimizer).state.clear()
 
@@ -68,10 +72,21 @@ class PhasesMixin:
         As in TransferTrainer.
 
         Raises:
-            ValueError: each phase leaves a head unused, and distributed training is told that none is.
+            ValueError: each phase leaves a head unused, and distributed training is told that none is; or the schedule of the
+                learning rate is not a function of the step.
         """
         super().check_data()
         check_finds_unused(self)
+        if self.has_first_phase and self.args.lr_scheduler_type == "reduce_lr_on_plateau":
+            raise ValueError(
+                f"{type(self).__name__} has two phases with a schedule each, and `lr_scheduler_type='reduce_lr_on_plateau'` "
+                "is none. Use 'linear', 'cosine' or 'constant'."
+            )
+
+
+def checkpoints_activations(args: TrainingArguments) -> bool:
+    """Whether the backward pass computes activations again, by the name that the option has in this release."""
+    return getattr(args, "activation_checkpointing", getattr(args, "gradient_checkpointing", False))
 
 
 def check_finds_unused(trainer) -> None:
@@ -83,9 +98,8 @@ def check_finds_unused(trainer) -> None:
     """
     args = trainer.args
     is_ddp = args.world_size > 1 and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
-    checkpoints_activations = getattr(args, "activation_checkpointing", getattr(args, "gradient_checkpointing", False))
     finds = args.ddp_find_unused_parameters
-    if is_ddp and (finds is False or (finds is None and checkpoints_activations)):
+    if is_ddp and (finds is False or (finds is None and checkpoints_activations(args))):
         raise ValueError(
             f"{type(trainer).__name__} has steps in which a head is not used. On several processes set "
             f"`ddp_find_unused_parameters=True` (got {finds}; it is off by default where activations are checkpointed)."

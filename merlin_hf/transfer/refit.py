@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from ..heads import HeadSolver, LinearHead, encode_targets, get_head
-from .distributed import is_distributed, reshard, sum_over_ranks, whole, write
+from .distributed import is_distributed, reshard, share_buffers, sum_over_ranks, whole, write
 from .labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, problem_type_of, split_labels
 from .seeding import isolated_rng
 
@@ -111,6 +111,7 @@ class RefitHeadMixin:
         transfer_model.eval()
         model = self.model_wrapped if self.is_fsdp_enabled else transfer_model
         l2 = self.final_head_l2(scalars)
+        share_buffers(transfer_model)
         with isolated_rng("refit", args.seed), transfer_model.attached():
             if self.target_problem_type is None:
                 batch, _ = next(iter(self.rank_batches(self.train_dataset, args.eval_batch_size)))

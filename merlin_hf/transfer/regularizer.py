@@ -68,6 +68,11 @@ class Regularizer(nn.Module):
         """Takes back what [`Regularizer.tensors`] gave, in place of [`Regularizer.start`]."""
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32 where it has less."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 class FrozenCopy:
     """
     A copy of a [`~merlin_hf.transfer.model.TransferModel`] as it is now, for a method that compares with it.
@@ -98,10 +103,13 @@ class FrozenCopy:
         return self.model.source_head(self.model.features(inputs))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All its weights, each its own."""
-        return {f"copy.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        """All its weights; those that layers share once, as a file of safetensors has them."""
+        names: dict[int, str] = {}
+        state = self.model.state_dict(keep_vars=True)
+        return {f"copy.{name}": t for name, t in state.items() if names.setdefault(id(t), name) == name}
 
+    @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes back what [`FrozenCopy.tensors`] gave."""
-        own = {name.removeprefix("copy."): tensor for name, tensor in tensors.items() if name.startswith("copy.")}
-        self.model.load_state_dict(own)
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])

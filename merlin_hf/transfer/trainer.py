@@ -302,6 +302,10 @@ class TransferTrainer(
         """
         if not self.is_active:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return self.loss_of_real_rows(model, inputs, return_outputs)
+
+    def loss_of_real_rows(self, model, inputs, return_outputs=False):
+        """The mean loss over the rows at hand; in evaluation without those that fill up the last batches of all ranks."""
         labels = inputs.get("labels")
         loss, outputs = self.mean_loss(model, inputs, return_outputs=True)
         if not model.training and labels is not None:
@@ -315,7 +319,7 @@ class TransferTrainer(
         """The mean loss of the target task: `compute_loss_func`, or as the model itself would compute it on these rows."""
         if self.target_compute_loss_func is not None:
             return self.target_compute_loss_func(SequenceClassifierOutput(logits=logits), labels)
-        config = getattr(self.transfer_model.model, "config", None)
+        config = getattr(self.model, "config", None)
         problem_type = problem_type_of(labels, logits.shape[-1], getattr(config, "problem_type", None))
         return task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)
 

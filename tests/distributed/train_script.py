@@ -1,9 +1,11 @@
 """
 Trains a tiny model in float64 and saves what came out: `python train_script.py '{"method": "merlin", "output_dir": ...}'`.
 
-The keys are the arguments of `train`; `launch.py` starts it.
+The keys are the arguments of `train`; with `runs`, a list of such, there are several runs in the same processes. `launch.py`
+starts it.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -13,8 +15,9 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from transformers import default_data_collator
 
-from merlin_hf import MerlinTrainingArguments, get_method
+from merlin_hf import get_method
 from merlin_hf.transfer.distributed import end_training, whole
+from tests.methods.support import digits, tiny_resnet
 from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset
 
 
@@ -32,6 +35,27 @@ class FailingCollator:
         return default_data_collator(rows)
 
 
+def disagreement(trainer):
+    """
+    How far parameters, and what is kept beside them, are from those of the first process, at most.
+
+    But for the statistics of BatchNorm in Bi-Tuning's copy, which is in training mode and does not use them.
+    """
+    model = trainer.model if trainer.transfer_model is None else trainer.transfer_model
+    tensors = dict(model.named_parameters())
+    if getattr(model, "regularizer", None) is not None:
+        kept = model.regularizer.tensors()
+        unused = "running_" if isinstance(trainer, get_method("bi_tuning")) else None
+        tensors.update({f"kept.{n}": tensor for n, tensor in kept.items() if unused is None or unused not in n})
+    worst = torch.zeros((), dtype=torch.float64)
+    for _, tensor in sorted(tensors.items()):
+        first = tensor.detach().clone()
+        torch.distributed.broadcast(first, 0)
+        worst = torch.maximum(worst, (first - tensor.detach()).abs().max().double())
+    torch.distributed.all_reduce(worst, torch.distributed.ReduceOp.MAX)
+    return worst.item()
+
+
 def train(
     method="merlin",
     output_dir=None,
@@ -43,6 +67,8 @@ def train(
     dropout=0.0,
     fail=None,
     evaluate=True,
+    images=False,
+    source=True,
     **options,
 ):
     torch.use_deterministic_algorithms(True)
@@ -56,23 +82,34 @@ def train(
         defaults.update(
             use_cpu=False, ddp_backend="gloo"
         )  # accelerate takes `use_cpu` for a wish to have no DeepSpeed
-    args = MerlinTrainingArguments(output_dir, **{**defaults, **options})
+    trainer_class = get_method(method)
+    known = {option.name for option in dataclasses.fields(trainer_class.training_args_class)}
+    defaults = {name: value for name, value in defaults.items() if name in known}
+    args = trainer_class.training_args_class(output_dir, **{**defaults, **options})
     if sharded == "fsdp2" and args.world_size >= 1:
         # `accelerate` shards on accelerators only; told that these are some, it shards over gloo all the same.
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    target = tiny_dataset(rows=rows)
+    if images:
+        model = tiny_resnet()
+        target, held_out = digits([0, 1, 2], rows, dtype), digits([0, 1, 2], 13, dtype)
+        source_dataset = digits([3, 4, 5, 6], 40, dtype)
+        args.num_source_labels = 4
+    else:
+        model, target, held_out = tiny_bert(dropout=dropout), tiny_dataset(rows=rows), tiny_dataset(rows=13, seed=2)
+        source_dataset = tiny_dataset(rows=40, num_labels=4, seed=1)
     if labels is not None:
         target = target.remove_columns("label").add_column("label", labels)
-    trainer = get_method(method)(
-        model=tiny_bert(dropout=dropout).to(dtype),
+    trainer = trainer_class(
+        model=model.to(dtype),
         args=args,
         train_dataset=target,
-        eval_dataset=tiny_dataset(rows=13, seed=2),
-        source_dataset=tiny_dataset(rows=40, num_labels=4, seed=1),
+        eval_dataset=held_out,
         data_collator=default_data_collator if fail is None else FailingCollator(**fail),
+        **({"source_dataset": source_dataset} if source and trainer_class.takes_source else {}),
     )
     assert (trainer.is_fsdp_enabled, trainer.is_deepspeed_enabled) == (sharded == "fsdp2", sharded == "deepspeed")
-    trainer.transfer_model.to(dtype)
+    if trainer.transfer_model is not None:
+        trainer.transfer_model.to(dtype)
     trainer.train(resume_from_checkpoint=resume)
     metrics, predictions = {}, None
     if evaluate:
@@ -82,14 +119,27 @@ def train(
     trainer.save_model()
     if sharded == "deepspeed":
         trainer.deepspeed.empty_partition_cache()
-    weights = {name: whole(parameter).contiguous() for name, parameter in trainer.transfer_model.named_parameters()}
+    if trainer.transfer_model is None:
+        parameters = trainer.model.named_parameters(prefix="model")
+    else:
+        parameters = trainer.transfer_model.named_parameters()
+    weights = {name: whole(parameter).contiguous() for name, parameter in parameters}
+    differ = disagreement(trainer) if args.world_size > 1 and sharded is None else 0.0
     if trainer.is_world_process_zero():
         history = [{k: v for k, v in e.items() if isinstance(v, float | int)} for e in trainer.state.log_history]
         result = {"weights": weights, "history": [e for e in history if "loss" in e], "metrics": metrics}
-        result["predictions"] = predictions
+        result.update(predictions=predictions, disagreement=differ)
         torch.save({**result, "world_size": args.world_size}, f"{output_dir}/result.pt")
+    return trainer
+
+
+def main(runs=None, output_dir=None, **options):
+    """Train once, or as often as `runs` has options, each with a `name` for its folder in `output_dir`."""
+    for run in [{}] if runs is None else runs:
+        folder = os.path.join(output_dir, run.pop("name")) if "name" in run else output_dir
+        trainer = train(output_dir=folder, **{**options, **run})
     end_training(trainer.accelerator)
 
 
 if __name__ == "__main__":
-    train(**json.loads(sys.argv[1]))
+    main(**json.loads(sys.argv[1]))

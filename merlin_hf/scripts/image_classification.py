@@ -1,0 +1,234 @@
+r"""
+Train an image classifier on a small target task with the help of a large source task.
+
+Target and source are data sets of the Hub or local folders with a folder of images for each class, each with its own
+labels and column names. One json or yaml file may hold all arguments. Where there is no network, `MERLIN_DATA_ROOT` names
+a folder of data sets (see `merlin_hf.data`). The output is a plain `AutoModelForImageClassification`.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    HfArgumentParser,
+    PretrainedConfig,
+    Trainer,
+    default_data_collator,
+    set_seed,
+)
+
+from ..methods import METHODS, get_method
+from .image_tasks import DataTrainingArguments, EncodeImages, MediaArguments, MediaTask, load_task, prepare
+from .text_classification import Program, choose_method, match_model_labels, named_method, run, setup_logging
+from .text_tasks import Labels, make_compute_metrics
+
+
+logger = logging.getLogger("merlin_hf.scripts")
+
+
+@dataclass
+class MediaModelArguments:
+    """The model, and the way it is trained."""
+
+    model_name_or_path: str = field(metadata={"help": "Path of a pretrained model, or its name on the Hub."})
+    method: str | None = field(
+        default=None,
+        metadata={"help": f"{', '.join(METHODS)}. Default: merlin with a source, else finetune."},
+    )
+    config_name: str | None = field(default=None, metadata={"help": "Configuration, if not the model's."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where to keep what is downloaded from the Hub."})
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
+    token: str | None = field(default=None, metadata={"help": "Token for files of the Hub that are not public."})
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run code from the model's repository. Only for those whose code you have read."},
+    )
+    ignore_mismatched_sizes: bool = field(
+        default=False, metadata={"help": "Accept a pretrained model whose last layer has another number of labels."}
+    )
+
+    @property
+    def hub_options(self) -> dict:
+        """What every `from_pretrained` takes."""
+        return {
+            "cache_dir": self.cache_dir,
+            "revision": self.model_revision,
+            "token": self.token,
+            "trust_remote_code": self.trust_remote_code,
+        }
+
+
+@dataclass
+class ModelArguments(MediaModelArguments):
+    """[`MediaModelArguments`] for images."""
+
+    image_processor_name: str | None = field(default=None, metadata={"help": "Image processor, if not the model's."})
+
+
+# Loading
+
+
+def parse_args(
+    argv: list[str] | None = None, model_class: type = ModelArguments, data_class: type = DataTrainingArguments
+) -> tuple:
+    """Arguments from flags, or from one json or yaml file; the training arguments are those of the method."""
+    argv = sys.argv[1:] if argv is None else argv
+    options = get_method(named_method(argv) or "merlin").training_args_class
+    parser = HfArgumentParser((model_class, data_class, options))
+    if len(argv) == 1 and argv[0].endswith(".json"):
+        return parser.parse_json_file(argv[0])
+    if len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
+        return parser.parse_yaml_file(argv[0])
+    return parser.parse_args_into_dataclasses(argv)
+
+
+def load_config(model_args: MediaModelArguments, labels: Labels) -> PretrainedConfig:
+    """The configuration of a model for the target's labels, whose numbers it settles."""
+    config = AutoConfig.from_pretrained(
+        model_args.config_name or model_args.model_name_or_path,
+        num_labels=labels.num_labels,
+        **model_args.hub_options,
+    )
+    if labels.is_regression:
+        config.problem_type = "regression"
+        return config
+    labels.ids = match_model_labels(labels.names, config)
+    config.problem_type = "single_label_classification"
+    config.label2id = dict(zip(labels.names, labels.ids, strict=True))
+    config.id2label = {id: name for name, id in config.label2id.items()}
+    return config
+
+
+def load_model(model_args: MediaModelArguments, labels: Labels, auto_class: type = AutoModelForImageClassification):
+    """The model for the target's labels."""
+    return auto_class.from_pretrained(
+        model_args.model_name_or_path,
+        config=load_config(model_args, labels),
+        ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+        **model_args.hub_options,
+    )
+
+
+def load_data(
+    target: MediaTask,
+    source: MediaTask | None,
+    data_args: MediaArguments,
+    args,
+    encode: EncodeImages,
+    encode_train: EncodeImages,
+) -> dict[str, Any]:
+    """The splits that the arguments ask for, encoded when read; `None` for the others."""
+    data = dict.fromkeys(("train", "source", "validation", "test"))
+    if args.do_train:
+        data["train"] = prepare(target, "train", data_args.max_train_samples, encode_train, args.seed)
+    if source is not None:
+        data["source"] = prepare(source, "train", data_args.max_source_samples, encode_train, args.seed)
+        args.num_source_labels = args.num_source_labels or source.labels.num_labels
+    if args.do_eval:
+        data["validation"] = prepare(target, "validation", data_args.max_eval_samples, encode, args.seed)
+    if args.do_predict:
+        data["test"] = prepare(target, "test", data_args.max_predict_samples, encode)
+    return data
+
+
+# Running
+
+
+def make_program(
+    trainer_class: type[Trainer],
+    model,
+    processor,
+    data_collator,
+    args,
+    data: dict[str, Any],
+    target: MediaTask,
+    source: MediaTask | None,
+    publish: Callable[[Trainer], None],
+) -> Program:
+    """The trainer of the method that was chosen, and what is evaluated and predicted."""
+    trainer = trainer_class(
+        model=model,
+        args=args,
+        train_dataset=data["train"],
+        eval_dataset=data["validation"],
+        data_collator=data_collator,
+        processing_class=processor,
+        compute_metrics=make_compute_metrics(None, target.labels),
+        **({} if source is None else {"source_dataset": data["source"]}),
+    )
+    return Program(
+        trainer,
+        target.labels,
+        source and source.labels,
+        {} if data["validation"] is None else {"": data["validation"]},
+        {} if data["test"] is None else {"": data["test"]},
+        publish=lambda: publish(trainer),
+    )
+
+
+def publish(
+    trainer: Trainer, model_args: MediaModelArguments, data_args: MediaArguments, task: str = "image-classification"
+) -> None:
+    """Push the model with its card, or write the card."""
+    kwargs = {"tasks": task}
+    if not os.path.isdir(model_args.model_name_or_path):
+        kwargs["finetuned_from"] = model_args.model_name_or_path
+    if data_args.dataset_name is not None and not os.path.isdir(data_args.dataset_name):
+        kwargs["dataset"] = kwargs["dataset_tags"] = data_args.dataset_name
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(**kwargs)
+    else:
+        trainer.create_model_card(**kwargs)
+
+
+def build(model_args: ModelArguments, data_args: DataTrainingArguments, args) -> Program:
+    """
+    Load what the arguments name, and make the trainer; nothing is trained.
+
+    Raises:
+        ValueError, FileNotFoundError: the arguments, the data and the model do not fit together.
+    """
+    args.remove_unused_columns = False  # rows are encoded when read, from columns that the model does not take
+    trainer_class = choose_method(model_args, data_args, args.do_train)
+    with args.main_process_first(desc="loading data"):
+        hub = {"cache_dir": model_args.cache_dir, "token": model_args.token}
+        target = load_task(data_args, **hub)
+        wants_source = args.do_train and data_args.has_source and trainer_class.takes_source
+        source = load_task(data_args, "source_", **hub) if wants_source else None
+        model = load_model(model_args, target.labels)
+        # The PIL backend needs no torchvision, and gives the same pixels with and without it.
+        processor = AutoImageProcessor.from_pretrained(
+            model_args.image_processor_name or model_args.model_name_or_path, backend="pil", **model_args.hub_options
+        )
+        augmented = EncodeImages(processor, data_args.random_resized_crop, data_args.horizontal_flip)
+        data = load_data(target, source, data_args, args, EncodeImages(processor), augmented)
+    return make_program(
+        trainer_class,
+        model,
+        processor,
+        default_data_collator,
+        args,
+        data,
+        target,
+        source,
+        publish=lambda trainer: publish(trainer, model_args, data_args),
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train, evaluate and predict as the arguments say."""
+    model_args, data_args, args = parse_args(argv)
+    setup_logging(args)
+    set_seed(args.seed)
+    run(build(model_args, data_args, args))
+
+
+if __name__ == "__main__":
+    main()

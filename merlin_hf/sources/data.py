@@ -1,0 +1,166 @@
+"""Which data sets, and which of their rows."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ..comparison.config import SourceConfig
+from ..comparison.draws import draw_rows
+from ..comparison.quiet import quiet
+from ..comparison.tasks import Rows, load_rows
+from ..comparison.values import ConfigError, check_fields
+
+
+def parse_data_set(given: str) -> dict[str, str]:
+    """
+    A data set as it is named in one word, `path[:config][@split]`.
+
+    `nyu-mll/glue:rte@validation` is the split `validation` of the configuration `rte` of `nyu-mll/glue`. What exists as a file
+    or folder is a path, colons and all.
+
+    Returns:
+        `dict`: `path`, and `name` and `split` where they are given.
+
+    Raises:
+        ConfigError: a part is empty.
+    """
+    if os.path.exists(given):
+        return {"path": given}
+    path, at, split = given.rpartition("@")
+    path, split = (path, split) if at else (given, None)
+    name = None
+    if not os.path.exists(path):
+        path, colon, name = path.partition(":")
+        name = name if colon else None
+    if not path or split == "" or name == "":
+        raise ConfigError(f"{given!r} must be `path`, `path:config`, `path@split` or `path:config@split`.")
+    return {"path": path, **({"name": name} if name else {}), **({"split": split} if split else {})}
+
+
+def read_data_set(given: Any, argument: str, **columns: Any) -> SourceConfig:
+    """
+    A data set with its split and columns.
+
+    Args:
+        given (`str`, mapping or [`~merlin_hf.comparison.config.SourceConfig`]): see [`parse_data_set`]; a mapping has the keys of
+            a `SourceConfig`.
+        argument (`str`): how the user calls it, for messages.
+        columns: `text_columns`, `image_column` and `label_column`, where they are given.
+
+    Raises:
+        ConfigError: it cannot be understood.
+    """
+    if isinstance(given, SourceConfig):
+        return dataclasses.replace(given, **columns)
+    if isinstance(given, os.PathLike):
+        given = os.fspath(given)
+    if isinstance(given, str):
+        try:
+            given = parse_data_set(given)
+        except ConfigError as error:
+            raise ConfigError(f"`{argument}`: {error}") from None
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"`{argument}` must be the name of a data set or a mapping, got {given!r}.")
+    return SourceConfig(**check_fields({**given, **columns}, SourceConfig, argument))
+
+
+def read_data_sets(
+    target: Any, candidates: Any, columns: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, SourceConfig, dict[str, SourceConfig]]:
+    """
+    The target's name and data set, and those of the candidates, of which a single one may stand by itself.
+
+    Args:
+        columns (mapping): from names to options of [`read_data_set`].
+
+    Raises:
+        ConfigError: a name is there twice, cannot be understood, or has columns but is none of the data sets.
+    """
+    if isinstance(candidates, str | os.PathLike | SourceConfig):
+        candidates = [candidates]
+    named = (
+        dict(candidates) if isinstance(candidates, Mapping) else {_name_of(given): given for given in candidates or ()}
+    )
+    if not named:
+        raise ConfigError("`candidates` must be at least one data set.")
+    if len(named) < len(candidates):
+        raise ConfigError("`candidates` has a data set twice. Give them as a mapping of names to data sets.")
+    target_name = _name_of(target)
+    unknown = set(columns) - {target_name, *named}
+    if unknown:
+        raise ConfigError(
+            f"Columns are given for {sorted(unknown)[0]!r}, which is none of {target_name}, {', '.join(named)}."
+        )
+    target_section = read_data_set(target, "target", **columns.get(target_name, {}))
+    sections = {name: read_data_set(given, "candidates", **columns.get(name, {})) for name, given in named.items()}
+    return target_name, target_section, sections
+
+
+def _name_of(given: Any) -> str:
+    if isinstance(given, str | os.PathLike):
+        return os.fspath(given)
+    path = given.get("path") if isinstance(given, Mapping) else getattr(given, "path", None)
+    name = given.get("name") if isinstance(given, Mapping) else getattr(given, "name", None)
+    return f"{path}:{name}" if name else str(path)
+
+
+def load(section: SourceConfig, argument: str) -> Rows:
+    """
+    All labelled rows of a data set.
+
+    Raises:
+        ConfigError: there is none, or it has no labels or inputs that can be used; the message names `argument`.
+    """
+    try:
+        with quiet():
+            return load_rows(section, argument, "split")
+    except ConfigError as error:
+        # Of a configuration in a file, `target.path` names a line. Here one argument says it all.
+        text = str(error).replace(f"`{argument}.path", f"`{argument}")
+        text = text.replace(f"`{argument}.split=", f"`{argument}={section.path!r}`, its split `")
+        for name in ("text_columns", "image_column", "label_column"):
+            text = text.replace(f"`{argument}.{name}", f"`{name}")
+        if section.path not in text:
+            text = f"`{argument}={section.path!r}`: {text}"
+        raise ConfigError(text) from error
+
+
+def draw(rows: Rows, count: int | None, argument: str, *seed: int | str) -> Rows:
+    """
+    Some rows, of each class in proportion and at least one; all where there are not more.
+
+    Raises:
+        ConfigError: fewer are asked for than there are classes.
+    """
+    classes = len(set(rows.labels.tolist())) if not rows.is_regression else 1
+    if count is not None and count < max(2, classes):
+        raise ConfigError(f"`{argument}` must be at least {max(2, classes)}, one for each class, got {count}.")
+    return rows.select(draw_rows(rows.labels, count, rows.is_regression, *seed))
+
+
+def check_fit(target: Rows, pools: Mapping[str, Rows]) -> None:
+    """
+    Raises:
+        ConfigError: the target and the candidates are not of one kind, or labels have one class.
+    """
+    if not target.is_regression and len(set(target.labels.tolist())) < 2:
+        raise ConfigError("`target` has rows of one class; there is nothing to tell apart.")
+    for name, pool in pools.items():
+        if pool.kind != target.kind:
+            raise ConfigError(f"`candidates`: {name!r} has {pool.kind}s and the target {target.kind}s; give one kind.")
+        if len(set(pool.labels.tolist())) < 2:
+            raise ConfigError(f"`candidates`: all labels of {name!r} are the same; there is nothing to learn from it.")
+
+
+def check_halves(target: Rows) -> None:
+    """
+    Raises:
+        ConfigError: no class has two rows, so that nothing could be judged by a head fit on other rows.
+    """
+    labels = [0] * len(target) if target.is_regression else target.labels.tolist()
+    if max(map(labels.count, set(labels))) < 2:
+        raise ConfigError(
+            f"`target_rows`: no class has two rows among the {len(target)} that were drawn, so that a head cannot be fit on one and "
+            "judged by the other. Give more."
+        )

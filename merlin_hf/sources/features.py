@@ -1,0 +1,100 @@
+"""A backbone as it is, and rows of a data set as it sees them."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..comparison.models import build_model, load_encoder, load_model_config
+from ..comparison.quiet import quiet
+from ..comparison.tasks import Rows
+from ..comparison.values import ConfigError
+from ..scripts.text_tasks import Labels
+from ..transfer.model import TransferModel
+from .gradients import backbone_parameters, pull_back
+from .settings import RankingSettings
+
+
+class Backbone:
+    """
+    A pretrained model in evaluation mode: no dropout, and BatchNorm as it was trained.
+
+    Args:
+        settings ([`~merlin_hf.sources.settings.RankingSettings`]): with a model.
+        labels ([`~merlin_hf.scripts.text_tasks.Labels`]): of the target; layers that are new in the model are drawn for them.
+        kind (`str`): `"text"` or `"image"`.
+
+    Raises:
+        ConfigError: the model cannot be loaded, or has no such layers.
+    """
+
+    def __init__(self, settings: RankingSettings, labels: Labels, kind: str):
+        with quiet():
+            model_config = load_model_config(settings, labels)
+            self.encoder = load_encoder(settings, model_config, kind)
+            # The layers between the backbone and the head of, say, RoBERTa are new, and the same for all sources.
+            model = build_model(settings, model_config, kind, seed=0).to(settings.device).eval()
+        self.batch_size = settings.batch_size
+        self.device = settings.device
+        try:
+            self.transfer_model = TransferModel(model, num_source_labels=0)
+            self.parameters = backbone_parameters(self.transfer_model, settings.layers)
+        except ValueError as error:
+            raise ConfigError(f"`model={settings.model!r}`: {error}") from error
+
+    def encode(self, rows: Rows) -> "Encoded":
+        """The model's inputs of these rows, and their features."""
+        return Encoded(self, rows)
+
+
+class Encoded:
+    """
+    Rows as a backbone sees them.
+
+    Attributes:
+        labels (`torch.Tensor` of shape `(n,)`): class ids, or real numbers in float64.
+        features (`torch.Tensor` of shape `(n, hidden_size)`): what enters the model's last layer, without gradient.
+    """
+
+    def __init__(self, backbone: Backbone, rows: Rows):
+        self.backbone = backbone
+        self.num_labels = rows.task.labels.num_labels
+        self.labels = torch.as_tensor(rows.labels, device=backbone.device)
+        with quiet():
+            self._dataset = backbone.encoder(rows)
+        self._order = list(range(len(rows)))
+        if "input_ids" in self._dataset.column_names:
+            # Texts of about a length together: less padding. Rows do not depend on their batch in evaluation mode.
+            lengths = [len(row) for row in self._dataset["input_ids"]]
+            self._order.sort(key=lengths.__getitem__)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def _batches(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
+        for start in range(0, len(self), self.backbone.batch_size):
+            rows = self._order[start : start + self.backbone.batch_size]
+            batch = self.backbone.encoder.collator([self._dataset[row] for row in rows])
+            inputs = {
+                name: value.to(self.backbone.device)
+                for name, value in batch.items()
+                if name not in ("labels", "label")
+            }
+            yield inputs, torch.tensor(rows, device=self.backbone.device)
+
+    @cached_property
+    @torch.no_grad()
+    def features(self) -> Tensor:
+        """See above; one pass forward."""
+        found, places = [], []
+        with self.backbone.transfer_model.attached():
+            for inputs, rows in self._batches():
+                found.append(self.backbone.transfer_model.features(inputs).float())
+                places.append(rows)
+        return torch.cat(found)[torch.cat(places).argsort()]
+
+    def pull_back(self, gradients: list[Tensor]) -> list[list[Tensor]]:
+        """Gradients `(n, hidden_size)` in the features to gradients in the backbone's parameters; one pass forward."""
+        return pull_back(self.backbone.transfer_model, self._batches(), gradients, self.backbone.parameters)

@@ -1,0 +1,64 @@
+"""A ranking of sources as a figure."""
+
+import importlib.util
+from pathlib import Path
+
+from ..comparison.runs import whole_file
+from .results import MEASURES, SourceRanking
+
+
+def check_can_draw() -> None:
+    """
+    Check that the figure can be made in the end, before anything runs.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("`--output_dir` needs matplotlib for its figure: pip install matplotlib.")
+
+
+def save_figure(ranking: SourceRanking, path: Path) -> None:
+    """
+    Bars for each measure, the best source on top, from what a source that says nothing would have, with one standard deviation
+    over seeds; the alignment with a dot for each meta gradient of each seed.
+
+    Args:
+        path (`Path`): a PNG file, there whole or not at all.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    scores = ranking.sources[::-1]
+    measures = [name for name in MEASURES if any(score.values[name] for score in scores)]
+    # Not by pyplot, which would take over the window system of a program that calls this.
+    figure = Figure(figsize=(1.5 + 2.4 * len(measures), 1.4 + 0.4 * len(scores)), layout="constrained")
+    FigureCanvasAgg(figure)
+    all_axes = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    for axes, name in zip(all_axes, measures, strict=True):
+        baseline = ranking.baseline(name)
+        for place, score in enumerate(scores):
+            if not score.values[name]:
+                continue
+            color = "#c44e52" if score.ranks.get(name) == 1 else "#4c72b0"
+            gain = score.mean(name) - baseline
+            axes.barh(
+                place, gain, left=baseline, xerr=score.spread(name), color=color, alpha=0.8, capsize=3, height=0.6
+            )
+            if name == "alignment":
+                dots = [value for of_seed in score.contributions for value in of_seed]
+                axes.plot(dots, [place] * len(dots), "o", color="black", alpha=0.4, markersize=3, markeredgewidth=0)
+        axes.set_title(MEASURES[name], fontsize="medium")
+        axes.axvline(baseline, color="black", linewidth=0.8)
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="x", labelsize="small")
+        axes.locator_params(axis="x", nbins=4)
+        axes.spines[["top", "right"]].set_visible(False)
+    all_axes[0].set_yticks(range(len(scores)), [score.name for score in scores])
+    figure.supxlabel(
+        f"sources for {ranking.target}; higher is better, the line is a source that says nothing", fontsize="small"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=150, format="png", metadata={"Software": None})

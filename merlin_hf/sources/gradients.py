@@ -1,0 +1,155 @@
+"""Gradients of the source loss and of MeRLin's meta loss in the backbone's parameters."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..heads import LinearHead, encode_targets, get_head
+from ..transfer.labels import REGRESSION, SINGLE_LABEL, task_loss
+from ..transfer.model import TransferModel
+from ..transfer.splits import split_by_class
+
+
+def backbone_parameters(transfer_model: TransferModel, layers: int | None = None) -> dict[str, nn.Parameter]:
+    """
+    The parameters that gradients are compared in: all floating point ones but those of the last layer, the head.
+
+    Args:
+        transfer_model ([`~merlin_hf.transfer.model.TransferModel`]).
+        layers (`int`, *optional*): only the last so many layers of the backbone and what comes after them; all, with the
+            embeddings, if not given.
+
+    Raises:
+        ValueError: the model has no list of so many layers.
+    """
+    model = transfer_model.model
+    names = [name for name, _ in model.named_parameters()]
+    if layers is not None:
+        stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+        stack = max(
+            (stack for stack in stacks if all(any(True for _ in one.parameters()) for one in stack)),
+            key=len,
+            default=(),
+        )
+        if not 1 <= layers <= len(stack):
+            raise ValueError(f"`layers` must be from 1 to {len(stack)}, the layers of this model, got {layers}.")
+        # What a model runs first it also registers first: embeddings, lower layers.
+        first = id(next(stack[-layers].parameters()))
+        names = names[[id(parameter) for parameter in model.parameters()].index(first) :]
+    of_head = {id(parameter) for parameter in transfer_model.head.parameters()}
+    found = {name: model.get_parameter(name) for name in names}
+    return {name: value for name, value in found.items() if id(value) not in of_head and value.is_floating_point()}
+
+
+def source_gradient(features: Tensor, labels: Tensor, head: LinearHead) -> Tensor:
+    """
+    The gradient of the mean source loss in the features of its rows, with the head as it is.
+
+    For the head that minimises the loss it is the gradient of `min over theta of L(theta, phi)` as well, as the head's own
+    derivative is 0 there; the regulariser aside.
+
+    Args:
+        features (`torch.Tensor` of shape `(n, hidden_size)`).
+        labels (`torch.Tensor` of shape `(n,)`): class ids, or real numbers.
+        head ([`~merlin_hf.heads.LinearHead`]).
+
+    Returns:
+        `torch.Tensor` of shape `(n, hidden_size)`.
+    """
+    problem_type = REGRESSION if labels.is_floating_point() else SINGLE_LABEL
+    features = features.detach().requires_grad_()
+    loss = task_loss(head.detach()(features), labels, problem_type)
+    return torch.autograd.grad(loss, features)[0]
+
+
+def meta_gradient(
+    features: Tensor,
+    labels: Tensor,
+    num_labels: int,
+    num_splits: int,
+    generator: torch.Generator,
+    head: str = "ridge",
+) -> Tensor:
+    """
+    The gradient of MeRLin's meta loss in the features of the target's rows, averaged over random halves.
+
+    In each split a head is fit on one half, in closed form, and the other half gives its loss; the gradient goes through both,
+    as in [`~merlin_hf.MerlinTrainer`], whose defaults the regulariser and the scale of the logits have.
+
+    Args:
+        features (`torch.Tensor` of shape `(n, hidden_size)`).
+        labels (`torch.Tensor` of shape `(n,)`): class ids, or real numbers.
+        num_labels (`int`): classes, or 1.
+        num_splits (`int`): random halves, of each class alike.
+        generator (`torch.Generator`): draws them; on the CPU.
+        head (`str`): a solver of [`merlin_hf.heads`].
+
+    Returns:
+        `torch.Tensor` of shape `(n, hidden_size)`.
+    """
+    is_regression = labels.is_floating_point()
+    problem_type = REGRESSION if is_regression else SINGLE_LABEL
+    features = features.detach().requires_grad_()
+    kinds = torch.zeros(len(labels), dtype=torch.long, device=labels.device) if is_regression else labels
+    split = split_by_class(kinds, 0.5, num_splits, generator)
+    given = labels.to(features.dtype) if is_regression else labels
+    targets, sample_weight = encode_targets(given, num_labels, problem_type, dtype=features.dtype)
+    solver = get_head(head, problem_type=problem_type)
+    logits = solver.fit(features, targets, solver.default_l2, split.train * sample_weight)(features)
+    if is_regression:
+        losses = (logits - targets).square().mean(-1)
+    else:
+        losses = -(targets * torch.log_softmax(solver.default_logit_scale * logits, dim=-1)).sum(-1)
+    rows = split.validation.to(losses.dtype)
+    loss = (losses * rows).sum() / rows.sum().clamp(min=1)
+    return torch.autograd.grad(loss, features)[0]
+
+
+def pull_back(
+    transfer_model: TransferModel,
+    batches: Iterable[tuple[Mapping[str, Any], Tensor]],
+    gradients: list[Tensor],
+    parameters: Mapping[str, nn.Parameter],
+) -> list[list[Tensor]]:
+    """
+    Gradients in features to gradients in parameters, a batch at a time: the memory does not grow with the rows.
+
+    Args:
+        transfer_model ([`~merlin_hf.transfer.model.TransferModel`]).
+        batches: the model's arguments for some rows, and which rows they are, `(b,)`; each row once.
+        gradients (`list[torch.Tensor]`): R gradients of shape `(n, hidden_size)`. Each goes back through the same forward.
+        parameters (`Mapping[str, torch.nn.Parameter]`): see [`backbone_parameters`].
+
+    Returns:
+        `list[list[torch.Tensor]]`: for each of `gradients` one tensor for each parameter, zeros where a parameter takes no part.
+    """
+    wanted = list(parameters.values())
+    totals = [[torch.zeros_like(parameter) for parameter in wanted] for _ in gradients]
+    trainable = [parameter for parameter in transfer_model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+        with transfer_model.attached(), torch.enable_grad():
+            for inputs, rows in batches:
+                features = transfer_model.features(inputs)
+                for number, gradient in enumerate(gradients):
+                    found = torch.autograd.grad(
+                        features,
+                        wanted,
+                        gradient[rows].to(features.dtype),
+                        retain_graph=number + 1 < len(gradients),
+                        allow_unused=True,
+                    )
+                    for total, one in zip(totals[number], found, strict=True):
+                        if one is not None:
+                            total += one
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+    return totals

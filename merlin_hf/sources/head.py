@@ -1,0 +1,78 @@
+"""The source head: a classifier of the source on features of the backbone as it is."""
+
+import torch
+from torch import Tensor
+
+from ..heads import LinearHead, encode_targets, get_head
+from ..transfer.labels import REGRESSION, SINGLE_LABEL
+from ..transfer.seeding import derived_generator
+from ..transfer.splits import split_by_class
+
+
+def fit_source_head(features: Tensor, labels: Tensor, num_labels: int) -> LinearHead:
+    """
+    Logistic regression on frozen features, for real labels ridge regression; the regulariser by cross-validation.
+
+    A source whose labels the features do not tell gets a regulariser so large that it hardly says anything, rather than a
+    confident fit of noise.
+
+    Args:
+        features (`torch.Tensor` of shape `(n, hidden_size)`).
+        labels (`torch.Tensor` of shape `(n,)`): class ids, or real numbers.
+        num_labels (`int`): classes, or 1.
+
+    Returns:
+        [`~merlin_hf.heads.LinearHead`] with weight `(num_labels, hidden_size)`, without gradient.
+    """
+    problem_type = REGRESSION if labels.is_floating_point() else SINGLE_LABEL
+    if problem_type == REGRESSION:
+        labels = labels.to(features.dtype)
+    targets, sample_weight = encode_targets(labels, num_labels, problem_type)
+    solver = get_head("ridge" if problem_type == REGRESSION else "logistic", problem_type=problem_type)
+    return solver.fit_batches([(features.detach(), targets, sample_weight)], "auto").detach()
+
+
+def held_out_accuracy(features: Tensor, labels: Tensor, num_labels: int) -> float:
+    """
+    How often a source head is right on rows that it was not fit on: one fit on each half, and judged by the other.
+
+    Args:
+        features (`torch.Tensor` of shape `(n, hidden_size)`).
+        labels (`torch.LongTensor` of shape `(n,)`): class ids.
+        num_labels (`int`): classes.
+
+    Returns:
+        `float`: of all rows.
+    """
+    split = split_by_class(labels, 0.5, 1, derived_generator("held_out_accuracy"))
+    halves = split.train[0], split.validation[0]
+    right = 0
+    for fit_on, judged_by in (halves, halves[::-1]):
+        head = fit_source_head(features[fit_on], labels[fit_on], num_labels)
+        right += int((head(features[judged_by]).argmax(-1) == labels[judged_by]).sum())
+    return right / len(labels)
+
+
+def discriminant(head: LinearHead, features: Tensor) -> Tensor:
+    """
+    What the source head says of rows: its logits, less the constant that a softmax does not see.
+
+    Args:
+        head ([`~merlin_hf.heads.LinearHead`]): of the source.
+        features (`torch.Tensor` of shape `(n, hidden_size)`).
+
+    Returns:
+        `torch.Tensor` of shape `(n, num_labels - 1)`: coordinates of the logits in an orthonormal basis of the vectors that
+        sum to 0, which leaves distances between rows as they are; `(n, 1)` where there is one output. Of a source with two
+        classes, it is the log-odds over sqrt(2).
+    """
+    logits = head(features)
+    classes = logits.shape[-1]
+    if classes == 1:
+        return logits
+    # Helmert's basis: column k is 1/k for the first k classes and -1 for the next.
+    basis = torch.zeros(classes, classes - 1, dtype=logits.dtype, device=logits.device)
+    for column in range(classes - 1):
+        basis[: column + 1, column] = 1 / (column + 1)
+        basis[column + 1, column] = -1
+    return logits @ (basis / basis.norm(dim=0))

@@ -1,0 +1,205 @@
+"""Ranking candidate sources for a target, before any training."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..comparison.config import SourceConfig
+from ..comparison.tasks import Rows, overlap
+from ..transfer.seeding import derived_generator
+from .data import check_fit, check_halves, draw, load, read_data_sets
+from .features import Backbone, Encoded
+from .gradients import meta_gradient, source_gradient
+from .head import discriminant, fit_source_head, held_out_accuracy
+from .measures import gradient_alignment, leep, logme, regularized_h_score
+from .results import SourceRanking, SourceScore, rank
+from .settings import RankingSettings
+
+
+# Random halves that a meta gradient is the mean of: they cost one small solve each, a meta gradient a pass through the backbone.
+HALVES = 8
+
+
+def rank_sources(
+    target: str | Mapping[str, Any] | SourceConfig,
+    candidates: Sequence[str | Mapping[str, Any] | SourceConfig] | Mapping[str, Any],
+    model: str | None = None,
+    *,
+    target_rows: int | None = 200,
+    source_rows: int | None = 500,
+    seeds: int | Sequence[int] = 1,
+    batch_size: int = 16,
+    num_splits: int = 4,
+    layers: int | None = None,
+    max_seq_length: int = 128,
+    image_size: int | None = None,
+    columns: Mapping[str, Mapping[str, Any]] | None = None,
+    device: torch.device | str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> SourceRanking:
+    """
+    Rank data sets by how much they promise as the source of a target.
+
+    The backbone is left as it was pretrained. On its features of a candidate's rows a source head is fit
+    ([`~merlin_hf.sources.head.fit_source_head`]), and four numbers are taken, each of which is higher for a better source:
+
+    - `alignment`: whether a gradient step on the source would lower MeRLin's meta loss on the target, in all the backbone's
+      parameters ([`~merlin_hf.sources.measures.gradient_alignment`]);
+    - `logme`, `h_score`: how well **the source head's logits** on the target's rows tell the target's labels, linearly
+      ([`~merlin_hf.sources.measures.logme`] with an intercept, [`~merlin_hf.sources.measures.regularized_h_score`]);
+    - `leep`: how well its predicted classes do ([`~merlin_hf.sources.measures.leep`]).
+
+    LogME, H-score and LEEP were made to rank pretrained *models* for a target. LogME and H-score read features and target
+    labels alone: of one backbone's features they are the same number for every source. What a source adds is the direction
+    in which its classes differ, so here they get the features as the source head sees them, its logits in coordinates that
+    sum to 0. These three ask whether the pretrained features already solve the target the way they solve the source, and cannot
+    see what a source would teach the backbone. That is what the alignment asks, of the first step: where a head on the
+    pretrained features learns nothing of the source, its gradient is noise as well, and `warnings` says so.
+
+    The combined order is by the mean of two ranks: that by the alignment, and the mean of those by the others, as far as they
+    are defined for all candidates (LEEP needs classes on both sides, H-score those of the target). The alignment decides
+    between equals.
+
+    Args:
+        target (`str`, mapping or [`~merlin_hf.comparison.config.SourceConfig`]): `path[:config][@split]`, or with the keys
+            `path`, `name`, `split`, `text_columns`, `image_column`, `label_column`.
+        candidates (list of the same, or a mapping of names to them): the sources.
+        model (`str`, *optional*): a name on the Hub or a folder; BERT-base for texts and ViT-base for images if not given.
+        target_rows, source_rows (`int`, *optional*): rows of the target and of each candidate, drawn anew for each seed; all if
+            `None` or if there are not more. More rows give less noise, in the alignment above all.
+        seeds (`int` or `list[int]`): how many draws, or which.
+        batch_size (`int`): rows that go through the model at a time; results do not depend on it.
+        num_splits (`int`): meta gradients, each the mean over 8 random halves of the target's rows; memory holds so many
+            gradients and one more.
+        layers (`int`, *optional*): compare gradients in the last so many layers only. All by default: what two tasks share
+            was found in the lower layers and embeddings more than in the last ones (benchmarks/sources).
+        max_seq_length (`int`): longer texts are cut to so many tokens.
+        image_size (`int`, *optional*): height and width in pixels, for models without an image processor.
+        columns (mapping, *optional*): from names of data sets as given to their `text_columns`, `image_column` and `label_column`.
+        device (`torch.device` or `str`, *optional*): a GPU if there is one, else the CPU.
+        progress (`Callable[[str], None]`, *optional*): gets a line for each candidate and seed.
+
+    Returns:
+        [`SourceRanking`].
+
+    Raises:
+        ConfigError: an argument cannot be used, or data sets and model do not fit together; the message names it.
+        FileNotFoundError: `MERLIN_DATA_ROOT` is no folder.
+
+    Example:
+
+    ```python
+    >>> from merlin_hf.sources import rank_sources
+
+    >>> ranking = rank_sources("reviews.csv", ["stanfordnlp/sst2", "nyu-mll/glue:cola"], "google-bert/bert-base-uncased")
+    >>> ranking.best, ranking.order("alignment"), ranking.warnings
+    ```
+    """
+    settings = RankingSettings(
+        model, target_rows, source_rows, seeds, batch_size, num_splits, layers, max_seq_length, image_size, device
+    )
+    target_name, target_section, sections = read_data_sets(target, candidates, columns or {})
+    target_pool = load(target_section, "target")
+    pools = {name: load(section, "candidates") for name, section in sections.items()}
+    check_fit(target_pool, pools)
+    settings.set_model(target_pool.kind)
+    ranking = SourceRanking(target_name, settings=vars(settings))
+    ranking.sources = [SourceScore(name, len(pool), pool.task.labels.num_labels) for name, pool in pools.items()]
+    _measure_all(ranking, target_pool, pools, settings, progress or (lambda text: None))
+    ranking.warnings = _warnings(ranking, target_pool, pools)
+    ranking.sources = rank(ranking.sources)
+    return ranking
+
+
+def _measure_all(
+    ranking: SourceRanking,
+    target_pool: Rows,
+    pools: Mapping[str, Rows],
+    settings: RankingSettings,
+    say: Callable[[str], None],
+) -> None:
+    """Fill in what is measured of the target and of each candidate, for each seed."""
+    backbone = Backbone(settings, target_pool.task.labels, target_pool.kind)
+    for seed in settings.seeds:
+        start = time.perf_counter()
+        drawn = draw(target_pool, settings.target_rows, "target_rows", "target", seed)
+        check_halves(drawn)
+        target = backbone.encode(drawn)
+        metas = meta_gradients(target, settings.num_splits, seed)
+        ranking.target_rows = len(drawn)
+        for name, value in of_no_source(target.labels).items():
+            ranking.baselines.setdefault(name, []).append(value)
+        ranking.target_seconds += time.perf_counter() - start
+        for score in ranking.sources:
+            start = time.perf_counter()
+            source = backbone.encode(draw(pools[score.name], settings.source_rows, "source_rows", "source", seed))
+            measure(score, target, metas, source)
+            seconds = time.perf_counter() - start
+            score.seconds += seconds
+            say(f"{score.name}, seed {seed}: alignment {score.values['alignment'][-1]:+.3f}, {seconds:.0f} s")
+
+
+def meta_gradients(target: Encoded, num_splits: int, seed: int) -> list[list[Tensor]]:
+    """`num_splits` gradients of the meta loss in the backbone's parameters, each averaged over `HALVES` random halves."""
+    at_features = [
+        meta_gradient(
+            target.features,
+            target.labels,
+            target.num_labels,
+            HALVES,
+            derived_generator("meta_gradient", seed, number),
+        )
+        for number in range(num_splits)
+    ]
+    return target.pull_back(at_features)
+
+
+def measure(score: SourceScore, target: Encoded, metas: list[list[Tensor]], source: Encoded) -> None:
+    """Add what one draw of rows says of a candidate."""
+    score.rows = len(source)
+    head = fit_source_head(source.features, source.labels, source.num_labels)
+    source_has_classes, target_has_classes = (not rows.labels.is_floating_point() for rows in (source, target))
+    if source_has_classes:
+        score.head_accuracy.append(held_out_accuracy(source.features, source.labels, source.num_labels))
+        score.largest_class.append(float(source.labels.bincount().max() / len(source)))
+    logits = discriminant(head, target.features.double())
+    score.values["logme"].append(logme(logits, target.labels, fit_intercept=True))
+    if target_has_classes:
+        score.values["h_score"].append(regularized_h_score(logits, target.labels))
+    if source_has_classes and target_has_classes:
+        probabilities = torch.softmax(head(target.features).double(), dim=-1)
+        score.values["leep"].append(leep(probabilities, target.labels))
+    at_features = source_gradient(source.features, source.labels, head)
+    found = gradient_alignment(source.pull_back([at_features])[0], metas)
+    score.values["alignment"].append(found.cosine)
+    score.contributions.append(found.contributions)
+    score.inner_products.append(found.inner_product)
+
+
+def of_no_source(labels: Tensor) -> dict[str, float]:
+    """What each measure is for a source that says nothing about these labels of the target."""
+    found = {"alignment": 0.0, "logme": logme(torch.zeros(len(labels), 1), labels.cpu(), fit_intercept=True)}
+    if not labels.is_floating_point():
+        one_class = torch.ones(len(labels), 1)
+        found |= {"h_score": 0.0, "leep": leep(one_class, labels.cpu())}
+    return found
+
+
+def _warnings(ranking: SourceRanking, target: Rows, pools: Mapping[str, Rows]) -> list[str]:
+    found = []
+    for name, pool in pools.items():
+        shared = overlap(target, pool)
+        if shared:
+            found.append(f"{shared} of {len(target)} rows of {ranking.target} stand in {name} as well.")
+    for score in ranking.sources:
+        if score.head_is_at_chance:
+            found.append(
+                f"On the pretrained features a head hardly learns {score.name} from {score.rows} rows: it is right on "
+                f"{mean(score.head_accuracy):.3f} of those held out, its largest class is {mean(score.largest_class):.3f}. What is said "
+                "of this source is mostly noise, which is not to say that it does not help when the backbone is trained."
+            )
+    return found

@@ -1,0 +1,162 @@
+"""What ranking sources found."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..comparison.statistics import mean_and_spread
+
+
+# In the order of tables, with what they are called there. All rank by "higher is better".
+MEASURES = {
+    "alignment": "alignment",
+    "logme": "LogME",
+    "h_score": "H-score",
+    "leep": "LEEP",
+}
+
+
+@dataclass
+class SourceScore:
+    """
+    A candidate with what was measured of it.
+
+    Attributes:
+        name (`str`): as it was given.
+        pool_rows (`int`): labelled rows that it has.
+        num_labels (`int`): classes, or 1.
+        rows (`int`): of the source, in each draw.
+        values (`dict[str, list[float]]`): of each measure, one number for each seed; empty where it is not defined.
+        contributions (`list[list[float]]`): of each seed, what each meta gradient adds to the alignment.
+        inner_products (`list[float]`): of the gradients, for each seed; their sizes too, not only their angle.
+        head_accuracy (`list[float]`): of a source head on rows that it was not fit on; empty for real labels.
+        largest_class (`list[float]`): its share of the rows, the accuracy of a head that has learned nothing.
+        seconds (`float`): for all seeds.
+        ranks (`dict[str, float]`): 1 for the best by each measure that is defined for all candidates; equals share theirs.
+    """
+
+    name: str
+    pool_rows: int
+    num_labels: int
+    rows: int = 0
+    values: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in MEASURES})
+    contributions: list[list[float]] = field(default_factory=list)
+    inner_products: list[float] = field(default_factory=list)
+    head_accuracy: list[float] = field(default_factory=list)
+    largest_class: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    ranks: dict[str, float] = field(default_factory=dict)
+
+    def mean(self, measure: str) -> float | None:
+        """Over seeds; `None` where the measure is not defined."""
+        return mean_and_spread(self.values[measure])[0] if self.values[measure] else None
+
+    def spread(self, measure: str) -> float | None:
+        """
+        The sample standard deviation over seeds. Of the alignment with one seed, that over meta gradients, which are of the same
+        rows. `None` where there is one number.
+        """
+        values = self.values[measure]
+        if measure == "alignment" and len(values) == 1:
+            values = self.contributions[0]
+        return mean_and_spread(values)[1] if len(values) > 1 else None
+
+    @property
+    def head_is_at_chance(self) -> bool:
+        """Whether the source head is not right more often than its largest class is, by two standard errors of a share."""
+        if not self.head_accuracy:
+            return False
+        share = min(max(statistics.mean(self.largest_class), 0.01), 0.99)
+        error = math.sqrt(share * (1 - share) / (self.rows * len(self.head_accuracy)))
+        return statistics.mean(self.head_accuracy) < share + 2 * error
+
+    @property
+    def mean_rank(self) -> float:
+        """The mean of two: the rank by the alignment, and the mean rank by the others, which ask one question in three ways."""
+        others = [place for name, place in self.ranks.items() if name != "alignment"]
+        return (self.ranks["alignment"] + sum(others) / len(others)) / 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            **dataclasses.asdict(self),
+            "mean_rank": self.mean_rank,
+            "head_is_at_chance": self.head_is_at_chance,
+            "means": {name: self.mean(name) for name in MEASURES},
+            "spreads": {name: self.spread(name) for name in MEASURES},
+        }
+
+
+@dataclass
+class SourceRanking:
+    """
+    Candidates for a target, best first.
+
+    Attributes:
+        target (`str`): as it was given.
+        target_rows (`int`): in each draw.
+        target_seconds (`float`): spent on the target alone, once for all candidates.
+        sources (`list[SourceScore]`): by mean rank; the alignment decides between equals.
+        baselines (`dict[str, list[float]]`): what each measure is for a source that says nothing, for each seed.
+        settings (`dict`): all that was given.
+        warnings (`list[str]`): what makes the numbers say less than they seem to.
+    """
+
+    target: str
+    target_rows: int = 0
+    target_seconds: float = 0.0
+    sources: list[SourceScore] = field(default_factory=list)
+    baselines: dict[str, list[float]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def best(self) -> str:
+        """The name of the first."""
+        return self.sources[0].name
+
+    @property
+    def measures(self) -> list[str]:
+        """Those that are defined for all candidates, by which they are ranked."""
+        return list(self.sources[0].ranks)
+
+    def order(self, measure: str) -> list[str]:
+        """Names of the candidates by one measure, best first."""
+        return [score.name for score in sorted(self.sources, key=lambda score: score.ranks[measure])]
+
+    def baseline(self, measure: str) -> float:
+        """What a measure is for a source that says nothing, over seeds."""
+        return mean_and_spread(self.baselines[measure])[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {
+            "target": self.target,
+            "target_rows": self.target_rows,
+            "target_seconds": self.target_seconds,
+            "sources": [score.to_dict() for score in self.sources],
+            "measures": self.measures,
+            "baselines": self.baselines,
+            "settings": self.settings,
+            "warnings": self.warnings,
+        }
+
+
+def rank(scores: list[SourceScore]) -> list[SourceScore]:
+    """Fill in `ranks`, and sort by their mean."""
+    defined = [name for name in MEASURES if all(score.values[name] for score in scores)]
+    for name in defined:
+        for score, place in zip(scores, ranks([score.mean(name) for score in scores]), strict=True):
+            score.ranks[name] = place
+    return sorted(scores, key=lambda score: (score.mean_rank, -score.mean("alignment")))
+
+
+def ranks(values: list[float]) -> list[float]:
+    """The place of each value, 1 for the largest; equal values share the mean of their places."""
+    counts: Mapping[float, tuple[int, int]] = {
+        value: (sum(other > value for other in values), values.count(value)) for value in values
+    }
+    return [above + (equal + 1) / 2 for above, equal in (counts[value] for value in values)]

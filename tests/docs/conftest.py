@@ -1,0 +1,55 @@
+"""The pages of docs/, and stand-ins for what they load from the Hub."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import datasets
+
+from tests.examples.conftest import WORDS, model_path  # noqa: F401
+
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+def load_pages():
+    """docs/pages.py, which is in no package."""
+    if "docs_pages" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("docs_pages", DOCS / "pages.py")
+        sys.modules["docs_pages"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["docs_pages"])
+    return sys.modules["docs_pages"]
+
+
+pages = load_pages()
+# The pages that people write; those of the methods are made of docstrings.
+WRITTEN = sorted(path for path in DOCS.rglob("*.md") if path.parent.name != "methods")
+
+
+def pairs(columns, names, count):
+    """Rows of a GLUE task; the first word of each text tells the label."""
+    labels = [number % max(len(names), 2) for number in range(count)]
+    table = {name: [f"w{label} {WORDS[5 + row % 30]}" for row, label in enumerate(labels)] for name in columns}
+    features = {name: datasets.Value("string") for name in columns}
+    label = datasets.ClassLabel(names=names) if names else datasets.Value("float32")
+    columns = {**table, "label": labels if names else [float(one) for one in labels]}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features({**features, "label": label}))
+
+
+def write_glue(folder):
+    """`nyu-mll/glue` as a folder, with three of its configurations."""
+    nli = ["entailment", "neutral", "contradiction"]
+    two = ("sentence1", "sentence2")
+    files = {
+        "rte": {"train": pairs(two, nli[:2], 500), "validation": pairs(two, nli[:2], 40)},
+        "mnli": {"train": pairs(("premise", "hypothesis"), nli, 90)},
+        "stsb": {"train": pairs(two, [], 60)},
+    }
+    header = ["---", "configs:"]
+    for name, splits in files.items():
+        header += [f"- config_name: {name}", "  data_files:"]
+        for split, rows in splits.items():
+            rows.to_parquet(folder / name / f"{split}.parquet")
+            header += [f"  - split: {split}\n    path: {name}/{split}.parquet"]
+    (folder / "README.md").write_text("\n".join([*header, "---", ""]))

@@ -1,0 +1,105 @@
+"""Links lead somewhere, without mkdocs: it is the strict build that checks those to places within pages of the API."""
+
+import pkgutil
+import re
+import unicodedata
+
+import pytest
+import yaml
+
+from tests.docs.conftest import DOCS, ROOT, pages
+
+
+def slug(heading: str) -> str:
+    """A heading's place, as Markdown's table of contents makes it."""
+    heading = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
+    heading = unicodedata.normalize("NFKD", heading).encode("ascii", "ignore").decode()
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
+
+
+def places(text: str) -> set[str]:
+    found = []
+    pages.outside_code(text, lambda part: found.extend(re.findall(r"^#+ (.+)", part, re.MULTILINE)) or part)
+    return {slug(heading) for heading in found}
+
+
+@pytest.fixture(scope="module")
+def site():
+    return pages.all_files()
+
+
+def test_every_link_of_every_page_leads_to_a_file_and_a_heading(site):
+    texts, images = site
+    for uri, text in texts.items():
+        for link in pages.links(text):
+            target, _, place = link.partition("#")
+            parts = (uri.rsplit("/", 1)[0] if "/" in uri else "").split("/") if target else uri.split("/")
+            for part in target.split("/") if target else ():
+                parts = parts[:-1] if part == ".." else [*parts, part]
+            to = "/".join(filter(None, parts))
+            assert to in texts or to in images, f"{uri}: {link}"
+            assert not place or place in places(texts[to]), f"{uri}: {link}"
+
+
+def test_a_broken_link_is_an_error():
+    for text in ("[x](nowhere.md)", "![x](../nowhere.png)", "[x](../../elsewhere)"):
+        with pytest.raises(pages.BrokenLink):
+            pages.rewrite(text, DOCS / "index.md", "index.md")
+    assert pages.rewrite("```\n[x](nowhere.md)\n```\n[x](https://a.b)", DOCS / "index.md", "index.md")[1] == set()
+
+
+def test_links_start_from_the_page():
+    text, found = pages.rewrite("[x\ny](../../README.md#scale)", DOCS / "howto" / "data.md", "howto/data.md")
+    assert text == "[x\ny](../repository/README.md#scale)" and found == {ROOT / "README.md"}
+
+
+def navigation(entries):
+    for entry in entries:
+        for value in entry.values() if isinstance(entry, dict) else [entry]:
+            yield from [value] if isinstance(value, str) else navigation(value)
+
+
+def test_the_navigation_names_every_page_of_docs_once(site):
+    named = list(navigation(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    written = [uri for uri in site[0] if not uri.startswith(pages.FOLDER)]
+    assert sorted(one for one in named if not one.startswith(pages.FOLDER)) == sorted(written)
+    assert set(named) <= set(site[0])
+
+
+def test_every_module_of_the_package_is_on_one_page_of_the_api(site):
+    found = [name for uri, text in site[0].items() if uri.startswith("api/") for name in pages.DIRECTIVE.findall(text)]
+    assert len(found) == len(set(found))
+    documented = set(found)
+    for name in pages.modules("merlin_hf"):
+        is_package = (ROOT / name.replace(".", "/")).is_dir()
+        assert is_package or name in documented or name.rpartition(".")[2].startswith("_"), name
+
+
+def test_the_results_are_the_files_of_the_benchmarks(site):
+    text = site[0]["results.md"]
+    for path in sorted((ROOT / "benchmarks").rglob("*.md")):
+        if path.name != "README.md" and path.read_text(encoding="utf-8").count("\n") < pages.LONG_TABLES:
+            readme = path.parent / "README.md"
+            if readme.is_file() or path.parent.name == "demo":
+                assert path.read_text(encoding="utf-8").splitlines()[-1] in text
+    for uri in (link for link in pages.links(text) if link.endswith(".png")):
+        assert uri in site[1]
+
+
+def test_no_page_names_a_folder_of_a_machine():
+    for path in [*DOCS.rglob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
+        assert not re.search(r"(?<![\w./])/(work|home|root|tmp|Users)/", path.read_text(encoding="utf-8")), path
+
+
+def references():
+    """Full names that pages and docstrings refer to."""
+    files = [*DOCS.rglob("*.md"), *(ROOT / "merlin_hf").rglob("*.py")]
+    found = {
+        name for path in files for name in re.findall(r"\[`~?(merlin_hf[\w.]*)`\]", path.read_text(encoding="utf-8"))
+    }
+    return sorted(found)
+
+
+@pytest.mark.parametrize("name", references())
+def test_what_is_referred_to_is_there(name):
+    assert pkgutil.resolve_name(name) is not None
