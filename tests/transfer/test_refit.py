@@ -135,7 +135,7 @@ def test_a_head_that_did_not_converge_is_told(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(whole_set, "MAX_PASSES", 1)
     with caplog.at_level(logging.WARNING):
         trainer.refit_head()
-    assert "'logistic' head did not converge" in caplog.text
+    assert "LogisticHead did not converge" in caplog.text
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
