@@ -141,17 +141,17 @@ def train(pair: str, model: str, folder: Path) -> dict:
 
 
 def judge(found: dict) -> dict:
-    """For each measure, whether all expected sources come before all others."""
-    expected = found["expected"]
+    """For each measure `"right"` where all expected sources come before all others, `"level"` where the last of them ties."""
     verdicts = {}
     for measure in [*found["ranking"]["measures"], "mean_rank"]:
         places = {
             source["name"]: source["mean_rank"] if measure == "mean_rank" else source["ranks"][measure]
             for source in found["ranking"]["sources"]
         }
-        verdicts[measure] = max(places[name] for name in expected) < min(
-            place for name, place in places.items() if name not in expected
-        )
+        last = max(places[name] for name in found["expected"])
+        first = min(place for name, place in places.items() if name not in found["expected"])
+        level = abs(last - first) < 1e-9
+        verdicts[measure] = "level" if level else "right" if last < first else "wrong"
     return verdicts
 
 

@@ -36,7 +36,7 @@ def verdicts(found: list[dict]) -> str:
     """Which measure has all related sources before all others."""
     rows = [["pair", *NAMES.values()]]
     for of_pair in found:
-        rows.append([of_pair["pair"], *({True: "right", False: "wrong"}[of_pair["right"][name]] for name in NAMES)])
+        rows.append([of_pair["pair"], *(of_pair["right"][name] for name in NAMES)])
     return markdown(rows)
 
 

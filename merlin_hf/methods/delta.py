@@ -30,7 +30,7 @@ class LayerDistance(Regularizer):
     + head_weight / 2 |w_new|^2.
 
     FM are what layers put out, `(n, C, positions)`, and FM^0 what they did at the start of training on the target, for the
-    same rows; padding is left out. The attention a sums to 1 in each layer.
+    same rows; padding is left out where `attention_mask` has a value for each position. The attention a sums to 1 in each layer.
 
     Args:
         layer_names (`list[str]`): of the classifier's layers.

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from ..transfer.checks import check_head_can_be_written
 from ..transfer.trainer import TransferTrainer
 from .linear_probe import ProbeMixin, ProbeTrainingArguments
 
@@ -38,3 +39,13 @@ class LinearProbeThenFinetuneTrainer(ProbeMixin, TransferTrainer):
         outputs = model(target_inputs=batches.target_inputs)
         loss = self.target_loss(outputs.target_logits, batches.target_labels)
         return (loss, outputs) if return_outputs else loss
+
+    def check_data(self):
+        """
+        As in TransferTrainer.
+
+        Raises:
+            ValueError: the head cannot be written, as under DeepSpeed.
+        """
+        super().check_data()
+        check_head_can_be_written(self)

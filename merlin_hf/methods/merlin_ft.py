@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 
 from ..trainer import MerlinTrainer
 from ..training_args import MerlinTrainingArguments
+from ..transfer.checks import check_head_can_be_written
 from ..transfer.phases import PhasesMixin
 from .sequential import check_first_phase_fraction
 
@@ -79,3 +80,13 @@ class MerlinFinetuneTrainer(PhasesMixin, MerlinTrainer):
         loss = self.target_loss(outputs.target_logits, batches.target_labels)
         self.record(target_loss=loss)
         return (loss, outputs) if return_outputs else loss
+
+    def check_data(self):
+        """
+        As in MerlinTrainer.
+
+        Raises:
+            ValueError: the head cannot be written, as under DeepSpeed.
+        """
+        super().check_data()
+        check_head_can_be_written(self)

@@ -79,8 +79,8 @@ def legend(ranking: SourceRanking) -> list[str]:
     lines = [
         f"Target: {ranking.target}, {ranking.target_rows} rows, {ranking.target_seconds:.0f} s. Higher is better; ranks in "
         f"brackets; ± is the sample standard deviation {spread}.",
-        "alignment: cosine of the source's gradient with that of the target's meta loss; where it is not clearly above 0, a step "
-        "on the source does not help the target. The others: how well a head of the source's, on the pretrained "
+        "alignment: cosine of the source's gradient with that of the target's meta loss; where it is not clearly above 0, a "
+        "first step on the source does not lower that loss. The others: how well a head of the source's, on the pretrained "
         "features, tells the target's labels; blind to what the source would teach the backbone.",
     ]
     nothing = ", ".join(f"{MEASURES[name]} {ranking.baseline(name):+.{DECIMALS[name]}f}" for name in ranking.measures)

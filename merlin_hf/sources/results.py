@@ -151,7 +151,7 @@ def rank(scores: list[SourceScore]) -> list[SourceScore]:
     for name in defined:
         for score, place in zip(scores, ranks([score.mean(name) for score in scores]), strict=True):
             score.ranks[name] = place
-    return sorted(scores, key=lambda score: (score.mean_rank, -score.mean("alignment")))
+    return sorted(scores, key=lambda score: (round(score.mean_rank, 9), -score.mean("alignment")))
 
 
 def ranks(values: list[float]) -> list[float]:

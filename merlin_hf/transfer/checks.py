@@ -52,6 +52,20 @@ def check_sharding(accelerator: Accelerator, trainer: str) -> None:
         )
 
 
+def check_head_can_be_written(trainer: Any) -> None:
+    """
+    Check that a head may be fit in the middle of a run, and trained from there.
+
+    Raises:
+        ValueError: DeepSpeed trains copies of the parameters, which would put the old head back at its next step.
+    """
+    if trainer.is_deepspeed_enabled:
+        raise ValueError(
+            f"{type(trainer).__name__} fits the model's last layer and trains it from there, and DeepSpeed, which trains copies of "
+            "its own, would put the old one back. Use `ddp` or `fsdp2` as the configuration of accelerate."
+        )
+
+
 def check_source_is_wanted(trainer: type, source_dataset: Any | None) -> None:
     """
     Check that there is a source where the method needs one, and none where it would not be used.

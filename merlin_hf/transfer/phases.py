@@ -11,7 +11,7 @@ class PhasesMixin:
     For a [`~merlin_hf.transfer.trainer.TransferTrainer`] whose first updates have another loss than its later ones.
 
     Both are one run: the same callbacks, logs and checkpoints, and a run that is resumed is in the phase its step says. The
-    second phase starts with a fresh optimizer, and the learning rate takes its whole course in each, warm-up included. The
+    second phase starts with a fresh optimizer (under DeepSpeed it goes on), and the learning rate takes its whole course in each, warm-up included. The
     target's batches of the first phase are drawn, and left unused where the phase is about the source alone.
     """
 

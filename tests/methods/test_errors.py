@@ -131,3 +131,12 @@ def test_one_phase_may_have_such_a_schedule(tmp_path, method):
 def test_targets_without_labels(tmp_path, method):
     with pytest.raises(ValueError, match=r"`train_dataset` has no labels.*`label`"):
         build(method, tmp_path, target=tiny_dataset().remove_columns("label"))
+
+
+@pytest.mark.parametrize("method", ["lp_ft", "merlin_ft"])
+def test_a_head_written_in_the_middle_of_a_run_is_refused_under_deepspeed(method, tmp_path):
+    """ZeRO trains copies of the parameters; DeepSpeed itself is not needed to tell."""
+    trainer = build(method, tmp_path)
+    trainer.is_deepspeed_enabled = True
+    with pytest.raises(ValueError, match="DeepSpeed.*Use `ddp` or `fsdp2`"):
+        trainer.check_data()
