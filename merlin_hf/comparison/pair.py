@@ -30,6 +30,10 @@ class Pair:
         pool = load_rows(config.target, "target", "train_split")
         test = load_rows(config.target, "target", "test_split", like=pool)
         source = load_rows(config.source, "source", "split") if config.source is not None else None
+        self._check_rows(pool, "target.rows", config.target.rows)
+        self._check_rows(test, "target.test_rows", config.target.test_rows)
+        if source is not None:
+            self._check_rows(source, "source.rows", config.source.rows)
         self.pool = pool
         self.test = test.select(draw_rows(test.labels, config.target.test_rows, test.is_regression, "test"))
         if source is not None:
@@ -39,14 +43,15 @@ class Pair:
         self._rows: dict[tuple[str, int], tuple[Rows, Rows]] = {}
         self._check()
 
+    def _check_rows(self, rows: Rows, key: str, given: int | None) -> None:
+        classes = rows.task.labels.num_labels
+        if given is not None and not rows.is_regression and given < classes:
+            raise ConfigError(f"`{key}` must be at least {classes}, one for each class, got {given}.")
+
     def _check(self) -> None:
         target, config = self.pool, self.config.target
         if not target.is_regression and self.labels.num_labels < 2:
             raise ConfigError(f"`target.path` has one class, {self.labels.names}; there is nothing to tell apart.")
-        if config.rows is not None and not target.is_regression and config.rows < self.labels.num_labels:
-            raise ConfigError(
-                f"`target.rows` must be at least {self.labels.num_labels}, one for each class, got {config.rows}."
-            )
         if self.source is not None and self.source.kind != target.kind:
             raise ConfigError(
                 f"The source has {self.source.kind}s and the target {target.kind}s; a comparison needs one kind."
@@ -55,7 +60,7 @@ class Pair:
         if shared and config.train_split.partition("[")[0] == config.test_split.partition("[")[0]:
             raise ConfigError(
                 f"`target.test_split={config.test_split!r}` shares {shared} of its {len(self.test)} rows with "
-                f"`train_split={config.train_split!r}`. Give slices that do not overlap."
+                f"`train_split={config.train_split!r}`. Give slices that do not overlap, or drop rows that are there twice."
             )
 
     @cached_property

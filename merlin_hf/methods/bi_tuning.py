@@ -106,6 +106,7 @@ class Contrasts(Regularizer):
     """
 
     keeps_a_copy: ClassVar[bool] = True
+    works_sharded: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -239,7 +240,8 @@ class BiTuningTrainer(RegularizedTrainer):
     yet do not count. The second view of a row is the copy's own dropout on the same inputs. Defaults: 1, K = 40, m = 0.999, T = 0.07, 128
     dimensions. For targets with one class per row.
 
-    A step costs one batch of the target, a pass forward of the copy, and memory for a second copy of the weights.
+    A step costs one batch of the target, a pass forward of the copy, and memory for a second copy of the weights, which checkpoints
+    hold as well.
     """
 
     training_args_class: ClassVar = BiTuningTrainingArguments

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..transfer.distributed import sum_over_ranks
 from ..transfer.labels import split_labels
+from ..transfer.model import evaluating
 from ..transfer.regularizer import Regularizer, at_least_float32
 from ..transfer.seeding import isolated_rng
 from .regularized import (
@@ -26,6 +27,8 @@ class TranslatedLabels(Regularizer):
     trained on the target.
     """
 
+    works_sharded: ClassVar[bool] = False
+
     def __init__(self, weight: float = 2.3):
         super().__init__(weight)
         self.relationship: Tensor | None = None
@@ -37,8 +40,7 @@ class TranslatedLabels(Regularizer):
     def forward(self, transfer_model, inputs, labels, output):
         """The mean above, `()`; rows with the label -100 are ignored."""
         log_probabilities = at_least_float32(transfer_model.source_head(output.target_features)).log_softmax(-1)
-        translated = self.relationship[labels.clamp(min=0)]
-        losses = -(translated * log_probabilities).sum(-1)
+        losses = -(self.relationship[labels.clamp(min=0)] * log_probabilities).sum(-1)
         counted = labels != -100
         return self.weight * (losses * counted).sum() / counted.sum().clamp(min=1)
 
@@ -60,18 +62,15 @@ def category_relationship(trainer) -> Tensor:
         `torch.FloatTensor` of shape `(num_labels, num_source_labels)`; uniform for a class without rows.
     """
     transfer_model = trainer.transfer_model
-    was_training = transfer_model.training
-    transfer_model.eval()
     head = transfer_model.source_head
     sums = at_least_float32(head.weight.new_zeros(transfer_model.num_labels, head.out_features))
-    with isolated_rng("relationship", trainer.args.seed), transfer_model.attached():
+    with isolated_rng("relationship", trainer.args.seed), transfer_model.attached(), evaluating(transfer_model):
         for batch, is_own in trainer.rank_batches(trainer.train_dataset, trainer.args.eval_batch_size):
             inputs, labels = split_labels(trainer._prepare_inputs(batch))
             probabilities = at_least_float32(transfer_model(source_inputs=inputs).source_logits).softmax(-1)
             if is_own:
                 counted = labels != -100
                 sums.index_add_(0, labels[counted], probabilities[counted].to(sums.dtype))
-    transfer_model.train(was_training)
     sums = sum_over_ranks(sums)
     totals = sums.sum(-1, keepdim=True)
     return torch.where(totals > 0, sums / totals.clamp(min=1e-12), 1 / sums.shape[-1])

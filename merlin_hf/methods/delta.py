@@ -12,6 +12,7 @@ from ..heads import LinearHead
 from ..transfer.distributed import sum_over_ranks
 from ..transfer.labels import split_labels
 from ..transfer.layers import channels_first, find_layers, layer_outputs
+from ..transfer.model import evaluating
 from ..transfer.refit import RefitHeadMixin
 from ..transfer.regularizer import FrozenCopy, Regularizer, at_least_float32
 from ..transfer.seeding import isolated_rng
@@ -41,6 +42,7 @@ class LayerDistance(Regularizer):
     """
 
     keeps_a_copy: ClassVar[bool] = True
+    works_sharded: ClassVar[bool] = False
     reads_layers: ClassVar[bool] = True
 
     def __init__(
@@ -139,12 +141,9 @@ def channel_attention(trainer: Any, layer_names: list[str], exact: bool = False)
     with torch.no_grad():
         head = trainer.final_head({})
     trainer.head_metrics = {}  # of that head, which is not the model's
-    was_training = transfer_model.training
-    transfer_model.eval()
-    with isolated_rng("attention", trainer.args.seed), transfer_model.attached():
+    with isolated_rng("attention", trainer.args.seed), transfer_model.attached(), evaluating(transfer_model):
         measure = exact_increase if exact else first_order_increase
         increases = measure(trainer, layer_names, head)
-    transfer_model.train(was_training)
     weights = {}
     for name, increase in increases.items():
         increase = sum_over_ranks(increase)
@@ -156,13 +155,18 @@ def first_order_increase(trainer: Any, layer_names: list[str], head: LinearHead)
     """What the loss of this rank's rows, summed, gains by the first order when a channel is set to zero, `(C,)` a layer."""
     transfer_model, increases = trainer.transfer_model, {}
     for inputs, labels in own_batches(trainer):
-        with torch.enable_grad(), layer_outputs(transfer_model.model, layer_names) as outputs:
+        with torch.enable_grad(), layer_outputs(transfer_model.model, layer_names, edit=with_gradient) as outputs:
             loss = trainer.target_loss(head(transfer_model.features(inputs)), labels) * count_labelled(labels)
             gradients = torch.autograd.grad(loss, [outputs[name] for name in layer_names])
         for name, gradient in zip(layer_names, gradients, strict=True):
             gain = -at_least_float32(channels_first(gradient * outputs[name].detach(), inputs)[0]).sum((0, 2))
             increases[name] = increases.get(name, 0) + gain
     return increases
+
+
+def with_gradient(_: str, output: Tensor) -> Tensor:
+    """A layer's output, for which there is a gradient also where the layers up to it are frozen."""
+    return output if output.requires_grad else output.detach().requires_grad_()
 
 
 @torch.no_grad()
@@ -245,7 +249,8 @@ class DeltaTrainer(RefitHeadMixin, RegularizedTrainer):
     before training on the target (see [`channel_attention`]). Layers are the blocks of a transformer or the stages of a CNN. Both factors
     are 0.01; the distance is a mean over rows, where the reference code has a sum.
 
-    A step costs one batch of the target, a pass forward of the copy, and memory for a second copy of the weights.
+    A step costs one batch of the target, a pass forward of the copy, and memory for a second copy of the weights, which checkpoints
+    hold as well.
     """
 
     training_args_class: ClassVar = DeltaTrainingArguments

@@ -56,7 +56,7 @@ class JointTrainer(TransferTrainer):
 
     @classmethod
     def rows_per_step(cls, args, has_source):
-        """As in TransferTrainer; with the proportional mix nearly all steps are the source's."""
+        """As in TransferTrainer; with the proportional mix as if all steps were the source's, which is the most they cost."""
         if has_source and args.batch_mix == "proportional":
             return args.per_device_source_batch_size or args.per_device_train_batch_size
         return super().rows_per_step(args, has_source)

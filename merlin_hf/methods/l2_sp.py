@@ -25,6 +25,7 @@ class DistanceToStart(Regularizer):
     """
 
     keeps_a_copy: ClassVar[bool] = True
+    works_sharded: ClassVar[bool] = False
 
     def __init__(self, weight: float = 0.01, head_weight: float = 0.01, new: Collection[str] = ()):
         super().__init__(weight)
@@ -88,7 +89,7 @@ class L2SPTrainer(RegularizedTrainer):
     `w_new` are the layers that pretraining did not have: the last one, and without a source whatever else lies outside the
     base model. Both factors are 0.01. Adam scales the pull like any gradient; leave `weight_decay` at 0, which would draw to zero.
 
-    A step costs one batch of the target, and memory for a second copy of the weights.
+    A step costs one batch of the target, and memory for a second copy of the weights, which checkpoints hold as well.
     """
 
     training_args_class: ClassVar = StartingPointTrainingArguments

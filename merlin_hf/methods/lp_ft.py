@@ -38,6 +38,7 @@ class LinearProbeThenFinetuneTrainer(ProbeMixin, TransferTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         outputs = model(target_inputs=batches.target_inputs)
         loss = self.target_loss(outputs.target_logits, batches.target_labels)
+        self.record(target_loss=loss)
         return (loss, outputs) if return_outputs else loss
 
     def check_data(self):

@@ -22,6 +22,7 @@ class SourceDistillation(Regularizer):
     """
 
     keeps_a_copy: ClassVar[bool] = True
+    works_sharded: ClassVar[bool] = False
 
     def __init__(self, weight: float = 4.0, temperature: float = 3.0):
         super().__init__(weight)
@@ -79,7 +80,8 @@ class LWFTrainer(RegularizedTrainer):
     s are the source head's logits of a target row and s^0 what they were at the end of training on the source; the source head
     is trained along. Defaults: 4 and T = 3; no factor T^2, as in the paper.
 
-    A step costs one batch of the target and a pass forward of the copy.
+    A step costs one batch of the target, a pass forward of the copy, and memory for a second copy of the weights, which checkpoints
+    hold as well.
     """
 
     training_args_class: ClassVar = LWFTrainingArguments

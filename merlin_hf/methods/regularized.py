@@ -69,10 +69,10 @@ class RegularizedTrainer(SequentialTrainer):
         """
         super().check_data()
         name = type(self).__name__
-        if self.regularizer_class.keeps_a_copy and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if not self.regularizer_class.works_sharded and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError(
-                f"{name} keeps a second copy of the weights, which sharding (FSDP, DeepSpeed) leaves no room for. Use plain "
-                "data parallelism, as in the configuration `ddp`."
+                f"{name} keeps whole tensors of its own, such as the weights that training started at, and does not work where "
+                "the model is sharded (FSDP, DeepSpeed). Use plain data parallelism, as in the configuration `ddp`."
             )
         if self.regularizer_class.reads_layers and self.args.target_chunk_size is not None:
             raise ValueError(
@@ -105,10 +105,13 @@ def check_source_classes(trainer: RegularizedTrainer) -> None:
     Check that there is a source head whose classes say something about the target's rows.
 
     Raises:
-        ValueError: there is no source, or it is a regression.
+        ValueError: there is none, or its labels are no class ids.
     """
-    if trainer.transfer_model.source_head.out_features < 2:
+    values = label_values(trainer.source_dataset)
+    are_ids = values is None or (values.ndim == 1 and values.dtype.kind in "iu")
+    if trainer.transfer_model.source_head.out_features < 2 or not are_ids:
+        kind = "one real label a row" if values is None or values.ndim == 1 else "several labels a row"
         raise ValueError(
             f"{type(trainer).__name__} compares what the source head says of the target's rows as probabilities of "
-            "classes, and `source_dataset` has one real label a row. Use a source with classes, or L2SPTrainer."
+            f"classes, and `source_dataset` has {kind}. Use a source with one class a row, or L2SPTrainer."
         )

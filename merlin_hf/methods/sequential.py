@@ -75,8 +75,9 @@ class SequentialTrainer(PhasesMixin, TransferTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if batches.source_inputs is not None:
             outputs = model(source_inputs=batches.source_inputs)
-            loss = self.source_loss(outputs.source_logits, batches.source_labels)
-            self.record(source_loss=loss)
+            source_loss = self.source_loss(outputs.source_logits, batches.source_labels)
+            self.record(source_loss=source_loss)
+            loss = self.args.source_weight * source_loss
         else:
             outputs = model(target_inputs=batches.target_inputs, target_labels=batches.target_labels)
             loss = self.target_loss(outputs.target_logits, batches.target_labels)

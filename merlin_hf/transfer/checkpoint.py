@@ -2,6 +2,7 @@
 
 import os
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from .model import TransferModel
 TRANSFER_STATE_NAME = "transfer_state.safetensors"
 PREFIX = "model."  # of the classifier's tensors in a TransferModel
 KEPT = "kept."  # of what a regularizer keeps beside its parameters
+RUN = "run."  # of what a resumed run must agree with
 
 
 def transfer_state(transfer_model: TransferModel) -> dict[str, Tensor]:
@@ -54,18 +56,27 @@ def load_transfer_state(transfer_model: TransferModel, folder: str) -> None:
             f"{folder} has no {TRANSFER_STATE_NAME}: it was not written by a run with a `source_dataset` or by this method, or with "
             "`save_only_model=True`. Load its weights with `from_pretrained` and start a new run instead of resuming."
         )
-    saved = load_file(path)
+    saved = {name: tensor for name, tensor in load_file(path).items() if not name.startswith(RUN)}
     kept = {name.removeprefix(KEPT): saved.pop(name) for name in list(saved) if name.startswith(KEPT)}
     wanted = {n: t for n, t in transfer_model.state_dict().items() if not n.startswith(PREFIX)}
     if {n: t.shape for n, t in saved.items()} != {n: t.shape for n, t in wanted.items()}:
         raise ValueError(
             f"{path} holds { {n: tuple(t.shape) for n, t in sorted(saved.items())} }, but this run has "
-            f"{ {n: tuple(t.shape) for n, t in sorted(wanted.items())} }. Resume with the same `source_dataset` labels "
-            "and the same learned scalars."
+            f"{ {n: tuple(t.shape) for n, t in sorted(wanted.items())} }. Resume with the same `source_dataset` labels, "
+            "the same learned scalars and the same options of the method."
         )
     transfer_model.load_state_dict(saved, strict=False)
     if kept:
         transfer_model.regularizer.load_tensors(transfer_model, kept)
+
+
+def read_run_state(folder: str) -> dict[str, Tensor]:
+    """What [`TransferCheckpointsMixin.run_state`] gave when a checkpoint was written; nothing where there is no such file."""
+    path = os.path.join(folder, TRANSFER_STATE_NAME)
+    if not os.path.isfile(path):
+        return {}
+    with safe_open(path, framework="pt") as file:
+        return {name.removeprefix(RUN): file.get_tensor(name) for name in file.keys() if name.startswith(RUN)}
 
 
 class TransferCheckpointsMixin:
@@ -74,10 +85,18 @@ class TransferCheckpointsMixin:
     trained in shards, and beside it what only training needs.
     """
 
+    def run_state(self) -> dict[str, Tensor]:
+        """What a run that resumes from a checkpoint must agree with."""
+        return {}
+
+    def check_run_state(self, saved: dict[str, Tensor]) -> None:
+        """Check what [`TransferCheckpointsMixin.run_state`] gave when the checkpoint was written."""
+
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.transfer_model is not None:
             state = transfer_state(self.transfer_model)
+            state.update({f"{RUN}{name}": tensor for name, tensor in self.run_state().items()})
             if self.args.should_save:
                 save_transfer_state(state, output_dir)
 
@@ -105,6 +124,8 @@ class TransferCheckpointsMixin:
     def _load_optimizer_and_scheduler(self, checkpoint):
         # Sharded, they are part of the model that has been loaded already.
         is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if self.is_active and checkpoint is not None and not is_sharded:
-            load_transfer_state(self.transfer_model, checkpoint)
+        if self.is_active and checkpoint is not None:
+            self.check_run_state(read_run_state(checkpoint))
+            if not is_sharded:
+                load_transfer_state(self.transfer_model, checkpoint)
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -89,6 +89,17 @@ def _rows(value: Any, rows: slice, batch_size: int) -> Any:
     return value[rows] if isinstance(value, Tensor) and value.ndim and value.shape[0] == batch_size else value
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A block with a model in evaluation mode, which is then in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 def check_has_no_batch_statistics(model: nn.Module) -> None:
     """
     Check that a row's features do not depend on the other rows of its batch.

@@ -1,5 +1,6 @@
 """Two phases in one training, told apart by the step."""
 
+import torch
 from torch.optim.lr_scheduler import SequentialLR
 from transformers import TrainingArguments
 
@@ -67,6 +68,26 @@ class PhasesMixin:
         self.lr_scheduler = SequentialLR(optimizer, schedulers, milestones=[phases[0]])
         return self.lr_scheduler
 
+    def run_state(self):
+        """As in TransferCheckpointsMixin: where the second phase starts."""
+        return {**super().run_state(), "first_phase_steps": torch.tensor(self.first_phase_steps)}
+
+    def check_run_state(self, saved):
+        """
+        As in TransferCheckpointsMixin.
+
+        Raises:
+            ValueError: the checkpoint is of one phase, and its step of the other in this run.
+        """
+        super().check_run_state(saved)
+        before = int(saved.get("first_phase_steps", self.first_phase_steps))
+        step, now = self.state.global_step, self.first_phase_steps
+        if (step > before) != (step > now):
+            raise ValueError(
+                f"The checkpoint of step {step} is of a run whose first phase had {before} steps, and this run's has {now}. Resume "
+                "with the same `max_steps` (or `num_train_epochs` and batch size) and the same `first_phase_fraction`."
+            )
+
     def check_data(self):
         """
         As in TransferTrainer.
@@ -76,7 +97,8 @@ class PhasesMixin:
                 learning rate is not a function of the step.
         """
         super().check_data()
-        check_finds_unused(self)
+        if self.has_first_phase:
+            check_finds_unused(self)
         if self.has_first_phase and self.args.lr_scheduler_type == "reduce_lr_on_plateau":
             raise ValueError(
                 f"{type(self).__name__} has two phases with a schedule each, and `lr_scheduler_type='reduce_lr_on_plateau'` "

@@ -10,6 +10,7 @@ from transformers.utils import logging
 from ..heads import HeadSolver, LinearHead, encode_targets, get_head
 from .distributed import is_distributed, reshard, share_buffers, sum_over_ranks, whole, write
 from .labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, problem_type_of, split_labels
+from .model import evaluating
 from .seeding import isolated_rng
 
 
@@ -107,12 +108,10 @@ class RefitHeadMixin:
         Rows are shared out over the ranks, each once. Draws nothing from the global generators.
         """
         transfer_model, args = self.transfer_model, self.args
-        was_training = transfer_model.training
-        transfer_model.eval()
         model = self.model_wrapped if self.is_fsdp_enabled else transfer_model
         l2 = self.final_head_l2(scalars)
         share_buffers(transfer_model)
-        with isolated_rng("refit", args.seed), transfer_model.attached():
+        with isolated_rng("refit", args.seed), transfer_model.attached(), evaluating(transfer_model):
             if self.target_problem_type is None:
                 batch, _ = next(iter(self.rank_batches(self.train_dataset, args.eval_batch_size)))
                 self.target_problem_type = self.problem_type(split_labels(batch)[1])
@@ -132,7 +131,6 @@ class RefitHeadMixin:
                     f"The final {type(solver).__name__} did not converge on the target rows (residual "
                     f"{float(head.info['solver_residual']):.1e}); a larger `head_l2` or `refit_l2` makes it easier."
                 )
-        transfer_model.train(was_training)
         return head
 
     def measure_head(self, head: LinearHead, batches: FeatureBatches, l2: float | str) -> dict[str, float]:

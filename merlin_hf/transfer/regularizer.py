@@ -28,7 +28,10 @@ class Regularizer(nn.Module):
         weight (`float`): factor of the loss.
     """
 
-    keeps_a_copy: ClassVar[bool] = False  # of the model's weights, which sharded training has no room for
+    keeps_a_copy: ClassVar[bool] = False  # of the model's weights
+    works_sharded: ClassVar[bool] = (
+        True  # False where it reads whole weights, or keeps tensors, which go into plain checkpoints
+    )
     reads_layers: ClassVar[bool] = False  # of the classifier, which the target's rows then go through in one piece
     batch_size: int = 0  # target rows of a full micro-batch on one rank, kept up to date by the trainer
 

@@ -204,3 +204,9 @@ def test_what_is_no_configuration(tmp_path):
         load_config(tmp_path / "code.yaml")
     with pytest.raises(ConfigError, match="A configuration must be a mapping, got 3"):
         load_config(3)
+
+
+def test_a_token_is_not_taken_into_results():
+    with pytest.raises(ConfigError, match="hub_token") as error:
+        load_config({**GOOD, "training": {"max_steps": 10, "hub_token": "hf_secret"}})
+    assert "hf_secret" not in str(error.value)

@@ -123,3 +123,13 @@ def test_layers(tmp_path, options, expected):
     trainer.train()
     assert trainer.transfer_model.regularizer.layer_names == expected
     assert set(trainer.transfer_model.regularizer.channel_weights) == set(expected)
+
+
+def test_attention_below_frozen_layers(tmp_path):
+    """Their outputs have no gradient of their own; the attention is what it is with all layers trained."""
+    frozen, free = (attention_trainer(tmp_path / name, "text") for name in ("frozen", "free"))
+    frozen.model.bert.embeddings.requires_grad_(False)
+    frozen.model.bert.encoder.layer[:2].requires_grad_(False)
+    layers = ["bert.encoder.layer.0", "bert.encoder.layer.1"]
+    for one, other in zip(*(channel_attention(t, layers).values() for t in (frozen, free)), strict=True):
+        torch.testing.assert_close(one, other)

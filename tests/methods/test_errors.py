@@ -140,3 +140,32 @@ def test_a_head_written_in_the_middle_of_a_run_is_refused_under_deepspeed(method
     trainer.is_deepspeed_enabled = True
     with pytest.raises(ValueError, match="DeepSpeed.*Use `ddp` or `fsdp2`"):
         trainer.check_data()
+
+
+@pytest.mark.parametrize("method", ["l2_sp", "sequential", "merlin_ft"])
+def test_a_checkpoint_is_not_resumed_in_another_phase(method, tmp_path):
+    """The boundary moves with `max_steps`; a run that would never have met its start is told so."""
+    saved = build(method, tmp_path, max_steps=12, first_phase_fraction=0.5, save_strategy="steps", save_steps=4)
+    saved.train()
+    checkpoint = str(tmp_path / "checkpoint-4")
+    with pytest.raises(ValueError, match=r"step 4 .* first phase had 6 steps, and this run's has 3.*`max_steps`"):
+        build(method, tmp_path / "other", max_steps=6, first_phase_fraction=0.5).train(checkpoint)
+    later = build(method, tmp_path / "more", max_steps=14, first_phase_fraction=0.5, save_strategy="no")
+    later.train(checkpoint)  # still in the first phase, in both
+    assert later.state.global_step == 14
+
+
+@pytest.mark.parametrize("method", ["lwf", "co_tuning"])
+def test_a_source_with_several_labels_a_row_has_no_classes(method, tmp_path):
+    source = source_rows()
+    several = source.remove_columns("label").add_column("labels", [[1.0, 0.0, 1.0]] * len(source))
+    with pytest.raises(ValueError, match="`source_dataset` has several labels a row"):
+        build(method, tmp_path, source=several)
+
+
+@pytest.mark.parametrize("method", ["l2_sp", "bss"])
+def test_without_a_source_no_head_is_unused(method, tmp_path, monkeypatch):
+    args = {"ddp_find_unused_parameters": False, "source": False}
+    trainer = build(method, tmp_path, **args)
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    trainer.check_data()
