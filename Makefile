@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-table test test-versions test-deepspeed benchmarks benchmark-speed benchmark-theory benchmark-semisynthetic \
+.PHONY: demo demo-table compare-table test test-versions test-deepspeed benchmarks benchmark-speed benchmark-theory benchmark-semisynthetic \
 	benchmark-transfer benchmark-sources docs types build lint format clean
 
 demo: $(VENV)/.installed-demo
@@ -36,13 +36,19 @@ benchmark-speed: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/speed/run.py
 
 # All that the documents show, from nothing; each goes on where it was interrupted. Hours on two cores.
-benchmarks: demo-table benchmark-speed benchmark-theory benchmark-semisynthetic benchmark-transfer benchmark-sources
+benchmarks: demo-table compare-table benchmark-speed benchmark-theory benchmark-semisynthetic benchmark-transfer benchmark-sources
+
+# The README's comparison of methods; needs MERLIN_DATA_ROOT or the Hub.
+compare-table: $(VENV)/.installed-test
+	$(BIN)/merlin-hf compare examples/compare/usps.yaml
+	mkdir -p benchmarks/compare
+	cp runs/compare-usps/results.json runs/compare-usps/table.md runs/compare-usps/comparison.png benchmarks/compare
 
 # The quadratic network of the paper, about 20 minutes on one core.
 benchmark-theory: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/theory/run.py
 
-# Digits with a signature on the source, about an hour on one core.
+# Digits with a signature on the source, about half an hour on one core.
 benchmark-semisynthetic: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/semisynthetic/run.py
 
@@ -50,7 +56,7 @@ benchmark-semisynthetic: $(VENV)/.installed-test
 benchmark-transfer: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/transfer/run.py
 
-# Which source? About ten minutes.
+# Which source? About twelve minutes of one core; needs MERLIN_DATA_ROOT or the Hub.
 benchmark-sources: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/sources/run.py
 

@@ -36,3 +36,10 @@ def test_links_to_files(link):
 def test_make_targets(target):
     with open(os.path.join(ROOT, "Makefile"), encoding="utf-8") as file:
         assert re.search(rf"^{target}:", file.read(), re.MULTILINE)
+
+
+def test_the_comparison_is_the_table_of_its_command():
+    """Every line of README's table of methods stands in the file that `make compare-table` writes."""
+    with open(os.path.join(ROOT, "benchmarks", "compare", "table.md"), encoding="utf-8") as file:
+        written = [line for line in file.read().splitlines() if line.startswith("|")]
+    assert len(written) > 5 and "\n".join(written) in README
