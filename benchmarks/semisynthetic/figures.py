@@ -86,6 +86,6 @@ def save_figures(folder: Path) -> None:
         axis.set_xlabel("ease of the source's signature")
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].axhline(0.1, color="grey", lw=0.8, ls=":")
-    axes[0].legend(frameon=False, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     figure.savefig(folder / "semisynthetic.png", dpi=130)
     plt.close(figure)
