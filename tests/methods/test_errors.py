@@ -165,7 +165,9 @@ def test_a_source_with_several_labels_a_row_has_no_classes(method, tmp_path):
 
 @pytest.mark.parametrize("method", ["l2_sp", "bss"])
 def test_without_a_source_no_head_is_unused(method, tmp_path, monkeypatch):
-    args = {"ddp_find_unused_parameters": False, "source": False}
-    trainer = build(method, tmp_path, **args)
-    monkeypatch.setattr(type(trainer.args), "world_size", 2)
-    trainer.check_data()
+    alone = build(method, tmp_path, source=False, ddp_find_unused_parameters=False)
+    after_source = build(method, tmp_path, ddp_find_unused_parameters=False)
+    monkeypatch.setattr(type(alone.args), "world_size", 2)
+    assert alone.check_data() is None
+    with pytest.raises(ValueError, match="`ddp_find_unused_parameters=True`"):
+        after_source.check_data()
