@@ -48,7 +48,7 @@ compare-table: $(VENV)/.installed-test
 benchmark-theory: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/theory/run.py
 
-# Digits with a signature on the source, about half an hour on one core.
+# Digits with a signature on the source; took about 80 minutes beside other work on two cores.
 benchmark-semisynthetic: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/semisynthetic/run.py
 

@@ -1,6 +1,7 @@
 """Text tasks: where their rows, texts and labels are found, and how their answers are scored."""
 
 import difflib
+import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -327,6 +328,19 @@ def local_metric(task_name: str | None, is_regression: bool, predictions, refere
     return accuracy
 
 
+def check_can_score(task_name: str | None, is_regression: bool) -> None:
+    """
+    Check, before training, that [`local_metric`] will be able to score.
+
+    Raises:
+        ImportError: a package is missing.
+    """
+    package = "scipy" if is_regression else "sklearn" if task_name in ("cola", "mrpc", "qqp") else None
+    if package is not None and importlib.util.find_spec(package) is None:
+        name = {"sklearn": "scikit-learn"}.get(package, package)
+        raise ImportError(f"The metric of {task_name or 'real labels'} needs {name}: pip install {name}.")
+
+
 def load_metric(task_name: str | None, is_regression: bool) -> Callable:
     """`evaluate`'s metric of a GLUE task where it can be had, else [`local_metric`], which gives the same numbers."""
     reason = "not a GLUE task" if task_name is None else "HF_HUB_OFFLINE is set"
@@ -339,6 +353,7 @@ def load_metric(task_name: str | None, is_regression: bool) -> Callable:
             return lambda predictions, references: metric.compute(predictions=predictions, references=references)
         except Exception as error:  # no network, a proxy, an old version: none is a reason not to train
             reason = f"evaluate's could not be loaded: {error}"
+    check_can_score(task_name, is_regression)
     logger.info(f"Metric: computed here ({reason})")
     return lambda predictions, references: local_metric(task_name, is_regression, predictions, references)
 
