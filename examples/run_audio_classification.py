@@ -27,7 +27,6 @@ from scipy.signal import resample_poly
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, DataCollatorWithPadding, set_seed
 
 from merlin_hf.scripts.image_classification import (
-    MediaModelArguments,
     load_data,
     load_model,
     make_program,
@@ -35,6 +34,7 @@ from merlin_hf.scripts.image_classification import (
     publish,
 )
 from merlin_hf.scripts.image_tasks import MediaArguments, MediaKind, MediaTask, load_task
+from merlin_hf.scripts.model_arguments import BaseModelArguments
 from merlin_hf.scripts.text_classification import Program, choose_method, run, setup_logging
 
 
@@ -42,8 +42,8 @@ FILE_TYPES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 @dataclass
-class ModelArguments(MediaModelArguments):
-    """[`MediaModelArguments`] for audio."""
+class ModelArguments(BaseModelArguments):
+    """[`BaseModelArguments`] for audio."""
 
     feature_extractor_name: str | None = field(
         default=None, metadata={"help": "Feature extractor, if not the model's."}

@@ -1,6 +1,7 @@
 """Fine-tuning that keeps the outputs of layers."""
 
-from collections.abc import Callable, Collection, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -48,7 +49,7 @@ class LayerDistance(Regularizer):
     def __init__(
         self,
         weight: float = 0.01,
-        layer_names: list[str] = (),
+        layer_names: Sequence[str] = (),
         head_weight: float = 0.01,
         new: Collection[str] = (),
         attention: Callable[[Any, list[str]], dict[str, Tensor]] | None = None,
@@ -67,11 +68,11 @@ class LayerDistance(Regularizer):
         self.copy = FrozenCopy(trainer.transfer_model)
         self.channel_weights = {} if self.attention is None else self.attention(trainer, self.layer_names)
 
+    @contextlib.contextmanager
     def watch(self, transfer_model):
         """Records what the layers put out."""
-        context = layer_outputs(transfer_model.model, self.layer_names)
-        self._outputs = context
-        return _Watch(self, context)
+        with layer_outputs(transfer_model.model, self.layer_names) as self._outputs:
+            yield
 
     def forward(self, transfer_model, inputs, labels, output):
         """The mean above, `()`."""
@@ -109,20 +110,6 @@ class LayerDistance(Regularizer):
         device = transfer_model.head.weight.device
         own = {name: tensor.to(device) for name, tensor in tensors.items() if name.startswith("channels.")}
         self.channel_weights = {name.removeprefix("channels."): tensor for name, tensor in own.items()}
-
-
-class _Watch:
-    """Hands what was recorded on to the regularizer, also after the hooks are gone."""
-
-    def __init__(self, regularizer: LayerDistance, context):
-        self.regularizer = regularizer
-        self.context = context
-
-    def __enter__(self):
-        self.regularizer._outputs = self.context.__enter__()
-
-    def __exit__(self, *error):
-        return self.context.__exit__(*error)
 
 
 # Which channels matter

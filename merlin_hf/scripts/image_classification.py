@@ -24,8 +24,9 @@ from transformers import (
     set_seed,
 )
 
-from ..methods import METHODS, get_method
+from ..methods import get_method
 from .image_tasks import DataTrainingArguments, EncodeImages, MediaArguments, MediaTask, load_task, prepare
+from .model_arguments import BaseModelArguments
 from .text_classification import Program, choose_method, match_model_labels, named_method, run, setup_logging
 from .text_tasks import Labels, make_compute_metrics
 
@@ -34,40 +35,8 @@ logger = logging.getLogger("merlin_hf.scripts")
 
 
 @dataclass
-class MediaModelArguments:
-    """The model, and the way it is trained."""
-
-    model_name_or_path: str = field(metadata={"help": "Path of a pretrained model, or its name on the Hub."})
-    method: str | None = field(
-        default=None,
-        metadata={"help": f"{', '.join(METHODS)}. Default: merlin with a source, else finetune."},
-    )
-    config_name: str | None = field(default=None, metadata={"help": "Configuration, if not the model's."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where to keep what is downloaded from the Hub."})
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
-    token: str | None = field(default=None, metadata={"help": "Token for files of the Hub that are not public."})
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={"help": "Run code from the model's repository. Only for those whose code you have read."},
-    )
-    ignore_mismatched_sizes: bool = field(
-        default=False, metadata={"help": "Accept a pretrained model whose last layer has another number of labels."}
-    )
-
-    @property
-    def hub_options(self) -> dict:
-        """What every `from_pretrained` takes."""
-        return {
-            "cache_dir": self.cache_dir,
-            "revision": self.model_revision,
-            "token": self.token,
-            "trust_remote_code": self.trust_remote_code,
-        }
-
-
-@dataclass
-class ModelArguments(MediaModelArguments):
-    """[`MediaModelArguments`] for images."""
+class ModelArguments(BaseModelArguments):
+    """[`BaseModelArguments`] for images."""
 
     image_processor_name: str | None = field(default=None, metadata={"help": "Image processor, if not the model's."})
 
@@ -89,7 +58,7 @@ def parse_args(
     return parser.parse_args_into_dataclasses(argv)
 
 
-def load_config(model_args: MediaModelArguments, labels: Labels) -> PretrainedConfig:
+def load_config(model_args: BaseModelArguments, labels: Labels) -> PretrainedConfig:
     """The configuration of a model for the target's labels, whose numbers it settles."""
     config = AutoConfig.from_pretrained(
         model_args.config_name or model_args.model_name_or_path,
@@ -106,7 +75,7 @@ def load_config(model_args: MediaModelArguments, labels: Labels) -> PretrainedCo
     return config
 
 
-def load_model(model_args: MediaModelArguments, labels: Labels, auto_class: type = AutoModelForImageClassification):
+def load_model(model_args: BaseModelArguments, labels: Labels, auto_class: type = AutoModelForImageClassification):
     """The model for the target's labels."""
     return auto_class.from_pretrained(
         model_args.model_name_or_path,
@@ -174,7 +143,7 @@ def make_program(
 
 
 def publish(
-    trainer: Trainer, model_args: MediaModelArguments, data_args: MediaArguments, task: str = "image-classification"
+    trainer: Trainer, model_args: BaseModelArguments, data_args: MediaArguments, task: str = "image-classification"
 ) -> None:
     """Push the model with its card, or write the card."""
     kwargs = {"tasks": task}

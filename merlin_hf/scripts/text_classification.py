@@ -28,10 +28,11 @@ from transformers import (
     set_seed,
 )
 
-from ..methods import METHODS, get_method
+from ..methods import get_method
 from ..training_args import TransferTrainingArguments
 from ..transfer.distributed import end_training
 from ..transfer.whole_checkpoints import last_whole_checkpoint
+from .model_arguments import BaseModelArguments
 from .text_tasks import DataTrainingArguments, Labels, Task, load_task, make_compute_metrics, predicted, prepare
 
 
@@ -39,36 +40,10 @@ logger = logging.getLogger("merlin_hf.scripts")
 
 
 @dataclass
-class ModelArguments:
-    """The model, and the way it is trained."""
+class ModelArguments(BaseModelArguments):
+    """[`BaseModelArguments`] for texts."""
 
-    model_name_or_path: str = field(metadata={"help": "Path of a pretrained model, or its name on the Hub."})
-    method: str | None = field(
-        default=None,
-        metadata={"help": f"{', '.join(METHODS)}. Default: merlin with a source, else finetune."},
-    )
-    config_name: str | None = field(default=None, metadata={"help": "Configuration, if not the model's."})
     tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if not the model's."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where to keep what is downloaded from the Hub."})
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
-    token: str | None = field(default=None, metadata={"help": "Token for files of the Hub that are not public."})
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={"help": "Run code from the model's repository. Only for those whose code you have read."},
-    )
-    ignore_mismatched_sizes: bool = field(
-        default=False, metadata={"help": "Accept a pretrained model whose last layer has another number of labels."}
-    )
-
-    @property
-    def hub_options(self) -> dict:
-        """What every `from_pretrained` takes."""
-        return {
-            "cache_dir": self.cache_dir,
-            "revision": self.model_revision,
-            "token": self.token,
-            "trust_remote_code": self.trust_remote_code,
-        }
 
 
 @dataclass

@@ -1,0 +1,37 @@
+"""Which model is trained, and how: the arguments that all programs take."""
+
+from dataclasses import dataclass, field
+
+from ..methods import METHODS
+
+
+@dataclass
+class BaseModelArguments:
+    """The model, and the way it is trained; what all programs share."""
+
+    model_name_or_path: str = field(metadata={"help": "Path of a pretrained model, or its name on the Hub."})
+    method: str | None = field(
+        default=None,
+        metadata={"help": f"{', '.join(METHODS)}. Default: merlin with a source, else finetune."},
+    )
+    config_name: str | None = field(default=None, metadata={"help": "Configuration, if not the model's."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where to keep what is downloaded from the Hub."})
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
+    token: str | None = field(default=None, metadata={"help": "Token for files of the Hub that are not public."})
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run code from the model's repository. Only for those whose code you have read."},
+    )
+    ignore_mismatched_sizes: bool = field(
+        default=False, metadata={"help": "Accept a pretrained model whose last layer has another number of labels."}
+    )
+
+    @property
+    def hub_options(self) -> dict:
+        """What every `from_pretrained` takes."""
+        return {
+            "cache_dir": self.cache_dir,
+            "revision": self.model_revision,
+            "token": self.token,
+            "trust_remote_code": self.trust_remote_code,
+        }
