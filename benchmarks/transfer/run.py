@@ -11,6 +11,7 @@ import json
 import os
 from pathlib import Path
 
+import torch
 import yaml
 
 import merlin_hf
@@ -26,7 +27,12 @@ def load_pair(name: str, rows: int) -> dict:
     """The configuration of a pair with so many labelled target rows."""
     pair = yaml.safe_load((HERE / "pairs" / f"{name}.yaml").read_text())
     common = yaml.safe_load((HERE / f"{pair.pop('common')}.yaml").read_text())
-    config = {**common, **pair, "target": {**pair["target"], "rows": rows}}
+    config = {**common, **pair}
+    for section in ("target", "source"):
+        config[section] = {**common.get(section, {}), **pair[section]}
+    config["target"]["rows"] = rows
+    if not torch.cuda.is_available():
+        config["training"] = {**config["training"], "use_cpu": True}  # bfloat16 on a CPU has to be asked for
     if (HERE / config["model"]).is_dir():
         config["model"] = str(HERE / config["model"])
     elif importlib.util.find_spec(WHEEL) is not None:
@@ -46,9 +52,14 @@ def run(name: str, rows: int, args: argparse.Namespace) -> None:
         {**config, "output_dir": str(folder)}, seeds=args.seeds, methods=args.methods, search=args.search(config)
     ).summary
     path = args.results_dir / name / str(rows) / "results.json"
+    write_whole(path, json.dumps(kept(summary, name), indent=1, sort_keys=True))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(kept(summary, name), indent=1, sort_keys=True))
+    part.write_text(text)
     os.replace(part, path)
 
 

@@ -128,6 +128,9 @@ class CompareConfig:
         search ([`SearchConfig`] or mapping).
         from_scratch (`bool`): random weights by seed, of the model's `config.json`.
         freeze_layers (`int`): lower layers that are left as they are, with the embeddings.
+        cache_frozen_layers (`bool`): what they make of a text is computed once and kept, in memory, for all steps, methods and
+            seeds. Their dropout is then off. For texts, and models that are a plain stack of layers, as BERT is.
+        attn_implementation (`str`, *optional*): as in `from_pretrained`, such as `"eager"`.
         max_seq_length (`int`): longer texts are cut to so many tokens.
         image_size (`int`, *optional*): height and width in pixels, for models without an image processor.
         save_models (`bool`): keep the model of each final run, plain, in `output_dir/models/<method>/seed-<seed>`.
@@ -149,6 +152,8 @@ class CompareConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     from_scratch: bool = False
     freeze_layers: int = 0
+    cache_frozen_layers: bool = False
+    attn_implementation: str | None = None
     max_seq_length: int = 128
     image_size: int | None = None
     save_models: bool = False
@@ -177,6 +182,11 @@ class CompareConfig:
         check_at_least(self.image_size, 1, "image_size")
         if self.from_scratch and self.freeze_layers:
             raise ConfigError("`freeze_layers` would keep random weights: leave it out with `from_scratch: true`.")
+        if self.cache_frozen_layers:
+            if not self.freeze_layers:
+                raise ConfigError("`cache_frozen_layers` has no layers to keep: give `freeze_layers`, at least 1.")
+            if self.save_models:
+                raise ConfigError("`save_models` would save the upper layers alone: leave out `cache_frozen_layers`.")
 
     @property
     def default_learning_rate(self) -> float:

@@ -1,8 +1,8 @@
 """From stored rows to what a model takes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -18,6 +18,7 @@ class TextEncoder:
 
     tokenizer: Any
     max_seq_length: int
+    reads_lazily: ClassVar[bool] = False  # whether rows are computed when they are read, from columns of its own
 
     def __call__(self, rows: Rows) -> datasets.Dataset:
         """The model's inputs and `labels`."""
@@ -35,31 +36,73 @@ class TextEncoder:
 @dataclass
 class ImageEncoder:
     """
-    Pixels, computed when a row is read.
+    Pixels, computed when a row is read, and kept for the next time.
 
     Args:
         preprocess (`Callable`): from a list of `PIL.Image` to `np.ndarray` of shape `(n, num_channels, height, width)`.
+        memory (`int`): bytes of pixels that are kept, at most.
     """
 
     preprocess: Callable
+    memory: int = 2**29
+    reads_lazily: ClassVar[bool] = True
+    _kept: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, rows: Rows) -> datasets.Dataset:
         """A data set of `pixel_values` and `labels`."""
-        stored, column = rows.dataset, rows.task.text_columns[0]
-        places = datasets.Dataset.from_dict({"place": np.arange(len(rows)), "labels": rows.labels})
+        column = rows.task.text_columns[0]
 
-        def transform(batch: dict) -> dict:
-            encoded = {"labels": batch["labels"]} if "labels" in batch else {}
-            if "place" in batch:
-                encoded["pixel_values"] = list(self.preprocess(stored[batch["place"]][column]))
-            return encoded
+        def read(places: list[int]) -> list[np.ndarray]:
+            keys = [int(rows.digests[place]) for place in places]
+            new = {key: place for key, place in zip(keys, places, strict=True) if key not in self._kept}
+            pixels = self.preprocess(rows.dataset[list(new.values())][column]) if new else ()
+            read = dict(zip(new, pixels, strict=True))
+            found = [read[key] if key in read else self._kept[key] for key in keys]
+            for key, image in read.items():
+                if (len(self._kept) + 1) * image.nbytes <= self.memory:
+                    self._kept[key] = image
+            return found
 
-        return places.with_transform(transform)
+        return computed_when_read(rows, "pixel_values", read)
 
     @property
     def collator(self) -> Callable:
         """Makes a batch of rows."""
         return default_data_collator
+
+
+def computed_when_read(rows: Rows, column: str, read: Callable) -> datasets.Dataset:
+    """
+    A data set of `labels` and a column that is computed for the rows that are read.
+
+    Args:
+        rows ([`Rows`]).
+        column (`str`): its name.
+        read (`Callable`): from a list of numbers of rows to a list of values.
+    """
+    labels = rows.labels.astype(np.float32) if rows.is_regression else rows.labels
+    dataset = datasets.Dataset.from_dict({"place": np.arange(len(rows)), "labels": labels})
+    return dataset.with_transform(_Transform(column, read, f"{column} of {rows.identity}"))
+
+
+@dataclass
+class _Transform:
+    column: str
+    read: Callable
+    identity: str
+
+    def __call__(self, batch: dict) -> dict:
+        encoded = {"labels": batch["labels"]} if "labels" in batch else {}
+        if "place" in batch:
+            encoded[self.column] = self.read(batch["place"])
+        return encoded
+
+    def __reduce__(self):
+        # `datasets` names a data set by pickling its transform, which would be all rows, each time.
+        return str, (self.identity,)
+
+    def __deepcopy__(self, memo):
+        return self
 
 
 def resize_and_scale(image_size: int | tuple[int, int] | list[int], num_channels: int) -> Callable:

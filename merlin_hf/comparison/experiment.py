@@ -17,6 +17,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArg
 from transformers.utils import CONFIG_NAME
 
 from .config import CompareConfig
+from .frozen import FrozenTextEncoder, LowerLayers, check_cut, cut_lower_layers
 from .method_config import MethodConfig
 from .metrics import CLASSIFICATION, REGRESSION, default_metric, make_compute_metrics
 from .models import build_model, load_encoder, load_model_config, model_identity
@@ -55,8 +56,21 @@ class Experiment:
         self.labels = self.pair.labels
         self.model_config = load_model_config(config, self.labels)
         self.encoder = load_encoder(config, self.model_config, self.pair.pool.kind)
+        if config.cache_frozen_layers:
+            self.encoder = self._encoder_of_frozen_layers()
         self.metric = self._choose_metric()
         self._encoded: dict[str, datasets.Dataset] = {}
+
+    def _encoder_of_frozen_layers(self) -> FrozenTextEncoder:
+        if self.pair.pool.kind == IMAGE:
+            raise ConfigError("`cache_frozen_layers` is for texts; leave it out for images.")
+        whole = build_model(self.config, self.model_config, self.pair.pool.kind, seed=0)
+        layers, training = self.config.freeze_layers, self.config.training
+        precision = torch.bfloat16 if training.get("bf16") else torch.float16 if training.get("fp16") else None
+        lower = LowerLayers(whole, layers, self.encoder.collator, precision)
+        check_cut(lower, self.encoder(self.pair.test.select(list(range(min(4, len(self.pair.test)))))))
+        whole.to(self.device)
+        return FrozenTextEncoder(self.encoder, lower)
 
     def _choose_metric(self) -> str:
         is_regression = self.labels.is_regression
@@ -102,6 +116,8 @@ class Experiment:
             "model": self._model_identity,
             "from_scratch": self.config.from_scratch,
             "freeze_layers": self.config.freeze_layers,
+            **({"cache_frozen_layers": True} if self.config.cache_frozen_layers else {}),
+            **({"attn_implementation": self.config.attn_implementation} if self.config.attn_implementation else {}),
             "input_size": self.config.image_size if train.kind == IMAGE else self.config.max_seq_length,
             "processes": self.processes.num_processes,
         }
@@ -125,7 +141,7 @@ class Experiment:
             "output_dir": self._folder.name,
             "disable_tqdm": True,
             "save_strategy": "no",
-            "remove_unused_columns": self.pair.pool.kind != IMAGE,  # images are read by a transform
+            "remove_unused_columns": not self.encoder.reads_lazily,  # a transform needs its columns
             **more,
         }
         if self.has_source(method):
@@ -161,8 +177,11 @@ class Experiment:
         train, judged = self.pair.rows_of(run.kind, run.seed)
         set_seed(run.seed)
         with_source = self.has_source(method)
+        model = build_model(self.config, self.model_config, train.kind, run.seed)
+        if self.config.cache_frozen_layers:
+            model = cut_lower_layers(model, self.config.freeze_layers)
         trainer = method.trainer_class(
-            model=build_model(self.config, self.model_config, train.kind, run.seed),
+            model=model,
             args=self.training_args(
                 method, run.setting, seed=run.seed, max_steps=run.steps or self.config.training["max_steps"]
             ),

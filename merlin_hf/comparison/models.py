@@ -18,6 +18,7 @@ from transformers import (
 from ..scripts.text_tasks import Labels
 from .config import CompareConfig
 from .encoding import ImageEncoder, TextEncoder, by_processor, resize_and_scale
+from .frozen import layer_stack
 from .tasks import IMAGE, TEXT
 from .values import ConfigError, first_sentence
 
@@ -34,7 +35,9 @@ def load_model_config(config: CompareConfig, labels: Labels) -> PretrainedConfig
         ConfigError: there is no such model.
     """
     try:
-        model_config = AutoConfig.from_pretrained(config.model, num_labels=labels.num_labels)
+        model_config = AutoConfig.from_pretrained(
+            config.model, num_labels=labels.num_labels, attn_implementation=config.attn_implementation
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(f"`model={config.model!r}` cannot be loaded: {first_sentence(error)}") from error
     if labels.is_regression:
@@ -109,8 +112,7 @@ def freeze(model: PreTrainedModel, layers: int) -> None:
         ConfigError: the model has no embeddings and list of layers, or a shorter one.
     """
     base = model.base_model
-    stacks = [module for module in base.modules() if isinstance(module, torch.nn.ModuleList)]
-    stack = max(stacks, key=len, default=())
+    stack = layer_stack(model)
     if len(stack) < layers:
         raise ConfigError(f"`freeze_layers` must be at most {len(stack)}, the layers of this model, got {layers}.")
     embeddings = getattr(base, "embeddings", None)

@@ -34,6 +34,7 @@ class RankingSettings:
     device: torch.device | str | None = None
     from_scratch: bool = False
     freeze_layers: int = 0
+    attn_implementation: str | None = None
 
     def __post_init__(self):
         self.seeds = check_seeds(self.seeds, "seeds")

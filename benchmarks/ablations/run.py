@@ -1,0 +1,64 @@
+"""
+MeRLin with one option changed at a time: `python benchmarks/ablations/run.py`.
+
+The pairs are those of `benchmarks/transfer`, but all rows come from the target's train split, half to train on and half to be
+judged by, so that defaults which are set from this have not seen the test rows of the other benchmarks. What is finished is not
+run again. See README.md.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import yaml
+
+import merlin_hf
+
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from transfer.run import kept, load_pair, write_whole  # noqa: E402
+
+from ablations import table  # noqa: E402
+
+
+PAIRS = ("mnist-usps", "fashion_mnist-usps", "sst2-vader_nyt", "banking77-trec")
+ROWS = 100
+JUDGED_ROWS = 1000
+
+
+def load_variants() -> dict[str, dict]:
+    """The options of each line of the table, the defaults first."""
+    groups = yaml.safe_load((HERE / "variants.yaml").read_text())["groups"]
+    variants = {label: options for group in groups.values() for label, options in group.items()}
+    return {"merlin": {}, **{label: {"method": "merlin", **options} for label, options in variants.items()}}
+
+
+def run(name: str, args: argparse.Namespace) -> None:
+    """All variants on one pair."""
+    config = load_pair(name, ROWS)
+    config["target"] |= {"train_split": "train[:50%]", "test_split": "train[50%:]", "test_rows": JUDGED_ROWS}
+    config |= {"methods": load_variants(), "search": {"trials": 0}, "reference": "merlin"}
+    overrides = {"seeds": args.seeds, "methods": args.variants}
+    config["output_dir"] = str(args.work_dir / name)
+    summary = merlin_hf.compare(config, **overrides).summary
+    write_whole(args.results_dir / f"{name}.json", json.dumps(kept(summary, name), indent=1, sort_keys=True))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=PAIRS, metavar="PAIR")
+    parser.add_argument("--variants", nargs="+", help="default: all")
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--work_dir", type=Path, default=Path("runs/ablations"))
+    parser.add_argument("--results_dir", type=Path, default=HERE / "results")
+    args = parser.parse_args(argv)
+    for name in args.pairs:
+        run(name, args)
+        table.main(args.results_dir)
+
+
+if __name__ == "__main__":
+    main()

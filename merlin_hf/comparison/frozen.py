@@ -1,0 +1,163 @@
+"""The frozen lower layers of a text model, which need to see each text once and not in every step of every run."""
+
+import copy
+from typing import Any, ClassVar
+
+import datasets
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .encoding import TextEncoder, computed_when_read
+from .tasks import Rows
+from .values import ConfigError
+
+
+BATCH = 64  # texts that go through the lower layers at a time
+TOLERANCE = 1e-3
+
+
+class GivenStates(nn.Module):
+    """In place of the embeddings: what the layers above the frozen ones are given."""
+
+    def forward(self, input_ids=None, inputs_embeds=None, **kwargs) -> Tensor:
+        """`inputs_embeds` as they are."""
+        return inputs_embeds
+
+
+def layer_stack(model: PreTrainedModel) -> nn.ModuleList | tuple:
+    """The longest list of modules of the base model: its layers."""
+    stacks = [module for module in model.base_model.modules() if isinstance(module, nn.ModuleList)]
+    return max(stacks, key=len, default=())
+
+
+def cut_lower_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
+    """
+    Take the embeddings and the lower layers away: the model then takes hidden states, as `inputs_embeds`.
+
+    Raises:
+        ConfigError: the model has no `embeddings` and list of layers.
+    """
+    stack = layer_stack(model)
+    if not hasattr(model.base_model, "embeddings") or len(stack) < layers:
+        raise ConfigError(
+            f"`cache_frozen_layers` needs a model with embeddings and a list of layers, as BERT has; {type(model).__name__} "
+            "has not. Leave it out."
+        )
+    model.base_model.embeddings = GivenStates()
+    del stack[:layers]
+    model.main_input_name = "inputs_embeds"
+    return model
+
+
+class LowerLayers:
+    """
+    The hidden states that the frozen layers make of texts, each computed once.
+
+    Dropout is off in them, other than in a frozen layer of a model in training.
+
+    Args:
+        model (`PreTrainedModel`): the whole classifier.
+        layers (`int`): how many of its layers are frozen, beside the embeddings.
+        collator (`Callable`): makes a padded batch of tokenized texts.
+        dtype (`torch.dtype`, *optional*): of autocast; states are then kept in float16, else in float32.
+
+    Raises:
+        ConfigError: the model does not consist of these layers and those above them.
+    """
+
+    def __init__(self, model: PreTrainedModel, layers: int, collator: Any, dtype: torch.dtype | None = None):
+        self.model, self.layers, self.collator, self.dtype = model.eval(), layers, collator, dtype
+        self.states: dict[int, Tensor] = {}
+
+    def __call__(self, rows: list[dict[str, list[int]]], keys: list[int]) -> list[Tensor]:
+        """
+        Hidden states `(length, hidden_size)` of each tokenized text.
+
+        Args:
+            rows (`list[dict]`): the model's inputs, without labels.
+            keys (`list[int]`): a number for the content of each.
+        """
+        new = [place for place, key in enumerate(keys) if key not in self.states]
+        for start in range(0, len(new), BATCH):
+            places = new[start : start + BATCH]
+            for place, states in zip(places, self._compute([rows[place] for place in places]), strict=True):
+                self.states[keys[place]] = states
+        return [self.states[key] for key in keys]
+
+    @torch.no_grad()
+    def _compute(self, rows: list[dict[str, list[int]]]) -> list[Tensor]:
+        batch = self.collator(rows).to(self.model.device)
+        device = self.model.device.type
+        with torch.autocast(device, dtype=self.dtype, enabled=self.dtype is not None):
+            states = self.model.base_model(**batch, output_hidden_states=True).hidden_states[self.layers]
+        states = states.to("cpu", torch.float32 if self.dtype is None else torch.float16)
+        lengths = [len(row["input_ids"]) for row in rows]
+        return [one[:length].clone() for one, length in zip(states, lengths, strict=True)]
+
+
+def check_cut(lower: LowerLayers, tokenized: datasets.Dataset) -> None:
+    """
+    Raise an error where the layers below and above the cut do not give what the whole model gives for these texts.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    rows = [{name: value for name, value in row.items() if name != "labels"} for row in tokenized]
+    whole = lower.model
+    upper = cut_lower_layers(copy.deepcopy(whole), lower.layers)
+    with torch.no_grad():
+        expected = whole(**lower.collator(rows)).logits
+        states = LowerLayers(whole, lower.layers, lower.collator)(rows, list(range(len(rows))))
+        found = upper(**pad_states([{"inputs_embeds": state} for state in states])).logits
+    if not torch.allclose(expected, found, atol=TOLERANCE, rtol=TOLERANCE):
+        raise ConfigError(
+            f"`cache_frozen_layers` cannot be used with {type(whole).__name__}: its layers are not a plain stack on its "
+            f"embeddings (logits differ by {(expected - found).abs().max():.3g}). Leave it out."
+        )
+
+
+def pad_states(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """A batch of hidden states `(n, longest, hidden_size)` in float32, their attention mask, and `labels` where there are."""
+    states = [torch.as_tensor(row["inputs_embeds"]).float() for row in rows]
+    lengths = torch.tensor([len(one) for one in states])
+    batch = {
+        "inputs_embeds": nn.utils.rnn.pad_sequence(states, batch_first=True),
+        "attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
+    }
+    if "labels" in rows[0]:
+        batch["labels"] = torch.tensor([row["labels"] for row in rows])
+    return batch
+
+
+class FrozenTextEncoder:
+    """
+    Hidden states of texts in place of their token ids, computed when a row is first read.
+
+    Args:
+        encoder ([`TextEncoder`]): what tokenizes.
+        lower ([`LowerLayers`]).
+    """
+
+    reads_lazily: ClassVar[bool] = True
+    tokenizer: ClassVar = None  # nothing that is saved here takes texts
+
+    def __init__(self, encoder: TextEncoder, lower: LowerLayers):
+        self.encoder, self.lower = encoder, lower
+
+    def __call__(self, rows: Rows) -> datasets.Dataset:
+        """A data set of `inputs_embeds` and `labels`."""
+        tokenized = self.encoder(rows)
+        names = [name for name in tokenized.column_names if name != "labels"]
+
+        def read(places: list[int]) -> list[Tensor]:
+            columns = tokenized[places]
+            texts = [dict(zip(names, values, strict=True)) for values in zip(*map(columns.get, names), strict=True)]
+            return self.lower(texts, [int(rows.digests[place]) for place in places])
+
+        return computed_when_read(rows, "inputs_embeds", read)
+
+    @property
+    def collator(self):
+        """Makes a batch of rows."""
+        return pad_states

@@ -1,0 +1,153 @@
+"""Frozen layers whose states are kept, and pixels that are."""
+
+import copy
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
+
+from merlin_hf.comparison import ConfigError, compare
+from merlin_hf.comparison.config import TargetConfig
+from merlin_hf.comparison.encoding import ImageEncoder, resize_and_scale
+from merlin_hf.comparison.frozen import LowerLayers, check_cut, cut_lower_layers, pad_states
+from merlin_hf.comparison.tasks import load_rows
+from tests.comparison.conftest import read
+
+
+@pytest.fixture
+def steady(model_path, tmp_path):
+    """The tiny model with two layers and without dropout, with which frozen layers are the same in training."""
+    path = tmp_path / "steady"
+    AutoTokenizer.from_pretrained(model_path).save_pretrained(path)
+    config = AutoConfig.from_pretrained(
+        model_path, num_hidden_layers=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=2
+    )
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(path)
+    return str(path)
+
+
+def finals(folder):
+    runs = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("runs/*/final-*.json"))]
+    return {(run["label"], run["seed"]): [log.get("loss") for log in run["log_history"]] for run in runs}
+
+
+@pytest.mark.parametrize("method", ["finetune", "r3f", "joint", "merlin"])
+def test_a_run_on_kept_states_is_the_run_on_the_texts(config, steady, tmp_path, method):
+    training = {**config["training"], "logging_steps": 1, "learning_rate": 1e-2}
+    options = {"model": steady, "methods": {method: {}}, "search": {"trials": 0}, "training": training}
+    if method == "r3f":
+        options["methods"] = {"r3f": {"noise_scale": 1e-9}}  # its noise goes to the states, not to the embeddings
+    found = {}
+    for cached in (False, True):
+        folder = tmp_path / str(cached)
+        changes = {"freeze_layers": 2, "cache_frozen_layers": cached, "output_dir": str(folder)}
+        compare(read(config, **options, **changes), show_progress=False)
+        found[cached] = finals(folder)
+    assert found[True].keys() == found[False].keys() and len(found[True]) == 2
+    for run, losses in found[True].items():
+        assert len([loss for loss in losses if loss]) >= 3
+        np.testing.assert_allclose(
+            [loss for loss in losses if loss], [loss for loss in found[False][run] if loss], rtol=1e-3, atol=1e-4
+        )
+
+
+def test_a_text_goes_through_the_lower_layers_once(steady):
+    model = AutoModelForSequenceClassification.from_pretrained(steady)
+    lower = LowerLayers(model, 2, DataCollatorWithPadding(AutoTokenizer.from_pretrained(steady)))
+    seen = []
+    model.base_model.embeddings.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    rows = [{"input_ids": [2, *range(5, 5 + length), 3], "attention_mask": [1] * (length + 2)} for length in (3, 6, 4)]
+    first = lower(rows, [10, 11, 12])
+    again = lower([rows[2], rows[0]], [12, 10])
+    assert seen == [3]
+    assert [len(states) for states in first] == [5, 8, 6]
+    assert torch.equal(again[0], first[2]) and torch.equal(again[1], first[0])
+
+
+def test_padded_states_give_what_padded_texts_give(steady):
+    tokenizer = AutoTokenizer.from_pretrained(steady)
+    whole = AutoModelForSequenceClassification.from_pretrained(steady).eval()
+    rows = [{"input_ids": [2, *range(5, 5 + n), 3], "attention_mask": [1] * (n + 2)} for n in (1, 7, 3)]
+    lower = LowerLayers(whole, 1, DataCollatorWithPadding(tokenizer))
+    batch = pad_states([{"inputs_embeds": states, "labels": 1} for states in lower(rows, [0, 1, 2])])
+    assert batch.pop("labels").tolist() == [1, 1, 1] and batch["attention_mask"].sum(1).tolist() == [3, 9, 5]
+    upper = cut_lower_layers(copy.deepcopy(whole), 1)
+    assert len(upper.base_model.encoder.layer) == 2
+    with torch.no_grad():
+        torch.testing.assert_close(upper(**batch).logits, whole(**lower.collator(rows)).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_whose_layers_are_no_plain_stack_is_refused(steady):
+    class Twice(torch.nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, states, *args, **kwargs):
+            return self.layer(states, *args, **kwargs) + (0.5 * first.pop() if first else 0)
+
+    first = []
+    model = AutoModelForSequenceClassification.from_pretrained(steady)
+    stack = model.base_model.encoder.layer
+    model.base_model.embeddings.register_forward_hook(lambda module, args, output: first.append(output))
+    stack[2] = Twice(stack[2])
+    lower = LowerLayers(model, 1, DataCollatorWithPadding(AutoTokenizer.from_pretrained(steady)))
+    tokenized = datasets.Dataset.from_dict(
+        {"input_ids": [[2, 7, 8, 3], [2, 9, 3]], "attention_mask": [[1] * 4, [1] * 3]}
+    )
+    with pytest.raises(ConfigError, match="`cache_frozen_layers` cannot be used with BertForSequenceClassification"):
+        check_cut(lower, tokenized)
+    albert = transformers.AlbertForSequenceClassification(
+        transformers.AlbertConfig(
+            vocab_size=50, hidden_size=8, embedding_size=8, num_attention_heads=2, intermediate_size=8
+        )
+    )
+    with pytest.raises(ConfigError, match="`cache_frozen_layers` needs a model with embeddings and a list of layers"):
+        cut_lower_layers(albert, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cache_frozen_layers": True}, "`cache_frozen_layers` has no layers to keep: give `freeze_layers`"),
+        ({"cache_frozen_layers": True, "freeze_layers": 1, "save_models": True}, "`save_models` would save the upper"),
+        ({"cache_frozen_layers": "yes"}, "`cache_frozen_layers` must be true or false"),
+    ],
+)
+def test_what_does_not_go_together_is_said(config, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        read(config, **changes)
+
+
+def test_images_have_no_layers_to_keep(images, config):
+    section = {"path": str(images / "target"), "rows": 8}
+    changes = {"model": str(images / "resnet"), "target": section, "source": None, "methods": ["finetune"]}
+    with pytest.raises(ConfigError, match="`cache_frozen_layers` is for texts"):
+        compare(read(config, **changes, freeze_layers=1, cache_frozen_layers=True, image_size=8), show_progress=False)
+
+
+@pytest.mark.parametrize("images_kept", [0, 5, 100])
+def test_pixels_are_the_same_kept_or_not(images, images_kept):
+    rows = load_rows(TargetConfig(path=str(images / "target")), "target", "train_split")
+    preprocess, seen = resize_and_scale(8, 1), []
+
+    def counted(batch: list[Image.Image]) -> np.ndarray:
+        seen.append(len(batch))
+        return preprocess(batch)
+
+    encoder = ImageEncoder(counted, memory=images_kept * 8 * 8 * 4)
+    expected = preprocess(rows.dataset[:]["image"])
+    for _ in range(2):
+        read = encoder(rows)[[3, 7, 3, *range(20)]]
+        np.testing.assert_array_equal(np.stack(read["pixel_values"]), expected[[3, 7, 3, *range(20)]])
+    different = len({rows.digests[place] for place in range(20)})
+    assert sum(seen) == 2 * different - min(images_kept, different)
