@@ -24,7 +24,7 @@ from transfer.run import kept, load_pair, write_whole  # noqa: E402
 from ablations import table  # noqa: E402
 
 
-PAIRS = ("mnist-usps", "fashion_mnist-usps", "sst2-vader_nyt", "banking77-trec")
+PAIRS = ("mnist-usps", "fashion_mnist-usps", "sst2-vader_nyt")
 ROWS = 100
 JUDGED_ROWS = 1000
 
