@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo demo-table compare-table test test-versions test-deepspeed benchmarks benchmark-speed benchmark-theory benchmark-semisynthetic \
-	benchmark-transfer benchmark-sources docs types build lint format clean
+	benchmark-transfer benchmark-ablations benchmark-sources docs types build lint format clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/demo.py
@@ -36,7 +36,7 @@ benchmark-speed: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/speed/run.py
 
 # All that the documents show, from nothing; each goes on where it was interrupted. Hours on two cores.
-benchmarks: demo-table compare-table benchmark-speed benchmark-theory benchmark-semisynthetic benchmark-transfer benchmark-sources
+benchmarks: demo-table compare-table benchmark-speed benchmark-theory benchmark-semisynthetic benchmark-transfer benchmark-ablations benchmark-sources
 
 # The README's comparison of methods; needs MERLIN_DATA_ROOT or the Hub.
 compare-table: $(VENV)/.installed-test
@@ -55,6 +55,10 @@ benchmark-semisynthetic: $(VENV)/.installed-test
 # Pairs of real data sets, days on two cores; `python benchmarks/transfer/run.py --help` has its slices.
 benchmark-transfer: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/transfer/run.py
+
+# MeRLin with one option changed at a time, 345 runs of 5 to 10 seconds on one core; needs MERLIN_DATA_ROOT or the Hub.
+benchmark-ablations: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/ablations/run.py
 
 # Which source? About twelve minutes of one core; needs MERLIN_DATA_ROOT or the Hub.
 benchmark-sources: $(VENV)/.installed-test

@@ -14,14 +14,14 @@ from pathlib import Path
 import yaml
 
 import merlin_hf
+from merlin_hf.comparison.runs import write_text
 
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from transfer.run import kept, load_pair, write_whole  # noqa: E402
-
-from ablations import table  # noqa: E402
+import table  # noqa: E402
+from transfer.run import kept, load_pair  # noqa: E402
 
 
 PAIRS = ("mnist-usps", "fashion_mnist-usps", "sst2-vader_nyt")
@@ -41,10 +41,9 @@ def run(name: str, args: argparse.Namespace) -> None:
     config = load_pair(name, ROWS)
     config["target"] |= {"train_split": "train[:50%]", "test_split": "train[50%:]", "test_rows": JUDGED_ROWS}
     config |= {"methods": load_variants(), "search": {"trials": 0}, "reference": "merlin"}
-    overrides = {"seeds": args.seeds, "methods": args.variants}
     config["output_dir"] = str(args.work_dir / name)
-    summary = merlin_hf.compare(config, **overrides).summary
-    write_whole(args.results_dir / f"{name}.json", json.dumps(kept(summary, name), indent=1, sort_keys=True))
+    summary = merlin_hf.compare(config, seeds=args.seeds, methods=args.variants).summary
+    write_text(args.results_dir / f"{name}.json", json.dumps(kept(summary, name), indent=1, sort_keys=True))
 
 
 def main(argv: list[str] | None = None) -> None:

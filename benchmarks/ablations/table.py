@@ -4,9 +4,10 @@ import json
 import statistics
 from pathlib import Path
 
-import numpy as np
 import yaml
-from scipy import stats
+
+from merlin_hf.comparison.runs import write_text
+from merlin_hf.comparison.statistics import PairedDifference, paired_difference
 
 
 HERE = Path(__file__).parent
@@ -25,22 +26,21 @@ def read(folder: Path) -> dict[str, dict[str, dict[int, float]]]:
     return scores
 
 
-def difference(scores: dict, label: str, reference: str = "merlin") -> tuple[float, float] | None:
+def difference(scores: dict, label: str, reference: str = "merlin") -> PairedDifference | None:
     """
-    Mean over pairs and seeds of the difference to the reference, in points, and half its 95 % interval over seeds.
+    The difference to the reference in points, averaged over pairs, with its interval over seeds; `None` if runs are missing.
 
-    Seeds are the independent draws: each one's difference is first averaged over pairs.
+    Seeds are the independent draws: each one's scores are first averaged over pairs.
     """
-    by_seed: dict[int, list[float]] = {}
-    for of_pair in scores.values():
-        for seed, score in of_pair.get(label, {}).items():
-            if seed in of_pair.get(reference, {}):
-                by_seed.setdefault(seed, []).append(100 * (score - of_pair[reference][seed]))
-    whole = [statistics.fmean(values) for values in by_seed.values() if len(values) == len(scores)]
-    if len(whole) < 2:
+    lines = [of_pair.get(name, {}) for of_pair in scores.values() for name in (label, reference)]
+    seeds = sorted(set.intersection(*(set(line) for line in lines))) if lines else []
+    if not seeds:
         return None
-    half = stats.t.ppf(0.975, len(whole) - 1) * np.std(whole, ddof=1) / len(whole) ** 0.5
-    return statistics.fmean(whole), float(half)
+    of_label, of_reference = (
+        [100 * statistics.fmean(of_pair[name][seed] for of_pair in scores.values()) for seed in seeds]
+        for name in (label, reference)
+    )
+    return paired_difference(of_label, of_reference)
 
 
 def render(scores: dict, groups: dict[str, dict]) -> str:
@@ -54,12 +54,9 @@ def render(scores: dict, groups: dict[str, dict]) -> str:
             values = list(scores[pair].get(label, {}).values())
             spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{100 * statistics.fmean(values):.1f}{spread}" if values else "")
-        found = difference(scores, label)
-        cells.append(
-            ""
-            if label == "merlin" or found is None
-            else f"{found[0]:+.1f} [{found[0] - found[1]:+.1f}, {found[0] + found[1]:+.1f}]"
-        )
+        found = None if label == "merlin" else difference(scores, label)
+        interval = "" if found is None or found.low is None else f" [{found.low:+.1f}, {found.high:+.1f}]"
+        cells.append("" if found is None else f"{found.mean:+.1f}{interval}")
         return f"| {name} | " + " | ".join(cells) + " |"
 
     lines.append(line("merlin", "**nothing: the defaults**"))
@@ -72,9 +69,10 @@ def render(scores: dict, groups: dict[str, dict]) -> str:
 
 
 def main(results: Path = HERE / "results") -> None:
+    """Write and print the table."""
     groups = yaml.safe_load((HERE / "variants.yaml").read_text())["groups"]
     text = render(read(results), groups)
-    (results / "table.md").write_text(text)
+    write_text(results / "table.md", text)
     print(text)
 
 

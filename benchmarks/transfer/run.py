@@ -15,6 +15,7 @@ import torch
 import yaml
 
 import merlin_hf
+from merlin_hf.comparison.runs import write_text
 
 
 HERE = Path(__file__).parent
@@ -52,15 +53,7 @@ def run(name: str, rows: int, args: argparse.Namespace) -> None:
         {**config, "output_dir": str(folder)}, seeds=args.seeds, methods=args.methods, search=args.search(config)
     ).summary
     path = args.results_dir / name / str(rows) / "results.json"
-    write_whole(path, json.dumps(kept(summary, name), indent=1, sort_keys=True))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    os.replace(part, path)
+    write_text(path, json.dumps(kept(summary, name), indent=1, sort_keys=True))
 
 
 def kept(summary: dict, name: str) -> dict:

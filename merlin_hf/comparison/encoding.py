@@ -79,6 +79,8 @@ def computed_when_read(rows: Rows, column: str, read: Callable) -> datasets.Data
         rows ([`Rows`]).
         column (`str`): its name.
         read (`Callable`): from a list of numbers of rows to a list of values.
+
+    Workers of a DataLoader can read it where they are forked; one that is sent to another process raises a `TypeError` there.
     """
     labels = rows.labels.astype(np.float32) if rows.is_regression else rows.labels
     dataset = datasets.Dataset.from_dict({"place": np.arange(len(rows)), "labels": labels})
@@ -99,10 +101,17 @@ class _Transform:
 
     def __reduce__(self):
         # `datasets` names a data set by pickling its transform, which would be all rows, each time.
-        return str, (self.identity,)
+        return _refuse_another_process, (self.identity,)
 
     def __deepcopy__(self, memo):
         return self
+
+
+def _refuse_another_process(identity: str) -> None:
+    raise TypeError(
+        f"{identity} are read in the process that made them: leave out `training.dataloader_num_workers`, which starts "
+        "workers that share no memory here."
+    )
 
 
 def resize_and_scale(image_size: int | tuple[int, int] | list[int], num_channels: int) -> Callable:

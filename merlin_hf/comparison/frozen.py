@@ -25,10 +25,10 @@ class GivenStates(nn.Module):
         return inputs_embeds
 
 
-def layer_stack(model: PreTrainedModel) -> nn.ModuleList | tuple:
-    """The longest list of modules of the base model: its layers."""
+def layer_stack(model: PreTrainedModel) -> nn.ModuleList:
+    """The longest list of modules of the base model: its layers; an empty one if it has none."""
     stacks = [module for module in model.base_model.modules() if isinstance(module, nn.ModuleList)]
-    return max(stacks, key=len, default=())
+    return max(stacks, key=len, default=nn.ModuleList())
 
 
 def cut_lower_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
@@ -61,9 +61,6 @@ class LowerLayers:
         layers (`int`): how many of its layers are frozen, beside the embeddings.
         collator (`Callable`): makes a padded batch of tokenized texts.
         dtype (`torch.dtype`, *optional*): of autocast; states are then kept in float16, else in float32.
-
-    Raises:
-        ConfigError: the model does not consist of these layers and those above them.
     """
 
     def __init__(self, model: PreTrainedModel, layers: int, collator: Any, dtype: torch.dtype | None = None):

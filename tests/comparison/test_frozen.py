@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 from pathlib import Path
 
 import datasets
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from datasets.fingerprint import Hasher
 from PIL import Image
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
@@ -151,3 +153,13 @@ def test_pixels_are_the_same_kept_or_not(images, images_kept):
         np.testing.assert_array_equal(np.stack(read["pixel_values"]), expected[[3, 7, 3, *range(20)]])
     different = len({rows.digests[place] for place in range(20)})
     assert sum(seen) == 2 * different - min(images_kept, different)
+
+
+def test_a_dataset_that_is_computed_is_named_by_its_rows_and_stays_in_its_process(images):
+    rows = load_rows(TargetConfig(path=str(images / "target")), "target", "train_split")
+    encoder = ImageEncoder(resize_and_scale(8, 1))
+    transform = encoder(rows).format["format_kwargs"]["transform"]
+    assert Hasher.hash(transform) == Hasher.hash(encoder(rows).format["format_kwargs"]["transform"])
+    assert Hasher.hash(transform) != Hasher.hash(encoder(rows.select([1, 0])).format["format_kwargs"]["transform"])
+    with pytest.raises(TypeError, match="leave out `training.dataloader_num_workers`"):
+        pickle.loads(pickle.dumps(transform))

@@ -1,0 +1,90 @@
+"""The ablations: what is compared with what, and how the differences are summed up."""
+
+import dataclasses
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from merlin_hf import get_method
+from merlin_hf.comparison import load_config
+
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "ablations"
+MODULES = ("table", "run", "transfer", "transfer.run")
+
+
+@pytest.fixture(scope="module")
+def ablations():
+    """The benchmark's modules; their names are common ones, and leave with the tests."""
+    before = list(sys.path)
+    sys.path.insert(0, str(BENCHMARK))
+    for name in MODULES:
+        sys.modules.pop(name, None)
+    try:
+        yield {name: importlib.import_module(name) for name in ("run", "table")}
+    finally:
+        sys.path[:] = before
+        for name in MODULES:
+            sys.modules.pop(name, None)
+
+
+def test_every_variant_differs_from_the_defaults_and_from_the_others(ablations):
+    variants = ablations["run"].load_variants()
+    pair = ablations["run"].load_pair("mnist-usps", 100)
+    seen = []
+    for label, options in variants.items():
+        options = dict(options)
+        method = options.pop("method", "merlin")
+        fields = dataclasses.fields(get_method(method).training_args_class)
+        defaults = {field.name: field.default for field in fields} | pair["training"]
+        same = [name for name, value in options.items() if defaults[name] == value]
+        assert not same, f"{label}: {same} are the defaults already"
+        assert (method, options) not in seen
+        seen.append((method, options))
+
+
+def test_variants_are_a_comparison_that_sees_no_test_rows(ablations, monkeypatch, tmp_path):
+    run, given = ablations["run"], []
+
+    class Enough(Exception):
+        pass
+
+    def compare(config, **overrides):
+        given.append(load_config(config, **overrides))
+        raise Enough
+
+    monkeypatch.setattr(run.merlin_hf, "compare", compare)
+    for pair in run.PAIRS:
+        with pytest.raises(Enough):
+            run.main(["--pairs", pair, "--work_dir", str(tmp_path), "--results_dir", str(tmp_path)])
+    assert len(given) == len(run.PAIRS)
+    for config in given:
+        assert (config.target.train_split, config.target.test_split) == ("train[:50%]", "train[50%:]")
+        assert config.reference == "merlin" and config.search.trials == 0 and len(config.seeds) == 5
+        assert [method.label for method in config.methods] == list(run.load_variants())
+
+
+def test_differences_are_averaged_over_pairs_before_seeds(ablations):
+    scores = {
+        "a": {"merlin": {0: 0.50, 1: 0.60}, "other": {0: 0.53, 1: 0.60}},
+        "b": {"merlin": {0: 0.70, 1: 0.70}, "other": {0: 0.71, 1: 0.74}},
+    }
+    found = ablations["table"].difference(scores, "other")
+    # 2 points with either seed: 3 and 1, 0 and 4. Over single runs they would spread.
+    assert found.mean == pytest.approx(2) and found.low is None
+    scores["b"]["other"][1] = 0.76
+    found = ablations["table"].difference(scores, "other")
+    assert found.mean == pytest.approx(2.5)
+    assert (found.low, found.high) == pytest.approx((2.5 - 12.706 * 0.5, 2.5 + 12.706 * 0.5), rel=1e-3)
+    del scores["b"]["other"]
+    assert ablations["table"].difference(scores, "other") is None
+
+
+def test_the_table_is_that_of_the_result_files(ablations):
+    table = ablations["table"]
+    groups = table.yaml.safe_load((BENCHMARK / "variants.yaml").read_text())["groups"]
+    scores = table.read(BENCHMARK / "results")
+    assert set(scores) == set(ablations["run"].PAIRS)
+    assert table.render(scores, groups) == (BENCHMARK / "results" / "table.md").read_text()
