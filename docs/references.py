@@ -23,6 +23,7 @@ TRANSFORMERS = "https://huggingface.co/docs/transformers/"
 # Packages that are not installed where the site is built, and what of them is named.
 ELSEWHERE = {
     "transformers.BaseImageProcessor": f"{TRANSFORMERS}main_classes/image_processor",
+    "transformers.SequenceFeatureExtractor": f"{TRANSFORMERS}main_classes/feature_extractor#transformers.SequenceFeatureExtractor",
     "transformers.Trainer": f"{TRANSFORMERS}main_classes/trainer#transformers.Trainer",
     "transformers.TrainerState": f"{TRANSFORMERS}main_classes/callback#transformers.TrainerState",
     "transformers.TrainingArguments": f"{TRANSFORMERS}main_classes/trainer#transformers.TrainingArguments",

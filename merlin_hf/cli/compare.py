@@ -62,20 +62,20 @@ def _run(arguments: argparse.Namespace, overrides: dict) -> tuple[str, int]:
     from ..comparison import ComparisonError, compare, dry_run
     from ..comparison.runs import to_json
 
+    if arguments.dry_run:
+        plan = dry_run(arguments.config, **overrides)
+        text = to_json(plan.summary, indent=2) + "\n" if arguments.json else plan.text
+        return text if plan.is_main_process else "", 0
     try:
-        result = (
-            dry_run(arguments.config, **overrides) if arguments.dry_run else compare(arguments.config, **overrides)
-        )
+        result = compare(arguments.config, **overrides)
     except ComparisonError as error:
         print(f"merlin-hf compare: {error}", file=sys.stderr)
         return "", FAILURE
-    status = FAILURE if not arguments.dry_run and result.failed else 0
+    status = FAILURE if result.failed else 0
     if not result.is_main_process:
         return "", status
     if arguments.json:
         return to_json(result.summary, indent=2) + "\n", status
-    if arguments.dry_run:
-        return result.text, status
     print(f"Results in {result.output_dir}", file=sys.stderr)
     return result.table, status
 

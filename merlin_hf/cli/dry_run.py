@@ -5,8 +5,8 @@ import tempfile
 from typing import Any
 
 from ..comparison.quiet import quiet
+from ..scripts.labels import Labels
 from ..scripts.text_classification import Program
-from ..scripts.text_tasks import Labels
 from ..transfer.whole_checkpoints import last_whole_checkpoint
 from .arguments import Request
 from .memory import estimate, steps_by_gradient

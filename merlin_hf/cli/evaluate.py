@@ -22,11 +22,14 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--dataset_name", metavar="DATA", help="a name on the Hub, or a folder")
     data.add_argument("--dataset_config_name", metavar="NAME", help="its configuration")
     data.add_argument("--validation_file", metavar="FILE", help="a csv, json or parquet file of texts")
-    data.add_argument("--validation_dir", metavar="FOLDER", help="a folder of images for each class")
+    data.add_argument(
+        "--validation_dir", metavar="FOLDER", help="a folder of images, or of recordings, for each class"
+    )
     data.add_argument("--split", help="validation, else test, else the only one if not given")
     data.add_argument("--text_columns", nargs="+", metavar="COLUMN", help="one or two")
-    data.add_argument("--label_column", metavar="COLUMN")
+    data.add_argument("--label_column", metavar="COLUMN", help="may have lists, for a model of several labels per row")
     data.add_argument("--image_column", metavar="COLUMN")
+    data.add_argument("--audio_column", metavar="COLUMN")
     data.add_argument("--max_eval_samples", type=int, metavar="N", help="use so many rows")
     data.add_argument("--max_seq_length", type=int, default=128, metavar="N", help="tokens of a text (%(default)s)")
     data.add_argument("--batch_size", type=int, default=32, metavar="N", help="rows at a time (%(default)s)")
@@ -39,10 +42,11 @@ def add_evaluate_parser(commands: argparse._SubParsersAction) -> argparse.Argume
         "evaluate",
         allow_abbrev=False,
         help="metrics of a saved model on a data set, by class",
-        description="Metrics of a plain saved classifier of texts or images on labelled rows, in all and by class. "
-        "Exit status: 0; 1 where it failed; 2 for arguments that cannot be used.",
+        description="Metrics of a saved classifier of texts, images or recordings, or of an adapter of PEFT, on labelled rows, in "
+        "all and by class. Exit status: 0; 1 where it failed; 2 for arguments that cannot be used.",
     )
     parser.add_argument("model", metavar="FOLDER", help="what `save_model` wrote, or a name on the Hub")
+    parser.add_argument("--base_model", metavar="MODEL", help="of an adapter, if it is not where the adapter says")
     add_data_arguments(parser)
     parser.add_argument(
         "--labels_by_number", action="store_true", help="match classes by number where their names differ"
@@ -111,7 +115,7 @@ def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
     Returns:
         `dict`: `metrics`; `classes`, a dictionary for each class that occurs in the data or in the answers, and
-        `confusion_matrix` with the model's `labels`, all three `None` for real labels.
+        `confusion_matrix` with the model's `labels`, all three `None` for real labels, and the matrix for several labels per row.
 
     Raises:
         ValueError, FileNotFoundError: model and data do not fit together, or are not there.
@@ -120,19 +124,22 @@ def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from ..comparison.quiet import quiet
+    from ..comparison.values import ConfigError
     from . import evaluation
-    from .scores import classes_of, metrics_of
+    from .saved_model import read_saved
+    from .scores import classes_of, metrics_of, names_of
 
     device = torch.device("cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu")
     with quiet():
-        config = evaluation.read_config(arguments.model)
-        kind = evaluation.kind_of(config, arguments.model)
-        rows = evaluation.load_rows(kind, arguments.model, arguments)
-        ids = classes_of(rows.labels, config, arguments.labels_by_number)
-        model = evaluation.load_model(kind, arguments.model, device)
-        logits, references = evaluation.answers(model, rows, arguments.batch_size)
-    result = {"model": arguments.model, "task": kind, "split": rows.split, "rows": len(references)}
-    return {**result, **metrics_of(logits, references, ids, config, arguments.task_name)}
+        saved = read_saved(arguments.model, arguments.base_model)
+        if arguments.base_model is not None and saved.adapter is None:
+            raise ConfigError(f"`--base_model` is for adapters, and {arguments.model!r} is a whole model.")
+        rows = evaluation.load_rows(saved, arguments)
+        ids = classes_of(rows.labels, saved.config, arguments.labels_by_number)
+        logits, references = evaluation.answers(saved.load(device), rows, arguments.batch_size)
+    result = {"model": arguments.model, "task": saved.kind, "split": rows.split, "rows": len(references)}
+    names = names_of(rows.labels, ids, saved.config)
+    return {**result, **metrics_of(logits, references, ids, names, arguments.task_name)}
 
 
 def _title(result: dict[str, Any]) -> str:
@@ -148,9 +155,10 @@ def _write(result: dict[str, Any], folder: Path) -> None:
     write_text(folder / "evaluation.json", to_json(result, indent=2) + "\n")
     text = plain_table(("metric", "value"), list(result["metrics"].items()))
     if result["classes"] is not None:
+        text += "\n" + plain_table(CLASS_HEADINGS, [list(one.values()) for one in result["classes"]])
+    if result["confusion_matrix"] is not None:
         import numpy as np
 
-        text += "\n" + plain_table(CLASS_HEADINGS, [list(one.values()) for one in result["classes"]])
         figure = confusion_figure(np.array(result["confusion_matrix"]), result["labels"])
         save(figure, folder, "confusion_matrix", formats=("png",))
     write_text(folder / "table.txt", text)

@@ -9,10 +9,8 @@ import datasets
 import numpy as np
 import torch
 from transformers import (
-    AutoConfig,
+    AutoFeatureExtractor,
     AutoImageProcessor,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
     PretrainedConfig,
@@ -20,16 +18,15 @@ from transformers import (
     default_data_collator,
 )
 
-from ..comparison.values import ConfigError, did_you_mean, first_sentence
-from ..hub.task import task_of
-from ..scripts import image_tasks, text_tasks
-from ..scripts.text_tasks import Labels
+from ..comparison.values import ConfigError, did_you_mean
+from ..scripts import audio_tasks, image_tasks, text_tasks
+from ..scripts.labels import Labels
+from ..transfer.labels import MULTI_LABEL
 from ..transfer.model import TransferModel
 from .programs import IMAGE, TEXT
+from .saved_model import SavedModel
 
 
-AUTO_MODELS = {TEXT: AutoModelForSequenceClassification, IMAGE: AutoModelForImageClassification}
-TAGS = {"text-classification": TEXT, "image-classification": IMAGE}
 SPLITS = ("validation", "validation_matched", "test")
 
 
@@ -41,7 +38,7 @@ class Rows:
     Args:
         dataset (`datasets.Dataset`): with `labels`, numbered as in `labels.ids`.
         collator (`Callable`): makes a batch of rows.
-        labels ([`~merlin_hf.scripts.text_tasks.Labels`]).
+        labels ([`~merlin_hf.scripts.labels.Labels`]).
         split (`str`): where they are from.
     """
 
@@ -51,84 +48,83 @@ class Rows:
     split: str
 
 
-def read_config(model: str) -> PretrainedConfig:
-    """
-    The configuration of a saved model.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    try:
-        return AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{model!r} has no configuration of a model: {first_sentence(error)}") from error
-
-
-def kind_of(config: PretrainedConfig, model: str) -> str:
-    """
-    `"text"` or `"image"`, by the class of the model.
-
-    Raises:
-        ConfigError: it is neither's classifier.
-    """
-    task = task_of(config.architectures or ())
-    if task is None or task.tag not in TAGS:
-        found = ", ".join(config.architectures or ()) or "a model without a class"
-        raise ConfigError(f"{model!r} is {found}; what can be evaluated are classifiers of texts and of images.")
-    return TAGS[task.tag]
-
-
-def load_rows(kind: str, model: str, arguments: argparse.Namespace) -> Rows:
+def load_rows(saved: SavedModel, arguments: argparse.Namespace) -> Rows:
     """
     The rows that the arguments of [`~merlin_hf.cli.evaluate.add_data_arguments`] name.
 
     Raises:
         ValueError, FileNotFoundError: there is no such data set, split or column.
     """
-    return _load_texts(model, arguments) if kind == TEXT else _load_images(model, arguments)
+    return _load_texts(saved, arguments) if saved.kind == TEXT else _load_media(saved, arguments)
 
 
-def _load_texts(model: str, arguments: argparse.Namespace) -> Rows:
+def several_labels_of(config: PretrainedConfig) -> list[str] | None:
+    """The names of the labels of a model that may give a row several of them."""
+    if config.num_labels < 2 or config.problem_type not in (None, MULTI_LABEL):
+        return None
+    return [config.id2label[id] for id in range(config.num_labels)]
+
+
+def _load_texts(saved: SavedModel, arguments: argparse.Namespace) -> Rows:
     names = ("task_name", "dataset_name", "dataset_config_name", "validation_file", "text_columns", "label_column")
     given = {name: getattr(arguments, name) for name in names}
-    if arguments.validation_dir is not None or arguments.image_column is not None:
-        raise ConfigError("`validation_dir` and `image_column` are about images, and the model is one of texts.")
+    _check_no_flags(saved, arguments, ("validation_dir", "image_column", "audio_column"))
     data_args = text_tasks.DataTrainingArguments(
         **given, max_seq_length=arguments.max_seq_length, pad_to_max_length=False
     )
-    task = text_tasks.load_task(data_args)
+    task = text_tasks.load_task(data_args, several=several_labels_of(saved.config))
     split = choose_split(task.splits, arguments.split, task.argument)
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = saved.load_processor(AutoTokenizer)
     if tokenizer.pad_token is None:  # decoders such as GPT-2
         tokenizer.pad_token = tokenizer.eos_token
+    if saved.config.get_text_config().pad_token_id is None:
+        saved.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     rows = text_tasks.select(task.splits[split], task, "validation", arguments.max_eval_samples)
     encoded = text_tasks.tokenize(rows, task, tokenizer, data_args)
     return Rows(encoded, DataCollatorWithPadding(tokenizer), task.labels, split)
 
 
-def _load_images(model: str, arguments: argparse.Namespace) -> Rows:
-    about_texts = [name for name in ("task_name", "validation_file", "text_columns") if getattr(arguments, name)]
-    if about_texts:
-        raise ConfigError(
-            f"`{about_texts[0]}` is about texts, and the model is one of images: give `dataset_name` or `validation_dir`."
-        )
-    split = {} if arguments.split is None else {"validation_split_name": arguments.split}
-    data_args = image_tasks.DataTrainingArguments(
-        dataset_name=arguments.dataset_name,
-        dataset_config_name=arguments.dataset_config_name,
-        validation_dir=arguments.validation_dir,
-        label_column_name=arguments.label_column,
-        image_column_name=arguments.image_column,
-        train_val_split=0,
-        **split,
-    )
-    task = image_tasks.load_task(data_args)
+def _load_media(saved: SavedModel, arguments: argparse.Namespace) -> Rows:
+    others = ("audio_column",) if saved.kind == IMAGE else ("image_column",)
+    _check_no_flags(saved, arguments, ("task_name", "validation_file", "text_columns", *others))
+    given = {
+        "dataset_name": arguments.dataset_name,
+        "dataset_config_name": arguments.dataset_config_name,
+        "validation_dir": arguments.validation_dir,
+        "label_column_name": arguments.label_column,
+        "train_val_split": 0.0,
+    }
+    if arguments.split is not None:
+        given["validation_split_name"] = arguments.split
+    several = several_labels_of(saved.config)
+    encode: Callable[[list], dict[str, Any]]
+    collator: Callable[[list], dict[str, Any]]
+    if saved.kind == IMAGE:
+        image_args = image_tasks.DataTrainingArguments(**given, image_column_name=arguments.image_column)
+        task = image_tasks.load_task(image_args, several=several)
+        # The PIL backend needs no torchvision, and gives the same pixels with and without it.
+        encode = image_tasks.EncodeImages(saved.load_processor(AutoImageProcessor, backend="pil"))
+        collator = default_data_collator
+    else:
+        audio_args = audio_tasks.DataTrainingArguments(**given, audio_column_name=arguments.audio_column)
+        task = audio_tasks.undecoded(image_tasks.load_task(audio_args, kind=audio_tasks.AUDIO, several=several))
+        extractor = saved.load_processor(AutoFeatureExtractor)
+        encode = audio_tasks.EncodeAudio(extractor, audio_args.max_length_seconds)
+        collator = DataCollatorWithPadding(extractor)
     chosen = choose_split(task.splits, arguments.split and "validation", task.argument)
     task.splits["validation"] = task.splits[chosen]
-    # The PIL backend needs no torchvision, and gives the same pixels with and without it.
-    encode = image_tasks.EncodeImages(AutoImageProcessor.from_pretrained(model, backend="pil"))
     rows = image_tasks.prepare(task, "validation", arguments.max_eval_samples, encode)
-    return Rows(rows, default_data_collator, task.labels, arguments.split or chosen)
+    return Rows(rows, collator, task.labels, arguments.split or chosen)
+
+
+def _check_no_flags(saved: SavedModel, arguments: argparse.Namespace, names: tuple[str, ...]) -> None:
+    """Check that no flag is given that is about another kind of data."""
+    abouts = {"image_column": "images", "audio_column": "recordings", "validation_dir": "images or recordings"}
+    of_model = {TEXT: "texts", IMAGE: "images"}.get(saved.kind, "recordings")
+    for name in names:
+        if getattr(arguments, name) is not None:
+            about = abouts.get(name, "texts")
+            raise ConfigError(f"`{name}` is about {about}, and the model is one of {of_model}.")
 
 
 def choose_split(splits: datasets.DatasetDict, given: str | None, argument: str) -> str:
@@ -149,20 +145,6 @@ def choose_split(splits: datasets.DatasetDict, given: str | None, argument: str)
     return found[0]
 
 
-def load_model(kind: str, model: str, device: torch.device, **options: Any) -> PreTrainedModel:
-    """
-    The classifier, to be evaluated.
-
-    Raises:
-        ConfigError: it cannot be loaded.
-    """
-    try:
-        loaded = AUTO_MODELS[kind].from_pretrained(model, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"{model!r} cannot be loaded: {first_sentence(error)}") from error
-    return loaded.to(device).eval()
-
-
 def batches(rows: Rows, batch_size: int, device: torch.device) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """The model's inputs, and the labels of their rows."""
     for start in range(0, len(rows.dataset), batch_size):
@@ -177,13 +159,14 @@ def answers(model: PreTrainedModel, rows: Rows, batch_size: int) -> tuple[np.nda
     What a model says of rows.
 
     Returns:
-        logits `(n, num_labels)` in double precision, and labels `(n,)` as the data set numbers them.
+        logits `(n, num_labels)` in double precision, and labels `(n,)` as the data set numbers them, or `(n, classes)` zeros and
+        ones in its order.
     """
     logits, labels = [], []
     for inputs, of_batch in batches(rows, batch_size, model.device):
         outputs = model(**inputs)
         logits.append(outputs.logits.double().cpu().numpy())
-        labels.append(of_batch.reshape(-1))
+        labels.append(of_batch if rows.labels.is_multi_label else of_batch.reshape(-1))
     return np.concatenate(logits), np.concatenate(labels)
 
 
@@ -198,12 +181,17 @@ def features(model: PreTrainedModel, rows: Rows, batch_size: int) -> np.ndarray:
     return np.concatenate(found)
 
 
+def is_unnamed(config: PretrainedConfig) -> bool:
+    """Whether labels are called `LABEL_0` and so on."""
+    return config.label2id == PretrainedConfig(num_labels=config.num_labels).label2id
+
+
 def model_ids(labels: Labels, config: PretrainedConfig, by_number: bool) -> np.ndarray:
     """
     The output of the model for each class of the data.
 
     Args:
-        labels ([`~merlin_hf.scripts.text_tasks.Labels`]): of the data; they may be some of the model's.
+        labels ([`~merlin_hf.scripts.labels.Labels`]): of the data; they may be some of the model's.
         config ([`~transformers.PretrainedConfig`]): of the model.
         by_number (`bool`): take the classes by their numbers where the names are others.
 
@@ -220,7 +208,8 @@ def model_ids(labels: Labels, config: PretrainedConfig, by_number: bool) -> np.n
     numbers = list(labels.ids)
     if all(isinstance(value, int) for value in labels.values):
         numbers = list(labels.values)
-    generic = config.label2id == PretrainedConfig(num_labels=config.num_labels).label2id
+    # Sorted names have the numbers of training only where none is missing.
+    generic = is_unnamed(config) and (numbers == labels.values or len(names) == config.num_labels)
     are_numbers = all(name.isdigit() for name in names)
     if (generic or are_numbers or by_number) and 0 <= min(numbers) and max(numbers) < config.num_labels:
         return np.array(numbers)

@@ -10,6 +10,7 @@ from transformers import Trainer
 
 from ..methods.joint import JointTrainer
 from ..trainer import MerlinTrainer
+from ..transfer.model import TransferModel
 from ..transfer.phases import checkpoints_activations
 
 
@@ -137,7 +138,7 @@ def _longest_rows(trainer: Trainer, count: int) -> dict[str, Any]:
 @contextlib.contextmanager
 def _as_trained(module: nn.Module) -> Iterator[None]:
     """With a head that is not trained frozen, as while training."""
-    with module.attached() if hasattr(module, "attached") else contextlib.nullcontext():
+    with module.attached() if isinstance(module, TransferModel) else contextlib.nullcontext():
         yield
 
 

@@ -72,5 +72,6 @@ def build(task: str, model_args: Any, data_args: Any, args: Any) -> Program:
     Raises:
         ValueError, FileNotFoundError: the arguments, the data and the model do not fit together.
     """
-    build_task = {TEXT: text_classification.build, IMAGE: image_classification.build}[task]
-    return build_task(model_args, data_args, args)
+    if task == TEXT:
+        return text_classification.build(model_args, data_args, args)
+    return image_classification.build(model_args, data_args, args)

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from .exit_status import FAILURE, fail
 
@@ -69,7 +70,7 @@ def publish(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     return 0
 
 
-def show(plan, repo: str) -> None:
+def show(plan: Any, repo: str) -> None:
     """Print the files with their sizes, and what stays here."""
     print(f"For {repo}:")
     width = max(map(len, plan.files))
@@ -85,7 +86,7 @@ def readable(size: int) -> str:
     """A size in bytes, as people read it."""
     if size < 1000:
         return f"{size} B"
-    for unit in ("kB", "MB", "GB"):
-        size /= 1000
-        if size < 1000 or unit == "GB":
-            return f"{size:.1f} {unit}"
+    number, units = size / 1000, ["kB", "MB", "GB"]
+    while number >= 1000 and len(units) > 1:
+        number, units = number / 1000, units[1:]
+    return f"{number:.1f} {units[0]}"

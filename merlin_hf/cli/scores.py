@@ -1,5 +1,6 @@
 """How the answers of a saved model are scored."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,14 @@ from transformers import PretrainedConfig
 
 from ..comparison.metrics import classification_metrics, regression_metrics
 from ..comparison.values import ConfigError
-from ..report.confusion import confusion_matrix, scores_by_class
-from ..scripts.text_tasks import Labels, local_metric
-from .evaluation import model_ids
+from ..report.confusion import class_scores, confusion_matrix, scores_by_class
+from ..scripts.labels import Labels
+from ..scripts.text_tasks import local_metric
+from ..transfer.labels import MULTI_LABEL, REGRESSION
+from .evaluation import is_unnamed, model_ids
+
+
+CLASSES, SEVERAL, REAL = "classes", "several labels per row", "real numbers"
 
 
 def classes_of(labels: Labels, config: PretrainedConfig, by_number: bool = False) -> np.ndarray | None:
@@ -19,55 +25,106 @@ def classes_of(labels: Labels, config: PretrainedConfig, by_number: bool = False
     Raises:
         ConfigError: the model answers with another kind of labels than the data has.
     """
-    if config.problem_type == "multi_label_classification":
-        raise ConfigError("The model gives several labels per row, which `evaluate` does not score.")
-    is_regression = config.problem_type == "regression" or config.num_labels == 1
-    if is_regression != labels.is_regression:
-        kinds = ("real numbers", "classes") if is_regression else ("classes", "real numbers")
-        raise ConfigError(f"The model answers with {kinds[0]}, and the labels of the data are {kinds[1]}.")
-    return None if is_regression else model_ids(labels, config, by_number)
+    of_data = SEVERAL if labels.is_multi_label else REAL if labels.is_regression else CLASSES
+    if config.problem_type == REGRESSION or config.num_labels == 1:
+        of_model = REAL
+    elif config.problem_type is None and labels.is_multi_label:  # the configuration does not tell
+        of_model = SEVERAL
+    else:
+        of_model = SEVERAL if config.problem_type == MULTI_LABEL else CLASSES
+    if of_model != of_data:
+        raise ConfigError(f"The model answers with {of_model}, and the labels of the data are {of_data}.")
+    return None if of_data == REAL else model_ids(labels, config, by_number)
+
+
+def names_of(labels: Labels, ids: np.ndarray | None, config: PretrainedConfig) -> list[str]:
+    """What the model's outputs are called: as the data calls them where the model, such as an adapter, has no names for them."""
+    names = [config.id2label[id] for id in range(config.num_labels)]
+    if ids is not None and is_unnamed(config):
+        for name, id in zip(labels.names, ids, strict=True):
+            names[id] = name
+    return names
 
 
 def metrics_of(
-    logits: np.ndarray, references: np.ndarray, ids: np.ndarray | None, config: PretrainedConfig, task_name: str | None
+    logits: np.ndarray, references: np.ndarray, ids: np.ndarray | None, names: list[str], task_name: str | None
 ) -> dict[str, Any]:
     """
     Metrics in all and by class.
 
     Args:
         logits (`np.ndarray` of shape `(n, num_labels)`).
-        references (`np.ndarray` of shape `(n,)`): as the data set numbers them, or real numbers.
+        references (`np.ndarray` of shape `(n,)`): as the data set numbers them, or real numbers; or `(n, classes)` zeros and ones.
         ids (`np.ndarray`, *optional*): see [`classes_of`].
-        config ([`~transformers.PretrainedConfig`]): of the model.
+        names (`list[str]`): of the model's outputs, see [`names_of`].
         task_name (`str`, *optional*): a GLUE task, whose own metrics are added.
     """
     if ids is None:
         metrics = regression_metrics(logits.reshape(-1), references.astype(float))
         return {"metrics": _plain(metrics), "classes": None, "labels": None, "confusion_matrix": None}
-    names = [config.id2label[id] for id in range(config.num_labels)]
+    if references.ndim == 2:
+        return multi_label_metrics(logits, flags_of(references, ids, len(names)), names)
     predictions, classes = logits.argmax(-1), ids[references]
-    matrix = confusion_matrix(classes, predictions, config.num_labels)
+    matrix = confusion_matrix(classes, predictions, len(names))
     of_class = scores_by_class(matrix)
     occurs = matrix.sum(0) + matrix.sum(1) > 0
-    found = classification_metrics(predictions, classes, config.num_labels)
+    found = classification_metrics(predictions, classes, len(names))
     metrics = {
         "loss": float((np.logaddexp.reduce(logits, axis=-1) - logits[np.arange(len(classes)), classes]).mean()),
         "accuracy": found["accuracy"],
         "macro_f1": of_class["f1"][occurs].mean(),
         "matthews_correlation": found["matthews_correlation"],
     }
-    if task_name is not None and sorted(ids) == list(range(config.num_labels)):
+    if task_name is not None and sorted(ids) == list(range(len(names))):
         metrics.update(local_metric(task_name.lower(), False, np.argsort(ids)[predictions], references))
     return {
         "metrics": _plain(metrics),
-        "classes": [
-            {"class": name, **{key: values[id].item() for key, values in of_class.items()}}
-            for id, name in enumerate(names)
-            if occurs[id]
-        ],
+        "classes": _by_class(names, of_class, occurs),
         "labels": names,
         "confusion_matrix": matrix.tolist(),
     }
+
+
+def flags_of(references: np.ndarray, ids: np.ndarray, num_labels: int) -> np.ndarray:
+    """Zeros and ones for the model's outputs, `(n, num_labels)`; what the data does not know is zero."""
+    flags = np.zeros((len(references), num_labels), dtype=bool)
+    flags[:, ids] = references > 0.5
+    return flags
+
+
+def multi_label_metrics(logits: np.ndarray, flags: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """
+    Metrics of answers with any number of labels per row, those with a probability above one half.
+
+    Args:
+        logits, flags (`np.ndarray` of shape `(n, num_labels)`).
+        names (`Sequence[str]`): of the labels.
+
+    Returns:
+        `dict`: as from [`metrics_of`], with no confusion matrix. `accuracy` is the share of rows with all labels right,
+        `micro_f1` counts labels of all rows together, `macro_f1` is the mean over labels that occur.
+    """
+    taken = logits > 0
+    right = (taken & flags).sum(0)
+    of_class = class_scores(right, flags.sum(0), taken.sum(0))
+    occurs = (taken | flags).any(0)
+    total = flags.sum() + taken.sum()
+    metrics = {
+        "loss": (np.logaddexp(0, logits) - flags * logits).mean(),
+        "accuracy": (taken == flags).all(1).mean(),
+        "micro_f1": 2 * right.sum() / total if total else 0.0,
+        "macro_f1": of_class["f1"][occurs].mean() if occurs.any() else 0.0,
+    }
+    classes = _by_class(names, of_class, occurs)
+    return {"metrics": _plain(metrics), "classes": classes, "labels": list(names), "confusion_matrix": None}
+
+
+def _by_class(names: Sequence[str], scores: dict[str, np.ndarray], occurs: np.ndarray) -> list[dict[str, Any]]:
+    return [
+        {"class": name, **{key: values[id].item() for key, values in scores.items()}}
+        for id, name in enumerate(names)
+        if occurs[id]
+    ]
 
 
 def _plain(metrics: dict[str, Any]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from .figure import check_can_draw
 from .plan import find_unusable, make_plans
 from .progress import Progress
 from .quiet import quiet
+from .report import data_name
 from .runs import RunStore
 
 
@@ -81,12 +82,13 @@ def dry_run(config: Any, **overrides: Any) -> DryRun:
 def _data_lines(summary: dict[str, Any]) -> list[str]:
     target, source = summary["data"]["target"], summary["data"]["source"]
     lines = [
-        f"target  {target['path']}: {target['train_rows']} labelled rows of {target['pool_rows']} for each seed, "
+        f"target  {data_name(target)}: {target['train_rows']} labelled rows of {target['pool_rows']} for each seed, "
         f"{target['test_rows']} test rows, {_classes(target['classes'])}, from {', '.join(target['columns'])}"
     ]
     if source is not None:
         lines.append(
-            f"source  {source['path']}: {source['rows']} rows, {_classes(source['classes'])}, from {', '.join(source['columns'])}"
+            f"source  {data_name(source)}: {source['rows']} rows, {_classes(source['classes'])}, "
+            f"from {', '.join(source['columns'])}"
         )
     lines.append(f"metric  {summary['metric']}; reference {summary['reference']}; seeds {summary['seeds']}")
     lines.append(f"budget  {summary['budget']['rows']} rows through the backbone ({summary['budget']['kind']})")

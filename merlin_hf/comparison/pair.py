@@ -107,6 +107,7 @@ class Pair:
             "kind": self.pool.kind,
             "target": {
                 "path": self.config.target.path,
+                "name": self.config.target.name,
                 "columns": self.pool.task.text_columns,
                 "classes": self.labels.names or None,
                 "pool_rows": len(self.pool),
@@ -118,6 +119,7 @@ class Pair:
         if self.source is not None:
             described["source"] = {
                 "path": self.config.source.path,
+                "name": self.config.source.name,
                 "columns": self.source.task.text_columns,
                 "classes": self.source.task.labels.names or None,
                 "rows": len(self.source),

@@ -145,8 +145,8 @@ def _legend(summary: dict[str, Any]) -> list[str]:
     lines = [
         f"{summary['metric']} on {target['test_rows']} test rows{lower}: mean"
         + (" ± sample standard deviation" if len(seeds) > 1 else "")
-        + f" over {counted}. Target: {target['path']}, {target['train_rows']} labelled rows"
-        + (f". Source: {source['path']}, {source['rows']} rows." if source else ", without a source."),
+        + f" over {counted}. Target: {data_name(target)}, {target['train_rows']} labelled rows"
+        + (f". Source: {data_name(source)}, {source['rows']} rows." if source else ", without a source."),
     ]
     if len(seeds) > 1:
         lines.append(
@@ -161,6 +161,11 @@ def _legend(summary: dict[str, Any]) -> list[str]:
                 f"{method['label']} {'is ' if method['status'] != 'failed' else ''}{method['status']}: {method['reason']}"
             )
     return lines + [f"Warning: {warning}" for warning in summary["warnings"]]
+
+
+def data_name(data: dict[str, Any]) -> str:
+    """A data set with its configuration, such as `nyu-mll/glue:rte`."""
+    return f"{data['path']}:{data['name']}" if data.get("name") else data["path"]
 
 
 def write_csv(summary: dict[str, Any], path: Path) -> None:

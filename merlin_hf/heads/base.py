@@ -222,7 +222,7 @@ def check_shapes(features: Tensor, targets: Tensor, sample_weight: Tensor | None
         ) from None
 
 
-def check_l2(l2: float | Tensor, minimum: float = 0.0) -> float | Tensor:
+def check_l2(l2: float | Tensor | str, minimum: float = 0.0) -> float | Tensor:
     """`l2` as a float or a 0-dim tensor; a tensor's value is not read, since that would wait for the device."""
     if isinstance(l2, Tensor):
         if l2.numel() != 1:

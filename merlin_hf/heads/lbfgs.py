@@ -37,13 +37,14 @@ class Lbfgs:
         self.pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=memory)
         self.done = self.converged = False
         self.residual = float("inf")
-        self.value = self.gradient = self.direction = self.origin = None
+        self.value: float | None = None
+        self.gradient = self.direction = self.origin = point  # until a value is told
         self.first, self.slope, self.step = first, 0.0, 0.0
 
     @property
     def best(self) -> Tensor:
         """The best point seen, `point` itself being one that is still to be tried."""
-        return self.point if self.origin is None else self.origin
+        return self.origin
 
     def tell(self, value: float, gradient: Tensor) -> None:
         """Take in the function's value and gradient at `point`, and move on."""

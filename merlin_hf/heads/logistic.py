@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -51,7 +50,11 @@ class DualNewtonHead(HeadSolver):
     single_pass = False
     problem_types = ("single_label_classification", "multi_label_classification")
     default_l2 = 1.0
-    loss: ClassVar[Loss]
+
+    @property
+    def loss(self) -> Loss:
+        """What is minimised."""
+        raise NotImplementedError
 
     def __init__(
         self,

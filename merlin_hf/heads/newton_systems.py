@@ -207,7 +207,8 @@ class ConjugateGradients:
             # Biases that all change alike are the null space; rounding must not put anything there.
             s = without_mean(s, self.active)
         u, v = torch.zeros_like(r), torch.zeros_like(s)
-        p = q = 0.0
+        p: Tensor | float = 0.0
+        q: Tensor | float = 0.0
         rho_old = goal = None
         for iteration in range(self.max_iter):
             y, w = self.precondition * r, self.precondition_bias * s

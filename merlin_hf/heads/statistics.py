@@ -36,17 +36,23 @@ class Moments:
     xx: Tensor
     dtype: torch.dtype
 
+    @classmethod
+    def of(cls, sums: Iterable[Tensor], dtype: torch.dtype) -> Moments:
+        """From tensors as [`Moments.sums`] gives them."""
+        weight, x, y, xy, yy, xx = sums
+        return cls(weight, x, y, xy, yy, xx, dtype)
+
     def sums(self) -> tuple[Tensor, ...]:
         """The tensors that add up over rows, folds and ranks."""
         return self.weight, self.x, self.y, self.xy, self.yy, self.xx
 
     def total(self) -> Moments:
         """All folds together, as one."""
-        return Moments(*(t.sum(0, keepdim=True) for t in self.sums()), self.dtype)
+        return Moments.of((t.sum(0, keepdim=True) for t in self.sums()), self.dtype)
 
     def without_each_fold(self) -> Moments:
         """For each fold, the rows of all the others."""
-        return Moments(*(t.sum(0, keepdim=True) - t for t in self.sums()), self.dtype)
+        return Moments.of((t.sum(0, keepdim=True) - t for t in self.sums()), self.dtype)
 
 
 def clean_batches(
@@ -135,7 +141,7 @@ def collect_moments(
 def _empty_moments(folds: int, d: int, c: int, device: torch.device, dtype: torch.dtype, full: bool) -> Moments:
     shapes = [(folds,), (folds, d), (folds, c), (folds, d, c), (folds,), (folds, d, d) if full else (folds,)]
     sums = (torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes)
-    return Moments(*sums, torch.float64 if dtype == torch.float64 else torch.float32)
+    return Moments.of(sums, torch.float64 if dtype == torch.float64 else torch.float32)
 
 
 def _add(moments: Moments, fold: int, features: Tensor, targets: Tensor, weight: Tensor) -> None:
@@ -174,7 +180,7 @@ def _reduce_moments(moments: Moments | None, folds: int, reduce: Reduce, full: b
     flat = reduce(torch.cat([t.reshape(-1) for t in moments.sums()]))
     parts = flat.split([t.numel() for t in moments.sums()])
     sums = (part.view_as(t) for part, t in zip(parts, moments.sums(), strict=True))
-    return Moments(*sums, torch.float64 if double else torch.float32)
+    return Moments.of(sums, torch.float64 if double else torch.float32)
 
 
 @torch.no_grad()
@@ -223,7 +229,7 @@ def ridge_from_moments(moments: Moments, l2: float, fit_intercept: bool) -> tupl
     total = moments.weight.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
     x_mean, y_mean = moments.x / total, moments.y / total
     gram, cross = moments.xx, moments.xy
-    floor = 1e6 * torch.finfo(torch.float64).tiny
+    floor: float | Tensor = 1e6 * torch.finfo(torch.float64).tiny
     if fit_intercept:
         gram = gram - moments.x.unsqueeze(-1) * x_mean.unsqueeze(-2)
         cross = cross - moments.x.unsqueeze(-1) * y_mean.unsqueeze(-2)

@@ -61,7 +61,9 @@ class Objective:
         """Added to the logits, hides classes without rows from the softmax."""
         return ~self.active * HIDDEN * self.loss.coupled
 
-    def evaluate(self, weight: Tensor, bias: Tensor, which: list[int], folds: list[int | None], dtype: torch.dtype):
+    def evaluate(
+        self, weight: Tensor, bias: Tensor, which: list[int], folds: list[int | None], dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """
         Values `(m,)` and gradients in weight `(m, C, d)` and bias `(m, C)`, where the rows are centred.
 
@@ -73,7 +75,7 @@ class Objective:
         grad_weight = grad_weight - grad_bias.unsqueeze(-1) * self.mean + penalty[:, None, None] * weight
         return value, grad_weight, grad_bias
 
-    def held_out(self, weight: Tensor, bias: Tensor, folds: list[int], dtype: torch.dtype) -> Tensor:
+    def held_out(self, weight: Tensor, bias: Tensor, folds: list[int | None], dtype: torch.dtype) -> Tensor:
         """Loss `(m,)` of head j on the rows in fold `folds[j]`."""
         return self._sum(weight, bias, folds, dtype, held_out=True)[0]
 
@@ -166,8 +168,8 @@ def minimise(
             return count
         penalties = [which[j] for j in todo]
         weight, bias = coordinates.head(torch.stack([problems[j].point for j in todo]), penalties)
-        value, *grads = objective.evaluate(weight, bias, penalties, [folds[j] for j in todo], dtype)
-        slopes = coordinates.gradient(*grads, penalties)
+        value, of_weight, of_bias = objective.evaluate(weight, bias, penalties, [folds[j] for j in todo], dtype)
+        slopes = coordinates.gradient(of_weight, of_bias, penalties)
         for j, number, slope in zip(todo, value.tolist(), slopes, strict=True):
             problems[j].tell(number, slope)
     return passes
@@ -181,7 +183,7 @@ def choose_l2(objective: Objective, sample: Sample, dtype: torch.dtype) -> tuple
     """
     grid = len(objective.penalty)
     which = [position for position in range(grid) for _ in range(NUM_FOLDS)]
-    folds = list(range(NUM_FOLDS)) * grid
+    folds: list[int | None] = [*range(NUM_FOLDS)] * grid
     origin = torch.zeros(len(objective.start), len(objective.mean)).to(objective.mean), objective.start
     coordinates = Coordinates.around(objective, sample, *origin)
     start = torch.zeros(origin[0].shape[0], origin[0].shape[1] + 1).to(origin[0])

@@ -67,7 +67,7 @@ def content_of(
         log_history=trainer.state.log_history,
         examples=_examples(trainer, classifier, examples_per_label),
         license=license,
-        language=list(language) if isinstance(language, tuple) else language,
+        language=language if language is None or isinstance(language, str) else list(language),
         tags=_tags(tags, describe_method(type(trainer)).name),
         has_processor=_has_processor(trainer),
         is_adapter=is_adapter,

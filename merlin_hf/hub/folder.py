@@ -82,7 +82,7 @@ class ModelFolder:
             is_part = path.name in published or any(name.startswith(f"{path.name}/") for name in published)
             if not is_part:
                 pattern = next((pattern for pattern in REASONS if fnmatch(path.name, pattern)), None)
-                reasons[path.name] = REASONS.get(pattern, "no part of a model")
+                reasons[path.name] = "no part of a model" if pattern is None else REASONS[pattern]
         return reasons
 
     @property

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
+from ..trainer_base import TrainerBase
 from .card import write_card
 from .content import content_of
 from .errors import PublishError, explained
@@ -20,7 +21,7 @@ logger = logging.get_logger(__name__)
 CARD_NAME = "README.md"
 
 
-class ModelCardMixin:
+class ModelCardMixin(TrainerBase):
     """
     For a [`~transformers.Trainer`] with a method of its own (`is_active`): a card that says what that method did.
 
@@ -71,7 +72,7 @@ class ModelCardMixin:
         Raises:
             PublishError: the file cannot be written.
         """
-        given = {
+        given: dict[str, Any] = {
             "language": language, "license": license, "tags": tags, "model_name": model_name,
             "finetuned_from": finetuned_from, "tasks": tasks, "dataset_tags": dataset_tags, "dataset": dataset,
             "dataset_args": dataset_args,

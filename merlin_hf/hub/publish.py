@@ -145,7 +145,7 @@ def card_of(model: ModelFolder, repo_id: str, license: str | None) -> str:
             card.text = card.text.replace(f"{quote}{written_for['repo_id']}{quote}", f"{quote}{repo_id}{quote}")
         card.text = card.text.replace(written_for[0], written_for[0].replace(written_for["repo_id"], repo_id))
     if license is not None:
-        card.data.license = license
+        card.data["license"] = license
     return str(card)
 
 

@@ -50,7 +50,7 @@ def usage(repo_id: str, class_name: str, task: Task | None, has_processor: bool,
     if is_adapter and auto_class == "AutoModelForSequenceClassification":
         class_name = "AutoPeftModelForSequenceClassification"
         return f'from peft import {class_name}\n\nmodel = {class_name}.from_pretrained("{repo_id}")'
-    if is_adapter or not has_processor or auto_class is None:
+    if task is None or auto_class is None or is_adapter or not has_processor:
         class_name = auto_class or class_name
         return f'from transformers import {class_name}\n\nmodel = {class_name}.from_pretrained("{repo_id}")'
     given: Any = INPUTS.get(task.tag, text)

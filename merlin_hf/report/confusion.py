@@ -46,10 +46,21 @@ def scores_by_class(matrix: np.ndarray) -> dict[str, np.ndarray]:
     Returns:
         `precision`, `recall` and `f1`, `(num_labels,)` each, 0 where there is nothing to divide by; and `rows` of each class.
     """
-    right, rows, taken = np.diag(matrix).astype(float), matrix.sum(1), matrix.sum(0)
+    return class_scores(np.diag(matrix), matrix.sum(1), matrix.sum(0))
+
+
+def class_scores(right: np.ndarray, rows: np.ndarray, taken: np.ndarray) -> dict[str, np.ndarray]:
+    """
+    Args:
+        right, rows, taken (`np.ndarray` of shape `(num_labels,)`): how many rows of each class are found, how many there are, and
+            how many rows are taken for it.
+
+    Returns:
+        as from [`scores_by_class`].
+    """
 
     def divided(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-        return np.divide(above, below, out=np.zeros(len(matrix)), where=below > 0)
+        return np.divide(above, below, out=np.zeros(len(rows)), where=below > 0)
 
     return {
         "precision": divided(right, taken),

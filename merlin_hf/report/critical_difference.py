@@ -42,7 +42,11 @@ def wilcoxon_holm(comparisons: Sequence[Comparison]) -> dict[tuple[str, str], fl
     for one, other in couples:
         differences = gains[:, one] - gains[:, other]
         p_values.append(float(wilcoxon(differences).pvalue) if differences.any() else 1.0)
-    return {(ordered[one], ordered[other]): p for (one, other), p in zip(couples, holm(p_values), strict=True)}
+    return {
+        (ordered[one], ordered[other]): p
+        for (one, other), p in zip(couples, holm(p_values), strict=True)
+        if p is not None
+    }
 
 
 def groups(ordered: Sequence[str], p_values: dict[tuple[str, str], float]) -> list[tuple[int, int]]:

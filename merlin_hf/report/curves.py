@@ -34,9 +34,8 @@ def read_log_history(folder: str | Path) -> list[dict[str, Any]]:
         FileNotFoundError: there is none.
         ConfigError: it is not such a file.
     """
-    path = Path(folder)
-    if path.is_dir():
-        path = find_state(path)
+    given = Path(folder)
+    path = find_state(given) if given.is_dir() else given
     if path is None or not path.is_file():
         raise FileNotFoundError(
             f"{str(folder)!r} has no {TRAINER_STATE_NAME}, which Trainer writes with a checkpoint and `trainer.save_state()`."

@@ -23,9 +23,9 @@ def average_ranks(gains: Sequence[float]) -> np.ndarray:
     Returns:
         `np.ndarray` of shape `(n,)`.
     """
-    gains = np.asarray(gains, dtype=float)
-    higher = (gains[None] > gains[:, None]).sum(1)
-    equal = (gains[None] == gains[:, None]).sum(1)
+    values = np.asarray(gains, dtype=float)
+    higher = (values[None] > values[:, None]).sum(1)
+    equal = (values[None] == values[:, None]).sum(1)
     return higher + (equal + 1) / 2
 
 

@@ -12,10 +12,12 @@ from .canvas import save
 from .confusion import confusion_figure, confusion_matrix
 from .curves import has_curves, read_log_history, training_curves
 from .projection import projection_figure
+from .summary import Report
 from .tables import markdown
 
 
 HEADER = "<!-- Written by `merlin-hf report` from the files of a run; do not edit. -->"
+RESULTS = "results.md"
 
 
 def write_run_report(
@@ -44,6 +46,18 @@ def write_run_report(
         FileNotFoundError: there is no state of a Trainer.
         ConfigError: it has logged nothing.
     """
+    return make_run_report(folder, output_dir, references, predictions, features, names).text
+
+
+def make_run_report(
+    folder: str | Path,
+    output_dir: str | Path | None = None,
+    references: np.ndarray | None = None,
+    predictions: np.ndarray | None = None,
+    features: Mapping[str, np.ndarray] | None = None,
+    names: Sequence[str] | None = None,
+) -> Report:
+    """[`write_run_report`], with the names of the files that it wrote."""
     history = read_log_history(folder)
     figures = {}
     if has_curves(history):
@@ -60,10 +74,12 @@ def write_run_report(
     parts = [HEADER, f"# {Path(folder).resolve().name}"]
     if rows:
         parts.append(markdown(list(rows[0]), [list(row.values()) for row in rows]))
-    for name, (title, figure) in figures.items() if output_dir is not None else ():
-        save(figure, Path(output_dir), name)
+    if output_dir is None:
+        return Report("\n\n".join(parts) + "\n", [])
+    files = [RESULTS]
+    for name, (title, figure) in figures.items():
+        files += save(figure, Path(output_dir), name)
         parts.append(f"![{title}]({name}.png)\n\n{title} ([SVG]({name}.svg)).")
     text = "\n\n".join(parts) + "\n"
-    if output_dir is not None:
-        write_text(Path(output_dir) / "results.md", text)
-    return text
+    write_text(Path(output_dir) / RESULTS, text)
+    return Report(text, files)

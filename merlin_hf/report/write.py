@@ -11,10 +11,12 @@ from .comparisons import Comparison, by_pair
 from .critical_difference import LEAST_PAIRS, can_draw, critical_difference_figure, groups, wilcoxon_holm
 from .figures import cost_figure, learning_curve_figure, win_figure
 from .ranks import mean_ranks
+from .summary import Report
 from .tables import all_labels, incomplete_methods, problems, rank_table, score_table, win_table
 
 
 HEADER = "<!-- Written by `merlin-hf report` from result files; do not edit. -->"
+RESULTS = "results.md"
 
 
 def write_report(comparisons: Sequence[Comparison], output_dir: str | Path | None = None) -> str:
@@ -29,17 +31,24 @@ def write_report(comparisons: Sequence[Comparison], output_dir: str | Path | Non
     Returns:
         `str`: the text of `results.md`, without the figures where none are written.
     """
+    return make_report(comparisons, output_dir).text
+
+
+def make_report(comparisons: Sequence[Comparison], output_dir: str | Path | None = None) -> Report:
+    """[`write_report`], with the names of the files that it wrote."""
     folder = None if output_dir is None else Path(output_dir)
     parts = [HEADER, "# Results", *_scores(comparisons)]
     if len(comparisons) > 1:
         parts += [*_ranks(comparisons), *_wins(comparisons), *_differences(comparisons)]
+    files: list[str] = []
     if folder is not None:
-        parts += _figures(comparisons, folder)
+        parts += _figures(comparisons, folder, files)
     parts += _provenance(comparisons)
     text = "\n\n".join(parts) + "\n"
     if folder is not None:
-        write_text(folder / "results.md", text)
-    return text
+        write_text(folder / RESULTS, text)
+        files.insert(0, RESULTS)
+    return Report(text, files)
 
 
 def _scores(comparisons: Sequence[Comparison]) -> list[str]:
@@ -108,8 +117,8 @@ def _differences(comparisons: Sequence[Comparison]) -> list[str]:
     return [f"{text}of each of these groups no two differ: {'; '.join(named)}."]
 
 
-def _figures(comparisons: Sequence[Comparison], folder: Path) -> list[str]:
-    """Write the figures; returns what links to them."""
+def _figures(comparisons: Sequence[Comparison], folder: Path, files: list[str]) -> list[str]:
+    """Write the figures, and note their files; returns what links to them."""
     several = len(comparisons) > 1
     drawn: list[tuple[str, str, Any]] = [
         ("learning_curves", "Scores against labelled target rows", learning_curve_figure(comparisons)),
@@ -123,7 +132,7 @@ def _figures(comparisons: Sequence[Comparison], folder: Path) -> list[str]:
     parts = ["## Figures"]
     for name, title, figure in drawn:
         if figure is not None:
-            save(figure, folder, name)
+            files += save(figure, folder, name)
             parts.append(f"![{title}]({name}.png)\n\n{title} ([SVG]({name}.svg)).")
     return parts if len(parts) > 1 else []
 

@@ -26,9 +26,10 @@ from transformers import (
 
 from ..methods import get_method
 from .image_tasks import DataTrainingArguments, EncodeImages, MediaArguments, MediaTask, load_task, prepare
+from .labels import Labels
 from .model_arguments import BaseModelArguments
 from .text_classification import Program, choose_method, match_model_labels, named_method, run, setup_logging
-from .text_tasks import Labels, make_compute_metrics
+from .text_tasks import make_compute_metrics
 
 
 logger = logging.getLogger("merlin_hf.scripts")
@@ -75,7 +76,9 @@ def load_config(model_args: BaseModelArguments, labels: Labels) -> PretrainedCon
     return config
 
 
-def load_model(model_args: BaseModelArguments, labels: Labels, auto_class: type = AutoModelForImageClassification):
+def load_model(
+    model_args: BaseModelArguments, labels: Labels, auto_class: Any = AutoModelForImageClassification
+) -> Any:
     """The model for the target's labels."""
     return auto_class.from_pretrained(
         model_args.model_name_or_path,
@@ -135,7 +138,7 @@ def make_program(
     return Program(
         trainer,
         target.labels,
-        source and source.labels,
+        None if source is None else source.labels,
         {} if data["validation"] is None else {"": data["validation"]},
         {} if data["test"] is None else {"": data["test"]},
         publish=lambda: publish(trainer),
@@ -167,7 +170,7 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args) ->
     args.remove_unused_columns = False  # rows are encoded when read, from columns that the model does not take
     trainer_class = choose_method(model_args, data_args, args.do_train)
     with args.main_process_first(desc="loading data"):
-        hub = {"cache_dir": model_args.cache_dir, "token": model_args.token}
+        hub: dict[str, Any] = {"cache_dir": model_args.cache_dir, "token": model_args.token}
         target = load_task(data_args, **hub)
         wants_source = args.do_train and data_args.has_source and trainer_class.takes_source
         source = load_task(data_args, "source_", **hub) if wants_source else None

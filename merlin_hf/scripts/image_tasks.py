@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import datasets
 
 from ..data import load_dataset
-from .text_tasks import HIDDEN_LABEL, Labels, find_labels, select
+from .labels import HIDDEN_LABEL, Labels, find_labels, join_label_columns, several_labels
+from .text_tasks import select
 
 
 LABEL_NAMES = ("label", "labels", "fine_label", "class")
@@ -133,16 +134,42 @@ IMAGES = MediaKind("image", lambda feature: isinstance(feature, datasets.Image),
 # Loading
 
 
-def load_task(data_args: MediaArguments, prefix: str = "", kind: MediaKind = IMAGES, **kwargs) -> MediaTask:
+def load_task(
+    data_args: MediaArguments,
+    prefix: str = "",
+    kind: MediaKind = IMAGES,
+    several: Sequence[str] | None = None,
+    **kwargs,
+) -> MediaTask:
     """
     The target, or with `prefix="source_"` the source; its splits are called train, validation and test.
 
     Args:
+        several (`Sequence[str]`, *optional*): names of a model's labels, where a row may have several of them.
         kwargs: for [`datasets.load_dataset`].
 
     Raises:
         ValueError: a split or a column is missing; the message says what there is and what to give.
     """
+    argument, splits = load_splits(data_args, prefix, kind, **kwargs)
+    if several is not None and getattr(data_args, f"{prefix}label_column_name") is None:
+        splits = join_label_columns(splits, several)
+    splits = datasets.DatasetDict(
+        {name: with_usual_names(split, data_args, prefix, kind, argument, name) for name, split in splits.items()}
+    )
+    found = None if several is None else several_labels(splits, several, argument)
+    splits, labels = found or (splits, None)
+    labels = labels or find_labels(splits["train"] if "train" in splits else next(iter(splits.values())), argument)
+    if not prefix and "train" in splits and "validation" not in splits and data_args.train_val_split:
+        parts = splits["train"].train_test_split(data_args.train_val_split, seed=VALIDATION_SEED)
+        splits["train"], splits["validation"] = parts["train"], parts["test"]
+        logger.info(f"{argument}: {len(parts['test'])} rows of the train split are for evaluation")
+    logger.info(f"{argument}: labels {labels.names or 'real numbers'}")
+    return MediaTask(argument, kind, splits, labels)
+
+
+def load_splits(data_args: MediaArguments, prefix: str, kind: MediaKind, **kwargs) -> tuple[str, datasets.DatasetDict]:
+    """How the user named a task, and its splits with the columns that they have."""
     argument = next((name for name in data_args.origins(prefix) if getattr(data_args, name) is not None), "test_dir")
     splits = datasets.DatasetDict()
     if argument.endswith("dataset_name"):
@@ -170,17 +197,7 @@ def load_task(data_args: MediaArguments, prefix: str = "", kind: MediaKind = IMA
         raise ValueError(
             f"`{argument}` has only the splits {', '.join(loaded)}: name one by `{prefix}..._split_name`."
         )
-    splits = datasets.DatasetDict(
-        {name: with_usual_names(split, data_args, prefix, kind, argument, name) for name, split in splits.items()}
-    )
-    sample = splits["train"] if "train" in splits else next(iter(splits.values()))
-    labels = find_labels(sample, argument)
-    if not prefix and "train" in splits and "validation" not in splits and data_args.train_val_split:
-        parts = splits["train"].train_test_split(data_args.train_val_split, seed=VALIDATION_SEED)
-        splits["train"], splits["validation"] = parts["train"], parts["test"]
-        logger.info(f"{argument}: {len(parts['test'])} rows of the train split are for evaluation")
-    logger.info(f"{argument}: labels {labels.names or 'real numbers'}")
-    return MediaTask(argument, kind, splits, labels)
+    return argument, splits
 
 
 def with_usual_names(

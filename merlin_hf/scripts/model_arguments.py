@@ -1,8 +1,23 @@
 """Which model is trained, and how: the arguments that all programs take."""
 
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from ..methods import METHODS
+
+
+class TaskArguments(Protocol):
+    """What the arguments that name a target and a source have in common, whatever their rows are."""
+
+    @staticmethod
+    def origins(prefix: str) -> tuple[str, ...]:
+        """The arguments that say where a task comes from."""
+        raise NotImplementedError
+
+    @property
+    def has_source(self) -> bool:
+        """Whether a source is named."""
+        raise NotImplementedError
 
 
 @dataclass
@@ -27,7 +42,7 @@ class BaseModelArguments:
     )
 
     @property
-    def hub_options(self) -> dict:
+    def hub_options(self) -> dict[str, Any]:
         """What every `from_pretrained` takes."""
         return {
             "cache_dir": self.cache_dir,

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import datasets
 import transformers
@@ -32,8 +33,9 @@ from ..methods import get_method
 from ..training_args import TransferTrainingArguments
 from ..transfer.distributed import end_training
 from ..transfer.whole_checkpoints import last_whole_checkpoint
-from .model_arguments import BaseModelArguments
-from .text_tasks import DataTrainingArguments, Labels, Task, load_task, make_compute_metrics, predicted, prepare
+from .labels import Labels
+from .model_arguments import BaseModelArguments, TaskArguments
+from .text_tasks import DataTrainingArguments, Task, load_task, make_compute_metrics, predicted, prepare
 
 
 logger = logging.getLogger("merlin_hf.scripts")
@@ -163,7 +165,7 @@ def setup_logging(training_args: TransferTrainingArguments) -> None:
     logger.info(f"Training/evaluation parameters {training_args}")
 
 
-def choose_method(model_args: ModelArguments, data_args: DataTrainingArguments, do_train: bool) -> type[Trainer]:
+def choose_method(model_args: BaseModelArguments, data_args: TaskArguments, do_train: bool) -> type[Trainer]:
     """The trainer class, checked against whether there is a source."""
     method = model_args.method or ("merlin" if data_args.has_source else "finetune")
     trainer_class = get_method(method)
@@ -268,7 +270,7 @@ def publish(trainer: Trainer, model_args: ModelArguments, data_args: DataTrainin
         kwargs["finetuned_from"] = model_args.model_name_or_path
     if data_args.task_name is not None:
         kwargs["language"] = "en"
-        kwargs["dataset_tags"] = "glue"
+        kwargs["dataset_tags"] = "nyu-mll/glue"
         kwargs["dataset_args"] = data_args.task_name
         kwargs["dataset"] = f"GLUE {data_args.task_name.upper()}"
     if trainer.args.push_to_hub:
@@ -287,10 +289,10 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args: Tr
     trainer_class = choose_method(model_args, data_args, args.do_train)
     source = None
     with args.main_process_first(desc="loading and tokenizing"):
-        hub = {"cache_dir": model_args.cache_dir, "token": model_args.token}
+        hub: dict[str, Any] = {"cache_dir": model_args.cache_dir, "token": model_args.token}
         target = load_task(data_args, **hub)
         model, tokenizer = load_model(model_args, target.labels)
-        data = {"train": None, "source": None, "validation": {}, "test": {}}
+        data: dict[str, Any] = {"train": None, "source": None, "validation": {}, "test": {}}
         if args.do_train:
             data["train"] = prepare(target, "train", data_args.max_train_samples, tokenizer, data_args)[""]
         if args.do_train and data_args.has_source and trainer_class.takes_source:
@@ -306,7 +308,7 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args: Tr
     return Program(
         trainer,
         target.labels,
-        source and source.labels,
+        None if source is None else source.labels,
         data["validation"],
         data["test"],
         publish=lambda: publish(trainer, model_args, data_args),

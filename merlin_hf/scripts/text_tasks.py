@@ -3,7 +3,7 @@
 import difflib
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import datasets
@@ -11,6 +11,7 @@ import numpy as np
 from huggingface_hub import constants
 
 from ..data import load_dataset
+from .labels import HIDDEN_LABEL, LabelledTask, Labels, find_labels, join_label_columns, several_labels
 
 
 TASK_TO_KEYS = {
@@ -24,7 +25,6 @@ TASK_TO_KEYS = {
     "stsb": ("sentence1", "sentence2"),
     "wnli": ("sentence1", "sentence2"),
 }
-HIDDEN_LABEL = -1  # what GLUE writes where a label is not public
 
 logger = logging.getLogger("merlin_hf.scripts")
 
@@ -89,32 +89,6 @@ class DataTrainingArguments:
 
 
 @dataclass
-class Labels:
-    """
-    The labels of a task.
-
-    Args:
-        values (`list`): each label as it stands in the data set; empty for regression.
-        names (`list[str]`): what it is called.
-        ids (`list[int]`): the output of the model that stands for it.
-    """
-
-    values: list = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
-
-    @property
-    def is_regression(self) -> bool:
-        """Whether labels are real numbers."""
-        return not self.values
-
-    @property
-    def num_labels(self) -> int:
-        """Outputs that a model needs."""
-        return len(self.values) or 1
-
-
-@dataclass
 class Task:
     """A data set with what is known about its columns; `argument` is how the user named it, for messages."""
 
@@ -127,11 +101,14 @@ class Task:
 # Loading
 
 
-def load_task(data_args: DataTrainingArguments, prefix: str = "", **kwargs) -> Task:
+def load_task(
+    data_args: DataTrainingArguments, prefix: str = "", several: Sequence[str] | None = None, **kwargs
+) -> Task:
     """
     The target, or with `prefix="source_"` the source.
 
     Args:
+        several (`Sequence[str]`, *optional*): names of a model's labels, where a row may have several of them.
         kwargs: for [`datasets.load_dataset`].
     """
     argument = next((name for name in data_args.origins(prefix) if getattr(data_args, name) is not None), "test_file")
@@ -145,12 +122,16 @@ def load_task(data_args: DataTrainingArguments, prefix: str = "", **kwargs) -> T
         path = getattr(data_args, f"{prefix}{split}_file", None)
         if path is not None:
             splits[split] = load_dataset(path, argument=f"{prefix}{split}_file", split="train", **kwargs)
-    splits = name_labels(splits, getattr(data_args, f"{prefix}label_column"), f"{prefix}label_column", argument)
+    label_column = getattr(data_args, f"{prefix}label_column")
+    if several is not None and label_column is None:
+        splits = join_label_columns(splits, several)
+    splits = name_labels(splits, label_column, f"{prefix}label_column", argument)
+    found = None if several is None else several_labels(splits, several, argument)
+    splits, labels = found or (splits, None)
     sample = splits["train"] if "train" in splits else next(iter(splits.values()))
     columns = getattr(data_args, f"{prefix}text_columns") or TASK_TO_KEYS.get(getattr(data_args, f"{prefix}task_name"))
-    task = Task(
-        argument, splits, find_text_columns(sample, columns, f"{prefix}text_columns"), find_labels(sample, argument)
-    )
+    text_columns = find_text_columns(sample, columns, f"{prefix}text_columns")
+    task = Task(argument, splits, text_columns, labels or find_labels(sample, argument))
     logger.info(f"{argument}: texts {task.text_columns}, labels {task.labels.names or 'real numbers'}")
     return task
 
@@ -198,22 +179,6 @@ def find_text_columns(
     return columns
 
 
-def find_labels(dataset: datasets.Dataset, argument: str) -> Labels:
-    """The labels of a column `label`: real numbers make a regression, all else is classes."""
-    feature = dataset.features.get("label")
-    if not isinstance(feature, datasets.Value | datasets.ClassLabel):
-        raise ValueError(
-            f"`{argument}` needs a column of labels with one label per row, got the columns {dataset.features}. Name it "
-            "(`label_column` of the program); for several labels per row, use `MerlinTrainer` directly."
-        )
-    if isinstance(feature, datasets.ClassLabel):
-        return Labels(list(range(feature.num_classes)), feature.names, list(range(feature.num_classes)))
-    if feature.dtype.startswith("float"):
-        return Labels()
-    values = sorted(value for value in dataset.unique("label") if value is not None)
-    return Labels(values, [str(value) for value in values], list(range(len(values))))
-
-
 # From rows to what the model takes
 
 
@@ -239,7 +204,7 @@ def prepare(task: Task, kind: str, limit: int | None, tokenizer, data_args: Data
     }
 
 
-def select(split: datasets.Dataset, task: Task, kind: str, limit: int | None) -> datasets.Dataset:
+def select(split: datasets.Dataset, task: LabelledTask, kind: str, limit: int | None) -> datasets.Dataset:
     """The first `limit` rows with a label; for prediction rows without label are kept, and then no label at all."""
     if "label" in split.column_names:
         rows = labelled_rows(split, task)
@@ -258,9 +223,11 @@ def select(split: datasets.Dataset, task: Task, kind: str, limit: int | None) ->
     return split.select(range(min(limit or len(split), len(split))))
 
 
-def labelled_rows(split: datasets.Dataset, task: Task) -> list[int]:
+def labelled_rows(split: datasets.Dataset, task: LabelledTask) -> list[int]:
     """Numbers of the rows whose label is known."""
     column = split["label"][:]
+    if task.labels.is_multi_label:
+        return [row for row, value in enumerate(column) if value is not None]
     if task.labels.is_regression:
         # One score may well be -1; a split of nothing else is a GLUE test.
         hidden = all(value == HIDDEN_LABEL for value in column)
@@ -289,7 +256,9 @@ def tokenize(split: datasets.Dataset, task: Task, tokenizer, data_args: DataTrai
     def encode(rows):
         # An empty cell of a csv file is None.
         batch = tokenizer(*([text or "" for text in rows[name]] for name in task.text_columns), **options)
-        if "label" in rows:
+        if "label" in rows and task.labels.is_multi_label:
+            batch["labels"] = rows["label"]
+        elif "label" in rows:
             batch["labels"] = [float(label) if not ids else ids[label] for label in rows["label"]]
         return batch
 

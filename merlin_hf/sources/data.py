@@ -27,9 +27,10 @@ def parse_data_set(given: str) -> dict[str, str]:
     """
     if os.path.exists(given):
         return {"path": given}
+    split: str | None
+    name: str | None = None
     path, at, split = given.rpartition("@")
     path, split = (path, split) if at else (given, None)
-    name = None
     if not os.path.exists(path):
         path, colon, name = path.partition(":")
         name = name if colon else None

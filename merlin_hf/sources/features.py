@@ -11,7 +11,7 @@ from ..comparison.models import build_model, load_encoder, load_model_config
 from ..comparison.quiet import quiet
 from ..comparison.tasks import Rows
 from ..comparison.values import ConfigError
-from ..scripts.text_tasks import Labels
+from ..scripts.labels import Labels
 from ..transfer.model import TransferModel
 from .gradients import backbone_parameters, pull_back
 from .settings import RankingSettings
@@ -23,7 +23,7 @@ class Backbone:
 
     Args:
         settings ([`~merlin_hf.sources.settings.RankingSettings`]): with a model.
-        labels ([`~merlin_hf.scripts.text_tasks.Labels`]): of the target; layers that are new in the model are drawn for them.
+        labels ([`~merlin_hf.scripts.labels.Labels`]): of the target; layers that are new in the model are drawn for them.
         kind (`str`): `"text"` or `"image"`.
 
     Raises:

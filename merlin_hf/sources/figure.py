@@ -38,10 +38,11 @@ def save_figure(ranking: SourceRanking, path: Path) -> None:
     for axes, name in zip(all_axes, measures, strict=True):
         baseline = ranking.baseline(name)
         for place, score in enumerate(scores):
-            if not score.values[name]:
+            mean = score.mean(name)
+            if mean is None:
                 continue
             color = "#c44e52" if score.ranks.get(name) == 1 else "#4c72b0"
-            gain = score.mean(name) - baseline
+            gain = mean - baseline
             axes.barh(
                 place, gain, left=baseline, xerr=score.spread(name), color=color, alpha=0.8, capsize=3, height=0.6
             )

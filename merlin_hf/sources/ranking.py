@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..comparison.config import SourceConfig
+from ..comparison.config import SourceConfig, check_seeds
 from ..comparison.tasks import Rows, overlap
 from ..transfer.seeding import derived_generator
 from .data import check_fit, check_halves, draw, load, read_data_sets
@@ -124,7 +124,7 @@ def _measure_all(
 ) -> None:
     """Fill in what is measured of the target and of each candidate, for each seed."""
     backbone = Backbone(settings, target_pool.task.labels, target_pool.kind)
-    for seed in settings.seeds:
+    for seed in check_seeds(settings.seeds, "seeds"):
         start = time.perf_counter()
         drawn = draw(target_pool, settings.target_rows, "target_rows", "target", seed)
         check_halves(drawn)

@@ -149,9 +149,13 @@ def rank(scores: list[SourceScore]) -> list[SourceScore]:
     """Fill in `ranks`, and sort by their mean."""
     defined = [name for name in MEASURES if all(score.values[name] for score in scores)]
     for name in defined:
-        for score, place in zip(scores, ranks([score.mean(name) for score in scores]), strict=True):
+        for score, place in zip(
+            scores, ranks([mean_and_spread(score.values[name])[0] for score in scores]), strict=True
+        ):
             score.ranks[name] = place
-    return sorted(scores, key=lambda score: (round(score.mean_rank, 9), -score.mean("alignment")))
+    return sorted(
+        scores, key=lambda score: (round(score.mean_rank, 9), -mean_and_spread(score.values["alignment"])[0])
+    )
 
 
 def ranks(values: list[float]) -> list[float]:

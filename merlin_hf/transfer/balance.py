@@ -39,8 +39,8 @@ def balance(
         The ratio and the meta loss, both of shape `()`.
     """
     inputs = [features, *scalars]
-    gradients = torch.autograd.grad(meta_loss, inputs, allow_unused=True)
-    gradients = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True)]
+    found = torch.autograd.grad(meta_loss, inputs, allow_unused=True)
+    gradients = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
     ratio = gradient_ratio(source_loss, source_logits, source_head_gram, gradients[0])
     return ratio, _KnownGradients.apply(meta_loss.detach(), gradients, *inputs)
 

@@ -1,11 +1,13 @@
 """What training needs beside the plain model, in a file of its own."""
 
 import os
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..trainer_base import TrainerBase
 from .distributed import whole
 from .model import TransferModel
 
@@ -66,7 +68,7 @@ def load_transfer_state(transfer_model: TransferModel, folder: str) -> None:
             "the same learned scalars and the same options of the method."
         )
     transfer_model.load_state_dict(saved, strict=False)
-    if kept:
+    if kept and transfer_model.regularizer is not None:
         transfer_model.regularizer.load_tensors(transfer_model, kept)
 
 
@@ -79,11 +81,13 @@ def read_run_state(folder: str) -> dict[str, Tensor]:
         return {name.removeprefix(RUN): file.get_tensor(name) for name in file.keys() if name.startswith(RUN)}
 
 
-class TransferCheckpointsMixin:
+class TransferCheckpointsMixin(TrainerBase):
     """
     For a [`~transformers.Trainer`] with a `transfer_model`: a checkpoint is that of the plain classifier, whole also where it is
     trained in shards, and beside it what only training needs.
     """
+
+    model: Any
 
     def run_state(self) -> dict[str, Tensor]:
         """What a run that resumes from a checkpoint must agree with."""

@@ -1,7 +1,7 @@
 """What can be wrong with the data, told before training starts."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -11,6 +11,10 @@ from transformers import TrainingArguments
 
 from .labels import LABEL_COLUMNS, infer_num_labels, label_column, label_values
 from .seeding import isolated_rng
+
+
+if TYPE_CHECKING:
+    from .trainer import TransferTrainer
 
 
 def check_parallelism(args: TrainingArguments, trainer: str) -> None:
@@ -66,7 +70,7 @@ def check_head_can_be_written(trainer: Any) -> None:
         )
 
 
-def check_source_is_wanted(trainer: type, source_dataset: Any | None) -> None:
+def check_source_is_wanted(trainer: "type[TransferTrainer]", source_dataset: Any | None) -> None:
     """
     Check that there is a source where the method needs one, and none where it would not be used.
 

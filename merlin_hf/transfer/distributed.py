@@ -165,7 +165,7 @@ def whole(parameter: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def write(parameter: nn.Parameter, value: Tensor) -> None:
+def write(parameter: Tensor, value: Tensor) -> None:
     """Put the same whole value into a parameter that may be sharded (FSDP2, ZeRO-3), on every rank; a collective where it is."""
     value = value.to(device=parameter.device, dtype=parameter.dtype)
     if is_partitioned(parameter):

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from ..trainer_base import TrainerBase
 from .distributed import in_step
 from .source import RankRows, is_iterable, plain_dataloader
 
 
-class SettledHeadMixin:
+class SettledHeadMixin(TrainerBase):
     """
     For a [`~merlin_hf.transfer.trainer.TransferTrainer`]: a head that is not trained by gradient descent is fit again whenever
     the model is used and has changed.
@@ -58,12 +59,12 @@ class SettledHeadMixin:
 
     def rank_dataloader(self, dataset: torch.utils.data.Dataset, batch_size: int) -> torch.utils.data.DataLoader:
         """Batches of the target's rows in their order, shared out over the ranks, each row once and nothing padded."""
-        dataset, collate_fn = self._with_collator(dataset, None, "training")
+        known, collate_fn = self._with_collator(dataset, None, "training")
         rank, world_size = self.args.process_index, self.args.world_size
-        if is_iterable(dataset):
-            return plain_dataloader(RankRows(dataset, rank, world_size), collate_fn, self.args, batch_size=batch_size)
-        rows = range(rank, len(dataset), world_size)
-        return plain_dataloader(dataset, collate_fn, self.args, batch_size=batch_size, sampler=rows)
+        if is_iterable(known):
+            return plain_dataloader(RankRows(known, rank, world_size), collate_fn, self.args, batch_size=batch_size)
+        rows = range(rank, len(known), world_size)
+        return plain_dataloader(known, collate_fn, self.args, batch_size=batch_size, sampler=rows)
 
     def rank_batches(self, dataset: torch.utils.data.Dataset, batch_size: int) -> Iterator[tuple[Any, bool]]:
         """[`SettledHeadMixin.rank_dataloader`]'s batches; a sharded model gets others where this rank has fewer, marked `False`."""

@@ -73,8 +73,9 @@ def infer_num_labels(dataset: Any) -> int | None:
     if column is None:
         return None
     feature = (getattr(dataset, "features", None) or {}).get(column)
-    if hasattr(feature, "num_classes"):
-        return feature.num_classes
+    num_classes = getattr(feature, "num_classes", None)
+    if num_classes is not None:
+        return num_classes
     values = label_values(dataset)
     if values is None or len(values) == 0:
         return None

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..trainer_base import TrainerBase
+
 
 class MeanLoss:
     """
@@ -24,7 +26,7 @@ class MeanLoss:
         return self.function(outputs, labels, num_items_in_batch=items)
 
 
-class MeanLossMixin:
+class MeanLossMixin(TrainerBase):
     """
     For a [`~transformers.Trainer`]: `compute_loss` returns a mean over the micro-batch, which Trainer divides by the
     accumulation steps.
@@ -34,6 +36,7 @@ class MeanLossMixin:
     twice (huggingface/transformers#47688). Before 5.19 it divides no loss where there is a `compute_loss_func`.
     """
 
+    compute_loss_func: Callable[..., Tensor] | None
     target_compute_loss_func: MeanLoss | None = None
 
     def use_mean_loss(self) -> None:

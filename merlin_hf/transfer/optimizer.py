@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..trainer_base import TrainerBase
 from .model import TransferModel
 
 
@@ -63,7 +64,7 @@ def group_by_learning_rate(
     return [{"params": members, **({} if rate is None else {"lr": rate})} for rate, members in groups.items()]
 
 
-class OwnLearningRatesMixin:
+class OwnLearningRatesMixin(TrainerBase):
     """For a [`~merlin_hf.transfer.trainer.TransferTrainer`]: Trainer's optimizer, with groups for what has a rate of its own."""
 
     def get_decay_parameter_names(self, model):

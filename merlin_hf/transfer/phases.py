@@ -1,13 +1,16 @@
 """Two phases in one training, told apart by the step."""
 
+from typing import Any
+
 import torch
 from torch.optim.lr_scheduler import SequentialLR
 from transformers import TrainingArguments
 
+from ..trainer_base import TrainerBase
 from .distributed import share_buffers
 
 
-class PhasesMixin:
+class PhasesMixin(TrainerBase):
     """
     For a [`~merlin_hf.transfer.trainer.TransferTrainer`] whose first updates have another loss than its later ones.
 
@@ -15,6 +18,9 @@ class PhasesMixin:
     second phase starts with a fresh optimizer (under DeepSpeed it goes on), and the learning rate takes its whole course in each, warm-up included. The
     target's batches of the first phase are drawn, and left unused where the phase is about the source alone.
     """
+
+    lr_scheduler: Any
+    optimizer: Any
 
     @property
     def has_first_phase(self) -> bool:

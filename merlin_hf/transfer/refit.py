@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from ..heads import HeadSolver, LinearHead, encode_targets, get_head
+from ..trainer_base import TrainerBase
 from .distributed import is_distributed, reshard, share_buffers, sum_over_ranks, whole, write
 from .labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, problem_type_of, split_labels
 from .model import evaluating
@@ -59,13 +60,14 @@ class FeatureBatches:
         kept, rows = [], 0
         for batch, is_own in self.batches():
             inputs, labels = split_labels(self.prepare_inputs(batch))
-            batch = (self.features(inputs), *self.encode(labels))
+            features = self.features(inputs)
+            targets, weight = self.encode(labels)
             if not is_own:
                 continue
             if self.keep or rows < self.sample_size:
-                kept.append(tuple(tensor.cpu() for tensor in batch))
+                kept.append((features.cpu(), targets.cpu(), weight.cpu()))
                 rows += len(labels)
-            yield batch
+            yield features, targets, weight
         self.sample = kept
         if self.keep:
             self._kept = kept
@@ -85,7 +87,7 @@ def write_head(layer: nn.Linear, head: LinearHead, scale: float = 1.0) -> None:
         write(layer.bias, head.bias * scale)
 
 
-class RefitHeadMixin:
+class RefitHeadMixin(TrainerBase):
     """For a [`~merlin_hf.transfer.trainer.TransferTrainer`] whose final head is fit on all target rows by the solver `args.head`."""
 
     target_problem_type: str | None = None

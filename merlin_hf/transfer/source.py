@@ -38,7 +38,8 @@ class SourceBatchSampler(Sampler[tuple[int, list[int]]]):
         self.rank = rank
         self.world_size = world_size
         self.start = start
-        self._epoch, self._permutation = -1, []
+        self._epoch = -1
+        self._permutation: list[int] = []
 
     def _row(self, position: int) -> int:
         epoch, offset = divmod(position, self.num_rows)

@@ -11,13 +11,14 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
+from ..trainer_base import TrainerBase
 from .seeding import isolated_rng
 
 
 logger = logging.get_logger(__name__)
 
 
-class SavedWeightsMixin:
+class SavedWeightsMixin(TrainerBase):
     """
     For a [`~transformers.Trainer`]: resuming and loading the best model give the weights that were saved.
 

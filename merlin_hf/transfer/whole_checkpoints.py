@@ -10,6 +10,8 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from transformers.utils import logging
 
+from ..trainer_base import TrainerBase
+
 
 logger = logging.get_logger(__name__)
 
@@ -20,7 +22,7 @@ STATE_NAME = "trainer_state.json"
 JIT_SENTINEL = "checkpoint-is-incomplete.txt"
 
 
-class WholeCheckpointsMixin:
+class WholeCheckpointsMixin(TrainerBase):
     """
     For a [`~transformers.Trainer`]: a folder `checkpoint-*` appears, and goes, in one rename.
 

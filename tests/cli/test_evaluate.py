@@ -19,7 +19,7 @@ from transformers import (
 
 from merlin_hf.cli.evaluation import model_ids
 from merlin_hf.comparison.values import ConfigError
-from merlin_hf.scripts.text_tasks import Labels
+from merlin_hf.scripts.labels import Labels
 from tests.examples.conftest import model_path  # noqa: F401
 from tests.examples.test_run_glue import rows, surroundings  # noqa: F401
 from tests.tiny import TEXT, VISION, tiny_bert
@@ -60,12 +60,27 @@ def write(path, labels, columns=("text",), count=40, label="label"):
 
 
 def answers(folder, texts):
-    model, tokenizer = (
-        AutoModelForSequenceClassification.from_pretrained(folder).eval(),
-        AutoTokenizer.from_pretrained(folder),
-    )
-    with torch.no_grad():
-        return torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    return answers_of(model, AutoTokenizer.from_pretrained(folder), texts)
+
+
+@torch.no_grad()
+def answers_of(model, tokenizer, texts):
+    return torch.cat([model.eval()(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+
+
+def write_images(root, names, count=10):
+    """Images in a folder for each class; returns them and their classes."""
+    draw = np.random.default_rng(0)
+    images, references = [], []
+    for number in range(count):
+        folder = root / names[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(draw.integers(0, 255, (20, 24), dtype=np.uint8))
+        image.save(folder / f"{number}.png")
+        images.append(image.convert("RGB"))
+        references.append(number % 2)
+    return images, references
 
 
 def test_metrics_of_texts(saved, tmp_path, run):
@@ -146,17 +161,9 @@ def test_images(tmp_path, run):
     model.save_pretrained(tmp_path / "saved")
     processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
     processor.save_pretrained(tmp_path / "saved")
-    draw = np.random.default_rng(0)
-    said, references = [], []
-    for number in range(10):
-        folder = tmp_path / "images" / ["ant", "bee"][number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        image = Image.fromarray(draw.integers(0, 255, (20, 24), dtype=np.uint8))
-        image.save(folder / f"{number}.png")
-        with torch.no_grad():
-            logits = model.eval()(**processor([image.convert("RGB")], return_tensors="pt")).logits
-        said.append(logits.argmax(-1).item())
-        references.append(number % 2)
+    images, references = write_images(tmp_path / "images", ["ant", "bee"])
+    with torch.no_grad():
+        said = [model.eval()(**processor([image], return_tensors="pt")).logits.argmax(-1).item() for image in images]
     status, shown, _ = run("evaluate", tmp_path / "saved", "--validation_dir", tmp_path / "images", "--json")
     result = json.loads(shown)
     assert status == 0 and result["task"] == "image"
@@ -187,7 +194,7 @@ def test_what_cannot_be_used(flags, message, saved, tmp_path, run):
 
 def test_a_folder_without_a_classifier(model_path, tmp_path, run):  # noqa: F811
     status, _, said = run("evaluate", model_path, "--validation_file", "x.csv")
-    assert status == 2 and "BertModel" in said and "classifiers of texts and of images" in said
+    assert status == 2 and "BertModel" in said and "classifiers of texts, of images and of recordings" in said
     status, _, said = run("evaluate", tmp_path, "--validation_file", "x.csv")
     assert status == 2 and "has no configuration of a model" in said
 
@@ -201,6 +208,9 @@ def test_labels_of_the_data_are_matched_with_the_models():
     strange = Labels(["x", "y"], ["x", "y"], [0, 1])
     assert model_ids(strange, config, True).tolist() == [0, 1]
     assert model_ids(strange, tiny_bert(num_labels=2).config, False).tolist() == [0, 1], "the model names none"
-    for labels in (strange, Labels([0, 3], ["0", "3"], [0, 1])):
+    unnamed = tiny_bert(num_labels=3).config
+    assert model_ids(Labels([0, 1], ["x", "y"], [0, 1]), unnamed, False).tolist() == [0, 1], "numbered by the data"
+    # Of three sorted names that the model was trained with, two do not tell which.
+    for labels, known in ((strange, config), (Labels([0, 3], ["0", "3"], [0, 1]), config), (strange, unnamed)):
         with pytest.raises(ConfigError, match="--labels_by_number"):
-            model_ids(labels, config, False)
+            model_ids(labels, known, False)

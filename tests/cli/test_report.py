@@ -1,6 +1,9 @@
 """`merlin-hf report`."""
 
+import json
+
 import pytest
+from scipy import stats
 
 from tests.cli.test_evaluate import saved, write  # noqa: F401
 from tests.examples.conftest import model_path  # noqa: F401
@@ -38,7 +41,60 @@ def test_of_several_runs(tmp_path, run):
     runs = [write_state(tmp_path / name, HISTORY) for name in ("one", "other")]
     status, shown, _ = run("report", *runs, "--output_dir", tmp_path / "out")
     assert status == 0 and "# one\n" in shown and "# other\n" in shown
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"one", "other"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"one", "other", "report.json"}
+    other = write_state(tmp_path / "more" / "one", HISTORY)
+    status, shown, said = run("report", runs[0], other, "--output_dir", tmp_path / "again")
+    assert status == 2 and "Two runs are called 'one'" in said and not (tmp_path / "again").exists()
+    status, shown, _ = run("report", runs[0], other)
+    assert status == 0 and shown.count("# one\n") == 2
+
+
+def test_comparisons_as_json(tmp_path, run):
+    scores = {"merlin": [0.8, 0.9], "joint": [0.7, 0.7], "bss": "no source"}
+    write_results(tmp_path / "runs" / "a", "s", {"path": "t"}, 50, scores)
+    flags = ["--output_dir", tmp_path / "out", "--json"]
+    status, shown, said = run("report", tmp_path / "runs", *flags)
+    result = json.loads(shown)
+    assert status == 0 and result == json.loads((tmp_path / "out" / "report.json").read_text())
+    (comparison,) = result["comparisons"]
+    assert (comparison["pair"], comparison["rows"], comparison["metric"]) == ("s → t", 50, "accuracy")
+    assert comparison["read_from"] == ["runs/a/results.json"] and comparison["reference"] == "merlin"
+    methods = comparison["methods"]
+    assert methods["merlin"]["mean"] == pytest.approx(0.85) and methods["merlin"]["scores"] == {"0": 0.8, "1": 0.9}
+    assert methods["merlin"]["difference"] is None and methods["joint"]["difference"] == pytest.approx(-0.15)
+    p = stats.ttest_rel([0.7, 0.7], [0.8, 0.9]).pvalue
+    assert methods["joint"]["p"] == pytest.approx(p), "of one method, with nothing to correct for"
+    assert methods["bss"]["mean"] is None and methods["bss"]["reason"] == "not applicable: no source"
+    assert result["ranks"] is None and result["runs"] == [] and result["left_out"] == []
+    assert {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*")} == set(result["files"])
+
+    write_results(tmp_path / "runs" / "b", "s", {"path": "u"}, 50, {"merlin": [0.5], "joint": [0.6]})
+    (tmp_path / "runs" / "other").mkdir()
+    (tmp_path / "runs" / "other" / "results.json").write_text("{}")
+    result = json.loads(run("report", tmp_path / "runs", "--json")[1])
+    assert result["ranks"] == {"merlin": 1.5, "joint": 1.5} and result["files"] == []
+    assert result["left_out"] == ["runs/other/results.json"] and len(result["comparisons"]) == 2
+
+
+def test_runs_as_json(saved, tmp_path, run):  # noqa: F811
+    write_state(saved, HISTORY)
+    table = write(tmp_path / "data.csv", ["yes", "no"])
+    status, shown, _ = run("report", saved, "--json")
+    (found,) = json.loads(shown)["runs"]
+    assert status == 0 and found["run"] == "saved" and found["steps"] == 2 and found["confusion_matrix"] is None
+    assert found["logged"]["source_loss"] == {"step": 2, "value": 0.9}
+    assert found["logged"]["eval_accuracy"] == {"step": 2, "value": 0.8}
+    flags = ["--validation_file", tmp_path / "data.csv"]
+    (found,) = json.loads(run("report", saved, *flags, "--json")[1])["runs"]
+    evaluated = json.loads(run("evaluate", saved, *flags, "--json")[1])
+    assert found["rows"] == len(table) and found["labels"] == evaluated["labels"]
+    assert found["confusion_matrix"] == evaluated["confusion_matrix"]
+
+    write_results(tmp_path / "runs" / "a", "s", {"path": "t"}, 50, {"merlin": [0.5], "joint": [0.6]})
+    flags = ["--output_dir", tmp_path / "out", "--json"]
+    result = json.loads(run("report", saved, tmp_path / "runs", *flags)[1])
+    written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert set(result["files"]) == written >= {"results.md", "saved/results.md", "report.json"}
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import sys
 import datasets
 import numpy as np
 import pytest
-import run_audio_classification as audio
+import run_audio_classification as program
 import torch
 import transformers
 from scipy.io import wavfile
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, Wav2Vec2FeatureExtractor
 
+from merlin_hf.scripts import audio_tasks as audio
 from tests.tiny import TINY_CLASSIFIERS
 
 
@@ -83,7 +84,7 @@ def test_folders_of_wav_files(root, tmp_path):
     output = tmp_path / "out"
     data = ["--train_dir", str(root / "train"), "--validation_dir", str(root / "validation")]
     data += ["--test_dir", str(root / "validation"), "--source_train_dir", str(root / "source")]
-    audio.main([*options(root, output, *data), "--max_steps", "25", "--do_train", "--do_eval", "--do_predict"])
+    program.main([*options(root, output, *data), "--max_steps", "25", "--do_train", "--do_eval", "--do_predict"])
     found = results(output)
     assert (found["train_samples"], found["source_samples"], found["eval_samples"]) == (30, 48, 30)
     assert found["eval_accuracy"] > 0.6, "three classes"
@@ -148,7 +149,7 @@ def test_columns(kind, root, tmp_path):
             "--train_val_split",
             "0.25",
         ]
-        audio.main([*options(root, tmp_path / "out", *data), *more])
+        program.main([*options(root, tmp_path / "out", *data), *more])
     assert {len(samples) for samples in seen} == {RATE // 2}
     assert (results(tmp_path / "out")["train_samples"], results(tmp_path / "out")["eval_samples"]) == (18, 6)
 
@@ -192,4 +193,4 @@ def test_pieces_are_cut_at_random_for_training_only():
 def test_a_folder_without_recordings_is_told(root, tmp_path):
     (tmp_path / "empty" / "a").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match=r"has no \.wav, .* files in a folder for each class"):
-        audio.main([*options(root, tmp_path / "out", "--train_dir", str(tmp_path / "empty"))])
+        program.main([*options(root, tmp_path / "out", "--train_dir", str(tmp_path / "empty"))])

@@ -61,7 +61,7 @@ def gradient_alignment(source: Sequence[Tensor], metas: Sequence[Sequence[Tensor
     for place, gradient in enumerate(source):
         of_metas = [meta[place] for meta in metas]
         source_squared += _dot(gradient, gradient)
-        mean = sum(of_metas) / len(metas)
+        mean = sum(of_metas[1:], of_metas[0]) / len(metas)
         meta_squared += _dot(mean, mean)
         for number, meta in enumerate(of_metas):
             products[number] += _dot(gradient, meta)

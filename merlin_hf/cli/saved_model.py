@@ -1,0 +1,212 @@
+"""A model as it was saved: plain, or as an adapter of PEFT beside a base model that lies elsewhere."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForAudioClassification,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import cached_file
+
+from ..comparison.values import ConfigError, first_sentence
+from ..hub.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from ..hub.task import task_of
+from ..transfer.model import find_head
+from .programs import IMAGE, TEXT
+
+
+AUDIO = "audio"
+AUTO_MODELS = {
+    TEXT: AutoModelForSequenceClassification,
+    IMAGE: AutoModelForImageClassification,
+    AUDIO: AutoModelForAudioClassification,
+}
+TAGS = {"text-classification": TEXT, "image-classification": IMAGE, "audio-classification": AUDIO}
+PEFT_PREFIX = "base_model.model."  # of the names of a model's weights in its adapter
+
+
+@dataclass
+class SavedModel:
+    """
+    What is known of a saved classifier before its weights are read.
+
+    Args:
+        path (`str`): a folder, or a name on the Hub.
+        kind (`str`): `"text"`, `"image"` or `"audio"`.
+        config ([`~transformers.PretrainedConfig`]): of the model; of an adapter, that of the base model for as many labels as
+            the adapter has.
+        adapter (`str`, *optional*): the folder with the adapter.
+        base (`str`, *optional*): what the adapter belongs to.
+    """
+
+    path: str
+    kind: str
+    config: PretrainedConfig
+    adapter: str | None = None
+    base: str | None = None
+
+    def load_processor(self, auto_class: Any, **options: Any) -> Any:
+        """The tokenizer or processor beside the model; of an adapter without one, that of its base model."""
+        try:
+            return auto_class.from_pretrained(self.path, **options)
+        except (OSError, ValueError):
+            if self.base is None:
+                raise
+            return auto_class.from_pretrained(self.base, **options)
+
+    def load(self, device: torch.device) -> PreTrainedModel:
+        """
+        The classifier, to be evaluated.
+
+        Raises:
+            ConfigError: it cannot be loaded.
+        """
+        if self.adapter is None:
+            return load_plain(self.kind, self.path, device, config=self.config)
+        from peft import PeftModel
+
+        # The head of the base model may have other labels; the adapter brings its own.
+        options = {"config": self.config, "ignore_mismatched_sizes": True}
+        model = load_plain(self.kind, str(self.base), device, **options)
+        try:
+            return PeftModel.from_pretrained(model, self.adapter).to(device).eval()
+        except (ValueError, RuntimeError, TypeError) as error:
+            message = f"The adapter in {self.path!r} does not fit to {self.base!r}: {first_sentence(error)}"
+            raise ConfigError(message) from error
+
+
+def load_plain(kind: str, path: str, device: torch.device, **options: Any) -> PreTrainedModel:
+    """
+    A plain classifier, to be evaluated.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    try:
+        loaded = AUTO_MODELS[kind].from_pretrained(path, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{path!r} cannot be loaded: {first_sentence(error)}") from error
+    return loaded.to(device).eval()
+
+
+def read_saved(path: str, base: str | None = None) -> SavedModel:
+    """
+    Find out what a folder, or a name on the Hub, has.
+
+    Args:
+        base (`str`, *optional*): the base model of an adapter, if it is not where the adapter says.
+
+    Raises:
+        ConfigError: there is no classifier of a known kind, or not the whole of it.
+        ImportError: it is an adapter, and peft is missing.
+    """
+    if _find(path, ADAPTER_CONFIG) is not None:
+        return _read_adapter(path, base)
+    config = read_config(path)
+    kind = _kind_of_class(config.architectures or ())
+    if kind is None:
+        found = ", ".join(config.architectures or ()) or "a model without a class"
+        raise ConfigError(
+            f"{path!r} is {found}; what can be evaluated are classifiers of texts, of images and of recordings."
+        )
+    return SavedModel(path, kind, config)
+
+
+def _kind_of_class(class_names: Sequence[str]) -> str | None:
+    """What a class of transformers classifies; `None` for one that is no such classifier."""
+    task = task_of(class_names)
+    return None if task is None else TAGS.get(task.tag)
+
+
+def read_config(path: str) -> PretrainedConfig:
+    """
+    The configuration of a saved model.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path!r} has no configuration of a model: {first_sentence(error)}") from error
+
+
+# Adapters
+
+
+def _find(path: str, name: str) -> str | None:
+    """A file of a folder, or of a repository on the Hub."""
+    if Path(path).is_dir():
+        file = Path(path) / name
+        return str(file) if file.is_file() else None
+    try:
+        return cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError):  # there is no such repository, which is told where its configuration is read
+        return None
+
+
+def _read_adapter(path: str, base: str | None) -> SavedModel:
+    try:
+        from peft import PeftConfig
+    except ImportError as error:
+        raise ImportError(f"{path!r} is an adapter, which needs peft: `pip install peft`.") from error
+
+    weights = _find(path, ADAPTER_WEIGHTS)
+    if weights is None:
+        raise ConfigError(
+            f"{path!r} is an adapter without {ADAPTER_WEIGHTS}; other files of weights, which may be pickles, are not read."
+        )
+    folder = str(Path(weights).parent)
+    try:
+        adapter_config = PeftConfig.from_pretrained(folder)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path!r} has no {ADAPTER_CONFIG} of PEFT: {first_sentence(error)}") from error
+    base = base or adapter_config.base_model_name_or_path
+    if not base:
+        raise ConfigError(f"The adapter in {path!r} does not say what its base model is: give `--base_model`.")
+    try:
+        config = AutoConfig.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{base!r}, the base model of the adapter in {path!r}, cannot be found: give `--base_model`. {first_sentence(error)}"
+        ) from error
+    kind = _adapter_kind(config, adapter_config, path)
+    num_labels = _labels_of_adapter(kind, config, weights)
+    if num_labels is None and _kind_of_class(config.architectures or ()) is None:
+        raise ConfigError(
+            f"The adapter in {path!r} has no head, and its base model {base!r} is no classifier: there is nothing to evaluate."
+        )
+    if num_labels not in (None, config.num_labels):
+        config.num_labels = num_labels
+    config.problem_type = None  # that of the base model's own task
+    return SavedModel(path, kind, config, folder, base)
+
+
+def _adapter_kind(config: PretrainedConfig, adapter_config: Any, path: str) -> str:
+    """By the class that PEFT noted, else by the classes that transformers has for the base model."""
+    noted = (adapter_config.auto_mapping or {}).get("base_model_class")
+    kind = _kind_of_class([noted] if noted else [])
+    if kind is not None:
+        return kind
+    kinds = [kind for kind, auto_class in AUTO_MODELS.items() if type(config) in auto_class._model_mapping]
+    if not kinds:
+        raise ConfigError(f"The adapter in {path!r} is for a {config.model_type} model, which has no classifier.")
+    return kinds[0]
+
+
+def _labels_of_adapter(kind: str, config: PretrainedConfig, weights: str) -> int | None:
+    """The outputs of the head that an adapter brings with it; `None` where it has none."""
+    with torch.device("meta"):
+        model = AUTO_MODELS[kind].from_config(config)
+    name = f"{PEFT_PREFIX}{find_head(model)}.weight"
+    with safe_open(weights, framework="pt") as file:
+        return file.get_slice(name).get_shape()[0] if name in file.keys() else None

@@ -1,0 +1,89 @@
+"""What a report says, for programs."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .comparisons import Comparison
+from .confusion import confusion_matrix
+from .curves import shown_series
+from .ranks import compared_with_reference, mean_ranks
+
+
+class Report(NamedTuple):
+    """A text in Markdown, and the names of the files that were written with it."""
+
+    text: str
+    files: list[str]
+
+
+def comparison_summary(comparison: Comparison) -> dict[str, Any]:
+    """
+    A comparison with its methods.
+
+    Returns:
+        `dict`: by method `mean`, sample standard deviation as `spread`, `scores` and `train_seconds` by seed, `difference` to the
+        reference with `p` after Holm's correction, and the `reason` where there are no scores; `None` for what is not defined.
+    """
+    tested = compared_with_reference(comparison)
+    methods = {
+        label: {
+            "mean": method.mean,
+            "spread": method.spread,
+            "scores": method.scores,
+            "train_seconds": method.seconds,
+            "difference": tested.get(label, {}).get("difference"),
+            "p": tested.get(label, {}).get("p"),
+            "reason": method.reason,
+        }
+        for label, method in comparison.methods.items()
+    }
+    return {
+        "pair": comparison.pair,
+        "rows": comparison.rows,
+        "test_rows": comparison.test_rows,
+        "metric": comparison.metric,
+        "lower_is_better": comparison.lower_is_better,
+        "reference": comparison.reference,
+        "methods": methods,
+        "read_from": comparison.files,
+    }
+
+
+def ranks_summary(comparisons: Sequence[Comparison]) -> dict[str, float] | None:
+    """The mean rank of each method that has scores in all comparisons; `None` where there is only one comparison."""
+    return mean_ranks(comparisons) if len(comparisons) > 1 else None
+
+
+def run_summary(
+    name: str,
+    history: list[dict[str, Any]],
+    references: np.ndarray | None = None,
+    predictions: np.ndarray | None = None,
+    names: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """
+    A training run.
+
+    Args:
+        name (`str`): of its folder.
+        history (`list[dict]`): as from [`~merlin_hf.report.curves.read_log_history`].
+        references, predictions, names (*optional*): as for [`~merlin_hf.report.run.write_run_report`].
+
+    Returns:
+        `dict`: `logged` has of each number that the figure shows the last value and its step; `labels`, `rows` and
+        `confusion_matrix` are `None` without data.
+    """
+    lines = {name: line for panel in shown_series(history).values() for name, line in panel.items()}
+    found: dict[str, Any] = {
+        "run": name,
+        "steps": max((entry["step"] for entry in history), default=0),
+        "logged": {label: {"step": steps[-1], "value": values[-1]} for label, (steps, values) in lines.items()},
+        "rows": None if references is None else len(references),
+        "labels": None if names is None else list(names),
+        "confusion_matrix": None,
+    }
+    if references is not None and predictions is not None and names is not None:
+        found["confusion_matrix"] = confusion_matrix(references, predictions, len(names)).tolist()
+    return found
