@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .heads import HeadSolver, LinearHead, encode_targets, get_head
-from .training_args import MerlinTrainingArguments
+from .training_args import MerlinTrainingArguments, default_head
 from .transfer.balance import balance
 from .transfer.checks import check_target_batch
 from .transfer.distributed import gather_rows, is_distributed
@@ -40,6 +40,8 @@ class MerlinTrainer(RefitHeadMixin, TransferTrainer):
 
         min over phi, theta_s:  L_source(theta_s, phi) + rho * E over splits (tr, va) [ L_va(theta(phi; tr), phi) ]
         theta(phi; tr) = argmin over theta of L_tr(theta, phi), in closed form and differentiated through
+
+    with class means for the head, or the paper's ridge regression with `head="ridge"`.
 
     `train_dataset` is the target and `source_dataset` the source; without a source this class is `Trainer`. The model's
     own last layer takes no part in training: it is fit to all target rows before the model is evaluated, saved or used,
@@ -229,11 +231,20 @@ class MerlinTrainer(RefitHeadMixin, TransferTrainer):
             scalars["log_logit_scale"] = math.log(self.logit_scale(None))
         return scalars
 
+    def head_name(self, problem_type):
+        """`args.head`, or the default for such labels."""
+        return self.args.head or default_head(self.args, problem_type)
+
+    @property
+    def default_solver(self) -> HeadSolver:
+        """The head's solver, for its own defaults."""
+        return get_head(self.head_name(REGRESSION if self.is_regression else SINGLE_LABEL))
+
     def head_l2(self, scalars: dict[str, Tensor] | None) -> Tensor | float:
         """The head's regulariser: learned, as given, or the solver's default."""
         if scalars and "log_head_l2" in scalars:
             return scalars["log_head_l2"].exp()
-        return self.args.head_l2 or get_head(self.args.head).default_l2
+        return self.args.head_l2 or self.default_solver.default_l2
 
     def logit_scale(self, scalars: dict[str, Tensor] | None) -> Tensor | float:
         """The scale of the head's logits: learned or as given, and 1 for regression."""
@@ -241,7 +252,7 @@ class MerlinTrainer(RefitHeadMixin, TransferTrainer):
             return 1.0
         if scalars and "log_logit_scale" in scalars:
             return scalars["log_logit_scale"].exp()
-        return self.args.logit_scale or get_head(self.args.head).default_logit_scale
+        return self.args.logit_scale or self.default_solver.default_logit_scale
 
     def final_head_l2(self, scalars: dict[str, Tensor]) -> float | str:
         """The final head's regulariser: as in training with `refit_l2="meta"`, else as given."""

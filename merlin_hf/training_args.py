@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from .heads import get_head
+from .transfer.labels import REGRESSION, SINGLE_LABEL
 
 
 META_LOSSES = ("cross_entropy", "squared_error")
@@ -85,7 +86,9 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         balance_gradients (`bool`): never let the meta loss pull harder at the features than the source loss does: where
             its gradient there is larger, `rho` is multiplied by the ratio (see [`~merlin_hf.transfer.balance`]). `False`
             is the paper's fixed `rho`.
-        head (`str`): the solver that fits the target head, a name in `merlin_hf.heads.HEADS`.
+        head (`str`, *optional*): the solver that fits the target head, a name in `merlin_hf.heads.HEADS`. Default:
+            `"centroid"`, the class means, which did best with 100 labelled rows (`benchmarks/ablations`), and the paper's
+            `"ridge"` where class means cannot be: for real labels, `split="loo"` and `meta_loss="squared_error"`.
         head_l2 (`float`, *optional*): the head's regulariser, relative to the mean squared norm of its training
             features; the solver's own default if not given. The first value where it is learned.
         learn_head_l2 (`bool`): learn the regulariser with the backbone.
@@ -107,7 +110,8 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         meta_loss (`str`): `"cross_entropy"` on scaled logits or `"squared_error"`.
         scalar_learning_rate (`float`): learning rate of the learned scalars, which are logarithms.
         refit_l2 (`str`): regulariser of the final head, fit on the whole target set: `"auto"` (chosen by
-            cross-validation on the target's training rows), `"meta"` (the one used in training), or a number.
+            cross-validation on the target's training rows; class means keep their default), `"meta"` (the one used in
+            training), or a number.
     """
 
     rho: float = field(default=0.3, metadata={"help": "Factor of the meta loss (rho in the paper)."})
@@ -117,8 +121,12 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             "help": "Scale rho down where the meta loss would drown the source loss. False: the paper's fixed rho."
         },
     )
-    head: str = field(
-        default="ridge", metadata={"help": "Solver of the target head, a name in merlin_hf.heads.HEADS."}
+    head: str | None = field(
+        default=None,
+        metadata={
+            "help": "Solver of the target head, a name in merlin_hf.heads.HEADS. Default: centroid, or ridge for real "
+            "labels, loo and squared_error."
+        },
     )
     head_l2: float | None = field(
         default=None,
@@ -163,7 +171,7 @@ class MerlinTrainingArguments(TransferTrainingArguments):
     def check_options(args: TrainingArguments) -> None:
         """As in [`TransferTrainingArguments.check_options`]; a number for `refit_l2` may come as text."""
         TransferTrainingArguments.check_options(args)
-        solver = get_head(args.head)
+        solver = get_head(args.head or default_head(args, SINGLE_LABEL))
         if args.head_scope not in HEAD_SCOPES:
             raise ValueError(f"`head_scope` must be one of {', '.join(HEAD_SCOPES)}, got {args.head_scope!r}.")
         if args.split not in SPLITS:
@@ -185,6 +193,12 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         if args.meta_loss not in META_LOSSES:
             raise ValueError(f"`meta_loss` must be one of {', '.join(META_LOSSES)}, got {args.meta_loss!r}.")
         check_l2(args, "refit_l2", ("auto", "meta"))
+
+
+def default_head(args: TrainingArguments, problem_type: str) -> str:
+    """The solver where `args.head` names none: class means, and ridge where there are none or they could not be judged."""
+    needs_ridge = problem_type == REGRESSION or args.split == "loo" or args.meta_loss == "squared_error"
+    return "ridge" if needs_ridge else "centroid"
 
 
 def check_l2(args: TrainingArguments, name: str, words: tuple[str, ...]) -> None:

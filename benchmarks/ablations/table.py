@@ -28,10 +28,12 @@ def read(folder: Path) -> dict[str, dict[str, dict[int, float]]]:
 
 def difference(scores: dict, label: str, reference: str = "merlin") -> PairedDifference | None:
     """
-    The difference to the reference in points, averaged over pairs, with its interval over seeds; `None` if runs are missing.
+    The difference to the reference in points, averaged over the pairs that have it, with its interval over seeds; `None`
+    if there are none.
 
     Seeds are the independent draws: each one's scores are first averaged over pairs.
     """
+    scores = {pair: of_pair for pair, of_pair in scores.items() if of_pair.get(label)}
     lines = [of_pair.get(name, {}) for of_pair in scores.values() for name in (label, reference)]
     seeds = sorted(set.intersection(*(set(line) for line in lines))) if lines else []
     if not seeds:
@@ -59,7 +61,7 @@ def render(scores: dict, groups: dict[str, dict]) -> str:
         cells.append("" if found is None else f"{found.mean:+.1f}{interval}")
         return f"| {name} | " + " | ".join(cells) + " |"
 
-    lines.append(line("merlin", "**nothing: the defaults**"))
+    lines.append(line("merlin", "**nothing: MeRLin with ridge**"))
     for group, variants in groups.items():
         lines.append(f"| *{group}* |" + " |" * (len(pairs) + 1))
         for label, options in variants.items():

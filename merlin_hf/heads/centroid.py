@@ -50,7 +50,12 @@ class CentroidHead(HeadSolver):
     def fit_batches(
         self, batches: Iterable[Batch], l2: float | Tensor | str = "auto", reduce: Reduce | None = None
     ) -> LinearHead:
-        """Fit on a whole data set in one pass; `l2="auto"` is the default. See `HeadSolver.fit_batches`."""
+        """
+        Fit on a whole data set in one pass. See `HeadSolver.fit_batches`.
+
+        `l2="auto"` is the default, which the head's `info["l2"]` then holds: nothing is cross-validated.
+        """
+        info = {"l2": torch.tensor(self.default_l2, dtype=torch.float64)} if check_auto(l2) else {}
         l2 = self.default_l2 if check_auto(l2) else float(check_l2(l2))
         moments = collect_moments(batches, reduce=reduce, full=False)
         total, sums, row_sum = moments.weight[:, None], moments.xy[0].mT, moments.x
@@ -64,7 +69,7 @@ class CentroidHead(HeadSolver):
         )
         if self.fit_intercept:
             bias = bias - (weight @ mean.mT).squeeze(-1)
-        return LinearHead(weight.to(moments.dtype), bias.to(moments.dtype))
+        return LinearHead(weight.to(moments.dtype), bias.to(moments.dtype), info)
 
     def _prototypes(self, sums, counts, row_sum, total, scale, l2) -> tuple[Tensor, Tensor]:
         """

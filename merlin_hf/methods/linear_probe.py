@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from transformers import TrainingArguments
 
-from ..heads import HeadSolver, get_head
+from ..heads import get_head
 from ..training_args import TransferTrainingArguments, check_l2
 from ..transfer.labels import REGRESSION
 from ..transfer.refit import RefitHeadMixin
@@ -44,21 +44,17 @@ class ProbeTrainingArguments(TransferTrainingArguments):
         check_l2(args, "probe_l2", ("auto",))
 
 
-def default_solver(problem_type: str, fit_intercept: bool) -> HeadSolver:
+def default_head(problem_type: str) -> str:
     """Logistic regression for classes, ridge regression for real labels."""
-    name = "ridge" if problem_type == REGRESSION else "logistic"
-    return get_head(name, problem_type=problem_type, fit_intercept=fit_intercept)
+    return "ridge" if problem_type == REGRESSION else "logistic"
 
 
 class ProbeMixin(RefitHeadMixin):
     """RefitHeadMixin by the options of [`ProbeTrainingArguments`]."""
 
-    def head_solver(self, problem_type):
-        """The solver that `args.probe_head` names, or the default for such labels."""
-        fit_intercept = self.transfer_model.head.bias is not None
-        if self.args.probe_head is None:
-            return default_solver(problem_type, fit_intercept)
-        return get_head(self.args.probe_head, problem_type=problem_type, fit_intercept=fit_intercept)
+    def head_name(self, problem_type):
+        """`args.probe_head`, or the default for such labels."""
+        return self.args.probe_head or default_head(problem_type)
 
     def final_head_l2(self, scalars):
         """As `args.probe_l2` says."""

@@ -88,7 +88,7 @@ def write_head(layer: nn.Linear, head: LinearHead, scale: float = 1.0) -> None:
 
 
 class RefitHeadMixin(TrainerBase):
-    """For a [`~merlin_hf.transfer.trainer.TransferTrainer`] whose final head is fit on all target rows by the solver `args.head`."""
+    """For a [`~merlin_hf.transfer.trainer.TransferTrainer`] whose final head is fit on all target rows by a solver of [`merlin_hf.heads`]."""
 
     target_problem_type: str | None = None
 
@@ -178,9 +178,13 @@ class RefitHeadMixin(TrainerBase):
         return targets, sample_weight
 
     def head_solver(self, problem_type: str) -> HeadSolver:
-        """The solver that `args.head` names, with an intercept where the model's last layer has a bias."""
+        """The solver of such a name, with an intercept where the model's last layer has a bias."""
         fit_intercept = self.transfer_model.head.bias is not None
-        return get_head(self.args.head, problem_type=problem_type, fit_intercept=fit_intercept)
+        return get_head(self.head_name(problem_type), problem_type=problem_type, fit_intercept=fit_intercept)
+
+    def head_name(self, problem_type: str) -> str:
+        """The solver of the head for such labels, a name in `merlin_hf.heads.HEADS`."""
+        raise NotImplementedError
 
     def final_head_l2(self, scalars: dict[str, Tensor]) -> float | str:
         """The final head's regulariser, or `"auto"` to have it chosen by cross-validation."""

@@ -31,7 +31,7 @@ def features_and_labels(trainer):
 
 
 def test_ridge_refit_is_scikit_learns_on_all_rows(tmp_path):
-    trainer = trained(tmp_path, refit_l2=0.5, logit_scale=4.0, learn_logit_scale=False)
+    trainer = trained(tmp_path, head="ridge", refit_l2=0.5, logit_scale=4.0, learn_logit_scale=False)
     features, labels, spread = features_and_labels(trainer)
     expected = Ridge(alpha=0.5 * spread).fit(
         features, torch.nn.functional.one_hot(torch.tensor(labels)).double().numpy()
@@ -53,9 +53,10 @@ def test_logistic_refit_is_scikit_learns_on_all_rows(tmp_path):
     )
 
 
+@pytest.mark.parametrize("head", ["centroid", "ridge"])
 @pytest.mark.parametrize("refit_l2", ["auto", "meta", 3.0])
-def test_every_choice_of_the_final_regulariser_gives_a_finite_head(tmp_path, refit_l2):
-    trainer = trained(tmp_path, refit_l2=refit_l2)
+def test_every_choice_of_the_final_regulariser_gives_a_finite_head(tmp_path, refit_l2, head):
+    trainer = trained(tmp_path, refit_l2=refit_l2, head=head)
     before = trainer.model.classifier.weight.clone()
     assert before.isfinite().all() and before.abs().sum() > 0
     trainer.refit_head()

@@ -56,6 +56,7 @@ def test_the_best_model_is_the_checkpoints(tmp_path, name):
         eval_steps=1,
         load_best_model_at_end=True,
         learning_rate=3e-2,
+        head="ridge",
     )
     best = trainer.state.best_model_checkpoint
     assert best != str(tmp_path / "checkpoint-4"), "the last one would show nothing"
