@@ -19,7 +19,7 @@ from .transfer.splits import Split, fold_by_class, leave_one_out, split_by_class
 from .transfer.trainer import TransferTrainer
 
 
-class LeaveOneOutHead(NamedTuple):
+class _LeaveOneOutHead(NamedTuple):
     """The n heads that are each fit on all rows but one, as far as the row left out goes."""
 
     solver: HeadSolver
@@ -131,7 +131,7 @@ class MerlinTrainer(RefitHeadMixin, TransferTrainer):
 
     def fit_head(
         self, features: Tensor, labels: Tensor, train: Tensor, scalars: dict[str, Tensor] | None = None
-    ) -> "LinearHead | LeaveOneOutHead":
+    ) -> "LinearHead | _LeaveOneOutHead":
         """
         The head of each split, theta(phi; tr).
 
@@ -148,14 +148,14 @@ class MerlinTrainer(RefitHeadMixin, TransferTrainer):
         targets, sample_weight = self.fit_targets(labels)
         solver = self.head_solver(self.problem_type(labels))
         if self.args.split == "loo":
-            return LeaveOneOutHead(solver, targets, self.head_l2(scalars), train[0] * sample_weight)
+            return _LeaveOneOutHead(solver, targets, self.head_l2(scalars), train[0] * sample_weight)
         head = solver.fit(features, targets, self.head_l2(scalars), train * sample_weight)
         self.record(**head.info)
         return head
 
     def validate_head(
         self,
-        head: LinearHead | LeaveOneOutHead,
+        head: LinearHead | _LeaveOneOutHead,
         features: Tensor,
         labels: Tensor,
         split: Split,

@@ -22,7 +22,7 @@ def head_parts(rows: int, size: int, classes: int, device: str, repeats: int) ->
         and metrics" (drawing the splits, preparing the targets, the accuracies that are logged) and "balance" (the second
         pass back through the heads that `balance_gradients` takes).
     """
-    trainer = transfer_trainer(MerlinTrainer, Case("BERT-tiny", rows, 8, classes), device)
+    trainer = transfer_trainer(MerlinTrainer, Case("BERT-tiny", rows, 8, classes), device, head="ridge")
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(rows, size, generator=generator).to(device)
     labels = (torch.arange(rows) // 2 % classes).to(device)

@@ -58,13 +58,13 @@ def transfer_trainer(trainer_class, case: Case, device: str, callbacks=(), **kwa
 
 def run_merlin(case: Case, device: str, connection) -> None:
     """MeRLin as it comes."""
-    transfer_trainer(MerlinTrainer, case, device, [TurnCallback(Turns(device, connection))]).train()
+    transfer_trainer(MerlinTrainer, case, device, [TurnCallback(Turns(device, connection))], head="ridge").train()
 
 
 def run_merlin_fixed(case: Case, device: str, connection) -> None:
     """MeRLin with the paper's fixed rho, which needs no gradient of its own to be measured."""
     callbacks = [TurnCallback(Turns(device, connection))]
-    transfer_trainer(MerlinTrainer, case, device, callbacks, balance_gradients=False).train()
+    transfer_trainer(MerlinTrainer, case, device, callbacks, head="ridge", balance_gradients=False).train()
 
 
 def run_joint(case: Case, device: str, connection) -> None:
