@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo demo-table compare-table test test-versions test-deepspeed benchmarks benchmark-speed benchmark-theory benchmark-semisynthetic \
-	benchmark-transfer benchmark-ablations benchmark-sources docs types build lint format clean
+	benchmark-transfer transfer-report benchmark-ablations benchmark-sources docs types build lint format clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/demo.py
@@ -55,8 +55,14 @@ benchmark-semisynthetic: $(VENV)/.installed-test
 # Pairs of real data sets, days on two cores; `python benchmarks/transfer/run.py --help` has its slices.
 benchmark-transfer: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/transfer/run.py
+	$(MAKE) transfer-report
 
-# MeRLin with one option changed at a time, 345 runs of 5 to 10 seconds on one core; needs MERLIN_DATA_ROOT or the Hub.
+# Tables and figures of the pairs that have been run.
+transfer-report: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/transfer/bar.py
+	$(BIN)/merlin-hf report benchmarks/transfer/results --output_dir benchmarks/transfer/report
+
+# MeRLin with one option changed at a time, 925 runs of 5 to 10 seconds on one core; needs MERLIN_DATA_ROOT or the Hub.
 benchmark-ablations: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/ablations/run.py
 

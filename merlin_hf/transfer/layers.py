@@ -17,20 +17,27 @@ def find_layers(model: nn.Module, count: int) -> list[str]:
     Raises:
         ValueError: no layers were found.
     """
-    best, best_size = None, 0
-    for name, module in model.named_modules():
-        children = [child for child, layer in module.named_children() if any(True for _ in layer.parameters())]
-        size = sum(parameter.numel() for parameter in module.parameters())
-        # The outermost one where they are nested, as it comes first.
-        if isinstance(module, nn.ModuleList | nn.Sequential) and len(children) > 1 and size > best_size:
-            best, best_size = [f"{name}.{child}" if name else child for child in children], size
-    if best is None:
+    # A stack of one is one only if there is no other: such a list may also hold all that a model has.
+    best = largest_stack(model, 2) or largest_stack(model, 1)
+    if not best:
         raise ValueError(
             f"Found no stack of layers (torch.nn.ModuleList or Sequential) in {type(model).__name__}. Name the layers with "
             "`layer_modules=`."
         )
     count = min(count, len(best))
     return [best[(i + 1) * len(best) // count - 1] for i in range(count)]
+
+
+def largest_stack(model: nn.Module, least: int) -> list[str]:
+    """Names of the children, `least` or more, of the `ModuleList` or `Sequential` with the most weights; empty if there is none."""
+    best, best_size = [], 0
+    for name, module in model.named_modules():
+        children = [child for child, layer in module.named_children() if any(True for _ in layer.parameters())]
+        size = sum(parameter.numel() for parameter in module.parameters())
+        # The outermost one where they are nested, as it comes first.
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len(children) >= least and size > best_size:
+            best, best_size = [f"{name}.{child}" if name else child for child in children], size
+    return best
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from merlin_hf.methods.delta import channel_attention
+from merlin_hf.transfer.layers import find_layers
 from tests.methods.support import build, padded, partly_labelled, tiny_resnet
 from tests.tiny import tiny_bert, tiny_dataset
 
@@ -135,3 +136,13 @@ def test_attention_below_frozen_layers(tmp_path):
     layers = ["bert.encoder.layer.0", "bert.encoder.layer.1"]
     for one, other in zip(*(channel_attention(t, layers).values() for t in (frozen, free)), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_a_model_of_one_layer_has_a_layer():
+    model = tiny_bert()
+    stack = find_layers(model, 4)
+    assert stack == ["bert.encoder.layer.0", "bert.encoder.layer.1"]
+    del model.bert.encoder.layer[1]
+    assert find_layers(model, 4) == ["bert.encoder.layer.0"]
+    with pytest.raises(ValueError, match="Found no stack of layers"):
+        find_layers(torch.nn.Linear(2, 2), 4)
