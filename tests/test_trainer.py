@@ -6,7 +6,7 @@ import os
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Value
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 from merlin_hf import MerlinTrainer, MerlinTrainingArguments
@@ -507,3 +507,28 @@ RAGGED = Dataset.from_dict({"input_ids": [[4, 5], [4]], "label": [0, 1]})
 def test_errors_before_training_name_the_argument_and_the_remedy(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("options", "num_labels", "head"),
+    [
+        ({}, NUM_LABELS, "CentroidHead"),
+        ({"learn_head_l2": True}, NUM_LABELS, "CentroidHead"),
+        ({"split": "kfold"}, NUM_LABELS, "CentroidHead"),
+        ({"split": "loo"}, NUM_LABELS, "RidgeHead"),
+        ({"meta_loss": "squared_error"}, NUM_LABELS, "RidgeHead"),
+        ({}, 1, "RidgeHead"),
+        ({"head": "ridge"}, NUM_LABELS, "RidgeHead"),
+    ],
+)
+def test_the_head_is_class_means_where_they_can_be(tmp_path, options, num_labels, head):
+    target = tiny_dataset()
+    if num_labels == 1:
+        target = target.cast_column("label", Value("float32"))
+    trainer = make_trainer(tmp_path, tiny_bert(num_labels), target=target, max_steps=2, **options)
+    solver = trainer.head_solver("regression" if num_labels == 1 else "single_label_classification")
+    assert type(solver).__name__ == head
+    trainer.train()
+    assert trainer.evaluate()["eval_head_l2"] > 0
+    learned = trainer.transfer_model.scalars
+    assert ("log_head_l2" in learned) == ("learn_head_l2" in options) and all(v.isfinite() for v in learned.values())
