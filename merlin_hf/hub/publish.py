@@ -141,12 +141,20 @@ def card_of(model: ModelFolder, repo_id: str, license: str | None) -> str:
         ) from error
     written_for = WRITTEN_FOR.search(card.text)
     if written_for is not None:
-        for quote in "\"'":
-            card.text = card.text.replace(f"{quote}{written_for['repo_id']}{quote}", f"{quote}{repo_id}{quote}")
-        card.text = card.text.replace(written_for[0], written_for[0].replace(written_for["repo_id"], repo_id))
+        _rename(card, written_for["repo_id"], repo_id)
     if license is not None:
         card.data["license"] = license
     return str(card)
+
+
+def _rename(card: ModelCard, old: str, new: str) -> None:
+    """Call a card's model by another name, but for a title that somebody chose."""
+    for around in ('"{}"', "'{}'", "<!-- Written by merlin_hf for {}. "):
+        card.text = card.text.replace(around.format(old), around.format(new))
+    old_title, new_title = (name.split("/")[-1] for name in (old, new))
+    card.text = re.sub(rf"^# {re.escape(old_title)}$", f"# {new_title}", card.text, count=1, flags=re.MULTILINE)
+    if card.data.get("model_name") == old_title:
+        card.data["model_name"] = new_title
 
 
 def _content_of_folder(model: ModelFolder, repo_id: str) -> CardContent:
