@@ -29,6 +29,7 @@ from transformers import (
     set_seed,
 )
 
+from ..hub.settings import given_arguments
 from ..methods import get_method
 from ..training_args import TransferTrainingArguments
 from ..transfer.distributed import end_training
@@ -168,7 +169,8 @@ def setup_logging(training_args: TransferTrainingArguments) -> None:
     logger.setLevel(level)
     datasets.utils.logging.set_verbosity(level)
     transformers.utils.logging.set_verbosity(level)
-    logger.info(f"Training/evaluation parameters {training_args}")
+    given = [f"\n  {name} = {value}" for name, value in given_arguments(training_args).items()]
+    logger.info(f"Training arguments that differ from their defaults:{''.join(given)}")
 
 
 def choose_method(model_args: BaseModelArguments, data_args: TaskArguments, do_train: bool) -> type[Trainer]:

@@ -65,10 +65,13 @@ def history(output_dir):
 # Training
 
 
-def test_trains_by_flags(files, model_path, tmp_path, run):  # noqa: F811
+def test_trains_by_flags(files, model_path, tmp_path, run, caplog):  # noqa: F811
     output = tmp_path / "out"
     status, shown, said = run("train", *options(model_path, output, "--max_steps", "2"), *files, "--do_train")
     assert status == 0 and said.endswith(f"Model in {output}\n")
+    (told,) = (message for message in caplog.messages if message.startswith("Training arguments that differ"))
+    told = [line.strip() for line in told.splitlines()[1:]]
+    assert {"max_steps = 2", f"output_dir = {output}"} <= set(told) and len(told) < 15
     assert shown.startswith("metric") and "\ntrain_loss " in shown and shown.splitlines()[0].endswith(" merlin")
     model = AutoModelForSequenceClassification.from_pretrained(output)
     assert model.config.label2id == {"no": 0, "yes": 1} and model.classifier.weight.abs().sum() > 0
