@@ -160,6 +160,8 @@ def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
     with quiet():
         saved = read_saved(model, arguments.base_model)
         rows = evaluation.load_rows(saved, arguments)
+        if rows.warning is not None:
+            print(f"merlin-hf report: {rows.warning}", file=sys.stderr)
         if rows.labels.is_multi_label:
             raise ConfigError(
                 f"{model!r} gives several labels per row, which a confusion matrix does not show: `merlin-hf evaluate` scores it."
