@@ -12,13 +12,14 @@ from .programs import ALIASES, TEXT, argument_classes
 
 
 MAX_WIDTH = 110
-USAGE = "merlin-hf train [FILE.yaml] --model_name_or_path MODEL [--method METHOD] TARGET [SOURCE] ..."
+USAGE = """merlin-hf train [FILE.yaml] --model_name_or_path MODEL [--method METHOD]
+                       TARGET [SOURCE] ..."""
 COMMAND = {
     "config": "yaml or json file of arguments; flags win over it",
     "task": "text or image; found from the data if not given",
-    "dry_run": "check everything and say what would run; train nothing",
+    "dry_run": "check everything, say what would run and how much memory it takes; train nothing",
     "json": "print the metrics as JSON",
-    "accelerate_config": "start processes: ddp, fsdp2, single, zero2, zero3, or a file",
+    "accelerate_config": "start processes: ddp, fsdp2, single, zero2, zero3, or a file of `accelerate config`",
     "num_processes, main_process_port": "how many, and where they meet (0: a free port)",
     "help_all": "every flag, of `--method` and `--task` if given",
 }
@@ -32,14 +33,15 @@ COMMON = {
         "dataset_name, dataset_config_name": "name on the Hub, or a folder",
         "train_file, validation_file, test_file": "csv, json or parquet files (texts)",
         "train_dir, validation_dir, test_dir": "a folder of images per class",
-        "text_columns, label_column": "where not found (image_column for images)",
+        "text_columns, label_column": "where not found; images: image_column",
         "max_train_samples": "train on so many rows",
     },
     "Source (the large one): the same with source_ in front": {
         "source_task_name, source_dataset_name, source_train_file, source_train_dir, ...": "",
     },
     "Training (of transformers.TrainingArguments)": {
-        "output_dir, do_train, do_eval, do_predict": "if none: --do_train",
+        "output_dir": "where the model and the logs go",
+        "do_train, do_eval, do_predict": "what to do; --do_train if none is given",
         "max_steps, num_train_epochs": "how long",
         "per_device_train_batch_size, per_device_source_batch_size": "rows of a step",
         "learning_rate, warmup_steps, weight_decay, bf16, seed": "",
