@@ -31,6 +31,16 @@ class Plan(NamedTuple):
     has_processor: bool
 
 
+class Published(NamedTuple):
+    """Where a model went: the repository with its URL, the commit with its URL, and what was sent."""
+
+    repo_id: str
+    url: str
+    commit: str
+    commit_url: str
+    plan: Plan
+
+
 def plan_of(folder: str | os.PathLike, repo_id: str, license: str | None = None) -> Plan:
     """
     What [`publish_folder`] would send. Reads the folder only.
@@ -79,6 +89,30 @@ def publish_folder(
     Raises:
         PublishError: it did not get there, or the folder has no whole model; the message says what would work.
     """
+    return send_folder(
+        folder,
+        repo_id,
+        private=private,
+        license=license,
+        message=message,
+        update=update,
+        token=token,
+        endpoint=endpoint,
+    ).commit_url
+
+
+def send_folder(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    private: bool = False,
+    license: str | None = None,
+    message: str | None = None,
+    update: bool = False,
+    token: str | None = None,
+    endpoint: str | None = None,
+) -> Published:
+    """[`publish_folder`], with all that there is to say of it."""
     plan = plan_of(folder, repo_id, license)
     api = HfApi(endpoint=endpoint, token=token, library_name="merlin_hf")
     with explained(str(folder), repo_id, token, get_token()):
@@ -92,9 +126,9 @@ def publish_folder(
             CommitOperationAdd(name, plan.card.encode() if name == CARD else str(Path(folder) / name))
             for name in plan.files
         ]
-        return api.create_commit(
-            full_name, operations, commit_message=message or "Upload the model with merlin_hf"
-        ).commit_url
+        commit = api.create_commit(full_name, operations, commit_message=message or "Upload the model with merlin_hf")
+    url = f"{api.endpoint}/{full_name}"
+    return Published(full_name, url, commit.oid, commit.commit_url, plan)
 
 
 def check_name(repo_id: str) -> None:

@@ -72,6 +72,24 @@ def test_the_title_is_the_name_of_the_repository_but_one_that_was_chosen(folder,
     assert "# All the films\n" in text and ModelCard(text).data.model_name == "mine"
 
 
+def test_as_json(folder, online, monkeypatch, capsys):
+    monkeypatch.setenv("MY_TOKEN", TOKEN)
+    assert command(folder, "films", "--token_env", "MY_TOKEN", "--json") == 0
+    shown = capsys.readouterr()
+    found, repository = json.loads(shown.out), online.repositories["ada/films"]
+    assert (found["repo"], found["url"]) == ("ada/films", f"{online.url}/ada/films")
+    assert found["commit_url"] == f"{found['url']}/commit/{found['commit']}"
+    sent = {name: len(content) for name, content in repository.files.items() if name != ".gitattributes"}
+    assert found["files"] == sent and found["size"] == sum(sent.values())
+    assert "training_args.bin" in found["left_out"] and "Published: " in shown.err
+    assert command(folder, "ada/other", "--dry_run", "--json") == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["url"] is planned["commit"] is None and planned["card"].startswith("---")
+    assert planned["files"].keys() == sent.keys() and "ada/other" not in online.repositories
+    assert command(folder, "ada/films", "--token_env", "MY_TOKEN", "--json") == 1, "there is a model already"
+    assert capsys.readouterr().out == ""
+
+
 def test_without_an_owner_the_repository_is_ones_own(folder, online):
     url = publish_folder(folder, "films", token=TOKEN, private=True)
     assert url.startswith(f"{online.url}/ada/films/commit/") and online.repositories["ada/films"].private
