@@ -69,6 +69,8 @@ def evaluate(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         # Whatever libraries print must not get between the table and a program that reads it.
         with contextlib.redirect_stdout(sys.stderr):
             result = evaluation_of(arguments)
+            if result["warning"] is not None:
+                print(f"merlin-hf evaluate: {result['warning']}", file=sys.stderr)
             if arguments.output_dir is not None:
                 _write(result, Path(arguments.output_dir))
     except (ValueError, OSError, ImportError) as error:
@@ -114,7 +116,8 @@ def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
     The metrics of a model on rows.
 
     Returns:
-        `dict`: `metrics`; `classes`, a dictionary for each class that occurs in the data or in the answers, and
+        `dict`: `cut_rows`, how many texts were cut to `max_seq_length` tokens, both `None` for others than texts, with a `warning`
+        where some were; `metrics`; `classes`, a dictionary for each class that occurs in the data or in the answers, and
         `confusion_matrix` with the model's `labels`, all three `None` for real labels, and the matrix for several labels per row.
 
     Raises:
@@ -137,7 +140,15 @@ def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
         rows = evaluation.load_rows(saved, arguments)
         ids = classes_of(rows.labels, saved.config, arguments.labels_by_number)
         logits, references = evaluation.answers(saved.load(device), rows, arguments.batch_size)
-    result = {"model": arguments.model, "task": saved.kind, "split": rows.split, "rows": len(references)}
+    result = {
+        "model": arguments.model,
+        "task": saved.kind,
+        "split": rows.split,
+        "rows": len(references),
+        "cut_rows": None if rows.cut is None else rows.cut.rows,
+        "max_seq_length": None if rows.cut is None else rows.cut.max_length,
+        "warning": rows.warning,
+    }
     names = names_of(rows.labels, ids, saved.config)
     return {**result, **metrics_of(logits, references, ids, names, arguments.task_name)}
 

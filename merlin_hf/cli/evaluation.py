@@ -1,9 +1,9 @@
 """A saved model on labelled rows: what it says, and the features that it says it by."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -30,6 +30,14 @@ from .saved_model import SavedModel
 SPLITS = ("validation", "validation_matched", "test")
 
 
+class Cut(NamedTuple):
+    """How many rows have more tokens than `max_length`, and whether the model takes no more than these."""
+
+    rows: int
+    max_length: int
+    is_most: bool
+
+
 @dataclass
 class Rows:
     """
@@ -40,12 +48,24 @@ class Rows:
         collator (`Callable`): makes a batch of rows.
         labels ([`~merlin_hf.scripts.labels.Labels`]).
         split (`str`): where they are from.
+        cut (`Cut`, *optional*): how texts were cut.
     """
 
     dataset: datasets.Dataset
     collator: Callable[[list], dict[str, Any]]
     labels: Labels
     split: str
+    cut: Cut | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """What to say of texts that a model was not shown in full."""
+        if self.cut is None or not self.cut.rows:
+            return None
+        remedy = "which is all that the model takes" if self.cut.is_most else "`--max_seq_length` takes more"
+        return (
+            f"warning: {self.cut.rows} of {len(self.dataset)} rows were cut to {self.cut.max_length} tokens; {remedy}"
+        )
 
 
 def load_rows(saved: SavedModel, arguments: argparse.Namespace) -> Rows:
@@ -81,7 +101,26 @@ def _load_texts(saved: SavedModel, arguments: argparse.Namespace) -> Rows:
         saved.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     rows = text_tasks.select(task.splits[split], task, "validation", arguments.max_eval_samples)
     encoded = text_tasks.tokenize(rows, task, tokenizer, data_args)
-    return Rows(encoded, DataCollatorWithPadding(tokenizer), task.labels, split)
+    max_length = min(arguments.max_seq_length, tokenizer.model_max_length)
+    cut = count_cut([rows[name] for name in task.text_columns], encoded["input_ids"], tokenizer, max_length)
+    is_most = max_length == tokenizer.model_max_length
+    return Rows(encoded, DataCollatorWithPadding(tokenizer), task.labels, split, Cut(cut, max_length, is_most))
+
+
+def count_cut(texts: Sequence[Sequence[str | None]], encoded: Sequence[list[int]], tokenizer, max_length: int) -> int:
+    """
+    How many rows have more than `max_length` tokens.
+
+    Args:
+        texts (`Sequence[Sequence[str]]`): one or two columns.
+        encoded (`Sequence[list[int]]`): the tokens of the rows, cut and not padded.
+    """
+    # Only a row that fills the length may have been cut; the others are not tokenized again.
+    full = [row for row, tokens in enumerate(encoded) if len(tokens) >= max_length]
+    if not full:
+        return 0
+    whole = tokenizer(*([column[row] or "" for row in full] for column in texts))["input_ids"]
+    return sum(len(tokens) > max_length for tokens in whole)
 
 
 def _load_media(saved: SavedModel, arguments: argparse.Namespace) -> Rows:

@@ -1,7 +1,9 @@
 """`merlin-hf publish`."""
 
 import argparse
+import contextlib
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +28,7 @@ def add_publish_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--update", action="store_true", help="put it on top of the model that REPO already has")
     parser.add_argument("--token_env", metavar="NAME", help="environment variable with the token, if not HF_TOKEN")
     parser.add_argument("--dry_run", action="store_true", help="show the files and the card, and send nothing")
+    parser.add_argument("--json", action="store_true", help="print the URL, the commit and the files as JSON")
     return parser
 
 
@@ -36,9 +39,6 @@ def publish(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     Returns:
         `int`: the exit status.
     """
-    from ..hub.errors import PublishError
-    from ..hub.publish import plan_of, publish_folder
-
     if rest:
         return fail("publish", f"unrecognized arguments: {' '.join(rest)}")
     token = None
@@ -46,16 +46,33 @@ def publish(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         token = os.environ.get(arguments.token_env)
         if not token:
             return fail("publish", f"the environment variable {arguments.token_env} (`--token_env`) is not set")
+    # With `--json`, nothing else must get to a program that reads it.
+    with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+        status, summary = _publish(arguments, token)
+    if arguments.json and summary is not None:
+        from ..comparison.runs import to_json
+
+        print(to_json(summary, indent=2))
+    return status
+
+
+def _publish(arguments: argparse.Namespace, token: str | None) -> tuple[int, dict[str, Any] | None]:
+    """The exit status, and what was or would be sent."""
+    from ..hub.errors import PublishError
+    from ..hub.publish import plan_of, send_folder
+
     try:
         plan = plan_of(arguments.folder, arguments.repo, arguments.license)
     except (PublishError, OSError) as error:
-        return fail("publish", error)
+        return fail("publish", error), None
     show(plan, arguments.repo)
     if arguments.dry_run:
-        print(f"\n{plan.card}", end="")
-        return 0
+        if not arguments.json:
+            print(f"\n{plan.card}", end="")
+        nowhere = {"repo": arguments.repo, "url": None, "commit": None, "commit_url": None}
+        return 0, {**nowhere, **contents_of(plan), "card": plan.card}
     try:
-        url = publish_folder(
+        sent = send_folder(
             arguments.folder,
             arguments.repo,
             private=arguments.private,
@@ -65,9 +82,15 @@ def publish(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
             token=token,
         )
     except PublishError as error:
-        return fail("publish", error, FAILURE)
-    print(f"Published: {url}")
-    return 0
+        return fail("publish", error, FAILURE), None
+    print(f"Published: {sent.commit_url}")
+    where = {"repo": sent.repo_id, "url": sent.url, "commit": sent.commit, "commit_url": sent.commit_url}
+    return 0, {**where, **contents_of(sent.plan)}
+
+
+def contents_of(plan: Any) -> dict[str, Any]:
+    """The files with their sizes in bytes, their sum, and what stays here with the reason."""
+    return {"files": plan.files, "size": sum(plan.files.values()), "left_out": plan.left_out}
 
 
 def show(plan: Any, repo: str) -> None:

@@ -21,7 +21,7 @@ def add_report_parser(commands: argparse._SubParsersAction) -> argparse.Argument
         "report",
         allow_abbrev=False,
         help="tables and figures of a training run, or of many comparisons",
-        description="Of a run (a folder with trainer_state.json): its course; with data, its confusion matrix and features. Of "
+        description="Of a run (a folder with trainer_state.json): its score and course; with data, its confusion matrix and features. Of "
         "comparisons (results.json in folders at any depth): scores, ranks, wins, learning curves, costs. Prints Markdown. "
         "Exit status: 0; 2 for files that cannot be used.",
     )
@@ -129,6 +129,7 @@ def _report_comparisons(paths: list[Path], output_dir: str | None, found: dict[s
 def _report_run(path: Path, name: str, arguments: argparse.Namespace, found: dict[str, Any]) -> Any:
     """Report on a run, in the folder `name` of `output_dir`, and note in `found` what it is."""
     from ..report.curves import read_log_history
+    from ..report.final import final_score
     from ..report.run import make_run_report
     from ..report.summary import run_summary
 
@@ -137,7 +138,8 @@ def _report_run(path: Path, name: str, arguments: argparse.Namespace, found: dic
     folder = None if arguments.output_dir is None else Path(arguments.output_dir) / name
     written = make_run_report(path, folder, **known)
     labelled = {key: value for key, value in known.items() if key != "features"}
-    found["runs"].append(run_summary(_name_of(path), read_log_history(path), **labelled))
+    history = read_log_history(path)
+    found["runs"].append(run_summary(_name_of(path), history, **labelled, score=final_score(path, history)))
     return written
 
 
@@ -158,6 +160,8 @@ def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
     with quiet():
         saved = read_saved(model, arguments.base_model)
         rows = evaluation.load_rows(saved, arguments)
+        if rows.warning is not None:
+            print(f"merlin-hf report: {rows.warning}", file=sys.stderr)
         if rows.labels.is_multi_label:
             raise ConfigError(
                 f"{model!r} gives several labels per row, which a confusion matrix does not show: `merlin-hf evaluate` scores it."

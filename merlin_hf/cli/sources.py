@@ -35,20 +35,32 @@ def add_sources_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
         help="a name on the Hub or a folder; google-bert/bert-base-uncased for texts and google/vit-base-patch16-224-in21k for "
         "images if not given",
     )
-    parser.add_argument("--target_rows", type=int, default=200, help="rows of the target in each draw (%(default)s)")
-    parser.add_argument("--source_rows", type=int, default=500, help="rows of each source in each draw (%(default)s)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="draws of rows; two or more show the spread")
-    parser.add_argument("--batch_size", type=int, default=16, help="rows through the model at a time (%(default)s)")
     parser.add_argument(
-        "--num_splits", type=int, default=4, help="meta gradients, of 8 random halves each (%(default)s)"
+        "--target_rows", type=int, default=200, metavar="N", help="rows of the target in each draw (%(default)s)"
     )
     parser.add_argument(
-        "--layers", type=int, help="compare gradients in the last so many layers only; all if not given"
+        "--source_rows", type=int, default=500, metavar="N", help="rows of each source in each draw (%(default)s)"
     )
     parser.add_argument(
-        "--max_seq_length", type=int, default=128, help="longer texts are cut to so many tokens (%(default)s)"
+        "--seeds", nargs="+", type=int, default=[0], metavar="N", help="draws of rows; two or more show the spread"
     )
-    parser.add_argument("--image_size", type=int, help="in pixels, for models without an image processor")
+    parser.add_argument(
+        "--batch_size", type=int, default=16, metavar="N", help="rows through the model at a time (%(default)s)"
+    )
+    parser.add_argument(
+        "--num_splits", type=int, default=4, metavar="N", help="meta gradients, of 8 random halves each (%(default)s)"
+    )
+    parser.add_argument(
+        "--layers", type=int, metavar="N", help="compare gradients in the last so many layers only; all if not given"
+    )
+    parser.add_argument(
+        "--max_seq_length",
+        type=int,
+        default=128,
+        metavar="N",
+        help="longer texts are cut to so many tokens (%(default)s)",
+    )
+    parser.add_argument("--image_size", type=int, metavar="N", help="in pixels, for models without an image processor")
     for option, text in COLUMNS.items():
         parser.add_argument(f"--{option}", nargs="+", default=[], metavar="NAME=COLUMN", help=text)
     parser.add_argument("--output_dir", help="write ranking.json, table.txt and ranking.png there")

@@ -12,7 +12,8 @@ from .programs import ALIASES, TEXT, argument_classes
 
 
 MAX_WIDTH = 110
-USAGE = "merlin-hf train [FILE.yaml] --model_name_or_path MODEL [--method METHOD] TARGET [SOURCE] ..."
+USAGE = """merlin-hf train [FILE.yaml] --model_name_or_path MODEL [--method METHOD]
+                       TARGET [SOURCE] ..."""
 COMMAND = {
     "config": "yaml or json file of arguments; flags win over it",
     "task": "text or image; found from the data if not given",
@@ -20,7 +21,7 @@ COMMAND = {
     "json": "print the metrics as JSON",
     "accelerate_config": "start processes: ddp, fsdp2, single, zero2, zero3, or a file of `accelerate config`",
     "num_processes, main_process_port": "how many, and where they meet (0: a free port)",
-    "help_all": "every flag; with `--method` and `--task`, the flags of these",
+    "help_all": "every flag, of `--method` and `--task` if given",
 }
 COMMON = {
     "Model": {
@@ -29,17 +30,18 @@ COMMON = {
     },
     "Target (the small one)": {
         "task_name": "a GLUE task, such as rte",
-        "dataset_name, dataset_config_name": "name on the Hub, or a folder of data or images",
+        "dataset_name, dataset_config_name": "name on the Hub, or a folder",
         "train_file, validation_file, test_file": "csv, json or parquet files (texts)",
-        "train_dir, validation_dir, test_dir": "folders with a folder of images for each class",
-        "text_columns, label_column": "columns, where they cannot be found (image_column for images)",
+        "train_dir, validation_dir, test_dir": "a folder of images per class",
+        "text_columns, label_column": "where not found; images: image_column",
         "max_train_samples": "train on so many rows",
     },
     "Source (the large one): the same with source_ in front": {
         "source_task_name, source_dataset_name, source_train_file, source_train_dir, ...": "",
     },
     "Training (of transformers.TrainingArguments)": {
-        "output_dir, do_train, do_eval, do_predict": "where to, and what to do; --do_train if none is given",
+        "output_dir": "where the model and the logs go",
+        "do_train, do_eval, do_predict": "what to do; --do_train if none is given",
         "max_steps, num_train_epochs": "how long",
         "per_device_train_batch_size, per_device_source_batch_size": "rows of a step",
         "learning_rate, warmup_steps, weight_decay, bf16, seed": "",
@@ -109,7 +111,7 @@ def _entry(names: str, text: str) -> list[str]:
     width = min(shutil.get_terminal_size().columns, MAX_WIDTH)
     if not text:
         return textwrap.wrap(flags, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
-    column = 40 if len(flags) < 38 else len(flags) + 4
+    column = 30 if len(flags) < 28 else len(flags) + 4
     wrapped = textwrap.wrap(text, max(width - column, 30), break_on_hyphens=False)
     return [(f"  {flags}".ljust(column) if not number else " " * column) + line for number, line in enumerate(wrapped)]
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from transformers import TrainingArguments
+
 from ..methods import METHODS, get_method
 from ..training_args import TransferTrainingArguments
 from ..transfer.trainer import TransferTrainer
-from .values import ConfigError, check_mapping, check_names, check_type
+from .values import ConfigError, check_mapping, check_type, did_you_mean
 
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -116,7 +118,7 @@ def check_training(given: Any) -> dict[str, Any]:
                 f"`training.{name}` is an option of {', '.join(owners)}: give it there, `methods: {{{owners[0]}: "
                 f"{{{name}: {given[name]}}}}}`."
             )
-    check_names(given, sorted(fields - set(FIXED)), "training")
+    _check_options(given, TransferTrainingArguments, "training", "finetune")
     options = _check_types(given, TransferTrainingArguments, "training")
     if options.get("max_steps", 0) < 1:
         raise ConfigError(
@@ -161,22 +163,21 @@ def _read_method(label: Any, given: Any, has_source: bool) -> MethodConfig:
     search, use_source = options.pop("search", None), options.pop("use_source", None)
     args_class = trainer_class.training_args_class
     _check_not_fixed(options, key, "max_steps")
-    known = sorted(_field_names(args_class) - set(FIXED) - {"max_steps"})
-    check_names(options, ["method", "search", "use_source", *known] if options else (), key)
+    _check_options(options, args_class, key, name, ("method", "search", "use_source"))
     options = _check_types(options, args_class, key)
     return MethodConfig(
         label,
         name,
         options,
-        None if search is None else _check_search(search, options, args_class, f"{key}.search"),
+        None if search is None else _check_search(search, options, args_class, f"{key}.search", name),
         _check_use_source(use_source, trainer_class, has_source, key),
     )
 
 
-def _check_search(given: Any, options: dict, args_class: type, key: str) -> dict[str, list]:
+def _check_search(given: Any, options: dict, args_class: type, key: str, method: str) -> dict[str, list]:
     space = check_mapping(given, key)
     _check_not_fixed(space, key, "max_steps")
-    check_names(space, sorted(_field_names(args_class) - set(FIXED) - {"max_steps"}), key)
+    _check_options(space, args_class, key, method)
     for name, values in space.items():
         if not isinstance(values, list | tuple) or not values:
             raise ConfigError(f"`{key}.{name}` must be a list of values to try, got {values!r}.")
@@ -203,6 +204,24 @@ def _check_not_fixed(given: Mapping, key: str, *more: str) -> None:
     for name in given:
         if name in FIXED or name in more:
             raise ConfigError(f"`{key}.{name}` cannot be given: {FIXED.get(name, STEPS)}.")
+
+
+def _check_options(given: Mapping, args_class: type, key: str, method: str, more: tuple[str, ...] = ()) -> None:
+    """
+    Check that every name is one of `args_class` or of `more`.
+
+    Raises:
+        ConfigError: one is not; the message suggests the nearest, and lists the options that transformers does not have.
+    """
+    known = _field_names(args_class) - set(FIXED) - ({"max_steps"} if key != "training" else set())
+    for name in given:
+        if name not in known and name not in more:
+            own = sorted(known - _field_names(TrainingArguments))
+            close = did_you_mean(name, sorted({*more, *known}), most=3)
+            raise ConfigError(
+                f"`{key}.{name}` is unknown.{close} Known here: {', '.join([*more, *own])}, and the training arguments of "
+                f"transformers; `merlin-hf train --method {method} --help_all` lists all."
+            )
 
 
 def _check_types(given: Mapping, args_class: type, key: str) -> dict[str, Any]:

@@ -18,10 +18,13 @@ class ConfigError(ValueError):
     """A configuration cannot be used as it is; the message says what to change."""
 
 
-def did_you_mean(name: Any, known: Iterable[str]) -> str:
-    """` Did you mean 'seeds'?` where a known name is near, else nothing."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+def did_you_mean(name: Any, known: Iterable[str], most: int = 1) -> str:
+    """` Did you mean 'seeds'?` where known names are near, the nearest `most` of them; else nothing."""
+    close = [repr(one) for one in difflib.get_close_matches(str(name), list(known), n=most)]
+    if not close:
+        return ""
+    *others, last = close
+    return f" Did you mean {', '.join(others)} or {last}?" if others else f" Did you mean {last}?"
 
 
 def check_mapping(value: Any, key: str) -> dict[str, Any]:

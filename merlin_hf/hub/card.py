@@ -24,6 +24,7 @@ from .task import Task, usage
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 VERSIONS = ("merlin-hf", "transformers", "torch", "accelerate", "datasets", "tokenizers", "safetensors")
 LISTED_LABELS = 20
+PLACEHOLDERS = ("Replace this by your text.", "Replace this by the text that belongs to it.")
 
 
 @dataclass
@@ -42,7 +43,8 @@ class CardContent:
         options, training_arguments (`dict[str, str]`): those that differ from their defaults.
         evaluations (`list[Evaluation]`): the results.
         log_history (`list[dict]`): the course of training.
-        examples (`list[Example]`): texts of each label.
+        examples (`list[Example]`): texts of each label, or pairs of texts.
+        texts (`tuple[str, ...]`): what to classify in the lines that load it, where there are no examples: a text, or two.
         license, language, tags: as the user gave them.
         has_processor (`bool`): whether a tokenizer or a processor is beside it.
         is_adapter (`bool`): whether it is an adapter of PEFT.
@@ -63,6 +65,7 @@ class CardContent:
     evaluations: list[Evaluation] = field(default_factory=list)
     log_history: list[dict[str, Any]] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
+    texts: tuple[str, ...] = PLACEHOLDERS[:1]
     license: str | None = None
     language: str | list[str] | None = None
     tags: list[str] = field(default_factory=list)
@@ -78,7 +81,7 @@ def write_card(content: CardContent) -> ModelCard:
     Raises:
         PublishError: its metadata cannot be read back; the message says what is wrong.
     """
-    text = content.examples[0].text if content.examples else "Replace this by your text."
+    texts = content.examples[0].texts if content.examples else content.texts
     try:
         card = ModelCard.from_template(
             metadata(content),
@@ -87,10 +90,10 @@ def write_card(content: CardContent) -> ModelCard:
             title=content.title,
             introduction=introduction(content),
             usage=usage(
-                content.repo_id, content.class_name, content.task, content.has_processor, content.is_adapter, text
+                content.repo_id, content.class_name, content.task, content.has_processor, content.is_adapter, texts
             ),
             usage_note="merlin_hf is not needed for that.",
-            labels_table=table(("label", "example"), content.examples),
+            labels_table=_labels_table(content.examples),
             evaluations=[_evaluation_section(content, evaluation) for evaluation in content.evaluations],
             data_table=_data_table(content),
             method=content.method,
@@ -113,7 +116,12 @@ def metadata(content: CardContent) -> ModelCardData:
     results = _eval_results(content)
     names = {name for evaluation in content.evaluations for name in evaluation.metrics}
     data_ids = [origin.hub_id for origin in (*content.targets, *content.sources) if origin.hub_id]
-    widget = [{"text": example.text, "example_title": example.label} for example in content.examples]
+    # The Hub's widget asks for one text.
+    widget = [
+        {"text": example.text, "example_title": example.label}
+        for example in content.examples
+        if example.text_pair is None
+    ]
     return ModelCardData(
         library_name="peft" if content.is_adapter else "transformers",
         language=content.language,
@@ -198,6 +206,12 @@ def introduction(content: CardContent) -> str:
 def _mention(origin: Origin) -> str:
     named = origin.markdown if origin.hub_id or origin.name else "a data set without a name"
     return f"{named}, `{origin.config}`" if origin.config else named
+
+
+def _labels_table(examples: list[Example]) -> str:
+    is_pair = any(example.text_pair is not None for example in examples)
+    header = ("label", "text", "text pair") if is_pair else ("label", "example")
+    return table(header, [example[: len(header)] for example in examples])
 
 
 def _data_table(content: CardContent) -> str:

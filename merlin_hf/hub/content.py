@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import Trainer
 
-from .card import CardContent, hub_name
-from .examples import examples_of
+from .card import PLACEHOLDERS, CardContent, hub_name
+from .examples import Example, examples_of, first_texts, text_columns_of
 from .methods import describe_method
 from .origin import Origin, origin_of, origins_of
 from .results import last_evaluations
@@ -39,14 +39,15 @@ def content_of(
     args, model = trainer.args, plain_model(trainer)
     is_adapter = hasattr(model, "peft_config")
     classifier = model.get_base_model() if is_adapter else model
-    title = model_name or (args.hub_model_id or os.path.basename(os.path.abspath(args.output_dir))).split("/")[-1]
+    repo_id = getattr(trainer, "hub_model_id", None) or args.hub_model_id
+    title = model_name or (repo_id or os.path.basename(os.path.abspath(args.output_dir))).split("/")[-1]
     targets = origins_of(trainer.train_dataset, dataset_tags, dataset, dataset_args)
     evaluation = getattr(trainer, "_evaluated_dataset", None)
     evaluation = trainer.eval_dataset if evaluation is None else evaluation
     sources = getattr(trainer, "source_dataset", None)
     named = source_dataset_tags or source_dataset
     return CardContent(
-        repo_id=getattr(trainer, "hub_model_id", None) or args.hub_model_id or title,
+        repo_id=repo_id or title,
         class_name=_class_names(classifier)[0],
         title=title,
         task=_task(tasks, classifier),
@@ -66,6 +67,7 @@ def content_of(
         ),
         log_history=trainer.state.log_history,
         examples=_examples(trainer, classifier, examples_per_label),
+        texts=_texts(trainer, examples_per_label),
         license=license,
         language=language if language is None or isinstance(language, str) else list(language),
         tags=_tags(tags, describe_method(type(trainer)).name),
@@ -112,12 +114,26 @@ def _evaluated_on(eval_dataset: Any, target: Origin) -> dict[str | None, Origin]
     return found
 
 
-def _examples(trainer: Trainer, model: Any, per_label: int) -> list:
+def _examples(trainer: Trainer, model: Any, per_label: int) -> list[Example]:
     id2label = getattr(getattr(model, "config", None), "id2label", None) or {}
+    found = (examples_of(dataset, id2label, per_label) for dataset in _target_rows(trainer))
+    return next(filter(None, found), [])
+
+
+def _texts(trainer: Trainer, per_label: int) -> tuple[str, ...]:
+    """A row to classify; where none is to be shown, as many placeholders as the model takes texts."""
+    if per_label > 0:
+        return next(filter(None, map(first_texts, _target_rows(trainer))), PLACEHOLDERS[:1])
+    columns = next(filter(None, map(text_columns_of, _target_rows(trainer))), ())
+    return PLACEHOLDERS[: max(len(columns), 1)]
+
+
+def _target_rows(trainer: Trainer) -> list[Any]:
+    """Where texts of the target may be, the evaluation set first."""
     evaluation = trainer.eval_dataset
     if isinstance(evaluation, dict):
         evaluation = next(iter(evaluation.values()), None)
-    return examples_of(evaluation, id2label, per_label) or examples_of(trainer.train_dataset, id2label, per_label)
+    return [evaluation, trainer.train_dataset]
 
 
 def _tags(given: str | Sequence[str] | None, method: str) -> list[str]:

@@ -1,5 +1,6 @@
 """A few texts of the target for each label, for the card and the widget of the Hub."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import datasets
@@ -8,10 +9,9 @@ import datasets
 TEXT_COLUMNS = (
     "text", "sentence", "content", "review", "comment", "utterance", "tweet", "document", "headline", "title",
 )  # fmt: skip
-# A widget asks for one text.
 PAIRS = (
-    {"premise", "hypothesis"}, {"question", "sentence"}, {"question1", "question2"}, {"sentence1", "sentence2"},
-    {"text", "text_pair"},
+    ("text", "text_pair"), ("premise", "hypothesis"), ("question", "sentence"), ("question1", "question2"),
+    ("sentence1", "sentence2"),
 )  # fmt: skip
 LABEL_COLUMNS = ("label", "labels")
 SCANNED_ROWS = 1000
@@ -19,10 +19,16 @@ LONGEST_TEXT = 300
 
 
 class Example(NamedTuple):
-    """A text and what it is an example of."""
+    """A text, or two that belong together, and what they are an example of."""
 
     label: str
     text: str
+    text_pair: str | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text, or both."""
+        return (self.text,) if self.text_pair is None else (self.text, self.text_pair)
 
 
 def examples_of(dataset: Any, id2label: dict[int, str], per_label: int) -> list[Example]:
@@ -30,7 +36,7 @@ def examples_of(dataset: Any, id2label: dict[int, str], per_label: int) -> list[
     The first texts of each label.
 
     Args:
-        dataset (`Any`): examples are found in a `datasets.Dataset` with a column of raw texts and one of classes.
+        dataset (`Any`): examples are found in a `datasets.Dataset` with one or two columns of raw texts and one of classes.
         id2label (`dict[int, str]`): the model's labels.
         per_label (`int`): how many of each.
 
@@ -39,23 +45,45 @@ def examples_of(dataset: Any, id2label: dict[int, str], per_label: int) -> list[
     """
     if per_label <= 0 or not isinstance(dataset, datasets.Dataset):
         return []
-    columns = set(dataset.column_names)
-    text_column = next((name for name in TEXT_COLUMNS if _is_text(dataset.features.get(name))), None)
-    label_column = next((name for name in LABEL_COLUMNS if name in columns), None)
-    if text_column is None or label_column is None or any(pair <= columns for pair in PAIRS):
+    columns = text_columns_of(dataset)
+    label_column = next((name for name in LABEL_COLUMNS if name in dataset.column_names), None)
+    if not columns or label_column is None:
         return []
     names = _label_names(dataset.features[label_column], id2label)
     found: dict[str, list[Example]] = {name: [] for name in names.values()}
-    # Without the user's transform, which may return anything.
-    rows = dataset.with_format(None).select_columns([text_column, label_column])
-    for row in rows.select(range(min(len(rows), SCANNED_ROWS))):
-        text = _one_line(row[text_column])
+    for row in _scanned(dataset, (*columns, label_column)):
+        texts = [_one_line(row[name]) for name in columns]
         for label in _labels(row[label_column], names):
-            if text and len(found.setdefault(label, [])) < per_label:
-                found[label].append(Example(label, text))
+            if all(texts) and len(found.setdefault(label, [])) < per_label:
+                found[label].append(Example(label, *texts))
         if all(len(examples) == per_label for examples in found.values()):
             break
     return [example for examples in found.values() for example in examples]
+
+
+def text_columns_of(dataset: Any) -> tuple[str, ...]:
+    """The column of raw texts of a `datasets.Dataset`, or the two that a model takes together; none for anything else."""
+    if not isinstance(dataset, datasets.Dataset):
+        return ()
+    texts = [name for name, feature in dataset.features.items() if _is_text(feature)]
+    pair = next((pair for pair in PAIRS if set(pair) <= set(texts)), None)
+    return pair or tuple(name for name in TEXT_COLUMNS if name in texts)[:1]
+
+
+def first_texts(dataset: Any) -> tuple[str, ...]:
+    """What the columns of [`text_columns_of`] have in the first row that leaves none of them empty."""
+    columns = text_columns_of(dataset)
+    for row in _scanned(dataset, columns) if columns else ():
+        texts = tuple(_one_line(row[name]) for name in columns)
+        if all(texts):
+            return texts
+    return ()
+
+
+def _scanned(dataset: datasets.Dataset, columns: Iterable[str]) -> datasets.Dataset:
+    # Without the user's transform, which may return anything.
+    rows = dataset.with_format(None).select_columns(list(columns))
+    return rows.select(range(min(len(rows), SCANNED_ROWS)))
 
 
 def _is_text(feature: Any) -> bool:

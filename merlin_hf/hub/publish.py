@@ -31,6 +31,16 @@ class Plan(NamedTuple):
     has_processor: bool
 
 
+class Published(NamedTuple):
+    """Where a model went: the repository with its URL, the commit with its URL, and what was sent."""
+
+    repo_id: str
+    url: str
+    commit: str
+    commit_url: str
+    plan: Plan
+
+
 def plan_of(folder: str | os.PathLike, repo_id: str, license: str | None = None) -> Plan:
     """
     What [`publish_folder`] would send. Reads the folder only.
@@ -79,6 +89,30 @@ def publish_folder(
     Raises:
         PublishError: it did not get there, or the folder has no whole model; the message says what would work.
     """
+    return send_folder(
+        folder,
+        repo_id,
+        private=private,
+        license=license,
+        message=message,
+        update=update,
+        token=token,
+        endpoint=endpoint,
+    ).commit_url
+
+
+def send_folder(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    private: bool = False,
+    license: str | None = None,
+    message: str | None = None,
+    update: bool = False,
+    token: str | None = None,
+    endpoint: str | None = None,
+) -> Published:
+    """[`publish_folder`], with all that there is to say of it."""
     plan = plan_of(folder, repo_id, license)
     api = HfApi(endpoint=endpoint, token=token, library_name="merlin_hf")
     with explained(str(folder), repo_id, token, get_token()):
@@ -92,9 +126,9 @@ def publish_folder(
             CommitOperationAdd(name, plan.card.encode() if name == CARD else str(Path(folder) / name))
             for name in plan.files
         ]
-        return api.create_commit(
-            full_name, operations, commit_message=message or "Upload the model with merlin_hf"
-        ).commit_url
+        commit = api.create_commit(full_name, operations, commit_message=message or "Upload the model with merlin_hf")
+    url = f"{api.endpoint}/{full_name}"
+    return Published(full_name, url, commit.oid, commit.commit_url, plan)
 
 
 def check_name(repo_id: str) -> None:
@@ -141,12 +175,20 @@ def card_of(model: ModelFolder, repo_id: str, license: str | None) -> str:
         ) from error
     written_for = WRITTEN_FOR.search(card.text)
     if written_for is not None:
-        for quote in "\"'":
-            card.text = card.text.replace(f"{quote}{written_for['repo_id']}{quote}", f"{quote}{repo_id}{quote}")
-        card.text = card.text.replace(written_for[0], written_for[0].replace(written_for["repo_id"], repo_id))
+        _rename(card, written_for["repo_id"], repo_id)
     if license is not None:
         card.data["license"] = license
     return str(card)
+
+
+def _rename(card: ModelCard, old: str, new: str) -> None:
+    """Call a card's model by another name, but for a title that somebody chose."""
+    for around in ('"{}"', "'{}'", "<!-- Written by merlin_hf for {}. "):
+        card.text = card.text.replace(around.format(old), around.format(new))
+    old_title, new_title = (name.split("/")[-1] for name in (old, new))
+    card.text = re.sub(rf"^# {re.escape(old_title)}$", f"# {new_title}", card.text, count=1, flags=re.MULTILINE)
+    if card.data.get("model_name") == old_title:
+        card.data["model_name"] = new_title
 
 
 def _content_of_folder(model: ModelFolder, repo_id: str) -> CardContent:

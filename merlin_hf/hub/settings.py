@@ -20,6 +20,8 @@ HOUSEKEEPING = {
 HOUSEKEEPING_PREFIXES = (
     "dataloader_", "ddp_", "do_", "eval_", "fsdp", "hub_", "include_", "log_", "logging_", "push_", "save_", "trackio_",
 )  # fmt: skip
+# What `TrainingArguments` makes of arguments that are not given.
+FILLED_IN = {"accelerator_config"}
 # Options of methods that say how much is computed at once.
 HOUSEKEEPING_OPTIONS = {"target_chunk_size"}
 
@@ -55,6 +57,15 @@ def changed_training_arguments(args: TrainingArguments) -> dict[str, str]:
     if args.world_size > 1:
         changed["processes"] = str(args.world_size)
     return changed
+
+
+def given_arguments(args: TrainingArguments) -> dict[str, str]:
+    """All arguments and options that differ from their defaults, for the user's own eyes: with folders, without tokens."""
+    options = [option for option in dataclasses.fields(args) if option.name not in FILLED_IN]
+    changed = {**_changed(args, options), "output_dir": str(args.output_dir)}
+    if not args.report_to:  # "none", which is the default, comes to an empty list
+        changed.pop("report_to", None)
+    return {name: "<not shown>" if name.endswith("_token") else changed[name] for name in sorted(changed)}
 
 
 def _changed(args: TrainingArguments, options: list[dataclasses.Field]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What a model is for, and how to load it without this package."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from transformers.modelcard import TASK_MAPPING, TASK_TAG_TO_NAME_MAPPING
 
@@ -34,7 +34,9 @@ def task_of(class_names: Iterable[str]) -> Task | None:
     return None
 
 
-def usage(repo_id: str, class_name: str, task: Task | None, has_processor: bool, is_adapter: bool, text: str) -> str:
+def usage(
+    repo_id: str, class_name: str, task: Task | None, has_processor: bool, is_adapter: bool, texts: Sequence[str]
+) -> str:
     """
     The lines that load a model.
 
@@ -44,7 +46,7 @@ def usage(repo_id: str, class_name: str, task: Task | None, has_processor: bool,
         task ([`Task`], *optional*): what it is for.
         has_processor (`bool`): whether a tokenizer or a processor is beside it, which pipelines need.
         is_adapter (`bool`): whether it is an adapter of PEFT.
-        text (`str`): something to classify.
+        texts (`Sequence[str]`): something to classify: a text, or two that the model takes together.
     """
     auto_class = AUTO_CLASSES.get(task.tag) if task is not None else None
     if is_adapter and auto_class == "AutoModelForSequenceClassification":
@@ -53,11 +55,14 @@ def usage(repo_id: str, class_name: str, task: Task | None, has_processor: bool,
     if task is None or auto_class is None or is_adapter or not has_processor:
         class_name = auto_class or class_name
         return f'from transformers import {class_name}\n\nmodel = {class_name}.from_pretrained("{repo_id}")'
-    given: Any = INPUTS.get(task.tag, text)
+    if task.tag in INPUTS or len(texts) == 1:
+        given = quoted(INPUTS.get(task.tag, texts[0]))
+    else:
+        given = f'{{"text": {quoted(texts[0])}, "text_pair": {quoted(texts[1])}}}'
     return (
         "from transformers import pipeline\n\n"
         f'classifier = pipeline("{task.tag}", model="{repo_id}")\n'
-        f"classifier({quoted(given)})"
+        f"classifier({given})"
     )
 
 

@@ -11,6 +11,7 @@ from ..hub.results import training_table
 from .canvas import save
 from .confusion import confusion_figure, confusion_matrix
 from .curves import has_curves, read_log_history, training_curves
+from .final import final_score, score_section
 from .projection import projection_figure
 from .summary import Report
 from .tables import markdown
@@ -29,7 +30,7 @@ def write_run_report(
     names: Sequence[str] | None = None,
 ) -> str:
     """
-    The course of a run, and what its model says of rows, where they are given.
+    The final score and the course of a run, and what its model says of rows, where they are given.
 
     Args:
         folder (`str` or `Path`): what the run left, with `trainer_state.json` in it or in a checkpoint.
@@ -68,11 +69,14 @@ def make_run_report(
     if features and references is not None:
         title = "The target's features, by the two directions in which they vary most"
         figures["features"] = (title, projection_figure(features, references, names))
-    rows = training_table(history)
-    if not rows and not figures:
+    rows, score = training_table(history), final_score(folder, history)
+    if not rows and not figures and score is None:
         raise ConfigError(f"The run in {str(folder)!r} has logged nothing: set `logging_steps` or `eval_strategy`.")
     parts = [HEADER, f"# {Path(folder).resolve().name}"]
+    if score is not None:
+        parts.append(score_section(score))
     if rows:
+        parts.append("## Course of training")
         parts.append(markdown(list(rows[0]), [list(row.values()) for row in rows]))
     if output_dir is None:
         return Report("\n\n".join(parts) + "\n", [])

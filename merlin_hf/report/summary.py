@@ -8,6 +8,7 @@ import numpy as np
 from .comparisons import Comparison
 from .confusion import confusion_matrix
 from .curves import shown_series
+from .final import FinalScore
 from .ranks import compared_with_reference, mean_ranks
 
 
@@ -62,6 +63,7 @@ def run_summary(
     references: np.ndarray | None = None,
     predictions: np.ndarray | None = None,
     names: Sequence[str] | None = None,
+    score: FinalScore | None = None,
 ) -> dict[str, Any]:
     """
     A training run.
@@ -70,15 +72,18 @@ def run_summary(
         name (`str`): of its folder.
         history (`list[dict]`): as from [`~merlin_hf.report.curves.read_log_history`].
         references, predictions, names (*optional*): as for [`~merlin_hf.report.run.write_run_report`].
+        score (`FinalScore`, *optional*): as from [`~merlin_hf.report.final.final_score`].
 
     Returns:
-        `dict`: `logged` has of each number that the figure shows the last value and its step; `labels`, `rows` and
+        `dict`: `final` has the metrics, the file that they are `read_from` and their `rows`, and is `None` where the run was not
+        evaluated; `logged` has of each number that the figure shows the last value and its step; `labels`, `rows` and
         `confusion_matrix` are `None` without data.
     """
     lines = {name: line for panel in shown_series(history).values() for name, line in panel.items()}
     found: dict[str, Any] = {
         "run": name,
         "steps": max((entry["step"] for entry in history), default=0),
+        "final": None if score is None else score._asdict(),
         "logged": {label: {"step": steps[-1], "value": values[-1]} for label, (steps, values) in lines.items()},
         "rows": None if references is None else len(references),
         "labels": None if names is None else list(names),

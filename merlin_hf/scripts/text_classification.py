@@ -29,6 +29,7 @@ from transformers import (
     set_seed,
 )
 
+from ..hub.settings import given_arguments
 from ..methods import get_method
 from ..training_args import TransferTrainingArguments
 from ..transfer.distributed import end_training
@@ -46,6 +47,12 @@ class ModelArguments(BaseModelArguments):
     """[`BaseModelArguments`] for texts."""
 
     tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if not the model's."})
+    examples_per_label: int = field(
+        default=1,
+        metadata={
+            "help": "Texts of the target in the model card for each label; they are public where it is. 0: none."
+        },
+    )
 
 
 @dataclass
@@ -162,7 +169,8 @@ def setup_logging(training_args: TransferTrainingArguments) -> None:
     logger.setLevel(level)
     datasets.utils.logging.set_verbosity(level)
     transformers.utils.logging.set_verbosity(level)
-    logger.info(f"Training/evaluation parameters {training_args}")
+    given = [f"\n  {name} = {value}" for name, value in given_arguments(training_args).items()]
+    logger.info(f"Training arguments that differ from their defaults:{''.join(given)}")
 
 
 def choose_method(model_args: BaseModelArguments, data_args: TaskArguments, do_train: bool) -> type[Trainer]:
@@ -293,18 +301,24 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args: Tr
         target = load_task(data_args, **hub)
         model, tokenizer = load_model(model_args, target.labels)
         data: dict[str, Any] = {"train": None, "source": None, "validation": {}, "test": {}}
+        # For the card; where Trainer leaves unused columns in, collators would fail on texts.
+        keep = args.remove_unused_columns
         if args.do_train:
-            data["train"] = prepare(target, "train", data_args.max_train_samples, tokenizer, data_args)[""]
+            limit = data_args.max_train_samples
+            data["train"] = prepare(target, "train", limit, tokenizer, data_args, keep and not args.do_eval)[""]
         if args.do_train and data_args.has_source and trainer_class.takes_source:
             source = load_task(data_args, "source_", **hub)
             data["source"] = prepare(source, "train", data_args.max_source_samples, tokenizer, data_args)[""]
             args.num_source_labels = args.num_source_labels or source.labels.num_labels
         if args.do_eval:
-            data["validation"] = prepare(target, "validation", data_args.max_eval_samples, tokenizer, data_args)
+            limit = data_args.max_eval_samples
+            data["validation"] = prepare(target, "validation", limit, tokenizer, data_args, keep)
         if args.do_predict:
             data["test"] = prepare(target, "test", data_args.max_predict_samples, tokenizer, data_args)
 
     trainer = build_trainer(trainer_class, model, tokenizer, args, data_args, target, data)
+    # Also for the cards that are pushed during training.
+    trainer.model_card_arguments = {"examples_per_label": model_args.examples_per_label}
     return Program(
         trainer,
         target.labels,

@@ -182,13 +182,16 @@ def find_text_columns(
 # From rows to what the model takes
 
 
-def prepare(task: Task, kind: str, limit: int | None, tokenizer, data_args: DataTrainingArguments) -> dict:
+def prepare(
+    task: Task, kind: str, limit: int | None, tokenizer, data_args: DataTrainingArguments, keep_texts: bool = False
+) -> dict:
     """
     Tokenize one kind of split.
 
     Args:
         kind (`str`): `"train"`, `"validation"` or `"test"`.
         limit (`int`, *optional*): keep the first rows only.
+        keep_texts (`bool`): as in [`tokenize`].
 
     Returns:
         `dict[str, datasets.Dataset]`: the split under `""`; MNLI's second one, from other genres, under `"-mm"`.
@@ -199,7 +202,7 @@ def prepare(task: Task, kind: str, limit: int | None, tokenizer, data_args: Data
         remedy = f" Give `{kind}_file`." if "source" not in task.argument else ""
         raise ValueError(f"`{task.argument}` has no {kind} split, only {', '.join(task.splits)}.{remedy}")
     return {
-        suffix: tokenize(select(split, task, kind, limit), task, tokenizer, data_args)
+        suffix: tokenize(select(split, task, kind, limit), task, tokenizer, data_args, keep_texts)
         for suffix, split in found.items()
     }
 
@@ -240,8 +243,15 @@ def labelled_rows(split: datasets.Dataset, task: LabelledTask) -> list[int]:
     return [row for row, value in enumerate(column) if value in task.labels.values]
 
 
-def tokenize(split: datasets.Dataset, task: Task, tokenizer, data_args: DataTrainingArguments) -> datasets.Dataset:
-    """The model's inputs and `labels`, and no other column."""
+def tokenize(
+    split: datasets.Dataset, task: Task, tokenizer, data_args: DataTrainingArguments, keep_texts: bool = False
+) -> datasets.Dataset:
+    """
+    The model's inputs and `labels`, and no other column.
+
+    Args:
+        keep_texts (`bool`): keep the texts as well, as `text` and `text_pair`; a model card shows some of them.
+    """
     ids = dict(zip(task.labels.values, task.labels.ids, strict=True))
     if data_args.max_seq_length > tokenizer.model_max_length:
         logger.warning(
@@ -255,7 +265,10 @@ def tokenize(split: datasets.Dataset, task: Task, tokenizer, data_args: DataTrai
 
     def encode(rows):
         # An empty cell of a csv file is None.
-        batch = tokenizer(*([text or "" for text in rows[name]] for name in task.text_columns), **options)
+        texts = [[text or "" for text in rows[name]] for name in task.text_columns]
+        batch = tokenizer(*texts, **options)
+        if keep_texts:
+            batch.update(zip(("text", "text_pair"), texts, strict=False))
         if "label" in rows and task.labels.is_multi_label:
             batch["labels"] = rows["label"]
         elif "label" in rows:

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.trainer import logger as trainer_logger
+from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from ..heads import HeadSolver, LinearHead, encode_targets, get_head
@@ -118,7 +120,6 @@ class RefitHeadMixin(TrainerBase):
                 batch, _ = next(iter(self.rank_batches(self.train_dataset, args.eval_batch_size)))
                 self.target_problem_type = self.problem_type(split_labels(batch)[1])
             solver = self.head_solver(self.target_problem_type)
-            logger.info(f"Fitting a {type(solver).__name__} to all rows of `train_dataset`.")
             batches = FeatureBatches(
                 lambda: self.rank_batches(self.train_dataset, args.eval_batch_size),
                 features=lambda inputs: model(target_inputs=inputs, with_target_logits=False).target_features,
@@ -128,12 +129,24 @@ class RefitHeadMixin(TrainerBase):
             )
             head = solver.fit_batches(batches, l2, reduce=sum_over_ranks if is_distributed() else None)
             self.head_metrics = self.measure_head(head, batches, l2)
+            self._log_final_head(solver, l2)
             if head.info.get("solver_unconverged", 0) > 0:
                 logger.warning(
                     f"The final {type(solver).__name__} did not converge on the target rows (residual "
                     f"{float(head.info['solver_residual']):.1e}); a larger `head_l2` or `refit_l2` makes it easier."
                 )
         return head
+
+    def _log_final_head(self, solver: HeadSolver, given_l2: float | str) -> None:
+        """Say what was fit, as Trainer says what it runs, and where it does: by its logger, with the user's verbosity."""
+        if not self.is_world_process_zero():
+            return
+        chosen = " (chosen by cross-validation)" if given_l2 == "auto" else ""
+        trainer_logger.info("***** Fitted the final head *****")
+        trainer_logger.info(f"  Solver = {type(solver).__name__}")
+        if has_length(self.train_dataset):
+            trainer_logger.info(f"  Num examples = {len(self.train_dataset):,}")
+        trainer_logger.info(f"  l2 = {self.head_metrics['head_l2']:.4g}{chosen}")
 
     def measure_head(self, head: LinearHead, batches: FeatureBatches, l2: float | str) -> dict[str, float]:
         """

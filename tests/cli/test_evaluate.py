@@ -116,6 +116,27 @@ def test_metrics_of_texts(saved, tmp_path, run):
     )
 
 
+def test_texts_that_are_cut_are_counted(saved, tmp_path, run):
+    table = write(tmp_path / "data.csv", ["yes", "no"], columns=("text", "second"))
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    lengths = sorted(len(tokens) for tokens in tokenizer(table["text"][:], table["second"][:])["input_ids"])
+    limit = lengths[len(lengths) // 2]
+    cut = sum(length > limit for length in lengths)
+    assert 0 < cut < 40 and limit in lengths, "some are cut, and one just fits"
+    flags = ["--validation_file", tmp_path / "data.csv", "--text_columns", "text", "second"]
+    status, shown, said = run("evaluate", saved, *flags, "--json", "--max_seq_length", limit)
+    result = json.loads(shown)
+    assert status == 0 and (result["cut_rows"], result["max_seq_length"]) == (cut, limit)
+    warning = f"warning: {cut} of 40 rows were cut to {limit} tokens; `--max_seq_length` takes more"
+    assert result["warning"] == warning and f"merlin-hf evaluate: {warning}\n" in said
+    _, shown, said = run("evaluate", saved, *flags, "--json", "--max_seq_length", lengths[-1])
+    result = json.loads(shown)
+    assert result["cut_rows"] == 0 and result["warning"] is None and "cut to" not in said
+    tokenizer.model_max_length = limit
+    tokenizer.save_pretrained(saved)
+    assert "tokens; which is all that the model takes\n" in run("evaluate", saved, *flags)[2]
+
+
 def test_glue_metrics_and_splits(saved, tmp_path, run, monkeypatch):
     model = with_labels(tiny_bert(num_labels=2, seed=3), ["equivalent", "not_equivalent"])
     spread_out(model).save_pretrained(saved)

@@ -84,6 +84,11 @@ def test_runs_as_json(saved, tmp_path, run):  # noqa: F811
     assert status == 0 and found["run"] == "saved" and found["steps"] == 2 and found["confusion_matrix"] is None
     assert found["logged"]["source_loss"] == {"step": 2, "value": 0.9}
     assert found["logged"]["eval_accuracy"] == {"step": 2, "value": 0.8}
+    assert found["final"]["read_from"] == "trainer_state.json" and found["final"]["metrics"]["eval_accuracy"] == 0.8
+    (saved / "eval_results.json").write_text(json.dumps({"eval_accuracy": 0.7, "eval_samples": 9}))
+    (found,) = json.loads(run("report", saved, "--json")[1])["runs"]
+    assert found["final"] == {"metrics": {"eval_accuracy": 0.7}, "read_from": "eval_results.json", "rows": 9}
+    assert "| Accuracy |   0.7 |" in run("report", saved)[1]
     flags = ["--validation_file", tmp_path / "data.csv"]
     (found,) = json.loads(run("report", saved, *flags, "--json")[1])["runs"]
     evaluated = json.loads(run("evaluate", saved, *flags, "--json")[1])

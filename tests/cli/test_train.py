@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -63,10 +65,13 @@ def history(output_dir):
 # Training
 
 
-def test_trains_by_flags(files, model_path, tmp_path, run):  # noqa: F811
+def test_trains_by_flags(files, model_path, tmp_path, run, caplog):  # noqa: F811
     output = tmp_path / "out"
     status, shown, said = run("train", *options(model_path, output, "--max_steps", "2"), *files, "--do_train")
     assert status == 0 and said.endswith(f"Model in {output}\n")
+    (told,) = (message for message in caplog.messages if message.startswith("Training arguments that differ"))
+    told = [line.strip() for line in told.splitlines()[1:]]
+    assert {"max_steps = 2", f"output_dir = {output}"} <= set(told) and len(told) < 15
     assert shown.startswith("metric") and "\ntrain_loss " in shown and shown.splitlines()[0].endswith(" merlin")
     model = AutoModelForSequenceClassification.from_pretrained(output)
     assert model.config.label2id == {"no": 0, "yes": 1} and model.classifier.weight.abs().sum() > 0
@@ -81,6 +86,23 @@ def test_trains_by_a_file_and_flags(config, tmp_path, run):
     assert [entry["step"] for entry in history(tmp_path / "out") if "loss" in entry] == [1, 2]
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert model.config.label2id == {"no": 0, "yes": 1}
+
+
+def test_the_card_of_a_model_of_pairs_runs(config, tmp_path, run):
+    status, _, _ = run("train", config, "--max_steps", 1, "--do_train", "--do_eval")
+    card = (tmp_path / "out" / "README.md").read_text()
+    shown = pd.read_csv(tmp_path / "validation.csv").drop_duplicates("stars").sort_values("stars")
+    assert status == 0 and "| label | text | text pair |" in card and "widget" not in card
+    assert all(f"| {row.stars} | {row.text} | {row.second} |" in card for row in shown.itertuples())
+    code = re.search(r"```python\n(.+?)\n```", card, re.DOTALL)[1]
+    first = shown.iloc[0]
+    assert f'classifier({{"text": "{first.text}", "text_pair": "{first.second}"}})' in code
+    names = {}
+    exec(code.replace('model="out"', f"model={str(tmp_path / 'out')!r}"), names)
+    assert names["classifier"].model.config.label2id == {"no": 0, "yes": 1}
+    status, _, _ = run("train", config, "--output_dir", tmp_path / "none", "--max_steps", 1, "--examples_per_label", 0)
+    card = (tmp_path / "none" / "README.md").read_text()
+    assert status == 0 and "## Labels" not in card and first.text not in card
 
 
 def test_trains_on_images(images, tmp_path, run):  # noqa: F811

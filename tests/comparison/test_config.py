@@ -1,11 +1,16 @@
 """What a configuration may be, and what is said of those that may not."""
 
 import copy
+import dataclasses
+import re
 
 import pytest
 import yaml
+from transformers import TrainingArguments
 
+from merlin_hf import MerlinTrainingArguments
 from merlin_hf.comparison import CompareConfig, ConfigError, load_config
+from merlin_hf.comparison.method_config import read_methods
 
 
 GOOD = {
@@ -84,6 +89,8 @@ def changed(path, value):
         ("methods", {"../x": {"method": "merlin"}}, "letters, digits and"),
         ("methods", {"finetune": {"rho": 1.0}}, r"`methods\.finetune\.rho` is unknown"),
         ("methods", {"merlin": {"rh": 1.0}}, r"`methods\.merlin\.rh` is unknown\. Did you mean 'rho'"),
+        ("methods", {"merlin": {"head_l": 1.0}}, r"Did you mean 'head_l2', .+ or '\w+'\? Known here: method, search"),
+        ("methods", {"merlin": {"search": {"rh": [1.0]}}}, r"`methods\.merlin\.search\.rh` is unknown\..+ 'rho'"),
         ("methods", {"merlin": {"rho": "big"}}, r"`methods\.merlin\.rho` must be a number, got 'big'"),
         ("methods", {"merlin": {"max_steps": 5}}, r"`methods\.merlin\.max_steps` cannot be given: all methods"),
         (
@@ -210,3 +217,16 @@ def test_a_token_is_not_taken_into_results():
     with pytest.raises(ConfigError, match="hub_token") as error:
         load_config({**GOOD, "training": {"max_steps": 10, "hub_token": "hf_secret"}})
     assert "hf_secret" not in str(error.value)
+
+
+def test_an_unknown_option_is_told_in_a_few_lines(tmp_path):
+    with pytest.raises(ConfigError) as raised:
+        read_methods({"mine": {"method": "merlin", "num_split": 3}}, has_source=True)
+    said = str(raised.value)
+    suggested = re.findall(r"'(\w+)'", said.split("Known here")[0])
+    assert suggested[0] == "num_splits" and len(set(suggested)) == len(suggested) <= 3
+    listed = said.split("Known here: ")[1].split(", and the training")[0].split(", ")
+    options = {field.name for field in dataclasses.fields(MerlinTrainingArguments)}
+    own = options - {field.name for field in dataclasses.fields(TrainingArguments)} - {"num_source_labels"}
+    assert set(listed) == own | {"method", "search", "use_source"}
+    assert "`merlin-hf train --method merlin --help_all` lists all" in said and len(said) < 800

@@ -3,8 +3,9 @@
 import re
 
 import pytest
+import torch
 import yaml
-from datasets import DatasetInfo
+from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value
 from huggingface_hub import ModelCard
 from transformers import Trainer, TrainingArguments
 
@@ -91,6 +92,47 @@ def test_the_lines_that_load_it_run_without_this_package(tmp_path):
     names = {}
     exec(code.replace('model="films"', f"model={str(tmp_path / 'films')!r}"), names)
     assert names["classifier"]("the film is bad")[0]["label"] in ("bad", "good", "plain")
+
+
+def pairs_of(rows, label):
+    """Rows of two texts each, with a tokenizer's view of them."""
+    texts = {
+        "sentence1": [f"the film w{row}" for row in range(rows)],
+        "sentence2": [f"is {label}" for _ in range(rows)],
+    }
+    names = ("bad", "good", "plain")
+    features = Features({"sentence1": Value("string"), "sentence2": Value("string"), "label": ClassLabel(names=names)})
+    table = Dataset.from_dict({**texts, "label": [row % 3 for row in range(rows)]}, features=features)
+    tokenizer = tiny_tokenizer()
+    return table.map(lambda row: tokenizer(row["sentence1"], row["sentence2"]))
+
+
+def test_a_model_of_pairs_is_called_with_both_texts(tmp_path):
+    trainer = text_trainer(
+        tmp_path / "films", trainer={"train_dataset": pairs_of(9, "bad"), "eval_dataset": pairs_of(6, "good")}
+    )
+    card, text = card_of(trainer)
+    assert 'classifier({"text": "the film w0", "text_pair": "is good"})' in text, "of the evaluation set"
+    assert "| label | text | text pair |" in text and "| plain | the film w2 | is good |" in text
+    assert card.data.get("widget") is None, "the Hub's widget takes one text"
+    trainer.save_model()
+    code = re.search(r"```python\n(.+?)\n```", text, re.DOTALL)[1]
+    names = {}
+    exec(
+        code.replace('model="films"', f"model={str(tmp_path / 'films')!r}") + "\nsaid = " + code.splitlines()[-1],
+        names,
+    )
+    said = names["said"][0] if isinstance(names["said"], list) else names["said"]
+    inputs = trainer.processing_class("the film w0", "is good", return_tensors="pt")
+    with torch.no_grad():
+        expected = trainer.model.eval().to("cpu")(**inputs).logits.softmax(-1).max().item()
+    assert said["score"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_model_of_pairs_whose_rows_are_not_to_be_shown(tmp_path):
+    trainer = text_trainer(tmp_path, trainer={"train_dataset": pairs_of(9, "bad"), "eval_dataset": None})
+    _, text = card_of(trainer, examples_per_label=0)
+    assert '"text_pair": "Replace this by' in text and "the film" not in text and "## Labels" not in text
 
 
 def test_the_citation_in_the_readme_is_the_one_in_cards():

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from merlin_hf.cli.publish import add_publish_parser, publish, readable
 from merlin_hf.hub import PublishError, publish_folder
+from merlin_hf.hub.publish import plan_of
 from tests.hub.conftest import READ_TOKEN, TOKEN, contents, holds, text_trainer
 from tests.hub.server import Repository
 from tests.tiny import tiny_bert
@@ -60,6 +61,33 @@ def test_a_run_is_published_without_its_training_state(folder, online, monkeypat
     card = ModelCard(repository.files["README.md"].decode())
     assert card.data.license == "mit" and 'model="ada/films"' in card.text and 'model="films"' not in card.text
     assert card.data.eval_results
+
+
+def test_the_title_is_the_name_of_the_repository_but_one_that_was_chosen(folder, trained):
+    text = plan_of(folder, "ada/cinema").card
+    assert "# cinema\n" in text and "# films" not in text and ModelCard(text).data.model_name == "cinema"
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("# films", "# All the films").replace("- name: films", "- name: mine"))
+    text = plan_of(folder, "ada/cinema").card
+    assert "# All the films\n" in text and ModelCard(text).data.model_name == "mine"
+
+
+def test_as_json(folder, online, monkeypatch, capsys):
+    monkeypatch.setenv("MY_TOKEN", TOKEN)
+    assert command(folder, "films", "--token_env", "MY_TOKEN", "--json") == 0
+    shown = capsys.readouterr()
+    found, repository = json.loads(shown.out), online.repositories["ada/films"]
+    assert (found["repo"], found["url"]) == ("ada/films", f"{online.url}/ada/films")
+    assert found["commit_url"] == f"{found['url']}/commit/{found['commit']}"
+    sent = {name: len(content) for name, content in repository.files.items() if name != ".gitattributes"}
+    assert found["files"] == sent and found["size"] == sum(sent.values())
+    assert "training_args.bin" in found["left_out"] and "Published: " in shown.err
+    assert command(folder, "ada/other", "--dry_run", "--json") == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["url"] is planned["commit"] is None and planned["card"].startswith("---")
+    assert planned["files"].keys() == sent.keys() and "ada/other" not in online.repositories
+    assert command(folder, "ada/films", "--token_env", "MY_TOKEN", "--json") == 1, "there is a model already"
+    assert capsys.readouterr().out == ""
 
 
 def test_without_an_owner_the_repository_is_ones_own(folder, online):

@@ -5,7 +5,7 @@ import dataclasses
 from transformers import TrainingArguments
 
 from merlin_hf import MerlinTrainingArguments, TransferTrainingArguments
-from merlin_hf.hub.settings import changed_options, changed_training_arguments
+from merlin_hf.hub.settings import changed_options, changed_training_arguments, given_arguments
 from merlin_hf.training_args import add_missing_options
 
 
@@ -41,6 +41,19 @@ def test_an_argument_of_two_names_is_told_once(tmp_path):
     known = {option.name for option in dataclasses.fields(TrainingArguments)}
     name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
     assert changed_training_arguments(arguments(TrainingArguments, tmp_path, **{name: True})) == {name: "True"}
+
+
+def test_what_the_user_is_told(tmp_path):
+    args = arguments(MerlinTrainingArguments, tmp_path / "out", rho=1.0, eval_steps=7, hub_token="hf_secret")
+    told = given_arguments(args)
+    told.pop("dataloader_pin_memory", None)  # follows from `use_cpu`
+    assert told == {
+        "eval_steps": "7",
+        "hub_token": "<not shown>",
+        "output_dir": str(tmp_path / "out"),
+        "rho": "1.0",
+        "use_cpu": "True",
+    }
 
 
 def test_options_that_the_method_does_not_have_are_not_told(tmp_path):

@@ -18,6 +18,7 @@ from merlin_hf.report import (
 )
 from merlin_hf.report.confusion import scores_by_class
 from merlin_hf.report.curves import read_log_history, series
+from merlin_hf.report.final import final_score
 from merlin_hf.report.run import write_run_report
 
 
@@ -99,6 +100,31 @@ def test_a_report_of_a_run(tmp_path):
     assert not (tmp_path / "real" / "confusion_matrix.png").exists() and (tmp_path / "real" / "features.png").exists()
     with pytest.raises(ConfigError, match="has logged nothing"):
         write_run_report(write_state(tmp_path / "silent", HISTORY[3:]))
+
+
+def test_the_final_score(tmp_path):
+    folder = write_state(tmp_path / "run", HISTORY)
+    assert final_score(folder, HISTORY) == ({"eval_loss": 0.6, "eval_accuracy": 0.8}, "trainer_state.json", None)
+    assert "| Accuracy |   0.8 |" in write_run_report(folder)
+    results = {"eval_accuracy": 0.75, "eval_f1_mm": 0.5, "predict_accuracy": 0.25, "train_loss": 1.0, "epoch": 1.0}
+    noise = {"eval_runtime_mm": 3.0, "eval_samples": 1234, "eval_head_l2": 0.1, "eval_loss": float("nan")}
+    (folder / "all_results.json").write_text(json.dumps({**results, **noise}))
+    wanted = {"eval_accuracy": 0.75, "eval_f1_mm": 0.5, "predict_accuracy": 0.25}
+    assert final_score(folder, HISTORY) == (wanted, "all_results.json", 1234)
+    (folder / "eval_results.json").write_text(json.dumps({"eval_accuracy": 0.5}))
+    assert final_score(folder / "trainer_state.json", HISTORY) == ({"eval_accuracy": 0.5}, "eval_results.json", None)
+    (folder / "eval_results.json").unlink()
+    text = write_run_report(folder)
+    assert "on 1,234 rows" in text and "| F1 mm" in text and "| Accuracy (predictions) |" in text
+
+    assert final_score(write_state(tmp_path / "never", HISTORY[:2]), HISTORY[:2]) is None
+    assert "## Final score" not in write_run_report(tmp_path / "never")
+    silent = write_state(tmp_path / "silent", HISTORY[3:])
+    (silent / "eval_results.json").write_text(json.dumps({"eval_accuracy": 0.5}))
+    assert "## Final score" in write_run_report(silent), "also where nothing was logged"
+    (silent / "eval_results.json").write_text("[]")
+    with pytest.raises(ConfigError, match="no JSON object of metrics"):
+        write_run_report(silent)
 
 
 @pytest.mark.parametrize("shape", [(30, 6), (5, 12)])

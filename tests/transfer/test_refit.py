@@ -1,6 +1,7 @@
 """The head that ships: fit on all target rows, each once, with the backbone as it is."""
 
 import logging
+import logging.handlers
 from functools import partial
 
 import pytest
@@ -144,3 +145,23 @@ def test_ranks_share_out_the_rows_each_once(tmp_path, world_size):
     rows = tiny_dataset(rows=10).to_iterable_dataset()
     seen = [row["input_ids"] for rank in range(world_size) for row in RankRows(rows, rank, world_size)]
     assert sorted(seen) == sorted(row["input_ids"] for row in rows)
+
+
+@pytest.mark.parametrize(("refit_l2", "said"), [(0.5, "  l2 = 0.5"), ("auto", " (chosen by cross-validation)")])
+def test_each_fit_is_told_once_by_trainers_logger(tmp_path, monkeypatch, refit_l2, said):
+    handler = logging.handlers.BufferingHandler(1000)
+    logger = logging.getLogger("transformers.trainer")
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    monkeypatch.setattr(logger, "handlers", [handler])
+    logger.manager._clear_cache()  # of which levels are on
+    trainer = trained(tmp_path, refit_l2=refit_l2)
+    trainer.evaluate()
+    told = [record.getMessage() for record in handler.buffer]
+    assert told.count("***** Fitted the final head *****") == 1, "evaluation has the same backbone"
+    begin = told.index("***** Fitted the final head *****")
+    assert told[begin + 1 : begin + 3] == ["  Solver = RidgeHead", f"  Num examples = {len(trainer.train_dataset)}"]
+    assert told[begin + 3].startswith("  l2 = ") and told[begin + 3].endswith(said)
+    monkeypatch.setattr(trainer, "is_world_process_zero", lambda: False)
+    handler.buffer.clear()
+    trainer.refit_head()
+    assert not any("final head" in record.getMessage() for record in handler.buffer), "by the main process only"

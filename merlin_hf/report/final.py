@@ -1,0 +1,84 @@
+"""The score that a training run ended with."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..comparison.values import ConfigError
+from ..hub.results import NO_RESULT_PREFIXES, NO_RESULTS, last_evaluations, metric_title, shown
+from .tables import markdown
+
+
+# What `Trainer.save_metrics` writes: the evaluation alone first, as the other file may hold that of an earlier run.
+FILES = ("eval_results.json", "all_results.json")
+PREFIXES = {"eval_": "", "predict_": " (predictions)"}
+NO_SCORES = (*NO_RESULTS, "samples")
+
+
+class FinalScore(NamedTuple):
+    """Metrics such as `eval_accuracy`, the file that they are from, and how many rows they are of, where it says so."""
+
+    metrics: dict[str, float]
+    read_from: str
+    rows: int | None
+
+
+def final_score(folder: str | Path, history: list[dict[str, Any]]) -> FinalScore | None:
+    """
+    The metrics of the model that a run left, `None` where it was never evaluated.
+
+    Args:
+        folder (`str` or `Path`): of the run; or its `trainer_state.json`.
+        history (`list[dict]`): as from [`~merlin_hf.report.curves.read_log_history`], whose last evaluation is taken where
+            `eval_results.json` and `all_results.json` are not there.
+
+    Raises:
+        ConfigError: a file of results is no JSON object.
+    """
+    given = Path(folder)
+    for name in FILES:
+        results = _read(given if given.is_dir() else given.parent, name)
+        metrics = {key: float(value) for key, value in results.items() if _is_score(key, value)}
+        if metrics:
+            rows = results.get("eval_samples")
+            return FinalScore(metrics, name, rows if isinstance(rows, int) else None)
+    found = {f"eval_{name}": value for one in last_evaluations(history) for name, value in one.metrics.items()}
+    return FinalScore(found, "trainer_state.json", None) if found else None
+
+
+def score_section(score: FinalScore) -> str:
+    """The metrics as a section in Markdown."""
+    rows = [(_title(name), shown(value)) for name, value in score.metrics.items()]
+    counted = "" if score.rows is None else f" on {score.rows:,} rows"
+    return f"## Final score\n\nOf the last evaluation{counted}.\n\n{markdown(('metric', 'value'), rows)}"
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    if not path.is_file():
+        return {}
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{str(path)!r} is no JSON: {error}. Remove it, or evaluate again.") from None
+    if not isinstance(results, dict):
+        raise ConfigError(f"{str(path)!r} is no JSON object of metrics. Remove it, or evaluate again.")
+    return results
+
+
+def _is_score(name: str, value: Any) -> bool:
+    """Whether it says how well the model does; `_mm` is MNLI's second evaluation set."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return False
+    prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
+    return (
+        prefix is not None
+        and not name.removesuffix("_mm").endswith(NO_SCORES)
+        and not name.removeprefix(prefix).startswith(NO_RESULT_PREFIXES)
+    )
+
+
+def _title(name: str) -> str:
+    prefix = next(prefix for prefix in PREFIXES if name.startswith(prefix))
+    return metric_title(name.removeprefix(prefix)) + PREFIXES[prefix]
