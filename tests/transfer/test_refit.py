@@ -154,7 +154,7 @@ def test_each_fit_is_told_once_by_trainers_logger(tmp_path, monkeypatch, refit_l
     monkeypatch.setattr(logger, "level", logging.INFO)
     monkeypatch.setattr(logger, "handlers", [handler])
     logger.manager._clear_cache()  # of which levels are on
-    trainer = trained(tmp_path, refit_l2=refit_l2)
+    trainer = trained(tmp_path, head="ridge", refit_l2=refit_l2)
     trainer.evaluate()
     told = [record.getMessage() for record in handler.buffer]
     assert told.count("***** Fitted the final head *****") == 1, "evaluation has the same backbone"
