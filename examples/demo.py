@@ -1,8 +1,8 @@
 """
 Fine-tuning, joint training and MeRLin side by side on a small real target, on a CPU, with no hub:
 
-    python examples/demo.py                      # one draw of 150 labelled rows (`make demo`)
-    python examples/demo.py --seeds 0 1 2 3 4    # five draws: the README's table
+    python examples/demo.py                                          # one draw of 150 labelled rows (`make demo`)
+    python examples/demo.py --seeds 0 1 2 3 4 --head ridge --bf16    # five draws: the README's table
 
 Target: sentiment of newspaper editorials, 150 labelled sentences. Source: sentiment of film reviews, 10,566 sentences.
 Model: MiniLM (22.7M parameters), from a wheel on the package index. With a network, `--task` and `--source` name GLUE tasks
@@ -64,6 +64,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--freeze_layers", type=int, default=4, help="lower layers, and embeddings, left as they are")
     parser.add_argument("--batch_size", type=int, default=32, help="target rows, and source rows, of a step")
     parser.add_argument("--rho", type=float, default=MerlinTrainingArguments.rho, help="factor of MeRLin's meta loss")
+    parser.add_argument(
+        "--head", default=MerlinTrainingArguments.head, help="solver of MeRLin's head; default: its own"
+    )
     parser.add_argument(
         "--tune", action="store_true", help="score on rows of the training articles, to choose settings"
     )
@@ -139,6 +142,7 @@ def make_trainer(method: str, data: Data, tokenizer, args: argparse.Namespace, s
         train_sampling_strategy="random",
         learning_rate=1e-4,
         rho=args.rho,
+        head=args.head,
         warmup_steps=0.1,
         logging_steps=10,
         save_strategy="no",
