@@ -48,7 +48,8 @@ def without_times(summary):
 
 def test_interrupted_and_killed_runs_go_on_to_the_same_table(config, tmp_path):
     settings = {"methods": ["finetune", "linear_probe", "merlin"], "seeds": 3, "search": {"trials": 2}}
-    config = {**config, **settings, "training": {**config["training"], "max_steps": 8}}
+    # Long enough for this process to be given its turn before all runs are finished.
+    config = {**config, **settings, "training": {**config["training"], "max_steps": 30}}
     config_file, output_dir = tmp_path / "config.yaml", tmp_path / "out"
     config_file.write_text(yaml.safe_dump(config))
 
