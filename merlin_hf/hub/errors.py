@@ -74,6 +74,10 @@ def reason(error: BaseException, repo_id: str | None) -> str:
             f"the connection failed ({_first_line(causes[-1]) or type(causes[-1]).__name__}). Try again; files that the "
             "Hub has are not sent again."
         )
+    if isinstance(error, OSError) and error.errno is None:  # not of a file: what sends weights by Xet raises these too
+        return (
+            f"{error}. Try again; with the environment variable HF_HUB_DISABLE_XET=1, files are sent in the other way."
+        )
     if isinstance(error, OSError):
         return f"{error}. Give a folder that can be read and written, or move this one."
     return f"{error}"
