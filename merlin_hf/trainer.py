@@ -236,7 +236,7 @@ class MerlinTrainer(RefitHeadMixin, TransferTrainer):
         return self.args.head or default_head(self.args, problem_type)
 
     @property
-    def default_solver(self) -> HeadSolver:
+    def _default_solver(self) -> HeadSolver:
         """The head's solver, for its own defaults."""
         return get_head(self.head_name(REGRESSION if self.is_regression else SINGLE_LABEL))
 
@@ -244,7 +244,7 @@ class MerlinTrainer(RefitHeadMixin, TransferTrainer):
         """The head's regulariser: learned, as given, or the solver's default."""
         if scalars and "log_head_l2" in scalars:
             return scalars["log_head_l2"].exp()
-        return self.args.head_l2 or self.default_solver.default_l2
+        return self.args.head_l2 or self._default_solver.default_l2
 
     def logit_scale(self, scalars: dict[str, Tensor] | None) -> Tensor | float:
         """The scale of the head's logits: learned or as given, and 1 for regression."""
@@ -252,7 +252,7 @@ class MerlinTrainer(RefitHeadMixin, TransferTrainer):
             return 1.0
         if scalars and "log_logit_scale" in scalars:
             return scalars["log_logit_scale"].exp()
-        return self.args.logit_scale or self.default_solver.default_logit_scale
+        return self.args.logit_scale or self._default_solver.default_logit_scale
 
     def final_head_l2(self, scalars: dict[str, Tensor]) -> float | str:
         """The final head's regulariser: as in training with `refit_l2="meta"`, else as given."""

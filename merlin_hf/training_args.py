@@ -87,8 +87,8 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             its gradient there is larger, `rho` is multiplied by the ratio (see [`~merlin_hf.transfer.balance`]). `False`
             is the paper's fixed `rho`.
         head (`str`, *optional*): the solver that fits the target head, a name in `merlin_hf.heads.HEADS`. Default:
-            `"centroid"`, the class means, which did best with 100 labelled rows (`benchmarks/ablations`), and the paper's
-            `"ridge"` where class means cannot be: for real labels, `split="loo"` and `meta_loss="squared_error"`.
+            `"centroid"`, the class means, which did best on average with 100 labelled rows (`benchmarks/ablations`), and the
+            paper's `"ridge"` where class means cannot be: for real labels, `split="loo"` and `meta_loss="squared_error"`.
         head_l2 (`float`, *optional*): the head's regulariser, relative to the mean squared norm of its training
             features; the solver's own default if not given. The first value where it is learned.
         learn_head_l2 (`bool`): learn the regulariser with the backbone.
@@ -196,7 +196,7 @@ class MerlinTrainingArguments(TransferTrainingArguments):
 
 
 def default_head(args: TrainingArguments, problem_type: str) -> str:
-    """The solver where `args.head` names none: class means, and ridge where there are none or they could not be judged."""
+    """The name of the solver where `args.head` is `None`: class means, and ridge where there are none or they could not be judged."""
     needs_ridge = problem_type == REGRESSION or args.split == "loo" or args.meta_loss == "squared_error"
     return "ridge" if needs_ridge else "centroid"
 

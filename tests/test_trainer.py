@@ -89,7 +89,7 @@ def test_gradient_of_the_meta_loss_equals_float64_finite_differences(tmp_path, h
         head=head,
         split=split,
         num_splits=3,
-        learn_head_l2=head != "centroid",
+        learn_head_l2=True,
     )
     inputs = one_step_inputs(trainer)
     transfer_model = trainer.transfer_model.double()

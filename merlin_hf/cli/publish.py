@@ -59,7 +59,7 @@ def publish(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
 def _publish(arguments: argparse.Namespace, token: str | None) -> tuple[int, dict[str, Any] | None]:
     """The exit status, and what was or would be sent."""
     from ..hub.errors import PublishError
-    from ..hub.publish import plan_of, send_folder
+    from ..hub.publish import plan_of, publish_folder
 
     try:
         plan = plan_of(arguments.folder, arguments.repo, arguments.license)
@@ -72,7 +72,7 @@ def _publish(arguments: argparse.Namespace, token: str | None) -> tuple[int, dic
         nowhere = {"repo": arguments.repo, "url": None, "commit": None, "commit_url": None}
         return 0, {**nowhere, **contents_of(plan), "card": plan.card}
     try:
-        sent = send_folder(
+        commit = publish_folder(
             arguments.folder,
             arguments.repo,
             private=arguments.private,
@@ -83,9 +83,10 @@ def _publish(arguments: argparse.Namespace, token: str | None) -> tuple[int, dic
         )
     except PublishError as error:
         return fail("publish", error, FAILURE), None
-    print(f"Published: {sent.commit_url}")
-    where = {"repo": sent.repo_id, "url": sent.url, "commit": sent.commit, "commit_url": sent.commit_url}
-    return 0, {**where, **contents_of(sent.plan)}
+    print(f"Published: {commit.commit_url}")
+    repo = commit.repo_url.repo_id  # with its owner, where the name had none
+    where = {"repo": repo, "url": str(commit.repo_url), "commit": commit.oid, "commit_url": commit.commit_url}
+    return 0, {**where, **contents_of(plan_of(arguments.folder, repo, arguments.license))}
 
 
 def contents_of(plan: Any) -> dict[str, Any]:

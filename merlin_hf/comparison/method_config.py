@@ -213,7 +213,7 @@ def _check_options(given: Mapping, args_class: type, key: str, method: str, more
     Raises:
         ConfigError: one is not; the message suggests the nearest, and lists the options that transformers does not have.
     """
-    known = _field_names(args_class) - set(FIXED) - ({"max_steps"} if key != "training" else set())
+    known = _field_names(args_class) - set(FIXED)
     for name in given:
         if name not in known and name not in more:
             own = sorted(known - _field_names(TrainingArguments))

@@ -53,9 +53,8 @@ class CentroidHead(HeadSolver):
         """
         Fit on a whole data set in one pass. See `HeadSolver.fit_batches`.
 
-        `l2="auto"` is the default, which the head's `info["l2"]` then holds: nothing is cross-validated.
+        `l2="auto"` is the default: nothing is cross-validated.
         """
-        info = {"l2": torch.tensor(self.default_l2, dtype=torch.float64)} if check_auto(l2) else {}
         l2 = self.default_l2 if check_auto(l2) else float(check_l2(l2))
         moments = collect_moments(batches, reduce=reduce, full=False)
         total, sums, row_sum = moments.weight[:, None], moments.xy[0].mT, moments.x
@@ -69,7 +68,7 @@ class CentroidHead(HeadSolver):
         )
         if self.fit_intercept:
             bias = bias - (weight @ mean.mT).squeeze(-1)
-        return LinearHead(weight.to(moments.dtype), bias.to(moments.dtype), info)
+        return LinearHead(weight.to(moments.dtype), bias.to(moments.dtype))
 
     def _prototypes(self, sums, counts, row_sum, total, scale, l2) -> tuple[Tensor, Tensor]:
         """

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -29,16 +29,6 @@ class Plan(NamedTuple):
     left_out: dict[str, str]
     card: str
     has_processor: bool
-
-
-class Published(NamedTuple):
-    """Where a model went: the repository with its URL, the commit with its URL, and what was sent."""
-
-    repo_id: str
-    url: str
-    commit: str
-    commit_url: str
-    plan: Plan
 
 
 def plan_of(folder: str | os.PathLike, repo_id: str, license: str | None = None) -> Plan:
@@ -66,7 +56,7 @@ def publish_folder(
     update: bool = False,
     token: str | None = None,
     endpoint: str | None = None,
-) -> str:
+) -> CommitInfo:
     """
     Send the model in a folder to the Hub, with its tokenizer or processor and its card, in one commit.
 
@@ -84,35 +74,11 @@ def publish_folder(
         endpoint (`str`, *optional*): another Hub.
 
     Returns:
-        `str`: the URL of the commit.
+        [`~huggingface_hub.CommitInfo`]: the commit, with its `commit_url`, its `oid` and the repository's `repo_url`.
 
     Raises:
         PublishError: it did not get there, or the folder has no whole model; the message says what would work.
     """
-    return send_folder(
-        folder,
-        repo_id,
-        private=private,
-        license=license,
-        message=message,
-        update=update,
-        token=token,
-        endpoint=endpoint,
-    ).commit_url
-
-
-def send_folder(
-    folder: str | os.PathLike,
-    repo_id: str,
-    *,
-    private: bool = False,
-    license: str | None = None,
-    message: str | None = None,
-    update: bool = False,
-    token: str | None = None,
-    endpoint: str | None = None,
-) -> Published:
-    """[`publish_folder`], with all that there is to say of it."""
     plan = plan_of(folder, repo_id, license)
     api = HfApi(endpoint=endpoint, token=token, library_name="merlin_hf")
     with explained(str(folder), repo_id, token, get_token()):
@@ -126,9 +92,7 @@ def send_folder(
             CommitOperationAdd(name, plan.card.encode() if name == CARD else str(Path(folder) / name))
             for name in plan.files
         ]
-        commit = api.create_commit(full_name, operations, commit_message=message or "Upload the model with merlin_hf")
-    url = f"{api.endpoint}/{full_name}"
-    return Published(full_name, url, commit.oid, commit.commit_url, plan)
+        return api.create_commit(full_name, operations, commit_message=message or "Upload the model with merlin_hf")
 
 
 def check_name(repo_id: str) -> None:

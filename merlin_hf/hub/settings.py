@@ -62,10 +62,11 @@ def changed_training_arguments(args: TrainingArguments) -> dict[str, str]:
 def given_arguments(args: TrainingArguments) -> dict[str, str]:
     """All arguments and options that differ from their defaults, for the user's own eyes: with folders, without tokens."""
     options = [option for option in dataclasses.fields(args) if option.name not in FILLED_IN]
-    changed = {**_changed(args, options), "output_dir": str(args.output_dir)}
+    names = {*_changed(args, options), "output_dir"}
     if not args.report_to:  # "none", which is the default, comes to an empty list
-        changed.pop("report_to", None)
-    return {name: "<not shown>" if name.endswith("_token") else changed[name] for name in sorted(changed)}
+        names.discard("report_to")
+    values = args.to_dict()  # with a placeholder for each token
+    return {name: str(values[name]) for name in sorted(names)}
 
 
 def _changed(args: TrainingArguments, options: list[dataclasses.Field]) -> dict[str, str]:

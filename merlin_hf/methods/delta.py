@@ -18,7 +18,7 @@ from ..transfer.refit import RefitHeadMixin
 from ..transfer.regularizer import FrozenCopy, Regularizer, at_least_float32
 from ..transfer.seeding import isolated_rng
 from .l2_sp import StartingPointTrainingArguments
-from .linear_probe import default_head
+from .linear_probe import default_probe_head
 from .new_layers import new_parameters, trained_parameters
 from .regularized import RegularizedTrainer
 
@@ -283,7 +283,7 @@ class DeltaTrainer(RefitHeadMixin, RegularizedTrainer):
 
     def head_name(self, problem_type):
         """That of the head which tells how much channels matter."""
-        return default_head(problem_type)
+        return default_probe_head(problem_type)
 
     def final_head_l2(self, scalars):
         """Chosen by cross-validation."""

@@ -44,7 +44,7 @@ class ProbeTrainingArguments(TransferTrainingArguments):
         check_l2(args, "probe_l2", ("auto",))
 
 
-def default_head(problem_type: str) -> str:
+def default_probe_head(problem_type: str) -> str:
     """Logistic regression for classes, ridge regression for real labels."""
     return "ridge" if problem_type == REGRESSION else "logistic"
 
@@ -54,7 +54,7 @@ class ProbeMixin(RefitHeadMixin):
 
     def head_name(self, problem_type):
         """`args.probe_head`, or the default for such labels."""
-        return self.args.probe_head or default_head(problem_type)
+        return self.args.probe_head or default_probe_head(problem_type)
 
     def final_head_l2(self, scalars):
         """As `args.probe_l2` says."""

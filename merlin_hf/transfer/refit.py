@@ -90,7 +90,7 @@ def write_head(layer: nn.Linear, head: LinearHead, scale: float = 1.0) -> None:
 
 
 class RefitHeadMixin(TrainerBase):
-    """For a [`~merlin_hf.transfer.trainer.TransferTrainer`] whose final head is fit on all target rows by a solver of [`merlin_hf.heads`]."""
+    """For a [`~merlin_hf.transfer.trainer.TransferTrainer`] whose final head is fit on all target rows by a solver of `merlin_hf.heads`."""
 
     target_problem_type: str | None = None
 
@@ -128,8 +128,9 @@ class RefitHeadMixin(TrainerBase):
                 keep=not solver.single_pass,
             )
             head = solver.fit_batches(batches, l2, reduce=sum_over_ranks if is_distributed() else None)
-            self.head_metrics = self.measure_head(head, batches, l2)
-            self._log_final_head(solver, l2)
+            # A solver that has nothing to choose takes its default for "auto".
+            self.head_metrics = self.measure_head(head, batches, solver.default_l2 if l2 == "auto" else l2)
+            self._log_final_head(solver, is_l2_chosen="l2" in head.info)
             if head.info.get("solver_unconverged", 0) > 0:
                 logger.warning(
                     f"The final {type(solver).__name__} did not converge on the target rows (residual "
@@ -137,18 +138,18 @@ class RefitHeadMixin(TrainerBase):
                 )
         return head
 
-    def _log_final_head(self, solver: HeadSolver, given_l2: float | str) -> None:
+    def _log_final_head(self, solver: HeadSolver, is_l2_chosen: bool) -> None:
         """Say what was fit, as Trainer says what it runs, and where it does: by its logger, with the user's verbosity."""
         if not self.is_world_process_zero():
             return
-        chosen = " (chosen by cross-validation)" if given_l2 == "auto" else ""
+        chosen = " (chosen by cross-validation)" if is_l2_chosen else ""
         trainer_logger.info("***** Fitted the final head *****")
         trainer_logger.info(f"  Solver = {type(solver).__name__}")
         if has_length(self.train_dataset):
             trainer_logger.info(f"  Num examples = {len(self.train_dataset):,}")
         trainer_logger.info(f"  l2 = {self.head_metrics['head_l2']:.4g}{chosen}")
 
-    def measure_head(self, head: LinearHead, batches: FeatureBatches, l2: float | str) -> dict[str, float]:
+    def measure_head(self, head: LinearHead, batches: FeatureBatches, l2: float) -> dict[str, float]:
         """
         Metrics of the final head, which evaluation reports with a prefix.
 
@@ -191,7 +192,7 @@ class RefitHeadMixin(TrainerBase):
         return targets, sample_weight
 
     def head_solver(self, problem_type: str) -> HeadSolver:
-        """The solver of such a name, with an intercept where the model's last layer has a bias."""
+        """The solver that [`RefitHeadMixin.head_name`] names, with an intercept where the model's last layer has a bias."""
         fit_intercept = self.transfer_model.head.bias is not None
         return get_head(self.head_name(problem_type), problem_type=problem_type, fit_intercept=fit_intercept)
 

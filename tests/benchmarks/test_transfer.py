@@ -11,9 +11,9 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "transfer"
 
 
 @pytest.fixture(scope="module")
-def bar():
-    """The benchmark's module `bar.py`."""
-    spec = importlib.util.spec_from_file_location("transfer_bar", BENCHMARK / "bar.py")
+def summary():
+    """The benchmark's module `summary.py`."""
+    spec = importlib.util.spec_from_file_location("transfer_summary", BENCHMARK / "summary.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -32,43 +32,57 @@ def write(folder, pair, methods):
         }
         for label, (validation, scores) in methods.items()
     ]
-    path.write_text(json.dumps({"methods": content}))
+    data = {"target": {"train_rows": 100}}
+    config = {"model": "tiny", "source": {"path": "source"}, "target": {"path": pair}}
+    head = {"metric": "accuracy", "lower_is_better": False, "reference": "merlin", "data": data, "config": config}
+    path.write_text(json.dumps({**head, "methods": content}))
     return path
 
 
-def test_the_variant_is_chosen_on_validation_rows_though_the_other_does_better_on_test_rows(bar, tmp_path):
+def test_the_variant_is_chosen_on_validation_rows_though_the_other_does_better_on_test_rows(summary, tmp_path):
     others = {"finetune": (0.9, [0.5, 0.6]), "joint": (0.9, [0.6, 0.7])}
     path = write(tmp_path, "a", {"merlin": (0.7, [0.9, 0.9]), "merlin_ft": (0.8, [0.8, 0.6]), **others})
-    cell = bar.read(path)
-    assert cell.chosen == "merlin_ft" and cell.means[bar.CHOSEN] == pytest.approx(0.7)
-    assert set(cell.means) == {bar.CHOSEN, "finetune", "joint"} and (cell.pair, cell.rows) == ("a", 100)
+    found = summary.read(path)
+    assert found.methods[summary.CHOSEN].label == "merlin_ft" and found.gain(summary.CHOSEN) == pytest.approx(0.7)
+    assert set(found.methods) == {summary.CHOSEN, "finetune", "joint"} and (found.pair, found.rows) == ("a", 100)
 
 
-def test_ranks_wins_and_differences(bar, tmp_path):
+def test_ranks_wins_and_differences(summary, tmp_path):
     def methods(merlin, **others):
         scores = {"merlin": merlin, "merlin_ft": 0.0, **others}
         return {label: (score, [score, score]) for label, score in scores.items()}
 
     first = write(tmp_path, "a", methods(0.80, finetune=0.70, joint=0.75, stochnorm=0.9))
     second = write(tmp_path, "b", methods(0.60, finetune=0.50, joint=0.65))
-    cells = [bar.read(first), bar.read(second)]
-    assert bar.mean_ranks(cells) == {bar.CHOSEN: 1.5, "joint": 1.5, "finetune": 3.0}, "stochnorm is not in all"
-    assert bar.gain(cells, "finetune").startswith("+10.0") and bar.gain(cells, "stochnorm") == "-10.0"
-    verdict = bar.verdict(cells)
+    comparisons = [summary.read(first), summary.read(second)]
+    assert summary.mean_ranks(comparisons) == {summary.CHOSEN: 1.5, "joint": 1.5, "finetune": 3.0}, (
+        "stochnorm is not in all"
+    )
+    assert (
+        summary.difference(comparisons, "finetune").startswith("+10.0")
+        and summary.difference(comparisons[:1], "stochnorm") == "-10.0"
+    )
+    verdict = summary.verdict(comparisons)
     assert "at least 3 points over fine-tuning on average: **yes**" in verdict
     assert "on most pairs: **no** (0 of 2)" in verdict
-    bar.main(tmp_path)
-    text = (tmp_path / "bar.md").read_text()
-    assert "| `stochnorm` |  | 1 | -10.0 | 0 of 1 |" in text and "| `joint` | 1.5 | 2 |" in text
+    summary.main(tmp_path)
+    text = (tmp_path / "summary.md").read_text()
+    rows = {
+        cells[0]: cells[1:]
+        for cells in ([cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines())
+        if cells
+    }
+    assert rows["`stochnorm`"] == ["", "1", "-10.0", "0 of 1"] and rows["`joint`"][:2] == ["1.5", "2"]
+    assert rows["a"] == ["`merlin`", "80.0 ± 0.0", "70.0 ± 0.0", "75.0 ± 0.0", "90.0 ± 0.0 (`stochnorm`)"]
 
 
-def test_cells_without_all_that_is_compared_are_refused(bar, tmp_path):
+def test_results_without_all_that_is_compared_are_refused(summary, tmp_path):
     path = write(tmp_path, "a", {"merlin": (0.7, [0.9]), "merlin_ft": (0.8, []), "finetune": (0.9, [0.5])})
     with pytest.raises(SystemExit, match="no scores of merlin_ft, joint"):
-        bar.read(path)
+        summary.read(path)
 
 
-def test_the_summary_is_that_of_the_result_files(bar, tmp_path):
-    written = BENCHMARK / "results" / "bar.md"
-    bar.main(BENCHMARK / "results", tmp_path / "bar.md")
-    assert (tmp_path / "bar.md").read_text() == written.read_text()
+def test_the_summary_is_that_of_the_result_files(summary, tmp_path):
+    written = BENCHMARK / "results" / "summary.md"
+    summary.main(BENCHMARK / "results", tmp_path / "summary.md")
+    assert (tmp_path / "summary.md").read_text() == written.read_text()

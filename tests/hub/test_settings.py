@@ -44,13 +44,21 @@ def test_an_argument_of_two_names_is_told_once(tmp_path):
 
 
 def test_what_the_user_is_told(tmp_path):
-    args = arguments(MerlinTrainingArguments, tmp_path / "out", rho=1.0, eval_steps=7, hub_token="hf_secret")
+    args = arguments(
+        MerlinTrainingArguments,
+        tmp_path / "out",
+        rho=1.0,
+        eval_steps=7,
+        hub_token="hf_secret",
+        resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"),
+    )
     told = given_arguments(args)
     told.pop("dataloader_pin_memory", None)  # follows from `use_cpu`
     assert told == {
         "eval_steps": "7",
-        "hub_token": "<not shown>",
+        "hub_token": "<HUB_TOKEN>",
         "output_dir": str(tmp_path / "out"),
+        "resume_from_checkpoint": str(tmp_path / "out" / "checkpoint-1"),
         "rho": "1.0",
         "use_cpu": "True",
     }

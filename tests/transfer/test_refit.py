@@ -147,19 +147,29 @@ def test_ranks_share_out_the_rows_each_once(tmp_path, world_size):
     assert sorted(seen) == sorted(row["input_ids"] for row in rows)
 
 
-@pytest.mark.parametrize(("refit_l2", "said"), [(0.5, "  l2 = 0.5"), ("auto", " (chosen by cross-validation)")])
-def test_each_fit_is_told_once_by_trainers_logger(tmp_path, monkeypatch, refit_l2, said):
+@pytest.mark.parametrize(
+    ("head", "refit_l2", "said"),
+    [
+        ("ridge", 0.5, "  l2 = 0.5"),
+        ("ridge", "auto", " (chosen by cross-validation)"),
+        ("centroid", "auto", "  l2 = 0.1"),  # it has nothing to choose
+    ],
+)
+def test_each_fit_is_told_once_by_trainers_logger(tmp_path, monkeypatch, head, refit_l2, said):
     handler = logging.handlers.BufferingHandler(1000)
     logger = logging.getLogger("transformers.trainer")
     monkeypatch.setattr(logger, "level", logging.INFO)
     monkeypatch.setattr(logger, "handlers", [handler])
     logger.manager._clear_cache()  # of which levels are on
-    trainer = trained(tmp_path, head="ridge", refit_l2=refit_l2)
+    trainer = trained(tmp_path, head=head, refit_l2=refit_l2)
     trainer.evaluate()
     told = [record.getMessage() for record in handler.buffer]
     assert told.count("***** Fitted the final head *****") == 1, "evaluation has the same backbone"
     begin = told.index("***** Fitted the final head *****")
-    assert told[begin + 1 : begin + 3] == ["  Solver = RidgeHead", f"  Num examples = {len(trainer.train_dataset)}"]
+    assert told[begin + 1 : begin + 3] == [
+        f"  Solver = {head.capitalize()}Head",
+        f"  Num examples = {len(trainer.train_dataset)}",
+    ]
     assert told[begin + 3].startswith("  l2 = ") and told[begin + 3].endswith(said)
     monkeypatch.setattr(trainer, "is_world_process_zero", lambda: False)
     handler.buffer.clear()

@@ -1,0 +1,124 @@
+"""
+What the pairs say together: `python benchmarks/transfer/summary.py` reads `results/` and writes `results/summary.md`.
+
+The question is the one somebody asks who has a target and a source: MeRLin in whichever of its two variants did better on the
+validation rows, against all other methods.
+"""
+
+import json
+import math
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from merlin_hf.comparison.runs import write_text
+from merlin_hf.comparison.statistics import paired_difference
+from merlin_hf.report.comparisons import Comparison, read_comparisons
+from merlin_hf.report.ranks import mean_ranks
+from merlin_hf.report.tables import markdown
+
+
+HERE = Path(__file__).parent
+VARIANTS = ("merlin", "merlin_ft")
+CHOSEN = "MeRLin, either variant"
+
+
+def read(path: Path) -> Comparison:
+    """The results on one pair with one number of rows, under `CHOSEN` those of the variant that was chosen, in place of both."""
+    (comparison,), _ = read_comparisons([path])
+    methods = {label: method for label, method in comparison.methods.items() if math.isfinite(method.mean)}
+    missing = [label for label in (*VARIANTS, "finetune", "joint") if label not in methods]
+    if missing:
+        raise SystemExit(f"{path} has no scores of {', '.join(missing)}: run all methods first.")
+    trials = {method["label"]: method["trials"] for method in json.loads(path.read_text())["methods"]}
+    chosen = max(VARIANTS, key=lambda label: max((trial["score"] for trial in trials[label]), default=0.0))
+    kept = {label: method for label, method in methods.items() if label not in VARIANTS}
+    kept[CHOSEN] = methods[chosen]  # with its own label, so that it can be named
+    return replace(comparison, pair=path.parts[-3], rows=int(path.parts[-2]), methods=kept)
+
+
+def best_of_others(comparison: Comparison) -> str:
+    """The method with the best test score, MeRLin left out."""
+    return max((label for label in comparison.methods if label != CHOSEN), key=comparison.gain)
+
+
+def difference(comparisons: list[Comparison], label: str) -> str:
+    """Points of MeRLin over a method, averaged over comparisons, with the interval over them."""
+    both = [[100 * comparison.gain(name) for comparison in comparisons] for name in (CHOSEN, label)]
+    found = paired_difference(*both)
+    interval = "" if found.low is None else f" [{found.low:+.1f}, {found.high:+.1f}]"
+    return f"{found.mean:+.1f}{interval}"
+
+
+def method_table(comparisons: list[Comparison]) -> str:
+    """Ranks and differences; a method that is not in all comparisons has no rank."""
+    ranks = mean_ranks(comparisons)
+    unranked = {label for comparison in comparisons for label in comparison.methods} - set(ranks)
+    rows = []
+    for label in [*ranks, *sorted(unranked)]:
+        took_part = [comparison for comparison in comparisons if label in comparison.methods]
+        won = sum(comparison.gain(CHOSEN) > comparison.gain(label) for comparison in took_part)
+        others = ("", "") if label == CHOSEN else (difference(took_part, label), f"{won} of {len(took_part)}")
+        name = f"**{label}**" if label == CHOSEN else f"`{label}`"
+        rows.append((name, f"{ranks[label]:.1f}" if label in ranks else "", str(len(took_part)), *others))
+    return markdown(("method", "mean rank", "pairs", "MeRLin is better by", "pairs won by MeRLin"), rows)
+
+
+def pair_table(comparisons: list[Comparison]) -> str:
+    """A line for each pair: MeRLin, fine-tuning, joint training and the best of all other methods."""
+    rows = []
+    for comparison in comparisons:
+        best = best_of_others(comparison)
+        methods = [comparison.methods[label] for label in (CHOSEN, "finetune", "joint", best)]
+        shown = [f"{100 * method.mean:.1f} ± {100 * (method.spread or 0):.1f}" for method in methods]
+        rows.append((comparison.pair, f"`{methods[0].label}`", *shown[:-1], f"{shown[-1]} (`{best}`)"))
+    return markdown(("pair", "chosen", "MeRLin", "fine-tuning", "joint", "best other method"), rows)
+
+
+def verdict(comparisons: list[Comparison]) -> str:
+    """The three things that were to be shown, each with what was found."""
+    ranks = mean_ranks(comparisons)
+    best = next(iter(ranks))
+    won = sum(comparison.gain(CHOSEN) > comparison.gain(best_of_others(comparison)) for comparison in comparisons)
+    over = statistics.fmean(
+        100 * (comparison.gain(CHOSEN) - comparison.gain("finetune")) for comparison in comparisons
+    )
+    return "\n".join(
+        [
+            f"- the best mean rank: **{'yes' if best == CHOSEN else 'no'}** ({ranks[CHOSEN]:.1f}"
+            + ("" if best == CHOSEN else f"; `{best}` has {ranks[best]:.1f}")
+            + ")",
+            f"- at least 3 points over fine-tuning on average: **{'yes' if over >= 3 else 'no'}** ({difference(comparisons, 'finetune')})",
+            f"- better than the best other method of each pair on most pairs: **{'yes' if 2 * won > len(comparisons) else 'no'}** "
+            f"({won} of {len(comparisons)})",
+        ]
+    )
+
+
+def main(results: Path = HERE / "results", output: Path | None = None) -> None:
+    """Write and print the summary, into `results` unless told otherwise."""
+    comparisons = [read(path) for path in sorted(results.glob("*/*/results.json"))]
+    if not comparisons:
+        sys.exit(f"There are no results in {results}.")
+    parts = ["# What the pairs say together"]
+    for rows in sorted({comparison.rows for comparison in comparisons}):
+        of_rows = [comparison for comparison in comparisons if comparison.rows == rows]
+        parts += [
+            f"## {rows} labelled rows, {len(of_rows)} pairs",
+            verdict(of_rows),
+            method_table(of_rows),
+            pair_table(of_rows),
+        ]
+    parts.append(
+        "MeRLin stands for the one of `merlin` and `merlin_ft` with the better validation score on the pair. Intervals are 95 % over pairs. The "
+        "best other method of a pair is picked by its test scores, which favours it. Times of runs are not compared here, as runs share a "
+        "machine; see benchmarks/speed."
+    )
+    text = "\n\n".join(parts) + "\n"
+    write_text(output or results / "summary.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
