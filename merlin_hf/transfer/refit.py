@@ -129,7 +129,7 @@ class RefitHeadMixin(TrainerBase):
             )
             head = solver.fit_batches(batches, l2, reduce=sum_over_ranks if is_distributed() else None)
             # A solver that has nothing to choose takes its default for "auto".
-            self.head_metrics = self.measure_head(head, batches, solver.default_l2 if l2 == "auto" else l2)
+            self.head_metrics = self.measure_head(head, batches, solver.default_l2 if isinstance(l2, str) else l2)
             self._log_final_head(solver, is_l2_chosen="l2" in head.info)
             if head.info.get("solver_unconverged", 0) > 0:
                 logger.warning(

@@ -21,7 +21,15 @@ def start(config_file, *arguments):
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": paths, "HF_DATASETS_CACHE": str(config_file.parent / "cache")}
     command = [sys.executable, "-m", "merlin_hf.cli.main", "compare", str(config_file), *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Shells start what runs in the background with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def interrupt(config_file, output_dir, finished, with_signal):
@@ -48,8 +56,7 @@ def without_times(summary):
 
 def test_interrupted_and_killed_runs_go_on_to_the_same_table(config, tmp_path):
     settings = {"methods": ["finetune", "linear_probe", "merlin"], "seeds": 3, "search": {"trials": 2}}
-    # Long enough for this process to be given its turn before all runs are finished.
-    config = {**config, **settings, "training": {**config["training"], "max_steps": 30}}
+    config = {**config, **settings, "training": {**config["training"], "max_steps": 8}}
     config_file, output_dir = tmp_path / "config.yaml", tmp_path / "out"
     config_file.write_text(yaml.safe_dump(config))
 
