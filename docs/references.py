@@ -30,6 +30,7 @@ ELSEWHERE = {
     "transformers.trainer_pt_utils.LabelSmoother": f"{TRANSFORMERS}internal/trainer_utils",
     "transformers.trainer_utils.rotate_checkpoints": f"{TRANSFORMERS}internal/trainer_utils",
     "datasets.load_dataset": "https://huggingface.co/docs/datasets/package_reference/loading_methods#datasets.load_dataset",
+    "huggingface_hub.CommitInfo": "https://huggingface.co/docs/huggingface_hub/package_reference/hf_api#huggingface_hub.CommitInfo",
     "accelerate.Accelerator.end_training": "https://huggingface.co/docs/accelerate/package_reference/accelerator",
 }
 
