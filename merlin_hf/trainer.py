@@ -13,6 +13,7 @@ from .transfer.balance import balance
 from .transfer.checks import check_target_batch
 from .transfer.distributed import gather_rows, is_distributed
 from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .transfer.phases import PhasesMixin
 from .transfer.refit import RefitHeadMixin
 from .transfer.seeding import derived_generator
 from .transfer.splits import Split, fold_by_class, leave_one_out, split_by_class
@@ -32,7 +33,7 @@ class _LeaveOneOutHead(NamedTuple):
         return self.solver.leave_one_out(features, self.targets, self.l2, self.sample_weight).unsqueeze(0)
 
 
-class MerlinTrainer(RefitHeadMixin, TransferTrainer):
+class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
     """
     [`~transformers.Trainer`] with the objective of MeRLin (Liu, HaoChen, Wei and Ma, arXiv 2011.01418).
 
@@ -48,7 +49,9 @@ class MerlinTrainer(RefitHeadMixin, TransferTrainer):
     and the checkpoint is a plain model of the class that came in. A streamed `train_dataset` therefore has to end
     (`dataset.take(n)` of an endless one).
 
-    A step costs a batch of each task and a small solve.
+    With `source_phase_fraction` the first steps train on the source alone, and phi starts from what they lead to.
+
+    A step costs a batch of each task and a small solve, and in the source's own phase a batch of the source.
 
     Args:
         source_dataset, source_collator: see [`~merlin_hf.transfer.trainer.TransferTrainer`].
@@ -63,11 +66,29 @@ class MerlinTrainer(RefitHeadMixin, TransferTrainer):
     trains_target_head: ClassVar[bool] = False
     search_space: ClassVar = {"rho": (0.1, 0.3, 1.0)}
 
+    @property
+    def phase_fractions(self):
+        """The source's phase, if any, and MeRLin's."""
+        return self.args.source_phase_fraction, 1 - self.args.source_phase_fraction
+
+    @property
+    def draws_source(self):
+        """Both phases need the source."""
+        return self.source_dataset is not None
+
+    @classmethod
+    def rows_per_step(cls, args, has_source):
+        """As in TransferTrainer; the source's phase takes no rows of the target."""
+        rows = super().rows_per_step(args, has_source)
+        return rows - args.source_phase_fraction * args.per_device_train_batch_size if has_source else rows
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The objective above on one micro-batch of each task; Trainer's own loss where there is no source batch."""
         batches = self.take_batches(inputs)
         if batches is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self.in_first_phase:
+            return self.source_phase_loss(model, batches, return_outputs)
 
         outputs = model(
             source_inputs=batches.source_inputs, target_inputs=batches.target_inputs, with_target_logits=False
@@ -96,6 +117,13 @@ class MerlinTrainer(RefitHeadMixin, TransferTrainer):
 
         self.record(source_loss=source_loss, meta_loss=meta_loss)
         loss = self.args.source_weight * source_loss + rho * meta_loss
+        return (loss, outputs) if return_outputs else loss
+
+    def source_phase_loss(self, model, batches, return_outputs=False):
+        """The loss of the steps before MeRLin's: L_source(theta_s, phi)."""
+        outputs = model(source_inputs=batches.source_inputs, with_scalars=False)
+        loss = self.source_loss(outputs.source_logits, batches.source_labels)
+        self.record(source_loss=loss)
         return (loss, outputs) if return_outputs else loss
 
     def gather_target(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -82,6 +82,8 @@ class MerlinTrainingArguments(TransferTrainingArguments):
     [`TransferTrainingArguments`] for [`MerlinTrainer`].
 
     Args:
+        source_phase_fraction (`float`): share of all steps, at their beginning, that train on the source alone, in [0, 1); MeRLin
+            starts from the features that they lead to.
         rho (`float`): factor of the meta loss (the paper's rho).
         balance_gradients (`bool`): never let the meta loss pull harder at the features than the source loss does: where
             its gradient there is larger, `rho` is multiplied by the ratio (see [`~merlin_hf.transfer.balance`]). `False`
@@ -114,6 +116,10 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             training), or a number.
     """
 
+    source_phase_fraction: float = field(
+        default=0.0,
+        metadata={"help": "Share of the steps, at their beginning, that train on the source alone, in [0, 1)."},
+    )
     rho: float = field(default=0.3, metadata={"help": "Factor of the meta loss (rho in the paper)."})
     balance_gradients: bool = field(
         default=True,
@@ -183,6 +189,11 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         if args.split == "kfold" and args.num_splits < 2:
             raise ValueError(f"`split='kfold'` needs `num_splits` of at least 2 folds, got {args.num_splits}.")
         _check_positive(args, "head_l2", "logit_scale", "num_splits", "scalar_learning_rate")
+        if not 0 <= args.source_phase_fraction < 1:
+            raise ValueError(
+                f"`source_phase_fraction` must be at least 0 and less than 1, got {args.source_phase_fraction}: MeRLin needs steps "
+                "of its own. 0 leaves the source's phase out."
+            )
         if args.rho < 0:
             raise ValueError(f"`rho` must not be negative, got {args.rho}.")
         if not 0 < args.validation_fraction < 1:

@@ -8,7 +8,6 @@ from transformers import TrainingArguments
 from ..trainer import MerlinTrainer
 from ..training_args import MerlinTrainingArguments
 from ..transfer.checks import check_head_can_be_written
-from ..transfer.phases import PhasesMixin
 from .sequential import check_first_phase_fraction
 
 
@@ -18,11 +17,13 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
     [`MerlinTrainingArguments`] for [`MerlinFinetuneTrainer`].
 
     Args:
-        first_phase_fraction (`float`): share of all steps that are MeRLin's, in (0, 1); the others fine-tune.
+        first_phase_fraction (`float`): share of all steps before fine-tuning, in (0, 1): MeRLin's, and before it those of
+            `source_phase_fraction`.
     """
 
     first_phase_fraction: float = field(
-        default=0.8, metadata={"help": "Share of the steps that are MeRLin's, before fine-tuning."}
+        default=0.8,
+        metadata={"help": "Share of the steps before fine-tuning: MeRLin's, with those of source_phase_fraction."},
     )
 
     @staticmethod
@@ -30,48 +31,71 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
         """As in [`MerlinTrainingArguments.check_options`]."""
         MerlinTrainingArguments.check_options(args)
         check_first_phase_fraction(args)
+        if args.source_phase_fraction >= args.first_phase_fraction:
+            raise ValueError(
+                f"`source_phase_fraction` must be less than `first_phase_fraction`, got {args.source_phase_fraction} and "
+                f"{args.first_phase_fraction}: what lies between them are MeRLin's steps."
+            )
 
 
-class MerlinFinetuneTrainer(PhasesMixin, MerlinTrainer):
+class MerlinFinetuneTrainer(MerlinTrainer):
     """
     MeRLin-FT (Liu et al. 2020, arXiv 2011.01418): MeRLin finds the features, fine-tuning on the target goes on from them.
 
         phi_1 = argmin over phi, theta_s from phi_0:  L_source(theta_s, phi) + rho * L_meta(phi)
         min over phi, theta_t from (phi_1, theta(phi_1; all target rows)):  L_target(theta_t, phi)
 
-    The second phase starts at the head that fits all target rows, as LP-FT does.
+    Fine-tuning starts at the head that fits all target rows, as LP-FT does. With `source_phase_fraction` phi_0 is what training on
+    the source alone leads to.
 
-    A step costs a batch of each task in the first phase, one of the target in the second.
+    A step costs a batch of each task in MeRLin's phase, and one batch in the others.
     """
 
     training_args_class: ClassVar = MerlinFinetuneTrainingArguments
-    # The optimizer and the wrapper of distributed training must know it from the start; the first phase does not use it.
+    # The optimizer and the wrapper of distributed training must know it from the start; only fine-tuning uses it.
     trains_target_head: ClassVar[bool] = True
+
+    @property
+    def phase_fractions(self):
+        """The source's phase, if any, MeRLin's, and fine-tuning."""
+        args = self.args
+        before = args.source_phase_fraction
+        return before, args.first_phase_fraction - before, 1 - args.first_phase_fraction
+
+    @property
+    def is_finetuning(self) -> bool:
+        """Whether the current update belongs to the last phase."""
+        return self.phase == len(self.phase_fractions) - 1
+
+    @property
+    def draws_source(self):
+        """Fine-tuning needs no source."""
+        return self.source_dataset is not None and not self.is_finetuning
 
     @classmethod
     def rows_per_step(cls, args, has_source):
-        """As in TransferTrainer, averaged over both phases."""
-        target = args.per_device_train_batch_size
-        if not has_source:
-            return target
-        return target + args.first_phase_fraction * (args.per_device_source_batch_size or target)
+        """As in MerlinTrainer; fine-tuning takes no rows of the source."""
+        rows = super().rows_per_step(args, has_source)
+        source = args.per_device_source_batch_size or args.per_device_train_batch_size
+        return rows - (1 - args.first_phase_fraction) * source if has_source else rows
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """As in MerlinTrainer; the features of the first phase ask for a head fit anew."""
-        is_merlin = self.is_active and self.in_first_phase
+        """As in MerlinTrainer; the features of the phases before fine-tuning ask for a head fit anew."""
+        needs_fit = self.is_active and not self.is_finetuning
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._head_is_stale = is_merlin
+        self._head_is_stale = needs_fit
         return loss
 
-    def start_second_phase(self):
-        """The head that fits all target rows, and a fresh optimizer."""
-        self.settle_head()
-        self.head_metrics = {}  # of the fitted head, which is trained from here on
-        super().start_second_phase()
+    def start_phase(self, phase):
+        """As in PhasesMixin; fine-tuning starts from the head that fits all target rows."""
+        if phase == len(self.phase_fractions) - 1:
+            self.settle_head()
+            self.head_metrics = {}  # of the fitted head, which is trained from here on
+        super().start_phase(phase)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """MeRLin's objective, then the target's loss."""
-        if not self.is_active or self.in_first_phase:
+        if not self.is_active or not self.is_finetuning:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         batches = self.take_batches(inputs)
         if batches is None:

@@ -49,9 +49,9 @@ class RegularizedTrainer(SequentialTrainer):
         """The regularizer with its options."""
         return self.regularizer_class(self.args.regularization_weight)
 
-    def start_second_phase(self):
-        """As in PhasesMixin, and the regularizer sees the model that it starts from."""
-        super().start_second_phase()
+    def start_phase(self, phase):
+        """As in PhasesMixin, and the regularizer sees the model that the target's phase starts from."""
+        super().start_phase(phase)
         self.transfer_model.regularizer.batch_size = self._train_batch_size
         self.transfer_model.regularizer.start(self)
 

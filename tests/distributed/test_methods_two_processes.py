@@ -29,6 +29,8 @@ TEXT = {
     "joint": {},
     "proportional": {"method": "joint", "batch_mix": "proportional"},
     "merlin_ft": {},
+    "source_first": {"method": "merlin", "source_phase_fraction": 0.5},
+    "source_first_ft": {"method": "merlin_ft", "source_phase_fraction": 0.25},
 }
 # Two processes are two accumulated micro-batches, each with BatchNorm of its own.
 IMAGES = {
