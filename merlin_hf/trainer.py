@@ -11,7 +11,8 @@ from .heads import HeadSolver, LinearHead, encode_targets, get_head
 from .training_args import MerlinTrainingArguments, default_head
 from .transfer.balance import balance
 from .transfer.checks import check_target_batch
-from .transfer.distributed import gather_rows, is_distributed
+from .transfer.distributed import gather_rows, is_distributed, sum_over_ranks
+from .transfer.frequencies import add_class_frequencies
 from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .transfer.phases import PhasesMixin
 from .transfer.refit import RefitHeadMixin
@@ -179,6 +180,9 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
             return _LeaveOneOutHead(solver, targets, self.head_l2(scalars), train[0] * sample_weight)
         head = solver.fit(features, targets, self.head_l2(scalars), train * sample_weight)
         self.record(**head.info)
+        if self.knows_class_frequencies(labels):
+            counts = (targets * (train * sample_weight).unsqueeze(-1)).sum(-2)
+            head = add_class_frequencies(head, counts, self.logit_scale(scalars))
         return head
 
     def validate_head(
@@ -250,6 +254,19 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
 
     # The head's settings
 
+    def knows_class_frequencies(self, labels: Tensor | None = None) -> bool:
+        """Whether `class_frequencies` is set and there are classes to count."""
+        problem_type = self.target_problem_type if labels is None else self.problem_type(labels)
+        return self.args.class_frequencies and problem_type == SINGLE_LABEL
+
+    def finish_head(self, head, batches, scalars):
+        """As in RefitHeadMixin: with `class_frequencies` the head knows those of all target rows."""
+        if not self.knows_class_frequencies():
+            return head
+        counts = batches.target_sum + torch.zeros_like(head.bias)  # a rank may have no rows
+        counts = sum_over_ranks(counts) if is_distributed() else counts
+        return add_class_frequencies(head, counts, self.logit_scale(scalars))
+
     def learned_scalars(self) -> dict[str, float]:
         """`log_head_l2` and `log_logit_scale`, as far as they are learned."""
         scalars = {}
@@ -295,6 +312,10 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
         """As in TransferTrainer, and a target batch must always have rows to judge the head by."""
         super().check_data()
         self.check_batch_size()
+        if self.args.class_frequencies and self.transfer_model.head.bias is None:
+            raise ValueError(
+                f"`class_frequencies=True` needs a bias to keep them in, and the last layer of {type(self.model).__name__} has none."
+            )
 
     def check_batch_size(self):
         """Raise an error where a target batch may have no rows to judge the head by."""

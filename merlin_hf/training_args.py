@@ -93,6 +93,8 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             paper's `"ridge"` where class means cannot be: for real labels, `split="loo"` and `meta_loss="squared_error"`.
         head_l2 (`float`, *optional*): the head's regulariser, relative to the mean squared norm of its training
             features; the solver's own default if not given. The first value where it is learned.
+        class_frequencies (`bool`): have class means also know how frequent each class is among the rows they are fit on, for
+            targets where some classes are much more frequent than others; the other heads learn it by themselves.
         learn_head_l2 (`bool`): learn the regulariser with the backbone.
         learn_logit_scale (`bool`): learn the scale of the head's logits; used with `meta_loss="cross_entropy"`.
         logit_scale (`float`, *optional*): that scale, or its first value; the solver's own default if not given.
@@ -137,6 +139,9 @@ class MerlinTrainingArguments(TransferTrainingArguments):
     head_l2: float | None = field(
         default=None,
         metadata={"help": "Regulariser of the head, relative to its features. Default: the solver's own."},
+    )
+    class_frequencies: bool = field(
+        default=False, metadata={"help": "Have class means know how frequent each class is. For head=centroid."}
     )
     learn_head_l2: bool = field(default=False, metadata={"help": "Learn the head's regulariser."})
     learn_logit_scale: bool = field(default=True, metadata={"help": "Learn the scale of the head's logits."})
@@ -185,6 +190,11 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         if args.split == "loo" and not hasattr(solver, "leave_one_out"):
             raise ValueError(
                 f"`split='loo'` needs `head='ridge'`, the one with a closed form for it; got {args.head!r}."
+            )
+        if args.class_frequencies and (args.head or default_head(args, SINGLE_LABEL)) != "centroid":
+            raise ValueError(
+                f"`class_frequencies=True` is for `head='centroid'`, got {args.head or default_head(args, SINGLE_LABEL)!r}: it learns "
+                "them from the labels by itself. Leave it out."
             )
         if args.split == "kfold" and args.num_splits < 2:
             raise ValueError(f"`split='kfold'` needs `num_splits` of at least 2 folds, got {args.num_splits}.")

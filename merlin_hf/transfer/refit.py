@@ -53,19 +53,21 @@ class FeatureBatches:
         self.keep = keep
         self.sample_size = sample_size
         self.sample: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.target_sum: Tensor | float = 0.0  # for classes how many rows of each, of the last pass over the model
         self._kept: list[tuple[Tensor, Tensor, Tensor]] | None = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         if self._kept is not None:
             yield from self._kept
             return
-        kept, rows = [], 0
+        kept, rows, self.target_sum = [], 0, 0.0
         for batch, is_own in self.batches():
             inputs, labels = split_labels(self.prepare_inputs(batch))
             features = self.features(inputs)
             targets, weight = self.encode(labels)
             if not is_own:
                 continue
+            self.target_sum = self.target_sum + (targets * weight.unsqueeze(-1)).sum(0)
             if self.keep or rows < self.sample_size:
                 kept.append((features.cpu(), targets.cpu(), weight.cpu()))
                 rows += len(labels)
@@ -128,6 +130,7 @@ class RefitHeadMixin(TrainerBase):
                 keep=not solver.single_pass,
             )
             head = solver.fit_batches(batches, l2, reduce=sum_over_ranks if is_distributed() else None)
+            head = self.finish_head(head, batches, scalars)
             # A solver that has nothing to choose takes its default for "auto".
             self.head_metrics = self.measure_head(head, batches, solver.default_l2 if isinstance(l2, str) else l2)
             self._log_final_head(solver, is_l2_chosen="l2" in head.info)
@@ -136,6 +139,10 @@ class RefitHeadMixin(TrainerBase):
                     f"The final {type(solver).__name__} did not converge on the target rows (residual "
                     f"{float(head.info['solver_residual']):.1e}); a larger `head_l2` or `refit_l2` makes it easier."
                 )
+        return head
+
+    def finish_head(self, head: LinearHead, batches: FeatureBatches, scalars: dict[str, Tensor]) -> LinearHead:
+        """What is done to the head that a solver has fit to all of `batches`; nothing."""
         return head
 
     def _log_final_head(self, solver: HeadSolver, is_l2_chosen: bool) -> None:

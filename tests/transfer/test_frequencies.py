@@ -1,0 +1,120 @@
+"""Class means that know how frequent each class is."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from merlin_hf import MerlinTrainer, MerlinTrainingArguments
+from merlin_hf.heads import LinearHead, encode_targets, get_head
+from merlin_hf.transfer.frequencies import add_class_frequencies
+from tests.test_trainer import make_trainer
+from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset
+
+
+COUNTS = [14, 7, 3]
+
+
+def unequal():
+    """Texts of which most are of the first class."""
+    labels = [label for label, count in enumerate(COUNTS) for _ in range(count)]
+    return tiny_dataset(rows=len(labels)).remove_columns("label").add_column("label", labels)
+
+
+def test_probabilities_are_bayes_rule_for_spherical_classes():
+    """Two classes at -1 and 1 with variance v: the posterior is p_c N(x; m_c, v) over its sum."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.cat(
+        [torch.randn(900, 3, generator=generator) - 1, torch.randn(100, 3, generator=generator) + 1]
+    ).double()
+    labels = torch.tensor([0] * 900 + [1] * 100)
+    targets, weight = encode_targets(labels, 2, "single_label_classification", dtype=torch.float64)
+    head = get_head("centroid").fit(features, targets, 1e-9, weight)
+    means = torch.stack([features[labels == c].mean(0) for c in (0, 1)])
+    scatter = (features - features.mean(0)).square().sum(-1).mean()
+    scale = (scatter / 2).item()  # for variance 1: (||x - m||^2 - ||x - m_c||^2) / scatter * scale
+    known = add_class_frequencies(head, targets.sum(0), scale)
+    found = (scale * known(features)).softmax(-1)
+    densities = torch.exp(-(features[:, None] - means).square().sum(-1) / 2)
+    expected = densities * torch.tensor([901 / 1002, 101 / 1002])
+    torch.testing.assert_close(found, expected / expected.sum(-1, keepdim=True))
+
+
+def test_equal_frequencies_change_no_probability():
+    head = LinearHead(torch.randn(4, 3, 5), torch.randn(4, 3))
+    features = torch.randn(4, 6, 5)
+    known = add_class_frequencies(head, torch.full((4, 3), 7.0), 2.5)
+    torch.testing.assert_close((2.5 * known(features)).softmax(-1), (2.5 * head(features)).softmax(-1))
+
+
+def test_the_final_head_knows_the_frequencies_of_all_target_rows(tmp_path):
+    heads = {}
+    for known in (False, True):
+        trainer = make_trainer(tmp_path, target=unequal(), max_steps=2, rho=0.0, class_frequencies=known)
+        trainer.train()
+        heads[known] = trainer.model.classifier
+    torch.testing.assert_close(heads[True].weight, heads[False].weight)
+    expected = torch.tensor([math.log((count + 1) / (sum(COUNTS) + 3)) for count in COUNTS])
+    torch.testing.assert_close((heads[True].bias - heads[False].bias).detach(), expected)
+
+
+def test_the_head_of_a_split_knows_those_of_its_train_half(tmp_path):
+    trainer = make_trainer(tmp_path, target=unequal(), class_frequencies=True, num_splits=2, logit_scale=3.0)
+    plain = make_trainer(tmp_path, target=unequal(), num_splits=2, logit_scale=3.0)
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, -100])
+    features = torch.randn(8, trainer.transfer_model.head.in_features)
+    train = torch.tensor([[1, 1, 0, 0, 1, 0, 0, 1], [1, 1, 1, 0, 0, 1, 1, 0]]).bool()
+    known, unknown = (one.fit_head(features, labels, train) for one in (trainer, plain))
+    counts = torch.tensor([[2, 1, 0], [3, 1, 1]])
+    expected = ((counts + 1.0) / (counts.sum(-1, keepdim=True) + 3)).log() / 3.0
+    torch.testing.assert_close(known.bias - unknown.bias, expected)
+    assert torch.equal(known.weight, unknown.weight)
+
+
+def test_the_learned_scale_does_not_scale_the_frequencies(tmp_path):
+    """Their part of the loss has no gradient in the scale."""
+    trainer = make_trainer(tmp_path, target=unequal(), class_frequencies=True)
+    scalar = torch.tensor(0.5, requires_grad=True)
+    weight = torch.zeros(NUM_LABELS, 4)
+    head = add_class_frequencies(
+        LinearHead(weight, torch.zeros(NUM_LABELS)),
+        torch.tensor(COUNTS),
+        trainer.logit_scale({"log_logit_scale": scalar}),
+    )
+    logits = head(torch.randn(5, 4)).unsqueeze(0)
+    loss = trainer.row_losses(logits, torch.tensor([0, 1, 2, 0, 1]), trainer.logit_scale({"log_logit_scale": scalar}))
+    (gradient,) = torch.autograd.grad(loss.sum(), scalar)
+    assert gradient.item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options", [{"head": "ridge"}, {"head": "logistic"}, {"split": "loo"}, {"meta_loss": "squared_error"}]
+)
+def test_heads_that_learn_them_are_not_told(options, tmp_path):
+    with pytest.raises(ValueError, match="`class_frequencies=True` is for `head='centroid'`, got '(ridge|logistic)'"):
+        MerlinTrainingArguments(str(tmp_path), use_cpu=True, class_frequencies=True, **options)
+
+
+def test_a_last_layer_without_a_bias_cannot_keep_them(tmp_path):
+    model = tiny_bert()
+    model.classifier = nn.Linear(model.config.hidden_size, NUM_LABELS, bias=False)
+    with pytest.raises(ValueError, match="needs a bias .* BertForSequenceClassification has none"):
+        make_trainer(tmp_path, model=model, class_frequencies=True)
+
+
+def test_several_labels_a_row_have_no_frequencies_to_count(tmp_path):
+    """The option is without effect: a class mean of each label is set against that of the rows without it."""
+    rows = tiny_dataset()
+    several = rows.remove_columns("label").add_column(
+        "labels", [[float(label == 0), float(label < 2), 1.0 - float(label == 1)] for label in rows["label"]]
+    )
+    model = tiny_bert()
+    model.config.problem_type = "multi_label_classification"
+    heads = []
+    for known in (False, True):
+        trainer = make_trainer(tmp_path, model=model, target=several, class_frequencies=known)
+        assert isinstance(trainer, MerlinTrainer)
+        trainer.refit_head()
+        heads.append(trainer.model.classifier.bias.detach().clone())
+    assert torch.equal(*heads)
