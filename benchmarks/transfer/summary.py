@@ -1,8 +1,8 @@
 """
 What the pairs say together: `python benchmarks/transfer/summary.py` reads `results/` and writes `results/summary.md`.
 
-The question is the one somebody asks who has a target and a source: MeRLin in whichever of its two variants did better on the
-validation rows, against all other methods.
+The question is the one somebody asks who has a target and a source: MeRLin in whichever of its variants did best on the validation
+rows, against all other methods.
 """
 
 import json
@@ -20,22 +20,33 @@ from merlin_hf.report.tables import markdown
 
 
 HERE = Path(__file__).parent
-VARIANTS = ("merlin", "merlin_ft")
-CHOSEN = "MeRLin, either variant"
+VARIANTS = ("merlin", "merlin_ft", "merlin_source_first", "merlin_ft_source_first")
+CHOSEN = "MeRLin, the variant chosen"
 
 
 def read(path: Path) -> Comparison:
-    """The results on one pair with one number of rows, under `CHOSEN` those of the variant that was chosen, in place of both."""
+    """The results on one pair with one number of rows, under `CHOSEN` those of the variant that was chosen, in place of all of them."""
+    comparison, chosen = read_all(path)
+    return standing_for_merlin(comparison, chosen)
+
+
+def read_all(path: Path) -> tuple[Comparison, str]:
+    """The results with every variant under its own label, and the label of the chosen one."""
     (comparison,), _ = read_comparisons([path])
     methods = {label: method for label, method in comparison.methods.items() if math.isfinite(method.mean)}
-    missing = [label for label in (*VARIANTS, "finetune", "joint") if label not in methods]
+    missing = [label for label in (*VARIANTS, "finetune", "joint", "sequential") if label not in methods]
     if missing:
         raise SystemExit(f"{path} has no scores of {', '.join(missing)}: run all methods first.")
     trials = {method["label"]: method["trials"] for method in json.loads(path.read_text())["methods"]}
     chosen = max(VARIANTS, key=lambda label: max((trial["score"] for trial in trials[label]), default=0.0))
-    kept = {label: method for label, method in methods.items() if label not in VARIANTS}
-    kept[CHOSEN] = methods[chosen]  # with its own label, so that it can be named
-    return replace(comparison, pair=path.parts[-3], rows=int(path.parts[-2]), methods=kept)
+    return replace(comparison, pair=path.parts[-3], rows=int(path.parts[-2]), methods=methods), chosen
+
+
+def standing_for_merlin(comparison: Comparison, variant: str) -> Comparison:
+    """The comparison with one variant, under `CHOSEN`, in place of all of them."""
+    kept = {label: method for label, method in comparison.methods.items() if label not in VARIANTS}
+    kept[CHOSEN] = comparison.methods[variant]  # with its own label, so that it can be named
+    return replace(comparison, methods=kept)
 
 
 def best_of_others(comparison: Comparison) -> str:
@@ -63,6 +74,16 @@ def method_table(comparisons: list[Comparison]) -> str:
         name = f"**{label}**" if label == CHOSEN else f"`{label}`"
         rows.append((name, f"{ranks[label]:.1f}" if label in ranks else "", str(len(took_part)), *others))
     return markdown(("method", "mean rank", "pairs", "MeRLin is better by", "pairs won by MeRLin"), rows)
+
+
+def variant_table(comparisons: list[Comparison]) -> str:
+    """A line for each variant: how it would stand if there were no other."""
+    rows = []
+    for variant in VARIANTS:
+        alone = [standing_for_merlin(comparison, variant) for comparison in comparisons]
+        over = [difference(alone, label) for label in ("finetune", "joint", "sequential")]
+        rows.append((f"`{variant}`", f"{mean_ranks(alone)[CHOSEN]:.1f}", *over))
+    return markdown(("variant alone", "mean rank", "over fine-tuning", "over joint", "over sequential"), rows)
 
 
 def pair_table(comparisons: list[Comparison]) -> str:
@@ -98,21 +119,24 @@ def verdict(comparisons: list[Comparison]) -> str:
 
 def main(results: Path = HERE / "results", output: Path | None = None) -> None:
     """Write and print the summary, into `results` unless told otherwise."""
-    comparisons = [read(path) for path in sorted(results.glob("*/*/results.json"))]
-    if not comparisons:
+    found = [read_all(path) for path in sorted(results.glob("*/*/results.json"))]
+    if not found:
         sys.exit(f"There are no results in {results}.")
     parts = ["# What the pairs say together"]
-    for rows in sorted({comparison.rows for comparison in comparisons}):
-        of_rows = [comparison for comparison in comparisons if comparison.rows == rows]
+    for rows in sorted({comparison.rows for comparison, _ in found}):
+        whole = [comparison for comparison, _ in found if comparison.rows == rows]
+        of_rows = [standing_for_merlin(comparison, chosen) for comparison, chosen in found if comparison.rows == rows]
         parts += [
             f"## {rows} labelled rows, {len(of_rows)} pairs",
             verdict(of_rows),
             method_table(of_rows),
+            variant_table(whole),
             pair_table(of_rows),
         ]
     parts.append(
-        "MeRLin stands for the one of `merlin` and `merlin_ft` with the better validation score on the pair. Intervals are 95 % over pairs. The "
-        "best other method of a pair is picked by its test scores, which favours it. Times of runs are not compared here, as runs share a "
+        "MeRLin stands for the variant with the best validation score on the pair: `merlin` and `merlin_ft` as they are by default, and both after "
+        "a phase on the source. Each has as many trials as any other method, so that together they have four times as many. Intervals are "
+        "95 % over pairs. The best other method of a pair is picked by its test scores, which favours it. Times of runs are not compared here, as runs share a "
         "machine; see benchmarks/speed."
     )
     text = "\n\n".join(parts) + "\n"
