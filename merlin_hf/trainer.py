@@ -13,7 +13,7 @@ from .transfer.balance import balance
 from .transfer.checks import check_target_batch
 from .transfer.distributed import gather_rows, is_distributed, sum_over_ranks
 from .transfer.frequencies import add_class_frequencies
-from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, label_values
 from .transfer.phases import PhasesMixin
 from .transfer.refit import RefitHeadMixin
 from .transfer.seeding import derived_generator
@@ -77,6 +77,11 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
         """Both phases need the source."""
         return self.source_dataset is not None
 
+    @property
+    def leaves_unused(self):
+        """The source's phase uses no scalars, and no head of the target where it is trained later."""
+        return self.has_phases and (self.trains_target_head or bool(self.learned_scalars()))
+
     @classmethod
     def rows_per_step(cls, args, has_source):
         """As in TransferTrainer; the source's phase takes no rows of the target."""
@@ -84,11 +89,14 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
         return rows - args.source_phase_fraction * args.per_device_train_batch_size if has_source else rows
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The objective above on one micro-batch of each task; Trainer's own loss where there is no source batch."""
+        """
+        The objective above on one micro-batch of each task, or in the source's own phase its first term; Trainer's own loss where
+        there is no source batch.
+        """
         batches = self.take_batches(inputs)
         if batches is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if self.in_first_phase:
+        if self.phase == 0:
             return self.source_phase_loss(model, batches, return_outputs)
 
         outputs = model(
@@ -123,8 +131,9 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
     def source_phase_loss(self, model, batches, return_outputs=False):
         """The loss of the steps before MeRLin's: L_source(theta_s, phi)."""
         outputs = model(source_inputs=batches.source_inputs, with_scalars=False)
-        loss = self.source_loss(outputs.source_logits, batches.source_labels)
-        self.record(source_loss=loss)
+        source_loss = self.source_loss(outputs.source_logits, batches.source_labels)
+        self.record(source_loss=source_loss)
+        loss = self.args.source_weight * source_loss
         return (loss, outputs) if return_outputs else loss
 
     def gather_target(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -180,7 +189,7 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
             return _LeaveOneOutHead(solver, targets, self.head_l2(scalars), train[0] * sample_weight)
         head = solver.fit(features, targets, self.head_l2(scalars), train * sample_weight)
         self.record(**head.info)
-        if self.knows_class_frequencies(labels):
+        if self.args.class_frequencies:
             counts = (targets * (train * sample_weight).unsqueeze(-1)).sum(-2)
             head = add_class_frequencies(head, counts, self.logit_scale(scalars))
         return head
@@ -254,18 +263,15 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
 
     # The head's settings
 
-    def knows_class_frequencies(self, labels: Tensor | None = None) -> bool:
-        """Whether `class_frequencies` is set and there are classes to count."""
-        problem_type = self.target_problem_type if labels is None else self.problem_type(labels)
-        return self.args.class_frequencies and problem_type == SINGLE_LABEL
-
     def finish_head(self, head, batches, scalars):
         """As in RefitHeadMixin: with `class_frequencies` the head knows those of all target rows."""
-        if not self.knows_class_frequencies():
+        if not self.args.class_frequencies:
             return head
-        counts = batches.target_sum + torch.zeros_like(head.bias)  # a rank may have no rows
+        counts = torch.zeros_like(head.bias) + torch.as_tensor(batches.target_sum).to(
+            head.bias
+        )  # a rank may have no rows
         counts = sum_over_ranks(counts) if is_distributed() else counts
-        return add_class_frequencies(head, counts, self.logit_scale(scalars))
+        return add_class_frequencies(head, counts, float(self.logit_scale(scalars)))
 
     def learned_scalars(self) -> dict[str, float]:
         """`log_head_l2` and `log_logit_scale`, as far as they are learned."""
@@ -312,7 +318,20 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
         """As in TransferTrainer, and a target batch must always have rows to judge the head by."""
         super().check_data()
         self.check_batch_size()
-        if self.args.class_frequencies and self.transfer_model.head.bias is None:
+
+    def check_settings(self):
+        """As in PhasesMixin, and where class frequencies are to be known there are classes, and a bias to keep them in."""
+        super().check_settings()
+        if not self.args.class_frequencies:
+            return
+        kind = getattr(getattr(self.model, "config", None), "problem_type", None)
+        values = label_values(self.train_dataset)
+        if self.is_regression or kind == MULTI_LABEL or (values is not None and values.ndim > 1):
+            raise ValueError(
+                "`class_frequencies=True` is for a target with one class per row, and `train_dataset` has "
+                f"{'real labels' if self.is_regression else 'several labels per row'}. Leave it out."
+            )
+        if self.transfer_model.head.bias is None:
             raise ValueError(
                 f"`class_frequencies=True` needs a bias to keep them in, and the last layer of {type(self.model).__name__} has none."
             )

@@ -83,7 +83,8 @@ class MerlinTrainingArguments(TransferTrainingArguments):
 
     Args:
         source_phase_fraction (`float`): share of all steps, at their beginning, that train on the source alone, in [0, 1); MeRLin
-            starts from the features that they lead to.
+            starts from the features that they lead to, with a fresh optimizer and a schedule of its own: warm-up and decay take place
+            in each phase. Target batches are drawn in both, so that epochs count all steps.
         rho (`float`): factor of the meta loss (the paper's rho).
         balance_gradients (`bool`): never let the meta loss pull harder at the features than the source loss does: where
             its gradient there is larger, `rho` is multiplied by the ratio (see [`~merlin_hf.transfer.balance`]). `False`
@@ -94,7 +95,7 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         head_l2 (`float`, *optional*): the head's regulariser, relative to the mean squared norm of its training
             features; the solver's own default if not given. The first value where it is learned.
         class_frequencies (`bool`): have class means also know how frequent each class is among the rows they are fit on, for
-            targets where some classes are much more frequent than others; the other heads learn it by themselves.
+            targets with one class per row where some are much more frequent than others; the other heads learn it by themselves.
         learn_head_l2 (`bool`): learn the regulariser with the backbone.
         learn_logit_scale (`bool`): learn the scale of the head's logits; used with `meta_loss="cross_entropy"`.
         logit_scale (`float`, *optional*): that scale, or its first value; the solver's own default if not given.
@@ -182,7 +183,8 @@ class MerlinTrainingArguments(TransferTrainingArguments):
     def check_options(args: TrainingArguments) -> None:
         """As in [`TransferTrainingArguments.check_options`]; a number for `refit_l2` may come as text."""
         TransferTrainingArguments.check_options(args)
-        solver = get_head(args.head or default_head(args, SINGLE_LABEL))
+        head = args.head or default_head(args, SINGLE_LABEL)
+        solver = get_head(head)
         if args.head_scope not in HEAD_SCOPES:
             raise ValueError(f"`head_scope` must be one of {', '.join(HEAD_SCOPES)}, got {args.head_scope!r}.")
         if args.split not in SPLITS:
@@ -191,10 +193,9 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             raise ValueError(
                 f"`split='loo'` needs `head='ridge'`, the one with a closed form for it; got {args.head!r}."
             )
-        if args.class_frequencies and (args.head or default_head(args, SINGLE_LABEL)) != "centroid":
+        if args.class_frequencies and head != "centroid":
             raise ValueError(
-                f"`class_frequencies=True` is for `head='centroid'`, got {args.head or default_head(args, SINGLE_LABEL)!r}: it learns "
-                "them from the labels by itself. Leave it out."
+                f"`class_frequencies=True` is for `head='centroid'`, got {head!r}: it learns them from the labels by itself. Leave it out."
             )
         if args.split == "kfold" and args.num_splits < 2:
             raise ValueError(f"`split='kfold'` needs `num_splits` of at least 2 folds, got {args.num_splits}.")

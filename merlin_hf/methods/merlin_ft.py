@@ -76,8 +76,10 @@ class MerlinFinetuneTrainer(MerlinTrainer):
     def rows_per_step(cls, args, has_source):
         """As in MerlinTrainer; fine-tuning takes no rows of the source."""
         rows = super().rows_per_step(args, has_source)
+        if not has_source:
+            return rows
         source = args.per_device_source_batch_size or args.per_device_train_batch_size
-        return rows - (1 - args.first_phase_fraction) * source if has_source else rows
+        return rows - (1 - args.first_phase_fraction) * source
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """As in MerlinTrainer; the features of the phases before fine-tuning ask for a head fit anew."""
@@ -89,6 +91,7 @@ class MerlinFinetuneTrainer(MerlinTrainer):
     def start_phase(self, phase):
         """As in PhasesMixin; fine-tuning starts from the head that fits all target rows."""
         if phase == len(self.phase_fractions) - 1:
+            self._head_is_stale |= self.state.global_step == 0  # where no step is left for the phases before
             self.settle_head()
             self.head_metrics = {}  # of the fitted head, which is trained from here on
         super().start_phase(phase)

@@ -18,6 +18,6 @@ def add_class_frequencies(head: LinearHead, counts: Tensor, scale: Tensor | floa
         scale (`float` or `torch.Tensor` of shape `()`): what the head's outputs are multiplied by before a softmax; the
             frequencies are not.
     """
-    rows = counts + 1.0
+    rows = counts.to(head.bias) + 1.0
     frequencies = rows / rows.sum(-1, keepdim=True)
-    return LinearHead(head.weight, head.bias + frequencies.log().to(head.bias) / scale, head.info)
+    return LinearHead(head.weight, head.bias + frequencies.log() / scale, head.info)

@@ -25,7 +25,7 @@ class PhasesMixin(TrainerBase):
 
     @property
     def phase_fractions(self) -> tuple[float, ...]:
-        """Share of the steps of each phase, 0 for one that is left out: the source's, which needs one, and the target's."""
+        """Share of the steps of each phase, 0 for one that is left out: here the source's, left out without a source, and the target's."""
         first = self.args.first_phase_fraction if self.source_dataset is not None else 0.0
         return first, 1.0 - first
 
@@ -33,6 +33,11 @@ class PhasesMixin(TrainerBase):
     def has_phases(self) -> bool:
         """Whether there is more than one."""
         return sum(fraction > 0 for fraction in self.phase_fractions) > 1
+
+    @property
+    def leaves_unused(self) -> bool:
+        """Whether a phase does not use all parameters that are trained: here each has a head of its own."""
+        return self.has_phases
 
     @property
     def phase_ends(self) -> list[int]:
@@ -61,21 +66,23 @@ class PhasesMixin(TrainerBase):
         return self.source_dataset is not None and self.in_first_phase
 
     def split_steps(self, steps: int) -> tuple[int, ...]:
-        """Updates of each phase: one at least, or all of them the last phase's where there are fewer steps than phases."""
-        fractions = self.phase_fractions
-        count = sum(fraction > 0 for fraction in fractions)
-        lengths, left = [], steps
-        for fraction in fractions[:-1]:
-            if fraction > 0 and steps >= count:
-                count -= 1
-                lengths.append(min(max(round(fraction * steps), 1), left - count))
-            else:
-                lengths.append(0)
-            left -= lengths[-1]
-        return (*lengths, left)
+        """
+        Updates of each phase: none where its share is 0, else one at least. Where there are fewer steps than phases, the first
+        ones are left out.
+        """
+        fractions = list(self.phase_fractions)
+        wanted = [number for number, fraction in enumerate(fractions) if fraction > 0]
+        wanted = wanted[max(len(wanted) - steps, 0) :]
+        ends, end = [], 0
+        for number, share in enumerate(itertools.accumulate(fractions)):
+            if number in wanted:
+                after = len(wanted) - wanted.index(number) - 1  # phases that still need a step
+                end = min(max(round(share * steps), end + 1), steps - after)
+            ends.append(end)
+        return tuple(end - start for start, end in zip([0, *ends], ends, strict=False))
 
     def start_phase(self, phase: int) -> None:
-        """Called before the first micro-batch of each phase but the first one, also where those before it are left out."""
+        """Called before the first micro-batch of every phase after number 0 that has steps: of number 1 at step 0 where number 0 has none."""
         share_buffers(self.transfer_model)  # what is kept of the model now is then the same on every rank
         if self.state.global_step and not self.is_deepspeed_enabled:  # whose optimizer keeps its state elsewhere
             getattr(self.optimizer, "optimizer", self.optimizer).state.clear()
@@ -90,16 +97,27 @@ class PhasesMixin(TrainerBase):
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """Trainer's scheduler, once for each phase."""
-        if self.lr_scheduler is not None or not self.is_active or not self.has_phases:
+        phases = [steps for steps in self.split_steps(num_training_steps) if steps] if self.is_active else []
+        if self.lr_scheduler is not None or len(phases) < 2:
             return super().create_scheduler(num_training_steps, optimizer)
         optimizer = self.optimizer if optimizer is None else optimizer
         schedulers = []
-        phases = [steps for steps in self.split_steps(num_training_steps) if steps]
         for steps in phases:
             schedulers.append(super().create_scheduler(steps, optimizer))
             self.lr_scheduler = None
         self.lr_scheduler = SequentialLR(optimizer, schedulers, milestones=list(itertools.accumulate(phases))[:-1])
         return self.lr_scheduler
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        scheduler = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        if isinstance(scheduler, SequentialLR):  # which would go on with the milestones of the run that was saved
+            ends = [
+                end
+                for end, steps in zip(self.phase_ends, self.split_steps(self.state.max_steps), strict=True)
+                if steps
+            ]
+            scheduler._milestones = ends[:-1]
 
     def run_state(self):
         """As in TransferCheckpointsMixin: where the phases end."""
@@ -116,28 +134,39 @@ class PhasesMixin(TrainerBase):
         now = self.phase_ends
         before = saved["phase_ends"].tolist() if "phase_ends" in saved else now
         step = self.state.global_step
-        if [step > end for end in before[:-1]] != [step > end for end in now[:-1]]:
+        if _place(before, step) != _place(now, step):
             raise ValueError(
-                f"The checkpoint of step {step} is of a run whose phases ended at steps {before}, and this run's end at {now}. Resume "
-                "with the same `max_steps` (or `num_train_epochs` and batch size) and the same fractions of the phases."
+                f"The checkpoint of step {step} is of a run whose phases ended at steps {_distinct(before)}, and this run's end at "
+                f"{_distinct(now)}. Resume with the same `max_steps` (or `num_train_epochs` and batch size) and the same fractions of the phases."
             )
 
-    def check_data(self):
+    def check_settings(self):
         """
         As in TransferTrainer.
 
         Raises:
-            ValueError: each phase leaves a head unused, and distributed training is told that none is; or the schedule of the
+            ValueError: a phase leaves parameters unused, and distributed training is told that none are; or the schedule of the
                 learning rate is not a function of the step.
         """
-        super().check_data()
-        if self.has_phases:
+        super().check_settings()
+        if self.leaves_unused:
             check_finds_unused(self)
-        if self.has_phases and self.args.lr_scheduler_type == "reduce_lr_on_plateau":
+        schedule = getattr(self.args.lr_scheduler_type, "value", self.args.lr_scheduler_type)
+        if self.has_phases and schedule in ("reduce_lr_on_plateau", "greedy"):
             raise ValueError(
-                f"{type(self).__name__} has phases with a schedule each, and `lr_scheduler_type='reduce_lr_on_plateau'` "
+                f"{type(self).__name__} has phases with a schedule each, and `lr_scheduler_type={schedule!r}` "
                 "is none. Use 'linear', 'cosine' or 'constant'."
             )
+
+
+def _distinct(ends: list[int]) -> list[int]:
+    """Ends of the phases that have steps."""
+    return [end for before, end in zip([0, *ends], ends, strict=False) if end > before]
+
+
+def _place(ends: list[int], step: int) -> tuple[int, list[bool]]:
+    """How many phases there are, and which of them were over before the update that led to a step."""
+    return len(_distinct(ends)), [step > end for end in ends[:-1]]
 
 
 def checkpoints_activations(args: TrainingArguments) -> bool:
@@ -157,6 +186,6 @@ def check_finds_unused(trainer) -> None:
     finds = args.ddp_find_unused_parameters
     if is_ddp and (finds is False or (finds is None and checkpoints_activations(args))):
         raise ValueError(
-            f"{type(trainer).__name__} has steps in which a head is not used. On several processes set "
+            f"{type(trainer).__name__} has steps that do not use all parameters. On several processes set "
             f"`ddp_find_unused_parameters=True` (got {finds}; it is off by default where activations are checkpointed)."
         )

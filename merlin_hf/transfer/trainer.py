@@ -172,6 +172,7 @@ class TransferTrainer(
         super()._hp_search_setup(trial)
         if self.is_active:
             self.training_args_class.check_options(self.args)
+            self.check_settings()
 
     def call_model_init(self, trial=None):
         """The model that `model_init` makes, with the adapter of `peft_config`."""
@@ -208,7 +209,7 @@ class TransferTrainer(
         self._step_metrics.add(metrics, finite_only=self.args.logging_nan_inf_filter)
 
     def check_data(self) -> None:
-        """Raise an error that says what to change where the data sets, the labels and the model do not fit together."""
+        """Raise an error that says what to change where the data sets, the labels, the model and the options do not fit together."""
         check_parallelism(self.args, type(self).__name__)
         check_sharding(self.accelerator, type(self).__name__)
         if self.source_dataset is not None:
@@ -226,6 +227,10 @@ class TransferTrainer(
             if not is_iterable(self.train_dataset):
                 prepared = self._with_collator(self.train_dataset, None, "training")
                 probe_batch(*prepared, self.train_dataset, "train_dataset", "data_collator")
+        self.check_settings()
+
+    def check_settings(self) -> None:
+        """Raise an error where options do not go with the model or the data; also called for each trial of a search."""
 
     def check_batch_size(self) -> None:
         """Raise an error where target batches of `_train_batch_size` rows are too small for the method."""

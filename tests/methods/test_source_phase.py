@@ -39,8 +39,9 @@ def test_each_phase_has_its_loss_and_a_whole_course_of_the_learning_rate(method,
     assert rates == pytest.approx([1e-2, 5e-3, *merlin])
 
 
+@pytest.mark.parametrize("source_weight", [1.0, 0.3])
 @pytest.mark.parametrize("method", PHASES)
-def test_the_source_phase_is_that_of_sequential(method, tmp_path):
+def test_the_source_phase_is_that_of_sequential(method, source_weight, tmp_path):
     """The same batches, the same losses and the same weights, which MeRLin then starts from."""
     runs = {}
     for name, options in {
@@ -55,6 +56,7 @@ def test_the_source_phase_is_that_of_sequential(method, tmp_path):
                 super().start_phase(phase)
 
         Watched.starts = starts
+        options = {**options, **PLAIN_SGD, "source_weight": source_weight}
         build(name, tmp_path / name, model=tiny_bert(dropout=0.0), trainer_class=Watched, **options).train()
         runs[name] = steps, {n: w for n, w in starts[0].items() if "scalars" not in n}
     (steps, start), (expected, expected_start) = runs[method], runs["sequential"]
@@ -106,17 +108,121 @@ def test_resuming_is_never_stopping(method, stop, tmp_path):
     assert_same_weights(whole, resumed)
 
 
-def test_a_checkpoint_of_the_source_phase_has_a_head_that_fits_the_target(tmp_path):
-    """Not the one the model came with, and not one that was trained."""
-    options = {**PHASES["merlin_ft"], "save_strategy": "steps", "save_steps": 1}
-    trainer = build("merlin_ft", tmp_path, **options)
-    before = trainer.model.classifier.weight.detach().clone()
+@pytest.mark.parametrize("method", PHASES)
+def test_a_checkpoint_of_a_phase_before_fine_tuning_has_a_head_that_fits_the_target(method, tmp_path):
+    """The one that fits the saved features, not one that was trained or that the model came with."""
+    options = {**PHASES[method], "learn_logit_scale": False}
+    trainer = build(method, tmp_path, **options, save_strategy="steps", save_steps=1)
     trainer.train()
-    heads = [
-        type(trainer.model).from_pretrained(tmp_path / f"checkpoint-{step}").classifier.weight for step in (1, 2, 3)
-    ]
-    for one, other in zip([before, *heads], heads, strict=False):
-        assert not torch.equal(one, other)
+    for step in (1, 2, 3):
+        saved = type(trainer.model).from_pretrained(tmp_path / f"checkpoint-{step}")
+        head = saved.classifier.weight.detach().clone()
+        build("merlin", tmp_path / "merlin", model=saved, learn_logit_scale=False).refit_head()
+        torch.testing.assert_close(saved.classifier.weight.detach(), head, rtol=1e-3, atol=1e-4)
+
+
+def test_evaluating_in_the_source_phase_changes_nothing(tmp_path):
+    runs = []
+    for when in ("no", "steps"):
+        runs.append(build("merlin", tmp_path, **THIRDS, eval_strategy=when, eval_steps=1))
+        runs[-1].train()
+    assert_same_weights(*runs)
+    scores = [entry["eval_loss"] for entry in runs[1].state.log_history if "eval_loss" in entry]
+    assert len(set(scores)) == 6, "in each step of another model"
+
+
+@pytest.mark.parametrize("method", PHASES)
+def test_each_phase_starts_with_a_fresh_optimizer(method, tmp_path):
+    states = []
+
+    class Watching(METHODS[method]):
+        def compute_loss(self, *args, **kwargs):
+            optimizer = self.optimizer.optimizer
+            states.append({int(state["step"]) for state in optimizer.state.values()})
+            return super().compute_loss(*args, **kwargs)
+
+    build(method, tmp_path, trainer_class=Watching, **PHASES[method]).train()
+    later = [{1}, {2}, {3}] if method == "merlin" else [{1}, set(), {1}]
+    assert states == [set(), {1}, set(), *later]
+
+
+def test_an_accumulated_update_belongs_to_one_phase(tmp_path):
+    """A source batch for each micro-batch, and no mixture of losses."""
+    steps = []
+    accumulation = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    trainer = build(
+        "merlin_ft", tmp_path, trainer_class=traced(METHODS["merlin_ft"], steps), **PHASES["merlin_ft"], **accumulation
+    )
+    trainer.train()
+    assert kinds(trainer) == ["source"] * 2 + ["merlin"] * 2 + ["fine-tuning"] * 2
+    assert [step.source is not None for step in steps] == [True] * 8 + [False] * 4
+
+
+def test_with_too_few_steps_the_first_phases_are_left_out(tmp_path):
+    """Fine-tuning still starts from a head that fits."""
+    trainer = build("merlin_ft", tmp_path, max_steps=2, source_phase_fraction=0.4)
+    trainer.train()
+    assert kinds(trainer) == ["merlin", "fine-tuning"]
+    heads = []
+
+    class Watched(METHODS["merlin_ft"]):
+        def compute_loss(self, *args, **kwargs):
+            heads.append(self.model_wrapped.model.classifier.weight.detach().clone())
+            return super().compute_loss(*args, **kwargs)
+
+    alone = build("merlin_ft", tmp_path, trainer_class=Watched, max_steps=1, source_phase_fraction=0.4)
+    before = alone.model.classifier.weight.detach().clone()
+    alone.train()
+    assert kinds(alone) == ["fine-tuning"] and not torch.equal(heads[0], before)
+
+
+@pytest.mark.parametrize("method", ["sequential", *PHASES])
+def test_no_steps_at_all(method, tmp_path):
+    """As in Trainer, which then only wraps and unwraps the model."""
+    options = {"source_phase_fraction": 0.3} if method in PHASES else {}
+    trainer = build(method, tmp_path, max_steps=-1, num_train_epochs=0, **options)
+    trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_rates_follow_the_phases_of_the_run_that_goes_on(tmp_path):
+    """With more steps than the run that was saved had, the first phase is longer."""
+    first = build("merlin", tmp_path, max_steps=8, source_phase_fraction=0.5, save_strategy="steps", save_steps=2)
+    first.train()
+    longer = build("merlin", tmp_path / "longer", max_steps=12, source_phase_fraction=0.5, learning_rate=1e-3)
+    longer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    rates = [entry["learning_rate"] for entry in longer.state.log_history if "learning_rate" in entry]
+    assert kinds(longer) == ["source"] * 6 + ["merlin"] * 6
+    assert rates[6] == pytest.approx(1e-3) and rates[5] == pytest.approx(1e-3 / 6), (
+        "the course begins again with MeRLin"
+    )
+
+
+def test_a_checkpoint_of_another_number_of_phases_is_not_resumed(tmp_path):
+    build("merlin", tmp_path, max_steps=10, save_strategy="steps", save_steps=3).train()
+    with pytest.raises(ValueError, match=r"ended at steps \[10\], and this run's end at \[2, 10\]"):
+        build("merlin", tmp_path / "other", max_steps=10, source_phase_fraction=0.2).train(
+            str(tmp_path / "checkpoint-3")
+        )
+
+
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_schedules_that_are_no_function_of_the_step_are_refused(schedule, tmp_path):
+    options = {"lr_scheduler_type": schedule, "eval_strategy": "steps", "eval_steps": 1}
+    try:
+        build("merlin", tmp_path, **options)
+    except ValueError:
+        pytest.skip(f"this release of transformers has no {schedule}")
+    with pytest.raises(ValueError, match=f"`lr_scheduler_type='{schedule}'` is none"):
+        build("merlin", tmp_path, **options, **THIRDS)
+
+
+def test_options_of_a_trial_are_checked_with_the_data(tmp_path):
+    """A search may ask for what the trainer was not built with."""
+    trainer = build("merlin", tmp_path, lr_scheduler_type="reduce_lr_on_plateau", eval_strategy="steps", eval_steps=1)
+    trainer.args.source_phase_fraction = 0.5
+    with pytest.raises(ValueError, match="'reduce_lr_on_plateau'` is none"):
+        trainer._hp_search_setup(None)
 
 
 def test_the_phases_of_merlin_ft_are_two_without_it(tmp_path):
@@ -135,7 +241,10 @@ def test_the_phases_of_merlin_ft_are_two_without_it(tmp_path):
         ((0.01, 0.01, 0.98), 10, (1, 1, 8)),
         ((0.98, 0.01, 0.01), 10, (8, 1, 1)),
         ((0.98, 0.01, 0.01), 3, (1, 1, 1)),
-        ((0.4, 0.4, 0.2), 2, (0, 0, 2)),
+        ((0.4, 0.4, 0.2), 9, (4, 3, 2)),
+        ((0.4, 0.4, 0.2), 2, (0, 1, 1)),
+        ((0.4, 0.4, 0.2), 1, (0, 0, 1)),
+        ((0.0, 0.5, 0.5), 1, (0, 0, 1)),
         ((0.4, 0.4, 0.2), 0, (0, 0, 0)),
     ],
 )
@@ -181,11 +290,26 @@ def test_a_step_costs_the_rows_of_its_phase(method, options, expected, tmp_path)
     assert trainer_class.rows_per_step(args, has_source=False) == 20
 
 
-def test_without_a_source_phase_no_parameter_is_unused(tmp_path, monkeypatch):
-    """Distributed training has to look for them only where there is one."""
-    without = build("merlin", tmp_path, ddp_find_unused_parameters=False)
-    with_phase = build("merlin", tmp_path, ddp_find_unused_parameters=False, **THIRDS)
-    monkeypatch.setattr(type(without.args), "world_size", 2)
-    without.check_data()
-    with pytest.raises(ValueError, match="ddp_find_unused_parameters=True"):
-        with_phase.check_data()
+@pytest.mark.parametrize("method", PHASES)
+@pytest.mark.parametrize("learned", [False, True])
+def test_distributed_training_looks_for_unused_parameters_where_there_are_some(method, learned, tmp_path, monkeypatch):
+    """The scalars in the source's phase, and the head of the target where it is trained later."""
+    unused = set()
+
+    class Watched(METHODS[method]):
+        def training_step(self, *args, **kwargs):
+            loss = super().training_step(*args, **kwargs)
+            trained = {name: p for name, p in self.transfer_model.named_parameters() if p.requires_grad}
+            unused.update(name for name, p in trained.items() if p.grad is None)
+            return loss
+
+    options = {"learn_logit_scale": learned, "ddp_find_unused_parameters": False, **PHASES[method]}
+    trainer = build(method, tmp_path, trainer_class=Watched, **options)
+    trainer.train()
+    assert trainer.leaves_unused == bool(unused) == (learned or method == "merlin_ft")
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    if unused:
+        with pytest.raises(ValueError, match="ddp_find_unused_parameters=True"):
+            trainer.check_settings()
+    else:
+        trainer.check_settings()

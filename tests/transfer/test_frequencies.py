@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from merlin_hf import MerlinTrainer, MerlinTrainingArguments
+from merlin_hf import MerlinTrainingArguments
 from merlin_hf.heads import LinearHead, encode_targets, get_head
 from merlin_hf.transfer.frequencies import add_class_frequencies
 from tests.test_trainer import make_trainer
@@ -103,18 +103,17 @@ def test_a_last_layer_without_a_bias_cannot_keep_them(tmp_path):
         make_trainer(tmp_path, model=model, class_frequencies=True)
 
 
-def test_several_labels_a_row_have_no_frequencies_to_count(tmp_path):
-    """The option is without effect: a class mean of each label is set against that of the rows without it."""
+@pytest.mark.parametrize("kind", ["several labels per row", "real labels"])
+def test_without_classes_there_are_no_frequencies(kind, tmp_path):
     rows = tiny_dataset()
-    several = rows.remove_columns("label").add_column(
-        "labels", [[float(label == 0), float(label < 2), 1.0 - float(label == 1)] for label in rows["label"]]
-    )
-    model = tiny_bert()
-    model.config.problem_type = "multi_label_classification"
-    heads = []
-    for known in (False, True):
-        trainer = make_trainer(tmp_path, model=model, target=several, class_frequencies=known)
-        assert isinstance(trainer, MerlinTrainer)
-        trainer.refit_head()
-        heads.append(trainer.model.classifier.bias.detach().clone())
-    assert torch.equal(*heads)
+    labels = rows["label"][:]
+    model = tiny_bert(num_labels=1) if kind == "real labels" else tiny_bert()
+    if kind == "real labels":
+        target = rows.remove_columns("label").add_column("label", [float(label) for label in labels])
+    else:
+        model.config.problem_type = "multi_label_classification"
+        several = [[float(label == 0), float(label < 2), 1.0 - float(label == 1)] for label in labels]
+        target = rows.remove_columns("label").add_column("labels", several)
+    make_trainer(tmp_path, model=model, target=target)
+    with pytest.raises(ValueError, match=f"one class per row, and `train_dataset` has {kind}"):
+        make_trainer(tmp_path, model=model, target=target, class_frequencies=True)
