@@ -1,8 +1,8 @@
 """
 What the pairs say together: `python benchmarks/transfer/summary.py` reads `results/` and writes `results/summary.md`.
 
-The question is the one somebody asks who has a target and a source: MeRLin in whichever of its variants did best on the validation
-rows, against all other methods.
+The question is the one somebody asks who has a target and a source: MeRLin in whichever of its two variants did better on the
+validation rows, against all other methods. The two are those that the ablations recommend, after a phase on the source.
 """
 
 import json
@@ -20,21 +20,17 @@ from merlin_hf.report.tables import markdown
 
 
 HERE = Path(__file__).parent
-VARIANTS = ("merlin", "merlin_ft", "merlin_source_first", "merlin_ft_source_first")
-CHOSEN = "MeRLin, the variant chosen"
+VARIANTS = ("merlin_source_first", "merlin_ft_source_first")
+WITHOUT_SOURCE_PHASE = ("merlin", "merlin_ft")
+CHOSEN = "MeRLin, either variant"
 
 
-def read(path: Path) -> Comparison:
-    """The results on one pair with one number of rows, under `CHOSEN` those of the variant that was chosen, in place of all of them."""
-    comparison, chosen = read_all(path)
-    return standing_for_merlin(comparison, chosen)
-
-
-def read_all(path: Path) -> tuple[Comparison, str]:
-    """The results with every variant under its own label, and the label of the chosen one."""
+def read(path: Path) -> tuple[Comparison, str]:
+    """The results on one pair with one number of rows, and the label of the variant that its validation score chooses."""
     (comparison,), _ = read_comparisons([path])
     methods = {label: method for label, method in comparison.methods.items() if math.isfinite(method.mean)}
-    missing = [label for label in (*VARIANTS, "finetune", "joint", "sequential") if label not in methods]
+    needed = (*VARIANTS, *WITHOUT_SOURCE_PHASE, "finetune", "joint", "sequential")
+    missing = [label for label in needed if label not in methods]
     if missing:
         raise SystemExit(f"{path} has no scores of {', '.join(missing)}: run all methods first.")
     trials = {method["label"]: method["trials"] for method in json.loads(path.read_text())["methods"]}
@@ -44,7 +40,8 @@ def read_all(path: Path) -> tuple[Comparison, str]:
 
 def standing_for_merlin(comparison: Comparison, variant: str) -> Comparison:
     """The comparison with one variant, under `CHOSEN`, in place of all of them."""
-    kept = {label: method for label, method in comparison.methods.items() if label not in VARIANTS}
+    left_out = (*VARIANTS, *WITHOUT_SOURCE_PHASE)
+    kept = {label: method for label, method in comparison.methods.items() if label not in left_out}
     kept[CHOSEN] = comparison.methods[variant]  # with its own label, so that it can be named
     return replace(comparison, methods=kept)
 
@@ -79,7 +76,7 @@ def method_table(comparisons: list[Comparison]) -> str:
 def variant_table(comparisons: list[Comparison]) -> str:
     """A line for each variant: how it would stand if there were no other."""
     rows = []
-    for variant in VARIANTS:
+    for variant in (*VARIANTS, *WITHOUT_SOURCE_PHASE):
         alone = [standing_for_merlin(comparison, variant) for comparison in comparisons]
         over = [difference(alone, label) for label in ("finetune", "joint", "sequential")]
         rows.append((f"`{variant}`", f"{mean_ranks(alone)[CHOSEN]:.1f}", *over))
@@ -119,7 +116,7 @@ def verdict(comparisons: list[Comparison]) -> str:
 
 def main(results: Path = HERE / "results", output: Path | None = None) -> None:
     """Write and print the summary, into `results` unless told otherwise."""
-    found = [read_all(path) for path in sorted(results.glob("*/*/results.json"))]
+    found = [read(path) for path in sorted(results.glob("*/*/results.json"))]
     if not found:
         sys.exit(f"There are no results in {results}.")
     parts = ["# What the pairs say together"]
@@ -134,10 +131,10 @@ def main(results: Path = HERE / "results", output: Path | None = None) -> None:
             pair_table(of_rows),
         ]
     parts.append(
-        "MeRLin stands for the variant with the best validation score on the pair: `merlin` and `merlin_ft` as they are by default, and both after "
-        "a phase on the source. Each has as many trials as any other method, so that together they have four times as many. Intervals are "
-        "95 % over pairs. The best other method of a pair is picked by its test scores, which favours it. Times of runs are not compared here, as runs share a "
-        "machine; see benchmarks/speed."
+        "MeRLin stands for the one of `merlin_source_first` and `merlin_ft_source_first` with the better validation score on the pair; "
+        "each has as many trials as any other method. `merlin` and `merlin_ft` have no phase on the source before, as the package's "
+        "defaults. Intervals are 95 % over pairs. The best other method of a pair is picked by its test scores, which favours it. Times of "
+        "runs are not compared here, as runs share a machine; see benchmarks/speed."
     )
     text = "\n\n".join(parts) + "\n"
     write_text(output or results / "summary.md", text)

@@ -41,25 +41,25 @@ def write(folder, pair, methods):
 
 def test_the_variant_is_chosen_on_validation_rows_though_the_other_does_better_on_test_rows(summary, tmp_path):
     others = {"finetune": (0.9, [0.5, 0.6]), "joint": (0.9, [0.6, 0.7]), "sequential": (0.9, [0.5, 0.5])}
-    others |= {"merlin_source_first": (0.75, [0.95, 0.95]), "merlin_ft_source_first": (0.1, [0.3, 0.3])}
-    path = write(tmp_path, "a", {"merlin": (0.7, [0.9, 0.9]), "merlin_ft": (0.8, [0.8, 0.6]), **others})
-    found = summary.read(path)
-    assert found.methods[summary.CHOSEN].label == "merlin_ft" and found.gain(summary.CHOSEN) == pytest.approx(0.7)
-    assert set(found.methods) == {summary.CHOSEN, "finetune", "joint", "sequential"} and (found.pair, found.rows) == (
-        "a",
-        100,
-    )
+    others |= {"merlin": (0.95, [0.95, 0.95]), "merlin_ft": (0.1, [0.3, 0.3])}
+    variants = {"merlin_source_first": (0.7, [0.9, 0.9]), "merlin_ft_source_first": (0.8, [0.8, 0.6])}
+    comparison, chosen = summary.read(write(tmp_path, "a", {**variants, **others}))
+    assert chosen == "merlin_ft_source_first"
+    found = summary.standing_for_merlin(comparison, chosen)
+    assert found.methods[summary.CHOSEN].label == chosen and found.gain(summary.CHOSEN) == pytest.approx(0.7)
+    assert set(found.methods) == {summary.CHOSEN, "finetune", "joint", "sequential"}
+    assert (found.pair, found.rows) == ("a", 100)
 
 
 def test_ranks_wins_and_differences(summary, tmp_path):
     def methods(merlin, **others):
-        variants = {"merlin_ft": 0.0, "merlin_source_first": merlin - 0.2, "merlin_ft_source_first": 0.0}
-        scores = {"merlin": merlin, "sequential": 0.1, **variants, **others}
+        variants = {"merlin_ft_source_first": 0.0, "merlin": merlin - 0.2, "merlin_ft": 0.0}
+        scores = {"merlin_source_first": merlin, "sequential": 0.1, **variants, **others}
         return {label: (score, [score, score]) for label, score in scores.items()}
 
     first = write(tmp_path, "a", methods(0.80, finetune=0.70, joint=0.75, stochnorm=0.9))
     second = write(tmp_path, "b", methods(0.60, finetune=0.50, joint=0.65))
-    comparisons = [summary.read(first), summary.read(second)]
+    comparisons = [summary.standing_for_merlin(*summary.read(path)) for path in (first, second)]
     assert summary.mean_ranks(comparisons) == {
         summary.CHOSEN: 1.5,
         "joint": 1.5,
@@ -81,18 +81,20 @@ def test_ranks_wins_and_differences(summary, tmp_path):
         if cells
     }
     assert rows["`stochnorm`"] == ["", "1", "-10.0", "0 of 1"] and rows["`joint`"][:2] == ["1.5", "2"]
-    alone = [cell.split()[0] for cell in rows["`merlin_source_first`"]]
+    alone = [cell.split()[0] for cell in rows["`merlin`"]]
     assert alone == ["3.0", "-10.0", "-20.0", "+40.0"], "it is compared as if there were no other variant"
-    assert rows["a"] == ["`merlin`", "80.0 ± 0.0", "70.0 ± 0.0", "75.0 ± 0.0", "90.0 ± 0.0 (`stochnorm`)"]
+    assert rows["a"] == ["`merlin_source_first`", "80.0 ± 0.0", "70.0 ± 0.0", "75.0 ± 0.0", "90.0 ± 0.0 (`stochnorm`)"]
 
 
 def test_results_without_all_that_is_compared_are_refused(summary, tmp_path):
-    path = write(
-        tmp_path,
-        "a",
-        {"merlin": (0.7, [0.9]), "merlin_ft": (0.8, []), "sequential": (0.9, [0.5]), "finetune": (0.9, [0.5])},
-    )
-    with pytest.raises(SystemExit, match="no scores of merlin_ft, merlin_source_first, merlin_ft_source_first, joint"):
+    methods = {
+        "merlin": (0.7, [0.9]),
+        "merlin_source_first": (0.8, []),
+        "sequential": (0.9, [0.5]),
+        "finetune": (0.9, [0.5]),
+    }
+    path = write(tmp_path, "a", methods)
+    with pytest.raises(SystemExit, match="no scores of merlin_source_first, merlin_ft_source_first, merlin_ft, joint"):
         summary.read(path)
 
 
