@@ -10,6 +10,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from .heads import HeadSolver, LinearHead, encode_targets, get_head
 from .training_args import MerlinTrainingArguments, default_head
 from .transfer.balance import balance
+from .transfer.batches import Batches
 from .transfer.checks import check_target_batch
 from .transfer.distributed import gather_rows, is_distributed, sum_over_ranks
 from .transfer.frequencies import add_class_frequencies
@@ -128,8 +129,8 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
         loss = self.args.source_weight * source_loss + rho * meta_loss
         return (loss, outputs) if return_outputs else loss
 
-    def source_phase_loss(self, model, batches, return_outputs=False):
-        """The loss of the steps before MeRLin's: L_source(theta_s, phi)."""
+    def source_phase_loss(self, model, batches: Batches, return_outputs: bool = False):
+        """`source_weight * L_source(theta_s, phi)`, of shape `()`: the loss of the steps before MeRLin's."""
         outputs = model(source_inputs=batches.source_inputs, with_scalars=False)
         source_loss = self.source_loss(outputs.source_logits, batches.source_labels)
         self.record(source_loss=source_loss)
@@ -267,11 +268,9 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
         """As in RefitHeadMixin: with `class_frequencies` the head knows those of all target rows."""
         if not self.args.class_frequencies:
             return head
-        counts = torch.zeros_like(head.bias) + torch.as_tensor(batches.target_sum).to(
-            head.bias
-        )  # a rank may have no rows
-        counts = sum_over_ranks(counts) if is_distributed() else counts
-        return add_class_frequencies(head, counts, float(self.logit_scale(scalars)))
+        counts = torch.zeros_like(head.bias)
+        counts += torch.as_tensor(batches.target_sum).to(counts)  # a plain 0 on a rank without rows
+        return add_class_frequencies(head, sum_over_ranks(counts), float(self.logit_scale(scalars)))
 
     def learned_scalars(self) -> dict[str, float]:
         """`log_head_l2` and `log_logit_scale`, as far as they are learned."""

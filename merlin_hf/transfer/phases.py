@@ -112,12 +112,7 @@ class PhasesMixin(TrainerBase):
         super()._load_optimizer_and_scheduler(checkpoint)
         scheduler = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
         if isinstance(scheduler, SequentialLR):  # which would go on with the milestones of the run that was saved
-            ends = [
-                end
-                for end, steps in zip(self.phase_ends, self.split_steps(self.state.max_steps), strict=True)
-                if steps
-            ]
-            scheduler._milestones = ends[:-1]
+            scheduler._milestones = _distinct(self.phase_ends)[:-1]
 
     def run_state(self):
         """As in TransferCheckpointsMixin: where the phases end."""
@@ -135,9 +130,11 @@ class PhasesMixin(TrainerBase):
         before = saved["phase_ends"].tolist() if "phase_ends" in saved else now
         step = self.state.global_step
         if _place(before, step) != _place(now, step):
+            names = ("source_phase_fraction", "first_phase_fraction")
+            fractions = " and ".join(f"`{name}`" for name in names if hasattr(self.args, name))
             raise ValueError(
                 f"The checkpoint of step {step} is of a run whose phases ended at steps {_distinct(before)}, and this run's end at "
-                f"{_distinct(now)}. Resume with the same `max_steps` (or `num_train_epochs` and batch size) and the same fractions of the phases."
+                f"{_distinct(now)}. Resume with the same `max_steps` (or `num_train_epochs` and batch size) and the same {fractions}."
             )
 
     def check_settings(self):

@@ -116,11 +116,12 @@ def test_trains_on_images(images, tmp_path, run):  # noqa: F811
     assert AutoModelForImageClassification.from_pretrained(output).config.label2id == {"ant": 0, "bee": 1, "cat": 2}
 
 
-def test_trains_in_processes_of_a_configuration(config, tmp_path):
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_trains_in_processes_of_a_configuration(name, config, tmp_path):
     output = tmp_path / "out"
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "merlin_hf.cli.main", "train", "--accelerate_config", "ddp"]
+    command = [sys.executable, "-m", "merlin_hf.cli.main", "train", "--accelerate_config", name]
     command += ["--main_process_port", "0", "--max_steps", "2", "--config", str(config), "--json"]
     run = subprocess.run(
         command,

@@ -174,9 +174,11 @@ def test_with_too_few_steps_the_first_phases_are_left_out(tmp_path):
             return super().compute_loss(*args, **kwargs)
 
     alone = build("merlin_ft", tmp_path, trainer_class=Watched, max_steps=1, source_phase_fraction=0.4)
-    before = alone.model.classifier.weight.detach().clone()
+    fitted = build("merlin", tmp_path)
+    fitted.refit_head()
     alone.train()
-    assert kinds(alone) == ["fine-tuning"] and not torch.equal(heads[0], before)
+    assert kinds(alone) == ["fine-tuning"]
+    torch.testing.assert_close(heads[0], fitted.model.classifier.weight.detach())
 
 
 @pytest.mark.parametrize("method", ["sequential", *PHASES])
@@ -203,7 +205,9 @@ def test_rates_follow_the_phases_of_the_run_that_goes_on(tmp_path):
 
 def test_a_checkpoint_of_another_number_of_phases_is_not_resumed(tmp_path):
     build("merlin", tmp_path, max_steps=10, save_strategy="steps", save_steps=3).train()
-    with pytest.raises(ValueError, match=r"ended at steps \[10\], and this run's end at \[2, 10\]"):
+    with pytest.raises(
+        ValueError, match=r"ended at steps \[10\], and this run's end at \[2, 10\].*`source_phase_fraction`"
+    ):
         build("merlin", tmp_path / "other", max_steps=10, source_phase_fraction=0.2).train(
             str(tmp_path / "checkpoint-3")
         )
@@ -212,10 +216,7 @@ def test_a_checkpoint_of_another_number_of_phases_is_not_resumed(tmp_path):
 @pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
 def test_schedules_that_are_no_function_of_the_step_are_refused(schedule, tmp_path):
     options = {"lr_scheduler_type": schedule, "eval_strategy": "steps", "eval_steps": 1}
-    try:
-        build("merlin", tmp_path, **options)
-    except ValueError:
-        pytest.skip(f"this release of transformers has no {schedule}")
+    build("merlin", tmp_path, **options)  # a single phase may have it
     with pytest.raises(ValueError, match=f"`lr_scheduler_type='{schedule}'` is none"):
         build("merlin", tmp_path, **options, **THIRDS)
 
