@@ -28,7 +28,7 @@ test-versions: $(VENV)-oldest/.installed
 test-deepspeed: $(VENV)/.installed-test
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt setuptools wheel ninja
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install --disable-pip-version-check -q --no-build-isolation deepspeed
-	$(BIN)/python -m pytest tests/distributed/test_deepspeed.py
+	$(BIN)/python -m pytest tests/distributed/test_deepspeed.py tests/cli/test_train.py
 
 # What a step costs beside joint training, Trainer and a plain loop.
 benchmark-speed: $(VENV)/.installed-test

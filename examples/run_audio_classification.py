@@ -18,7 +18,14 @@ from dataclasses import dataclass, field
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, DataCollatorWithPadding, set_seed
 
 from merlin_hf.scripts.audio_tasks import AUDIO, DataTrainingArguments, EncodeAudio, undecoded
-from merlin_hf.scripts.image_classification import load_data, load_model, make_program, parse_args, publish
+from merlin_hf.scripts.image_classification import (
+    load_config,
+    load_data,
+    load_model,
+    make_program,
+    parse_args,
+    publish,
+)
 from merlin_hf.scripts.image_tasks import load_task
 from merlin_hf.scripts.model_arguments import BaseModelArguments
 from merlin_hf.scripts.text_classification import Program, choose_method, run, setup_logging
@@ -45,15 +52,16 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args) ->
         target = undecoded(load_task(data_args, kind=AUDIO, **hub))
         wants_source = args.do_train and data_args.has_source and trainer_class.takes_source
         source = undecoded(load_task(data_args, "source_", AUDIO, **hub)) if wants_source else None
-        model = load_model(model_args, target.labels, AutoModelForAudioClassification)
-        if model_args.freeze_feature_encoder and hasattr(model, "freeze_feature_encoder"):
-            model.freeze_feature_encoder()
+        config = load_config(model_args, target.labels)
         extractor = AutoFeatureExtractor.from_pretrained(
             model_args.feature_extractor_name or model_args.model_name_or_path, **model_args.hub_options
         )
         options = (extractor, data_args.max_length_seconds, data_args.array_sampling_rate)
         encode, encode_train = EncodeAudio(*options), EncodeAudio(*options, at_random=True)
         data = load_data(target, source, data_args, args, encode, encode_train)
+    model = load_model(model_args, config, AutoModelForAudioClassification)
+    if model_args.freeze_feature_encoder and hasattr(model, "freeze_feature_encoder"):
+        model.freeze_feature_encoder()
     return make_program(
         trainer_class,
         model,

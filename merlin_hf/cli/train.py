@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import importlib
+import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .accelerate_configs import NAMES, accelerate_config
@@ -14,6 +16,7 @@ from .tables import show_table
 
 
 MODULE = "merlin_hf.cli.main"
+STDOUT, STDERR = 1, 2  # file descriptors
 # About how fast it went, not about how well: the last rows of the table.
 SPEED = ("runtime", "per_second", "samples", "total_flos")
 
@@ -48,7 +51,8 @@ def train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
             return _help(arguments, rest)
         from .arguments import read_request
 
-        request = read_request(rest, arguments.config, arguments.task)
+        with _only_results_on_stdout():
+            request = read_request(rest, arguments.config, arguments.task)
         launcher = _launcher(arguments)
     except (ConfigError, ValueError, OSError, ImportError) as error:
         return fail("train", error)
@@ -79,6 +83,13 @@ def _launcher(arguments: argparse.Namespace) -> list[str]:
     return launcher
 
 
+def _is_deepspeed(config_file: str) -> bool:
+    """Whether `--config_file=PATH` asks for DeepSpeed."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    return load_config_from_file(config_file.partition("=")[2]).distributed_type == "DEEPSPEED"
+
+
 def _launch(launcher: list[str], task: str, arguments: argparse.Namespace, rest: list[str]) -> int:
     """Have accelerate start this command in processes, each of which reads the other arguments."""
     from accelerate.commands.launch import launch_command, launch_command_parser
@@ -88,6 +99,10 @@ def _launch(launcher: list[str], task: str, arguments: argparse.Namespace, rest:
         command += ["--config", arguments.config]
     command += [f"--{name}" for name in ("dry_run", "json") if getattr(arguments, name)]
     try:
+        with _only_results_on_stdout(), contextlib.suppress(ImportError):
+            # The launcher of DeepSpeed imports it, and it logs at that; the processes need the descriptor as it is.
+            if any(argument.startswith("--config_file=") and _is_deepspeed(argument) for argument in launcher):
+                importlib.import_module("deepspeed")
         launch_command(launch_command_parser().parse_args([*launcher, "--module", MODULE, *command]))
     except subprocess.CalledProcessError as error:
         # A single process has said itself what is wrong.
@@ -101,8 +116,7 @@ def _launch(launcher: list[str], task: str, arguments: argparse.Namespace, rest:
 
 
 def _train_here(request: Any, arguments: argparse.Namespace) -> int:
-    # Whatever libraries print must not get between the table and a program that reads it.
-    with contextlib.redirect_stdout(sys.stderr):
+    with _only_results_on_stdout():
         status, result = _dry_run(request) if arguments.dry_run else _train(request)
     if result is None:
         return status
@@ -119,6 +133,30 @@ def _train_here(request: Any, arguments: argparse.Namespace) -> int:
         show_table(("metric", result["method"]), metrics, sys.stdout)
         print(f"Model in {result['output_dir']}", file=sys.stderr)
     return status
+
+
+@contextlib.contextmanager
+def _only_results_on_stdout() -> Iterator[None]:
+    """
+    What libraries print goes to stderr meanwhile, so that it does not get between the table and a program that reads it.
+
+    Also by its descriptor, as loggers such as DeepSpeed's hold the stream that was there when they were imported.
+    """
+    with contextlib.ExitStack() as stack:
+        stdout = sys.stdout
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        try:
+            is_real = stdout.fileno() == STDOUT and sys.stderr.fileno() == STDERR
+        except (AttributeError, OSError, ValueError):  # none, or closed, or replaced by one without a descriptor
+            is_real = False
+        if is_real:
+            stdout.flush()
+            kept = os.dup(STDOUT)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, STDOUT)
+            stack.callback(stdout.flush)
+            os.dup2(STDERR, STDOUT)
+        yield
 
 
 def _dry_run(request: Any) -> tuple[int, dict[str, Any] | None]:

@@ -77,12 +77,12 @@ def load_config(model_args: BaseModelArguments, labels: Labels) -> PretrainedCon
 
 
 def load_model(
-    model_args: BaseModelArguments, labels: Labels, auto_class: Any = AutoModelForImageClassification
+    model_args: BaseModelArguments, config: PretrainedConfig, auto_class: Any = AutoModelForImageClassification
 ) -> Any:
-    """The model for the target's labels."""
+    """The model, on all processes at once: under ZeRO-3 each has its shard of every weight from the start."""
     return auto_class.from_pretrained(
         model_args.model_name_or_path,
-        config=load_config(model_args, labels),
+        config=config,
         ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
         **model_args.hub_options,
     )
@@ -174,13 +174,14 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args) ->
         target = load_task(data_args, **hub)
         wants_source = args.do_train and data_args.has_source and trainer_class.takes_source
         source = load_task(data_args, "source_", **hub) if wants_source else None
-        model = load_model(model_args, target.labels)
+        config = load_config(model_args, target.labels)
         # The PIL backend needs no torchvision, and gives the same pixels with and without it.
         processor = AutoImageProcessor.from_pretrained(
             model_args.image_processor_name or model_args.model_name_or_path, backend="pil", **model_args.hub_options
         )
         augmented = EncodeImages(processor, data_args.random_resized_crop, data_args.horizontal_flip)
         data = load_data(target, source, data_args, args, EncodeImages(processor), augmented)
+    model = load_model(model_args, config)
     return make_program(
         trainer_class,
         model,

@@ -107,9 +107,9 @@ def named_method(argv: list[str]) -> str | None:
     return parser.parse_known_args(argv)[0].method
 
 
-def load_model(model_args: ModelArguments, labels: Labels):
+def load_config(model_args: ModelArguments, labels: Labels):
     """
-    The model for the target's labels, and its tokenizer.
+    The configuration of a model for the target's labels, whose numbers it settles, and the tokenizer.
 
     Raises:
         OSError: there is no such model.
@@ -133,13 +133,17 @@ def load_model(model_args: ModelArguments, labels: Labels):
         tokenizer.pad_token = tokenizer.eos_token
     if config.get_text_config().pad_token_id is None:
         config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    model = AutoModelForSequenceClassification.from_pretrained(
+    return config, tokenizer
+
+
+def load_model(model_args: ModelArguments, config: PretrainedConfig):
+    """The model, on all processes at once: under ZeRO-3 each has its shard of every weight from the start."""
+    return AutoModelForSequenceClassification.from_pretrained(
         model_args.model_name_or_path,
         config=config,
         ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
-        **options,
+        **model_args.hub_options,
     )
-    return model, tokenizer
 
 
 def match_model_labels(names: list[str], config: PretrainedConfig) -> list[int]:
@@ -308,7 +312,7 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args: Tr
     with args.main_process_first(desc="loading and tokenizing"):
         hub: dict[str, Any] = {"cache_dir": model_args.cache_dir, "token": model_args.token}
         target = load_task(data_args, **hub)
-        model, tokenizer = load_model(model_args, target.labels)
+        config, tokenizer = load_config(model_args, target.labels)
         data: dict[str, Any] = {"train": None, "source": None, "validation": {}, "test": {}}
         # For the card; where Trainer leaves unused columns in, collators would fail on texts.
         keep = args.remove_unused_columns
@@ -325,6 +329,7 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args: Tr
         if args.do_predict:
             data["test"] = prepare(target, "test", data_args.max_predict_samples, tokenizer, data_args)
 
+    model = load_model(model_args, config)
     trainer = build_trainer(trainer_class, model, tokenizer, args, data_args, target, data)
     # Also for the cards that are pushed during training.
     trainer.model_card_arguments = {"examples_per_label": examples_per_label(model_args, data_args)}

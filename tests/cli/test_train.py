@@ -1,5 +1,6 @@
 """`merlin-hf train`, here and in processes that accelerate starts."""
 
+import importlib.util
 import json
 import os
 import re
@@ -116,7 +117,14 @@ def test_trains_on_images(images, tmp_path, run):  # noqa: F811
     assert AutoModelForImageClassification.from_pretrained(output).config.label2id == {"ant": 0, "bee": 1, "cat": 2}
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+NEEDS_DEEPSPEED = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed; `make test-deepspeed` does"
+)
+
+
+@pytest.mark.parametrize(
+    "name", ["ddp", "fsdp2", *(pytest.param(f"zero{stage}", marks=NEEDS_DEEPSPEED) for stage in (2, 3))]
+)
 def test_trains_in_processes_of_a_configuration(name, config, tmp_path):
     output = tmp_path / "out"
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
