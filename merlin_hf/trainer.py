@@ -14,7 +14,7 @@ from .transfer.batches import Batches
 from .transfer.checks import check_target_batch
 from .transfer.distributed import gather_rows, is_distributed, sum_over_ranks
 from .transfer.frequencies import add_class_frequencies
-from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, label_values
+from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .transfer.phases import PhasesMixin
 from .transfer.refit import RefitHeadMixin
 from .transfer.seeding import derived_generator
@@ -190,7 +190,7 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
             return _LeaveOneOutHead(solver, targets, self.head_l2(scalars), train[0] * sample_weight)
         head = solver.fit(features, targets, self.head_l2(scalars), train * sample_weight)
         self.record(**head.info)
-        if self.args.class_frequencies:
+        if self.knows_class_frequencies(self.problem_type(labels)):
             counts = (targets * (train * sample_weight).unsqueeze(-1)).sum(-2)
             head = add_class_frequencies(head, counts, self.logit_scale(scalars))
         return head
@@ -265,12 +265,25 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
     # The head's settings
 
     def finish_head(self, head, batches, scalars):
-        """As in RefitHeadMixin: with `class_frequencies` the head knows those of all target rows."""
-        if not self.args.class_frequencies:
+        """As in RefitHeadMixin: class means know the class frequencies of all target rows."""
+        if not self.knows_class_frequencies(self.target_problem_type):
             return head
         counts = torch.zeros_like(head.bias)
         counts += torch.as_tensor(batches.target_sum).to(counts)  # a plain 0 on a rank without rows
         return add_class_frequencies(head, sum_over_ranks(counts), float(self.logit_scale(scalars)))
+
+    def knows_class_frequencies(self, problem_type: str) -> bool:
+        """
+        Whether the head is told how frequent each class is: where there is one class per row, the head does not learn it from the labels,
+        its logits are those of probabilities, and the model's last layer has a bias to keep it in.
+        """
+        return (
+            self.args.class_frequencies
+            and problem_type == SINGLE_LABEL
+            and self.head_name(problem_type) == "centroid"
+            and self.args.meta_loss == "cross_entropy"
+            and self.transfer_model.head.bias is not None
+        )
 
     def learned_scalars(self) -> dict[str, float]:
         """`log_head_l2` and `log_logit_scale`, as far as they are learned."""
@@ -317,23 +330,6 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
         """As in TransferTrainer, and a target batch must always have rows to judge the head by."""
         super().check_data()
         self.check_batch_size()
-
-    def check_settings(self):
-        """As in PhasesMixin, and where class frequencies are to be known there are classes, and a bias to keep them in."""
-        super().check_settings()
-        if not self.args.class_frequencies:
-            return
-        kind = getattr(getattr(self.model, "config", None), "problem_type", None)
-        values = label_values(self.train_dataset)
-        if self.is_regression or kind == MULTI_LABEL or (values is not None and values.ndim > 1):
-            raise ValueError(
-                "`class_frequencies=True` is for a target with one class per row, and `train_dataset` has "
-                f"{'real labels' if self.is_regression else 'several labels per row'}. Leave it out."
-            )
-        if self.transfer_model.head.bias is None:
-            raise ValueError(
-                f"`class_frequencies=True` needs a bias to keep them in, and the last layer of {type(self.model).__name__} has none."
-            )
 
     def check_batch_size(self):
         """Raise an error where a target batch may have no rows to judge the head by."""

@@ -94,8 +94,10 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             paper's `"ridge"` where class means cannot be: for real labels, `split="loo"` and `meta_loss="squared_error"`.
         head_l2 (`float`, *optional*): the head's regulariser, relative to the mean squared norm of its training
             features; the solver's own default if not given. The first value where it is learned.
-        class_frequencies (`bool`): have class means also know how frequent each class is among the rows they are fit on, for
-            targets with one class per row where some are much more frequent than others; the other heads learn it by themselves.
+        class_frequencies (`bool`): have class means also know how frequent each class is among the rows they are fit on, as far as
+            these rows tell it (see [`~merlin_hf.transfer.frequencies.class_frequencies`]). Has no effect on other heads, which learn it
+            from the labels, on `meta_loss="squared_error"`, on several labels per row, and where the model's last layer has no bias to
+            keep it in.
         learn_head_l2 (`bool`): learn the regulariser with the backbone.
         learn_logit_scale (`bool`): learn the scale of the head's logits; used with `meta_loss="cross_entropy"`.
         logit_scale (`float`, *optional*): that scale, or its first value; the solver's own default if not given.
@@ -142,7 +144,8 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         metadata={"help": "Regulariser of the head, relative to its features. Default: the solver's own."},
     )
     class_frequencies: bool = field(
-        default=False, metadata={"help": "Have class means know how frequent each class is. For head=centroid."}
+        default=True,
+        metadata={"help": "Have class means know how frequent each class is, as far as the rows tell it."},
     )
     learn_head_l2: bool = field(default=False, metadata={"help": "Learn the head's regulariser."})
     learn_logit_scale: bool = field(default=True, metadata={"help": "Learn the scale of the head's logits."})
@@ -183,8 +186,7 @@ class MerlinTrainingArguments(TransferTrainingArguments):
     def check_options(args: TrainingArguments) -> None:
         """As in [`TransferTrainingArguments.check_options`]; a number for `refit_l2` may come as text."""
         TransferTrainingArguments.check_options(args)
-        head = args.head or default_head(args, SINGLE_LABEL)
-        solver = get_head(head)
+        solver = get_head(args.head or default_head(args, SINGLE_LABEL))
         if args.head_scope not in HEAD_SCOPES:
             raise ValueError(f"`head_scope` must be one of {', '.join(HEAD_SCOPES)}, got {args.head_scope!r}.")
         if args.split not in SPLITS:
@@ -192,10 +194,6 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         if args.split == "loo" and not hasattr(solver, "leave_one_out"):
             raise ValueError(
                 f"`split='loo'` needs `head='ridge'`, the one with a closed form for it; got {args.head!r}."
-            )
-        if args.class_frequencies and head != "centroid":
-            raise ValueError(
-                f"`class_frequencies=True` is for `head='centroid'`, got {head!r}: it learns them from the labels by itself. Leave it out."
             )
         if args.split == "kfold" and args.num_splits < 2:
             raise ValueError(f"`split='kfold'` needs `num_splits` of at least 2 folds, got {args.num_splits}.")

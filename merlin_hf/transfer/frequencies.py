@@ -1,23 +1,49 @@
 """How frequent each class is, for a head that only knows where the classes lie."""
 
+import torch
 from torch import Tensor
 
 from ..heads import LinearHead
 
 
+def class_frequencies(counts: Tensor) -> Tensor:
+    """
+    How frequent each class is, estimated from few rows: shares of the rows, shrunk towards equal ones.
+
+        p_c = lambda / C + (1 - lambda) n_c / n
+
+    With `lambda = (1 - sum_c (n_c / n)^2) / ((n - 1) sum_c (1 / C - n_c / n)^2)`, at most 1: the James-Stein estimator of Hausser and
+    Strimmer 2009 (JMLR 10, equation 6). Shares that are as unequal as chance makes those of equal classes become equal, and clearly unequal
+    ones stay. `lambda` is at least that of a row more for each class (Laplace), so that no frequency is 0.
+
+    Args:
+        counts (`torch.FloatTensor` of shape `(..., C)`): rows of each class.
+
+    Returns:
+        `torch.FloatTensor` of shape `(..., C)`, which sums to 1.
+    """
+    classes = counts.shape[-1]
+    rows = counts.sum(-1, keepdim=True)
+    shares = counts / rows.clamp(min=1)
+    variance = (1 - shares.square().sum(-1, keepdim=True)) / (rows - 1).clamp(min=0)
+    distance = (shares - 1 / classes).square().sum(-1, keepdim=True)
+    shrinkage = torch.where(variance < distance, variance / distance, 1.0)
+    shrinkage = torch.maximum(shrinkage, classes / (rows + classes))
+    return shrinkage / classes + (1 - shrinkage) * shares
+
+
 def add_class_frequencies(head: LinearHead, counts: Tensor, scale: Tensor | float) -> LinearHead:
     """
-    A head whose probabilities take into account how many rows each class has.
+    A head whose probabilities take into account how frequent each class is.
 
     Class means are the Gaussian model of the classes with one spherical covariance and equal frequencies. By Bayes' rule the frequencies
-    enter as `log p_c` in the logits; p_c is estimated with a row more for each class (Laplace), as a half of a batch may lack one.
+    enter as `log p_c` in the logits.
 
     Args:
         head ([`~merlin_hf.heads.LinearHead`]): with bias `(..., C)`.
-        counts (`torch.Tensor` of shape `(..., C)`): rows of each class.
+        counts (`torch.Tensor` of shape `(..., C)`): rows of each class, which [`class_frequencies`] are estimated from.
         scale (`float` or `torch.Tensor` of shape `()`): what the head's outputs are multiplied by before a softmax; the
             frequencies are not.
     """
-    rows = counts.to(head.bias) + 1.0
-    frequencies = rows / rows.sum(-1, keepdim=True)
+    frequencies = class_frequencies(counts.to(head.bias))
     return LinearHead(head.weight, head.bias + frequencies.log() / scale, head.info)

@@ -1,14 +1,14 @@
 """Class means that know how frequent each class is."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from merlin_hf import MerlinTrainingArguments
 from merlin_hf.heads import LinearHead, encode_targets, get_head
-from merlin_hf.transfer.frequencies import add_class_frequencies
+from merlin_hf.transfer.frequencies import add_class_frequencies, class_frequencies
 from tests.test_trainer import make_trainer
 from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset
 
@@ -37,8 +37,45 @@ def test_probabilities_are_bayes_rule_for_spherical_classes():
     known = add_class_frequencies(head, targets.sum(0), scale)
     found = (scale * known(features)).softmax(-1)
     densities = torch.exp(-(features[:, None] - means).square().sum(-1) / 2)
-    expected = densities * torch.tensor([901 / 1002, 101 / 1002])
+    expected = densities * class_frequencies(torch.tensor([900.0, 100.0]).double())
     torch.testing.assert_close(found, expected / expected.sum(-1, keepdim=True))
+
+
+def shrunk(counts):
+    """The estimator's own formula, row by row in Python."""
+    n, k = sum(counts), len(counts)
+    shares = [count / n for count in counts]
+    unequal = (n - 1) * sum((1 / k - share) ** 2 for share in shares)
+    shrinkage = (1 - sum(share**2 for share in shares)) / unequal if unequal else 1.0
+    shrinkage = max(min(shrinkage, 1.0), k / (n + k))
+    return [shrinkage / k + (1 - shrinkage) * share for share in shares]
+
+
+@pytest.mark.parametrize("counts", [[66, 34], [14, 7, 3], [3, 2, 2, 1], [7, 0, 0], [1, 0], [43, 23, 9, 25], [5, 5]])
+def test_frequencies_are_those_of_the_shrinkage_estimator(counts):
+    found = class_frequencies(torch.tensor(counts, dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor(shrunk(counts), dtype=torch.float64))
+    assert found.min() > 0
+
+
+def test_shares_as_unequal_as_chance_makes_them_count_as_equal():
+    """On average over draws from equal classes the estimate is closer to the truth than the shares are, and often the truth itself."""
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randint(10, (200, 100), generator=generator)
+    counts = torch.nn.functional.one_hot(draws, 10).sum(1).double()
+    error = (class_frequencies(counts) - 0.1).square().sum(-1)
+    assert error.mean() < 0.25 * (counts / 100 - 0.1).square().sum(-1).mean()
+    assert 0.25 < (error < 1e-20).double().mean() < 0.75
+
+
+def test_clearly_unequal_shares_stay():
+    found = class_frequencies(torch.tensor([800.0, 150.0, 50.0]))
+    torch.testing.assert_close(found, torch.tensor([0.8, 0.15, 0.05]), atol=2e-3, rtol=0)
+
+
+def test_without_rows_all_classes_are_equal():
+    found = class_frequencies(torch.tensor([[0.0, 0.0], [3.0, 3.0]]))
+    torch.testing.assert_close(found, torch.full((2, 2), 0.5))
 
 
 def test_equal_frequencies_change_no_probability():
@@ -55,19 +92,18 @@ def test_the_final_head_knows_the_frequencies_of_all_target_rows(tmp_path):
         trainer.train()
         heads[known] = trainer.model.classifier
     torch.testing.assert_close(heads[True].weight, heads[False].weight)
-    expected = torch.tensor([math.log((count + 1) / (sum(COUNTS) + 3)) for count in COUNTS])
+    expected = torch.tensor([math.log(frequency) for frequency in shrunk(COUNTS)])
     torch.testing.assert_close((heads[True].bias - heads[False].bias).detach(), expected)
 
 
 def test_the_head_of_a_split_knows_those_of_its_train_half(tmp_path):
     trainer = make_trainer(tmp_path, target=unequal(), class_frequencies=True, num_splits=2, logit_scale=3.0)
-    plain = make_trainer(tmp_path, target=unequal(), num_splits=2, logit_scale=3.0)
+    plain = make_trainer(tmp_path, target=unequal(), class_frequencies=False, num_splits=2, logit_scale=3.0)
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, -100])
     features = torch.randn(8, trainer.transfer_model.head.in_features)
     train = torch.tensor([[1, 1, 0, 0, 1, 0, 0, 1], [1, 1, 1, 0, 0, 1, 1, 0]]).bool()
     known, unknown = (one.fit_head(features, labels, train) for one in (trainer, plain))
-    counts = torch.tensor([[2, 1, 0], [3, 1, 1]])
-    expected = ((counts + 1.0) / (counts.sum(-1, keepdim=True) + 3)).log() / 3.0
+    expected = torch.tensor([shrunk([2, 1, 0]), shrunk([3, 1, 1])]).log() / 3.0
     torch.testing.assert_close(known.bias - unknown.bias, expected)
     assert torch.equal(known.weight, unknown.weight)
 
@@ -89,18 +125,29 @@ def test_the_learned_scale_does_not_scale_the_frequencies(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"head": "ridge"}, {"head": "logistic"}, {"split": "loo"}, {"meta_loss": "squared_error"}]
+    "options",
+    [{"head": "ridge"}, {"head": "logistic"}, {"split": "loo"}, {"head": "centroid", "meta_loss": "squared_error"}],
 )
 def test_heads_that_learn_them_are_not_told(options, tmp_path):
-    with pytest.raises(ValueError, match="`class_frequencies=True` is for `head='centroid'`, got '(ridge|logistic)'"):
-        MerlinTrainingArguments(str(tmp_path), use_cpu=True, class_frequencies=True, **options)
+    """Their fit is the same with the option as without."""
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, 0])
+    features = torch.randn(8, tiny_bert().classifier.in_features)
+    heads = []
+    for known in (False, True):
+        trainer = make_trainer(tmp_path, target=unequal(), class_frequencies=known, **options)
+        assert not trainer.knows_class_frequencies(trainer.problem_type(labels))
+        split = trainer.split(labels)
+        heads.append(trainer.fit_head(features, labels, split.train)(features))
+    assert torch.equal(*heads)
 
 
 def test_a_last_layer_without_a_bias_cannot_keep_them(tmp_path):
     model = tiny_bert()
     model.classifier = nn.Linear(model.config.hidden_size, NUM_LABELS, bias=False)
-    with pytest.raises(ValueError, match="needs a bias .* BertForSequenceClassification has none"):
-        make_trainer(tmp_path, model=model, class_frequencies=True)
+    trainer = make_trainer(tmp_path, model=model, target=unequal(), max_steps=1)
+    assert not trainer.knows_class_frequencies("single_label_classification")
+    trainer.train()
+    assert trainer.model.classifier.bias is None
 
 
 @pytest.mark.parametrize("kind", ["several labels per row", "real labels"])
@@ -114,6 +161,11 @@ def test_without_classes_there_are_no_frequencies(kind, tmp_path):
         model.config.problem_type = "multi_label_classification"
         several = [[float(label == 0), float(label < 2), 1.0 - float(label == 1)] for label in labels]
         target = rows.remove_columns("label").add_column("labels", several)
-    make_trainer(tmp_path, model=model, target=target)
-    with pytest.raises(ValueError, match=f"one class per row, and `train_dataset` has {kind}"):
-        make_trainer(tmp_path, model=model, target=target, class_frequencies=True)
+    weights = []
+    for known in (False, True):
+        trainer = make_trainer(
+            tmp_path, model=copy.deepcopy(model), target=target, max_steps=1, class_frequencies=known
+        )
+        trainer.train()
+        weights.append(trainer.model.classifier.bias)
+    assert torch.equal(*weights)
