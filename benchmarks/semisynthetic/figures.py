@@ -13,6 +13,8 @@ NAMES = {
     "merlin": "MeRLin",
     "merlin_fixed_rho": "MeRLin, fixed ρ",
     "merlin_ft": "MeRLin-FT",
+    "merlin_source_first": "MeRLin, source first",
+    "merlin_ft_source_first": "MeRLin-FT, source first",
 }
 
 
@@ -86,6 +88,6 @@ def save_figures(folder: Path) -> None:
         axis.set_xlabel("ease of the source's signature")
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].axhline(0.1, color="grey", lw=0.8, ls=":")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     figure.savefig(folder / "semisynthetic.png", dpi=130)
     plt.close(figure)

@@ -65,7 +65,8 @@ def build(method, output_dir, model=None, target=None, source=True, trainer_clas
     """
     The trainer of a method on tiny texts, or for a ResNet on digits; `source` may be a data set of one's own.
 
-    Options are those of the training arguments, `callbacks` and `peft_config` of the trainer, and `image_size`.
+    Options are those of the training arguments, `callbacks` and `peft_config` of the trainer, and `image_size`. MeRLin-FT has the paper's
+    two phases unless told otherwise.
     """
     trainer_class = trainer_class or METHODS[method]
     image_size = options.pop("image_size", 16)
@@ -80,6 +81,8 @@ def build(method, output_dir, model=None, target=None, source=True, trainer_clas
         "use_cpu": True,
         "save_strategy": "no",
     }
+    if method == "merlin_ft":
+        defaults["source_phase_fraction"] = 0.0
     model = tiny_bert() if model is None else model
     if source is True:
         source = METHODS[method].takes_source

@@ -229,6 +229,19 @@ def test_options_of_a_trial_are_checked_with_the_data(tmp_path):
         trainer._hp_search_setup(None)
 
 
+def test_merlin_ft_has_it_by_default(tmp_path):
+    options = {"max_steps": 10, "logging_steps": 1, "save_strategy": "no", "report_to": "none"}
+    args = METHODS["merlin_ft"].training_args_class(str(tmp_path), use_cpu=True, **options)
+    trainer = build("merlin_ft", tmp_path, args=args)
+    trainer.train()
+    assert kinds(trainer) == ["source"] * 4 + ["merlin"] * 4 + ["fine-tuning"] * 2
+
+
+def test_a_short_first_phase_says_what_to_change(tmp_path):
+    with pytest.raises(ValueError, match="less than `first_phase_fraction`, got 0.4 and 0.3.*Set both"):
+        METHODS["merlin_ft"].training_args_class(str(tmp_path), use_cpu=True, first_phase_fraction=0.3)
+
+
 def test_the_phases_of_merlin_ft_are_two_without_it(tmp_path):
     trainer = build("merlin_ft", tmp_path, max_steps=5, first_phase_fraction=0.6)
     trainer.train()
@@ -281,7 +294,8 @@ def test_a_fraction_that_leaves_merlin_no_steps_is_refused(method, options, mess
     [
         ("merlin", {}, 20 + 8),
         ("merlin", {"source_phase_fraction": 0.25}, 0.75 * 20 + 8),
-        ("merlin_ft", {"first_phase_fraction": 0.8}, 20 + 0.8 * 8),
+        ("merlin_ft", {"source_phase_fraction": 0.0}, 20 + 0.8 * 8),
+        ("merlin_ft", {}, 0.6 * 20 + 0.8 * 8),
         ("merlin_ft", {"first_phase_fraction": 0.8, "source_phase_fraction": 0.5}, 0.5 * 20 + 0.8 * 8),
     ],
 )
