@@ -132,8 +132,8 @@ def main(results: Path = HERE / "results", output: Path | None = None) -> None:
         ]
     parts.append(
         "MeRLin stands for the one of `merlin_source_first` and `merlin_ft_source_first` with the better validation score on the pair; "
-        "each has as many trials as any other method. `merlin` and `merlin_ft` have no phase on the source before, as the package's "
-        "defaults. Intervals are 95 % over pairs. The best other method of a pair is picked by its test scores, which favours it. Times of "
+        "each has as many trials as any other method. `merlin` and `merlin_ft` have no phase on the source before, as in the "
+        "paper. Intervals are 95 % over pairs. The best other method of a pair is picked by its test scores, which favours it. Times of "
         "runs are not compared here, as runs share a machine; see benchmarks/speed."
     )
     text = "\n\n".join(parts) + "\n"

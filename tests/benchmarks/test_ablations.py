@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from merlin_hf import get_method
 from merlin_hf.comparison import load_config
@@ -31,16 +32,18 @@ def ablations():
 
 
 def test_every_variant_differs_from_the_defaults_and_from_the_others(ablations):
-    variants = ablations["run"].load_variants()
+    groups = yaml.safe_load((BENCHMARK / "variants.yaml").read_text())["groups"]
+    variants = {label: options for group in groups.values() for label, options in group.items()}
+    assert {"merlin", *variants} == set(ablations["run"].load_variants())
     pair = ablations["run"].load_pair("mnist-usps", 100)
-    seen = []
+    seen = [("merlin", {})]
     for label, options in variants.items():
         options = dict(options)
-        method = options.pop("method")
+        method = options.pop("method", "merlin")
         fields = dataclasses.fields(get_method(method).training_args_class)
         defaults = {field.name: field.default for field in fields} | pair["training"]
         defaults |= ablations["run"].BASE
-        same = [name for name, value in options.items() if defaults[name] == value and name != "head"]
+        same = [name for name, value in options.items() if defaults[name] == value]
         assert not same, f"{label}: {same} are the defaults already"
         assert (method, options) not in seen
         seen.append((method, options))
@@ -62,7 +65,8 @@ def test_variants_are_a_comparison_that_sees_no_test_rows(ablations, monkeypatch
             run.main(["--pairs", pair, "--work_dir", str(tmp_path), "--results_dir", str(tmp_path)])
     assert len(given) == len(run.PAIRS)
     for config in given:
-        assert (config.target.train_split, config.target.test_split) == ("train[:50%]", "train[50%:]")
+        splits = config.target.train_split, config.target.test_split
+        assert splits in (("train[:50%]", "train[50%:]"), ("train", "validation"))
         assert config.reference == "merlin" and config.search.trials == 0 and len(config.seeds) == 5
         assert [method.label for method in config.methods] == list(run.load_variants())
 
