@@ -275,13 +275,15 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
     def knows_class_frequencies(self, problem_type: str) -> bool:
         """
         Whether the head is told how frequent each class is: where there is one class per row, the head does not learn it from the labels,
-        its logits are those of probabilities, and the model's last layer has a bias to keep it in.
+        its logits are those of probabilities, the model's last layer has a bias to keep it in, and no loss of the user's own may weigh
+        the classes otherwise.
         """
         return (
             self.args.class_frequencies
             and problem_type == SINGLE_LABEL
             and self.head_name(problem_type) == "centroid"
             and self.args.meta_loss == "cross_entropy"
+            and self.target_compute_loss_func is None
             and self.transfer_model.head.bias is not None
         )
 

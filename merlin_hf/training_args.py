@@ -90,14 +90,14 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             its gradient there is larger, `rho` is multiplied by the ratio (see [`~merlin_hf.transfer.balance`]). `False`
             is the paper's fixed `rho`.
         head (`str`, *optional*): the solver that fits the target head, a name in `merlin_hf.heads.HEADS`. Default:
-            `"centroid"`, the class means, which did best on average with 100 labelled rows (`benchmarks/ablations`), and the
+            `"centroid"`, the class means, the cheapest, as good on average as any other with 100 labelled rows (`benchmarks/ablations`), and the
             paper's `"ridge"` where class means cannot be: for real labels, `split="loo"` and `meta_loss="squared_error"`.
         head_l2 (`float`, *optional*): the head's regulariser, relative to the mean squared norm of its training
             features; the solver's own default if not given. The first value where it is learned.
         class_frequencies (`bool`): have class means also know how frequent each class is among the rows they are fit on, as far as
             these rows tell it (see [`~merlin_hf.transfer.frequencies.class_frequencies`]). Has no effect on other heads, which learn it
-            from the labels, on `meta_loss="squared_error"`, on several labels per row, and where the model's last layer has no bias to
-            keep it in.
+            from the labels, on `meta_loss="squared_error"`, on several labels per row, with a `compute_loss_func`, which may weigh classes
+            otherwise, and where the model's last layer has no bias to keep it in.
         learn_head_l2 (`bool`): learn the regulariser with the backbone.
         learn_logit_scale (`bool`): learn the scale of the head's logits; used with `meta_loss="cross_entropy"`.
         logit_scale (`float`, *optional*): that scale, or its first value; the solver's own default if not given.

@@ -2,7 +2,8 @@
 Run files from the results that are committed: `python benchmarks/transfer/restore.py --pairs mnist-usps --rows 100`.
 
 `run.py` then goes on from them, so that a method or an option is added without days of running what has not changed. What was run with
-other options, data or versions has another key, and is left out.
+other options, on other rows or by another version has another key, and is left out. Defaults of the package are in no key: where one has
+changed since, delete the runs of the methods that it is about.
 """
 
 import argparse
@@ -38,12 +39,12 @@ def restore(config: CompareConfig, results: dict[str, Any]) -> int:
         before = len(store.results)
         for plan in make_plans(experiment):
             if plan.label in methods:
-                restore_method(experiment, store, plan, methods[plan.label], results["environment"])
+                restore_method(experiment, store, plan, methods[plan.label], results)
     return len(store.results) - before
 
 
 def restore_method(
-    experiment: Experiment, store: RunStore, plan: MethodPlan, method: dict[str, Any], environment: dict[str, Any]
+    experiment: Experiment, store: RunStore, plan: MethodPlan, method: dict[str, Any], results: dict[str, Any]
 ) -> None:
     """The runs of a method: all of them where its final runs are such as would be done now, else none."""
     if method["setting"] not in plan.settings:
@@ -51,16 +52,18 @@ def restore_method(
     final = [(run, method["runs"].get(str(run.seed), {})) for run in plan.final_runs(experiment, method["setting"])]
     if any(result.get("key") != run.key for run, result in final):
         return
+    # The keys of trials are not published; what decides on their rows beside what the final runs share is.
+    same_search = results["config"]["search"]["validation_fraction"] == experiment.config.search.validation_fraction
     trials = [
         (run, {"metrics": {experiment.metric: trial["scores"][str(run.seed)]}})
         for trial in method["trials"]
-        if trial["setting"] in plan.settings
+        if trial["setting"] in plan.settings and same_search
         for run in plan.trial_runs(experiment, trial["setting"])
         if str(run.seed) in trial["scores"]
     ]
     for run, result in [*trials, *final]:
         if store.get(run) is None:
-            store.put(run, {**described(plan, run), **result, "environment": environment})
+            store.put(run, {**described(plan, run), **result, "environment": results["environment"]})
 
 
 def described(plan: MethodPlan, run: Run) -> dict[str, Any]:

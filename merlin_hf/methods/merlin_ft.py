@@ -46,7 +46,8 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
 
 class MerlinFinetuneTrainer(MerlinTrainer):
     """
-    MeRLin-FT (Liu et al. 2020, arXiv 2011.01418): MeRLin finds the features, fine-tuning on the target goes on from them.
+    MeRLin-FT (Liu et al. 2020, arXiv 2011.01418): after a phase on the source MeRLin finds the features, and fine-tuning on the target goes on from
+    them.
 
         phi_0 = argmin over phi, theta_s:  L_source(theta_s, phi)
         phi_1 = argmin over phi, theta_s from phi_0:  L_source(theta_s, phi) + rho * L_meta(phi)

@@ -63,3 +63,10 @@ def test_other_rows_leave_out_all(restore, config, tmp_path):  # noqa: F811
     first = plain(compare(read(config, seeds=1), show_progress=False).summary)
     shutil.rmtree(tmp_path / "out")
     assert restore(read(config, seeds=1, target={**config["target"], "rows": 20}), first) == 0
+
+
+def test_trials_on_other_rows_are_left_out(restore, config, tmp_path):  # noqa: F811
+    first = plain(compare(read(config), show_progress=False).summary)
+    shutil.rmtree(tmp_path / "out")
+    assert restore(read(config, search={**config["search"], "validation_fraction": 0.5}), first) > 0
+    assert {path.name.split("-")[0] for path in (tmp_path / "out" / "runs").glob("*/*.json")} == {"final"}

@@ -29,7 +29,7 @@ TEXT = {
     "joint": {},
     "proportional": {"method": "joint", "batch_mix": "proportional"},
     "merlin_ft": {},
-    "class_frequencies": {"method": "merlin", "class_frequencies": True},
+    "class_frequencies": {"method": "merlin", "labels": [0] * 10 + [1] * 4 + [2] * 2},  # others on each rank
     "source_first": {"method": "merlin", "source_phase_fraction": 0.5},
     "source_first_ft": {"method": "merlin_ft", "source_phase_fraction": 0.25},
 }

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from merlin_hf import MerlinTrainer
 from merlin_hf.heads import LinearHead, encode_targets, get_head
 from merlin_hf.transfer.frequencies import add_class_frequencies, class_frequencies
-from tests.test_trainer import make_trainer
+from tests.test_trainer import SOURCE_LABELS, make_args, make_trainer
 from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset
 
 
@@ -148,6 +149,24 @@ def test_a_last_layer_without_a_bias_cannot_keep_them(tmp_path):
     assert not trainer.knows_class_frequencies("single_label_classification")
     trainer.train()
     assert trainer.model.classifier.bias is None
+
+
+def test_a_loss_of_ones_own_may_weigh_classes_otherwise(tmp_path):
+    def weighted(outputs, labels, num_items_in_batch=None):
+        return nn.functional.cross_entropy(outputs.logits, labels, torch.tensor([1.0, 2.0, 5.0]))
+
+    heads = []
+    for known in (False, True):
+        trainer = MerlinTrainer(
+            model=tiny_bert(),
+            args=make_args(tmp_path, max_steps=1, class_frequencies=known),
+            train_dataset=unequal(),
+            source_dataset=tiny_dataset(rows=40, num_labels=SOURCE_LABELS, seed=1),
+            compute_loss_func=weighted,
+        )
+        trainer.train()
+        heads.append(trainer.model.classifier.bias)
+    assert torch.equal(*heads)
 
 
 @pytest.mark.parametrize("kind", ["several labels per row", "real labels"])
