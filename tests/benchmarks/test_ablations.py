@@ -1,34 +1,23 @@
 """The ablations: what is compared with what, and how the differences are summed up."""
 
 import dataclasses
-import importlib
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
 from merlin_hf import get_method
 from merlin_hf.comparison import load_config
+from tests.benchmarks.modules import BENCHMARKS, benchmark_modules
 
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "ablations"
-MODULES = ("table", "run", "transfer", "transfer.run")
+BENCHMARK = BENCHMARKS / "ablations"
 
 
 @pytest.fixture(scope="module")
 def ablations():
-    """The benchmark's modules; their names are common ones, and leave with the tests."""
-    before = list(sys.path)
-    sys.path.insert(0, str(BENCHMARK))
-    for name in MODULES:
-        sys.modules.pop(name, None)
-    try:
-        yield {name: importlib.import_module(name) for name in ("run", "table")}
-    finally:
-        sys.path[:] = before
-        for name in MODULES:
-            sys.modules.pop(name, None)
+    """The benchmark's modules by name."""
+    with benchmark_modules("ablations", "run", "table", others=("transfer", "transfer.run")) as modules:
+        yield modules
 
 
 def test_every_variant_differs_from_the_defaults_and_from_the_others(ablations):

@@ -1,35 +1,21 @@
 """Runs written from published results: a comparison goes on from them as if it had done them itself."""
 
-import importlib
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 
 from merlin_hf.comparison import compare
+from tests.benchmarks.modules import benchmark_modules
 from tests.comparison.conftest import cache, config, read, same_generators, texts  # noqa: F401
 from tests.examples.conftest import model_path  # noqa: F401
 
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "transfer"
-MODULES = ("restore", "run")
-
-
 @pytest.fixture(scope="module")
 def restore():
-    """The benchmark's function; its modules have common names, and leave with the tests."""
-    before = list(sys.path)
-    sys.path.insert(0, str(BENCHMARK))
-    for name in MODULES:
-        sys.modules.pop(name, None)
-    try:
-        yield importlib.import_module("restore").restore
-    finally:
-        sys.path[:] = before
-        for name in MODULES:
-            sys.modules.pop(name, None)
+    """The benchmark's function."""
+    with benchmark_modules("transfer", "restore", others=("run",)) as modules:
+        yield modules["restore"].restore
 
 
 def plain(summary):

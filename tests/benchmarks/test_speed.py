@@ -1,27 +1,21 @@
 """The speed benchmark's own code: that its competitors do the same, and that what it writes says what was measured."""
 
 import importlib
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.benchmarks.modules import benchmark_modules
 
-BENCHMARK = str(Path(__file__).parents[2] / "benchmarks" / "speed")
-MODULES = ("cases", "measure", "parts", "plot", "report", "scaling", "steps", "unrolled")
+
+MODULES = ("cases", "measure", "parts", "report", "scaling", "steps", "unrolled")
 
 
 @pytest.fixture(scope="module")
 def speed():
-    """The benchmark's modules by name; their names are common ones, and leave with the tests."""
-    sys.path.insert(0, BENCHMARK)
-    try:
-        yield {name: importlib.import_module(name) for name in MODULES if name != "plot"}
-    finally:
-        sys.path.remove(BENCHMARK)
-        for name in MODULES:
-            sys.modules.pop(name, None)
+    """The benchmark's modules by name."""
+    with benchmark_modules("speed", *MODULES, others=("plot",)) as modules:
+        yield modules
 
 
 def head_problem(rows=12, size=20, classes=3, splits=2):

@@ -1,34 +1,27 @@
 """The paper's example: that the problem is what it says, the gradients are right, and the experiment goes on where it was."""
 
-import importlib
 import itertools
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.benchmarks.modules import benchmark_modules
 
-BENCHMARK = str(Path(__file__).parents[2] / "benchmarks" / "theory")
+
 MODULES = ("problem", "network", "methods", "experiment", "report", "figures", "run")
 
 
 @pytest.fixture(scope="module")
 def theory():
-    """The benchmark's modules by name; their names are common ones, and leave with the tests."""
-    sys.path.insert(0, BENCHMARK)
-    for name in MODULES:
-        sys.modules.pop(name, None)
+    """The benchmark's modules by name."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield {name: importlib.import_module(name) for name in MODULES}
+        with benchmark_modules("theory", *MODULES) as modules:
+            yield modules
     finally:
         torch.set_num_threads(threads)
-        sys.path.remove(BENCHMARK)
-        for name in MODULES:
-            sys.modules.pop(name, None)
 
 
 def product_form(problem, first, second):
