@@ -86,7 +86,7 @@ def settings_of(experiment: Experiment, method: MethodConfig) -> list[dict[str, 
     space = {} if experiment.steps(method, {}) == 0 else {"learning_rate": config.search.learning_rates}
     space = {name: list(values) for name, values in {**space, **own}.items() if name not in method.options}
     defaults = {name: getattr(args, name) for name in space}
-    return trial_settings(defaults, space, config.search.trials, method.method)
+    return trial_settings(defaults, space, config.search.trials)
 
 
 def find_unusable(experiment: Experiment, plans: list[MethodPlan], store: RunStore) -> None:

@@ -48,19 +48,33 @@ SPACE = {"learning_rate": [2e-5, 5e-5], "rho": (0.1, 0.3, 1.0)}
 
 
 def test_trials_are_different_settings_with_the_defaults_first():
-    trials = trial_settings(DEFAULTS, SPACE, 4, "merlin")
+    trials = trial_settings(DEFAULTS, SPACE, 4)
     assert trials[0] == DEFAULTS and len(trials) == 4
     assert len({tuple(trial.items()) for trial in trials}) == 4
-    assert trials == trial_settings(DEFAULTS, SPACE, 4, "merlin") != trial_settings(DEFAULTS, SPACE, 4, "other")
 
 
 def test_more_trials_add_to_fewer_ones():
     """So that a search can be made larger without doing it anew."""
-    assert trial_settings(DEFAULTS, SPACE, 6, "merlin")[:3] == trial_settings(DEFAULTS, SPACE, 3, "merlin")
+    assert trial_settings(DEFAULTS, SPACE, 6)[:3] == trial_settings(DEFAULTS, SPACE, 3)
 
 
 @pytest.mark.parametrize("trials", [6, 100])
 def test_a_small_grid_is_tried_as_a_whole(trials):
-    assert len(trial_settings(DEFAULTS, SPACE, trials, "merlin")) == 6
-    assert len(trial_settings({**DEFAULTS, "rho": 7.0}, SPACE, 100, "merlin")) == 7, "defaults outside of the grid"
-    assert trial_settings({}, {}, trials, "finetune") == [{}]
+    assert len(trial_settings(DEFAULTS, SPACE, trials)) == 6
+    assert len(trial_settings({**DEFAULTS, "rho": 7.0}, SPACE, 100)) == 7, "defaults outside of the grid"
+    assert trial_settings({}, {}, trials) == [{}]
+
+
+@pytest.mark.parametrize(
+    "name, values", [("rho", (0.1, 0.3, 1.0)), ("weight", (0.3, 1.0)), ("other", (0.3, 1.0, 2.0, 4.0, 8.0))]
+)
+def test_methods_with_other_options_try_the_same_learning_rates_equally_often(name, values):
+    rates = [1e-5, 2e-5, 5e-5]
+    space = {"learning_rate": rates, name: values}
+    trials = trial_settings({"learning_rate": 2e-5, name: 0.3}, space, 6)
+    alone = trial_settings({"learning_rate": 2e-5}, {"learning_rate": rates}, 3)
+    tried = [trial["learning_rate"] for trial in trials]
+    assert tried[:3] == [trial["learning_rate"] for trial in alone] and tried[0] == 2e-5
+    assert sorted(tried[:3]) == sorted(tried[3:]) == rates
+    counts = [sum(trial[name] == value for trial in trials[:3]) for value in values]
+    assert max(counts) - min(counts) <= 1
