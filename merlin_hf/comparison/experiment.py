@@ -87,15 +87,12 @@ class Experiment:
         """Whether a method is given the source."""
         return method.use_source and self.config.source is not None
 
-    def encode(self, rows: Rows, kept: bool = False) -> datasets.Dataset:
-        """The model's inputs and labels."""
-        if kept and rows.identity in self._encoded:
-            return self._encoded[rows.identity]
-        with self.processes.local_main_process_first():
-            encoded = self.encoder(rows)
-        if kept:
-            self._encoded[rows.identity] = encoded
-        return encoded
+    def encode(self, rows: Rows) -> datasets.Dataset:
+        """The model's inputs and labels, made once for all runs that have these rows."""
+        if rows.identity not in self._encoded:
+            with self.processes.local_main_process_first():
+                self._encoded[rows.identity] = self.encoder(rows)
+        return self._encoded[rows.identity]
 
     def make_run(self, method: MethodConfig, kind: str, seed: int, setting: dict[str, Any]) -> Run:
         """A run, with all that determines its result."""
@@ -189,11 +186,11 @@ class Experiment:
             data_collator=self.encoder.collator,
             processing_class=getattr(self.encoder, "tokenizer", None),
             compute_metrics=make_compute_metrics(self.labels.num_labels, self.labels.is_regression),
-            **({"source_dataset": self.encode(self.pair.source, kept=True)} if with_source else {}),
+            **({"source_dataset": self.encode(self.pair.source)} if with_source else {}),
         )
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
-        return trainer, self.encode(judged, kept=run.kind == FINAL)
+        return trainer, self.encode(judged)
 
     def train_and_score(self, method: MethodConfig, run: Run, progress: Progress) -> dict[str, Any]:
         """
