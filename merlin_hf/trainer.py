@@ -15,11 +15,14 @@ from .transfer.checks import check_target_batch
 from .transfer.distributed import gather_rows, is_distributed, sum_over_ranks
 from .transfer.frequencies import add_class_frequencies
 from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from .transfer.phases import PhasesMixin
+from .transfer.phases import PhasesMixin, share_between
 from .transfer.refit import RefitHeadMixin
 from .transfer.seeding import derived_generator
 from .transfer.splits import Split, fold_by_class, leave_one_out, split_by_class
 from .transfer.trainer import TransferTrainer
+
+
+SOURCE_PHASE, TARGET_PHASE = 0, 2
 
 
 class _LeaveOneOutHead(NamedTuple):
@@ -33,6 +36,14 @@ class _LeaveOneOutHead(NamedTuple):
     def __call__(self, features: Tensor) -> Tensor:
         """Logits `(1, n, num_labels)` of the rows `(n, hidden_size)`, each by the head fit on the others."""
         return self.solver.leave_one_out(features, self.targets, self.l2, self.sample_weight).unsqueeze(0)
+
+
+def _views(outputs) -> tuple[Tensor | None, Tensor, dict[str, Tensor]]:
+    """Source logits, target features and scalars of the model's outputs."""
+    # A gradient at the outputs themselves would set off DeepSpeed's hooks for the end of a backward pass.
+    source_logits = None if outputs.source_logits is None else outputs.source_logits.view_as(outputs.source_logits)
+    features = outputs.target_features.view_as(outputs.target_features)
+    return source_logits, features, {name: value.view_as(value) for name, value in (outputs.scalars or {}).items()}
 
 
 class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
@@ -51,9 +62,11 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
     and the checkpoint is a plain model of the class that came in. A streamed `train_dataset` therefore has to end
     (`dataset.take(n)` of an endless one).
 
-    With `source_phase_fraction` the first steps train on the source alone, and phi starts from what they lead to.
+    With `source_phase_fraction` the first steps train on the source alone, and phi starts from what they lead to. With
+    `target_phase_fraction` the last steps train on the second term alone.
 
-    A step costs a batch of each task and a small solve, and in the source's own phase a batch of the source.
+    A step costs a batch of each task and a small solve, in the source's own phase a batch of the source, and in the target's a batch of the
+    target and the solve.
 
     Args:
         source_dataset, source_collator: see [`~merlin_hf.transfer.trainer.TransferTrainer`].
@@ -70,52 +83,50 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
 
     @property
     def phase_fractions(self):
-        """The source's phase, if any, and MeRLin's."""
-        return self.args.source_phase_fraction, 1 - self.args.source_phase_fraction
+        """The source's phase, if any, that of both losses, and the target's, if any."""
+        source, target = self.args.source_phase_fraction, self.args.target_phase_fraction
+        return source, share_between(source, 1 - target), target
 
     @property
     def draws_source(self):
-        """Both phases need the source."""
-        return self.source_dataset is not None
+        """Source batches are drawn until the phases that are about the target alone."""
+        return self.source_dataset is not None and self.phase < TARGET_PHASE
 
     @property
     def leaves_unused(self):
-        """The source's phase uses no scalars, and no head of the target where it is trained later."""
-        return self.has_phases and (self.trains_target_head or bool(self.learned_scalars()))
+        """The source's phase uses no scalars, and no head of the target where it is trained later; the target's no source head."""
+        later = self.trains_target_head or self.args.target_phase_fraction > 0
+        return self.has_phases and (later or bool(self.learned_scalars()))
 
     @classmethod
     def rows_per_step(cls, args, has_source):
-        """As in TransferTrainer; the source's phase takes no rows of the target."""
+        """As in TransferTrainer; the source's phase takes no rows of the target, and the target's none of the source."""
         rows = super().rows_per_step(args, has_source)
-        return rows - args.source_phase_fraction * args.per_device_train_batch_size if has_source else rows
+        if not has_source:
+            return rows
+        target = args.per_device_train_batch_size
+        source = args.per_device_source_batch_size or target
+        return rows - args.source_phase_fraction * target - args.target_phase_fraction * source
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """
-        The objective above on one micro-batch of each task, or in the source's own phase its first term; Trainer's own loss where
-        there is no source batch.
+        The objective above on one micro-batch of each task, or in the phases of the source and of the target one term of it; Trainer's own
+        loss where there is no batch of this training.
         """
         batches = self.take_batches(inputs)
         if batches is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if self.phase == 0:
+        if self.phase == SOURCE_PHASE:
             return self.source_phase_loss(model, batches, return_outputs)
+        if self.phase == TARGET_PHASE:
+            return self.target_phase_loss(model, batches, return_outputs)
 
         outputs = model(
             source_inputs=batches.source_inputs, target_inputs=batches.target_inputs, with_target_logits=False
         )
-        # A gradient at the outputs themselves would set off DeepSpeed's hooks for the end of a backward pass.
-        source_logits, features = (
-            tensor.view_as(tensor) for tensor in (outputs.source_logits, outputs.target_features)
-        )
-        scalars = {name: value.view_as(value) for name, value in (outputs.scalars or {}).items()}
+        source_logits, features, scalars = _views(outputs)
         source_loss = self.source_loss(source_logits, batches.source_labels)
-
-        # On several processes the head is fit on, and judged by, the rows of all of them.
-        features, labels, present = self.gather_target(features, batches.target_labels)
-        self.target_problem_type = self.problem_type(labels)
-        split = self.split(labels, present)
-        head = self.fit_head(features, labels, split.train, scalars)
-        meta_loss = self.validate_head(head, features, labels, split, scalars)
+        meta_loss, features = self.meta_loss(features, batches.target_labels, scalars)
 
         rho = self.args.rho
         if self.args.balance_gradients and source_logits.requires_grad and features.requires_grad:
@@ -136,6 +147,33 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
         self.record(source_loss=source_loss)
         loss = self.args.source_weight * source_loss
         return (loss, outputs) if return_outputs else loss
+
+    def target_phase_loss(self, model, batches: Batches, return_outputs: bool = False):
+        """`L_va(theta(phi; tr), phi)`, averaged over splits, of shape `()`: the loss of the last steps, without the source."""
+        outputs = model(target_inputs=batches.target_inputs, with_target_logits=False)
+        _, features, scalars = _views(outputs)
+        meta_loss, _ = self.meta_loss(features, batches.target_labels, scalars)
+        self.record(meta_loss=meta_loss)
+        return (meta_loss, outputs) if return_outputs else meta_loss
+
+    def meta_loss(self, features: Tensor, labels: Tensor, scalars: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """
+        How well heads fit on one part of the target batch do on the rest. On several processes they are fit on, and judged by, the rows of
+        all of them.
+
+        Args:
+            features (`torch.FloatTensor` of shape `(n, hidden_size)`): of this process.
+            labels (`torch.Tensor` of shape `(n,)` or `(n, num_labels)`).
+            scalars (`dict[str, torch.FloatTensor]`): the learned scalars.
+
+        Returns:
+            The loss, of shape `()`, and the features that it was computed from, those of all processes.
+        """
+        features, labels, present = self.gather_target(features, labels)
+        self.target_problem_type = self.problem_type(labels)
+        split = self.split(labels, present)
+        head = self.fit_head(features, labels, split.train, scalars)
+        return self.validate_head(head, features, labels, split, scalars), features
 
     def gather_target(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """

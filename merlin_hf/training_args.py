@@ -85,6 +85,9 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         source_phase_fraction (`float`): share of all steps, at their beginning, that train on the source alone, in [0, 1); MeRLin
             starts from the features that they lead to, with a fresh optimizer and a schedule of its own: warm-up and decay take place
             in each phase. Target batches are drawn in both, so that epochs count all steps.
+        target_phase_fraction (`float`): share of all steps, at their end, that train on the meta loss alone, in [0, 1), as if rho were
+            infinite; again with a fresh optimizer and a schedule of its own. What is left between both phases are the steps on both losses,
+            none where the two shares add up to 1.
         rho (`float`): factor of the meta loss (the paper's rho).
         balance_gradients (`bool`): never let the meta loss pull harder at the features than the source loss does: where
             its gradient there is larger, `rho` is multiplied by the ratio (see [`~merlin_hf.transfer.balance`]). `False`
@@ -124,6 +127,10 @@ class MerlinTrainingArguments(TransferTrainingArguments):
     source_phase_fraction: float = field(
         default=0.0,
         metadata={"help": "Share of the steps, at their beginning, that train on the source alone, in [0, 1)."},
+    )
+    target_phase_fraction: float = field(
+        default=0.0,
+        metadata={"help": "Share of the steps, at their end, that train on the meta loss alone, in [0, 1)."},
     )
     rho: float = field(default=0.3, metadata={"help": "Factor of the meta loss (rho in the paper)."})
     balance_gradients: bool = field(
@@ -198,11 +205,7 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         if args.split == "kfold" and args.num_splits < 2:
             raise ValueError(f"`split='kfold'` needs `num_splits` of at least 2 folds, got {args.num_splits}.")
         _check_positive(args, "head_l2", "logit_scale", "num_splits", "scalar_learning_rate")
-        if not 0 <= args.source_phase_fraction < 1:
-            raise ValueError(
-                f"`source_phase_fraction` must be at least 0 and less than 1, got {args.source_phase_fraction}: MeRLin needs steps "
-                "of its own. 0 leaves the source's phase out."
-            )
+        _check_phases(args)
         if args.rho < 0:
             raise ValueError(f"`rho` must not be negative, got {args.rho}.")
         if not 0 < args.validation_fraction < 1:
@@ -259,3 +262,21 @@ def add_missing_options(args: TrainingArguments, options: type[TransferTrainingA
         if option.name not in known and not hasattr(args, option.name):
             setattr(args, option.name, option.default)
     options.check_options(args)
+
+
+def _check_phases(args: TrainingArguments) -> None:
+    """
+    Raises:
+        ValueError: shares of the steps are none, or leave none for the meta loss.
+    """
+    for name, phase in (("source_phase_fraction", "source"), ("target_phase_fraction", "target")):
+        if not 0 <= getattr(args, name) < 1:
+            raise ValueError(
+                f"`{name}` must be at least 0 and less than 1, got {getattr(args, name)}: MeRLin needs steps of its own. 0 leaves the "
+                f"{phase}'s phase out."
+            )
+    if args.source_phase_fraction + args.target_phase_fraction > 1 + 1e-9:
+        raise ValueError(
+            f"`source_phase_fraction` and `target_phase_fraction` are shares of the same steps and must not add up to more than 1, got "
+            f"{args.source_phase_fraction} and {args.target_phase_fraction}."
+        )

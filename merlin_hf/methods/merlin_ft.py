@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 from ..trainer import MerlinTrainer
 from ..training_args import MerlinTrainingArguments
 from ..transfer.checks import check_head_can_be_written
+from ..transfer.phases import share_between
 from .sequential import check_first_phase_fraction
 
 
@@ -19,8 +20,8 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
     Args:
         source_phase_fraction (`float`): as there; with a default of its own, which did better on average than none with 100 labelled rows
             (`benchmarks/ablations`). 0 leaves the source's phase out, as in the paper.
-        first_phase_fraction (`float`): share of all steps before fine-tuning, in (0, 1): MeRLin's, and before it those of
-            `source_phase_fraction`.
+        first_phase_fraction (`float`): share of all steps before fine-tuning, in (0, 1): MeRLin's, with those of
+            `source_phase_fraction` and `target_phase_fraction`.
     """
 
     source_phase_fraction: float = field(
@@ -37,10 +38,12 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
         """As in [`MerlinTrainingArguments.check_options`]."""
         MerlinTrainingArguments.check_options(args)
         check_first_phase_fraction(args)
-        if args.source_phase_fraction >= args.first_phase_fraction:
+        between = args.first_phase_fraction - args.source_phase_fraction - args.target_phase_fraction
+        if args.source_phase_fraction >= args.first_phase_fraction or between < -1e-9:
             raise ValueError(
-                f"`source_phase_fraction` must be less than `first_phase_fraction`, got {args.source_phase_fraction} and "
-                f"{args.first_phase_fraction}: what lies between them are MeRLin's steps. Set both, or `source_phase_fraction=0`."
+                f"`source_phase_fraction` must be less than `first_phase_fraction`, and with `target_phase_fraction` not more, got "
+                f"{args.source_phase_fraction}, {args.first_phase_fraction} and {args.target_phase_fraction}: what lies between them are "
+                "MeRLin's steps. Set all, or `source_phase_fraction=0`."
             )
 
 
@@ -65,20 +68,14 @@ class MerlinFinetuneTrainer(MerlinTrainer):
 
     @property
     def phase_fractions(self):
-        """The source's phase, if any, MeRLin's, and fine-tuning."""
-        args = self.args
-        before = args.source_phase_fraction
-        return before, args.first_phase_fraction - before, 1 - args.first_phase_fraction
+        """The source's phase, if any, that of both losses, the target's, if any, and fine-tuning."""
+        source, target, end = (getattr(self.args, f"{name}_phase_fraction") for name in ("source", "target", "first"))
+        return source, share_between(source, end - target), target, 1 - end
 
     @property
     def is_finetuning(self) -> bool:
         """Whether the current update belongs to the last phase."""
         return self.phase == len(self.phase_fractions) - 1
-
-    @property
-    def draws_source(self):
-        """Fine-tuning needs no source."""
-        return self.source_dataset is not None and not self.is_finetuning
 
     @classmethod
     def rows_per_step(cls, args, has_source):

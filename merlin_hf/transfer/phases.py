@@ -1,6 +1,7 @@
 """Phases in one training, told apart by the step."""
 
 import itertools
+import math
 from typing import Any
 
 import torch
@@ -46,9 +47,10 @@ class PhasesMixin(TrainerBase):
 
     @property
     def phase(self) -> int:
-        """The number of the phase, from 0, that the current update belongs to."""
+        """The number of the phase, from 0, that the current update belongs to; outside of training the last that there is."""
         ends = self.phase_ends
-        return next((phase for phase, end in enumerate(ends) if self.state.global_step < end), len(ends) - 1)
+        last = max(number for number, fraction in enumerate(self.phase_fractions) if fraction > 0)
+        return next((phase for phase, end in enumerate(ends) if self.state.global_step < end), last)
 
     @property
     def first_phase_steps(self) -> int:
@@ -130,7 +132,7 @@ class PhasesMixin(TrainerBase):
         before = saved["phase_ends"].tolist() if "phase_ends" in saved else now
         step = self.state.global_step
         if _place(before, step) != _place(now, step):
-            names = ("source_phase_fraction", "first_phase_fraction")
+            names = ("source_phase_fraction", "first_phase_fraction", "target_phase_fraction")
             fractions = " and ".join(f"`{name}`" for name in names if hasattr(self.args, name))
             raise ValueError(
                 f"The checkpoint of step {step} is of a run whose phases ended at steps {_distinct(before)}, and this run's end at "
@@ -154,6 +156,11 @@ class PhasesMixin(TrainerBase):
                 f"{type(self).__name__} has phases with a schedule each, and `lr_scheduler_type={schedule!r}` "
                 "is none. Use 'linear', 'cosine' or 'constant'."
             )
+
+
+def share_between(start: float, end: float) -> float:
+    """The share of the steps between two points in [0, 1]; exactly 0 where they are the same but for rounding, as 1 - 0.7 and 0.3."""
+    return 0.0 if math.isclose(start, end, abs_tol=1e-9) else end - start
 
 
 def _distinct(ends: list[int]) -> list[int]:

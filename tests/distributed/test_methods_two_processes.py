@@ -31,6 +31,7 @@ TEXT = {
     "merlin_ft": {},
     "class_frequencies": {"method": "merlin", "labels": [0] * 10 + [1] * 4 + [2] * 2},  # others on each rank
     "source_first": {"method": "merlin", "source_phase_fraction": 0.5},
+    "target_last": {"method": "merlin", "source_phase_fraction": 0.25, "target_phase_fraction": 0.5},
     "source_first_ft": {"method": "merlin_ft", "source_phase_fraction": 0.25},
 }
 # Two processes are two accumulated micro-batches, each with BatchNorm of its own.

@@ -1,4 +1,4 @@
-"""MeRLin after a phase on the source alone, and three phases in MeRLin-FT."""
+"""MeRLin with phases on the source alone and on the target alone, and those of MeRLin-FT."""
 
 import pytest
 import torch
@@ -12,6 +12,21 @@ from tests.tiny import tiny_bert
 # Steps 0 and 1 are the source's, 2 and 3 MeRLin's, and the last two fine-tuning's or MeRLin's.
 THIRDS = {"max_steps": 6, "source_phase_fraction": 1 / 3}
 PHASES = {"merlin": THIRDS, "merlin_ft": {**THIRDS, "first_phase_fraction": 2 / 3}}
+# The last phase of MeRLin is about the target alone; in the second there are no steps on both.
+TARGET_PHASES = {
+    "both": ("merlin", {**THIRDS, "target_phase_fraction": 1 / 3}),
+    "apart": ("merlin", {**THIRDS, "target_phase_fraction": 2 / 3}),
+    "no source phase": ("merlin", {"max_steps": 6, "target_phase_fraction": 2 / 3}),
+    "merlin_ft": ("merlin_ft", {**PHASES["merlin_ft"], "target_phase_fraction": 1 / 3}),
+}
+
+
+NAMES = {
+    ("source_loss",): "source",
+    ("source_loss", "meta_loss"): "merlin",
+    ("meta_loss",): "target",
+    ("target_loss",): "fine-tuning",
+}
 
 
 def kinds(trainer):
@@ -19,7 +34,8 @@ def kinds(trainer):
     found = []
     for entry in trainer.state.log_history:
         if "loss" in entry:
-            found.append("fine-tuning" if "target_loss" in entry else "merlin" if "meta_loss" in entry else "source")
+            losses = [name for name in ("source_loss", "meta_loss", "target_loss") if name in entry]
+            found.append(NAMES[tuple(losses)])
     return found
 
 
@@ -37,6 +53,57 @@ def test_each_phase_has_its_loss_and_a_whole_course_of_the_learning_rate(method,
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
     merlin = [1e-2, 7.5e-3, 5e-3, 2.5e-3] if method == "merlin" else [1e-2, 5e-3, 1e-2, 5e-3]
     assert rates == pytest.approx([1e-2, 5e-3, *merlin])
+
+
+@pytest.mark.parametrize(
+    ("phases", "expected"),
+    [
+        ("both", ["source"] * 2 + ["merlin"] * 2 + ["target"] * 2),
+        ("apart", ["source"] * 2 + ["target"] * 4),
+        ("no source phase", ["merlin"] * 2 + ["target"] * 4),
+        ("merlin_ft", ["source"] * 2 + ["target"] * 2 + ["fine-tuning"] * 2),
+    ],
+)
+def test_the_targets_phase_has_the_meta_loss_alone(phases, expected, tmp_path):
+    """And draws no source batch."""
+    method, options = TARGET_PHASES[phases]
+    steps = []
+    trainer = build(method, tmp_path, trainer_class=traced(METHODS[method], steps), **options)
+    trainer.train()
+    assert kinds(trainer) == expected
+    assert [step.source is not None for step in steps] == [kind in ("source", "merlin") for kind in expected]
+    last = [entry for entry in trainer.state.log_history if "loss" in entry and "source_loss" not in entry]
+    assert all(entry["loss"] == pytest.approx(entry["meta_loss"]) for entry in last if "meta_loss" in entry)
+
+
+def test_the_targets_phase_goes_on_with_the_same_batches_and_heads_as_rho_without_end(tmp_path):
+    """As if the meta loss had all the weight: a plain step of gradient descent is that of `source_weight=0`."""
+    plain = {**PLAIN_SGD, "balance_gradients": False, "learn_logit_scale": False, "rho": 1.0}
+    runs = []
+    for name, options in {
+        "phase": {"target_phase_fraction": 2 / 3},
+        "weights": {"source_weight": 0.0},
+    }.items():
+
+        class Later(METHODS["merlin"]):
+            """A run that sits its first two steps out."""
+
+            def training_step(self, *args, **kwargs):
+                if self.state.global_step < 2:
+                    self.start = weights(self)
+                loss = super().training_step(*args, **kwargs)
+                if self.state.global_step < 2:
+                    self.transfer_model.load_state_dict(self.start)
+                    self.optimizer.zero_grad()
+                return loss
+
+        model = tiny_bert(dropout=0.0)
+        runs.append(
+            build("merlin", tmp_path / name, model=model, trainer_class=Later, max_steps=6, **plain, **options)
+        )
+        runs[-1].train()
+    backbones = [{n: w for n, w in weights(run).items() if "source_head" not in n} for run in runs]
+    assert_same_weights(*backbones)
 
 
 @pytest.mark.parametrize("source_weight", [1.0, 0.3])
@@ -97,10 +164,14 @@ def test_merlin_goes_on_from_what_the_source_led_to(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("method", PHASES)
-def test_resuming_is_never_stopping(method, stop, tmp_path):
+@pytest.mark.parametrize(
+    ("method", "phases"),
+    [*PHASES.items(), *TARGET_PHASES.values()],
+    ids=[*PHASES, *map("target-{}".format, TARGET_PHASES)],
+)
+def test_resuming_is_never_stopping(method, phases, stop, tmp_path):
     """Within each phase, and where the next begins."""
-    options = {**PHASES[method], "learning_rate": 1e-2, "weight_decay": 0.1}
+    options = {**phases, "learning_rate": 1e-2, "weight_decay": 0.1}
     whole = build(method, tmp_path / "whole", **options, save_strategy="steps", save_steps=1)
     whole.train()
     resumed = build(method, tmp_path / "resumed", **options)
@@ -108,10 +179,14 @@ def test_resuming_is_never_stopping(method, stop, tmp_path):
     assert_same_weights(whole, resumed)
 
 
-@pytest.mark.parametrize("method", PHASES)
-def test_a_checkpoint_of_a_phase_before_fine_tuning_has_a_head_that_fits_the_target(method, tmp_path):
+@pytest.mark.parametrize(
+    ("method", "phases"),
+    [*PHASES.items(), *TARGET_PHASES.values()],
+    ids=[*PHASES, *map("target-{}".format, TARGET_PHASES)],
+)
+def test_a_checkpoint_of_a_phase_before_fine_tuning_has_a_head_that_fits_the_target(method, phases, tmp_path):
     """The one that fits the saved features, not one that was trained or that the model came with."""
-    options = {**PHASES[method], "learn_logit_scale": False}
+    options = {**phases, "learn_logit_scale": False}
     trainer = build(method, tmp_path, **options, save_strategy="steps", save_steps=1)
     trainer.train()
     for step in (1, 2, 3):
@@ -229,6 +304,13 @@ def test_options_of_a_trial_are_checked_with_the_data(tmp_path):
         trainer._hp_search_setup(None)
 
 
+@pytest.mark.parametrize("source", [0.7, 0.4, 0.9, 1 / 3])
+def test_shares_that_add_up_to_one_leave_no_step_between(source, tmp_path):
+    """Whatever rounding makes of 1 - 0.3 - 0.7."""
+    trainer = build("merlin", tmp_path, source_phase_fraction=source, target_phase_fraction=1 - source, max_steps=1000)
+    assert trainer.phase_fractions[1] == 0.0 and trainer.split_steps(1000)[1] == 0
+
+
 def test_merlin_ft_has_it_by_default(tmp_path):
     options = {"max_steps": 10, "logging_steps": 1, "save_strategy": "no", "report_to": "none"}
     args = METHODS["merlin_ft"].training_args_class(str(tmp_path), use_cpu=True, **options)
@@ -238,7 +320,7 @@ def test_merlin_ft_has_it_by_default(tmp_path):
 
 
 def test_a_short_first_phase_says_what_to_change(tmp_path):
-    with pytest.raises(ValueError, match="less than `first_phase_fraction`, got 0.4 and 0.3.*Set both"):
+    with pytest.raises(ValueError, match="less than `first_phase_fraction`.*got 0.4, 0.3 and 0.0.*Set all"):
         METHODS["merlin_ft"].training_args_class(str(tmp_path), use_cpu=True, first_phase_fraction=0.3)
 
 
@@ -263,6 +345,9 @@ def test_the_phases_of_merlin_ft_are_two_without_it(tmp_path):
         ((0.4, 0.4, 0.2), 1, (0, 0, 1)),
         ((0.0, 0.5, 0.5), 1, (0, 0, 1)),
         ((0.4, 0.4, 0.2), 0, (0, 0, 0)),
+        ((0.5, 0.0, 0.5), 10, (5, 0, 5)),
+        ((0.5, 0.0, 0.5), 1, (0, 0, 1)),
+        ((0.4, 0.2, 0.2, 0.2), 10, (4, 2, 2, 2)),
     ],
 )
 def test_each_phase_has_its_share_of_the_steps(fractions, steps, expected):
@@ -281,10 +366,21 @@ def test_each_phase_has_its_share_of_the_steps(fractions, steps, expected):
             "`source_phase_fraction` must be at least 0 and less than 1, got 1.0",
         ),
         ("merlin", {"source_phase_fraction": -0.1}, "at least 0 and less than 1, got -0.1"),
-        ("merlin_ft", {"source_phase_fraction": 0.8}, "less than `first_phase_fraction`, got 0.8 and 0.8"),
+        ("merlin_ft", {"source_phase_fraction": 0.8}, "less than `first_phase_fraction`.*got 0.8, 0.8 and 0.0"),
+        (
+            "merlin",
+            {"target_phase_fraction": 1.0},
+            "`target_phase_fraction` must be at least 0 and less than 1, got 1.0",
+        ),
+        (
+            "merlin",
+            {"source_phase_fraction": 0.6, "target_phase_fraction": 0.5},
+            "add up to more than 1, got 0.6 and 0.5",
+        ),
+        ("merlin_ft", {"target_phase_fraction": 0.5}, "with `target_phase_fraction` not more, got 0.4, 0.8 and 0.5"),
     ],
 )
-def test_a_fraction_that_leaves_merlin_no_steps_is_refused(method, options, message, tmp_path):
+def test_fractions_that_leave_merlin_no_steps_are_refused(method, options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         METHODS[method].training_args_class(str(tmp_path), use_cpu=True, **options)
 
@@ -294,6 +390,9 @@ def test_a_fraction_that_leaves_merlin_no_steps_is_refused(method, options, mess
     [
         ("merlin", {}, 20 + 8),
         ("merlin", {"source_phase_fraction": 0.25}, 0.75 * 20 + 8),
+        ("merlin", {"source_phase_fraction": 0.7, "target_phase_fraction": 0.3}, 0.3 * 20 + 0.7 * 8),
+        ("merlin", {"target_phase_fraction": 0.25}, 20 + 0.75 * 8),
+        ("merlin_ft", {"target_phase_fraction": 0.4}, 0.6 * 20 + 0.4 * 8),
         ("merlin_ft", {"source_phase_fraction": 0.0}, 20 + 0.8 * 8),
         ("merlin_ft", {}, 0.6 * 20 + 0.8 * 8),
         ("merlin_ft", {"first_phase_fraction": 0.8, "source_phase_fraction": 0.5}, 0.5 * 20 + 0.8 * 8),
@@ -308,10 +407,16 @@ def test_a_step_costs_the_rows_of_its_phase(method, options, expected, tmp_path)
     assert trainer_class.rows_per_step(args, has_source=False) == 20
 
 
-@pytest.mark.parametrize("method", PHASES)
+@pytest.mark.parametrize(
+    ("method", "phases"),
+    [*PHASES.items(), *TARGET_PHASES.values()],
+    ids=[*PHASES, *map("target-{}".format, TARGET_PHASES)],
+)
 @pytest.mark.parametrize("learned", [False, True])
-def test_distributed_training_looks_for_unused_parameters_where_there_are_some(method, learned, tmp_path, monkeypatch):
-    """The scalars in the source's phase, and the head of the target where it is trained later."""
+def test_distributed_training_looks_for_unused_parameters_where_there_are_some(
+    method, phases, learned, tmp_path, monkeypatch
+):
+    """The scalars in the source's phase, the source's head in the target's, and the head of the target where it is trained later."""
     unused = set()
 
     class Watched(METHODS[method]):
@@ -321,10 +426,11 @@ def test_distributed_training_looks_for_unused_parameters_where_there_are_some(m
             unused.update(name for name, p in trained.items() if p.grad is None)
             return loss
 
-    options = {"learn_logit_scale": learned, "ddp_find_unused_parameters": False, **PHASES[method]}
+    options = {"learn_logit_scale": learned, "ddp_find_unused_parameters": False, **phases}
     trainer = build(method, tmp_path, trainer_class=Watched, **options)
     trainer.train()
-    assert trainer.leaves_unused == bool(unused) == (learned or method == "merlin_ft")
+    expected = learned or method == "merlin_ft" or "target_phase_fraction" in phases
+    assert trainer.leaves_unused == bool(unused) == expected
     monkeypatch.setattr(type(trainer.args), "world_size", 2)
     if unused:
         with pytest.raises(ValueError, match="ddp_find_unused_parameters=True"):
