@@ -20,7 +20,7 @@ from merlin_hf.report.tables import markdown
 
 
 HERE = Path(__file__).parent
-VARIANTS = ("merlin_source_first", "merlin_ft_source_first")
+VARIANTS = ("merlin_source_first", "merlin_target_last")
 WITHOUT_SOURCE_PHASE = ("merlin", "merlin_ft")
 CHOSEN = "MeRLin, either variant"
 
@@ -131,7 +131,7 @@ def main(results: Path = HERE / "results", output: Path | None = None) -> None:
             pair_table(of_rows),
         ]
     parts.append(
-        "MeRLin stands for the one of `merlin_source_first` and `merlin_ft_source_first` with the better validation score on the pair; "
+        "MeRLin stands for the one of `merlin_source_first` and `merlin_target_last` with the better validation score on the pair; "
         "each has as many trials as any other method. `merlin` and `merlin_ft` have no phase on the source before, as in the "
         "paper. Intervals are 95 % over pairs. The best other method of a pair is picked by its test scores, which favours it. Times of "
         "runs are not compared here, as runs share a machine; see benchmarks/speed."

@@ -42,9 +42,9 @@ def write(folder, pair, methods):
 def test_the_variant_is_chosen_on_validation_rows_though_the_other_does_better_on_test_rows(summary, tmp_path):
     others = {"finetune": (0.9, [0.5, 0.6]), "joint": (0.9, [0.6, 0.7]), "sequential": (0.9, [0.5, 0.5])}
     others |= {"merlin": (0.95, [0.95, 0.95]), "merlin_ft": (0.1, [0.3, 0.3])}
-    variants = {"merlin_source_first": (0.7, [0.9, 0.9]), "merlin_ft_source_first": (0.8, [0.8, 0.6])}
+    variants = {"merlin_source_first": (0.7, [0.9, 0.9]), "merlin_target_last": (0.8, [0.8, 0.6])}
     comparison, chosen = summary.read(write(tmp_path, "a", {**variants, **others}))
-    assert chosen == "merlin_ft_source_first"
+    assert chosen == "merlin_target_last"
     found = summary.standing_for_merlin(comparison, chosen)
     assert found.methods[summary.CHOSEN].label == chosen and found.gain(summary.CHOSEN) == pytest.approx(0.7)
     assert set(found.methods) == {summary.CHOSEN, "finetune", "joint", "sequential"}
@@ -53,7 +53,7 @@ def test_the_variant_is_chosen_on_validation_rows_though_the_other_does_better_o
 
 def test_ranks_wins_and_differences(summary, tmp_path):
     def methods(merlin, **others):
-        variants = {"merlin_ft_source_first": 0.0, "merlin": merlin - 0.2, "merlin_ft": 0.0}
+        variants = {"merlin_target_last": 0.0, "merlin": merlin - 0.2, "merlin_ft": 0.0}
         scores = {"merlin_source_first": merlin, "sequential": 0.1, **variants, **others}
         return {label: (score, [score, score]) for label, score in scores.items()}
 
@@ -94,7 +94,7 @@ def test_results_without_all_that_is_compared_are_refused(summary, tmp_path):
         "finetune": (0.9, [0.5]),
     }
     path = write(tmp_path, "a", methods)
-    with pytest.raises(SystemExit, match="no scores of merlin_source_first, merlin_ft_source_first, merlin_ft, joint"):
+    with pytest.raises(SystemExit, match="no scores of merlin_source_first, merlin_target_last, merlin_ft, joint"):
         summary.read(path)
 
 
