@@ -80,6 +80,7 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
     training_args_class: ClassVar = MerlinTrainingArguments
     trains_target_head: ClassVar[bool] = False
     search_space: ClassVar = {"rho": (0.1, 0.3, 1.0)}
+    phase_names: ClassVar = ("source", "source and target", "target")
 
     @property
     def phase_fractions(self):
@@ -95,8 +96,8 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
     @property
     def leaves_unused(self):
         """The source's phase uses no scalars, and no head of the target where it is trained later; the target's no source head."""
-        later = self.trains_target_head or self.args.target_phase_fraction > 0
-        return self.has_phases and (later or bool(self.learned_scalars()))
+        leaves_a_head = self.trains_target_head or self.args.target_phase_fraction > 0
+        return self.has_phases and (leaves_a_head or bool(self.learned_scalars()))
 
     @classmethod
     def rows_per_step(cls, args, has_source):
@@ -370,6 +371,26 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
         """As in TransferTrainer, and a target batch must always have rows to judge the head by."""
         super().check_data()
         self.check_batch_size()
+
+    def check_settings(self):
+        """
+        As in PhasesMixin.
+
+        Raises:
+            ValueError: nothing is trained in the target's phase, as the backbone is frozen and no scalar is learned.
+        """
+        super().check_settings()
+        head = f"{self.transfer_model.head_name}."
+        backbone = (p for name, p in self.transfer_model.model.named_parameters() if not name.startswith(head))
+        if (
+            self.args.target_phase_fraction
+            and not self.learned_scalars()
+            and not any(p.requires_grad for p in backbone)
+        ):
+            raise ValueError(
+                f"`target_phase_fraction={self.args.target_phase_fraction}` has steps on the meta loss alone, and it trains nothing here: all "
+                "parameters below the head are frozen. Leave it out, or unfreeze some."
+            )
 
     def check_batch_size(self):
         """Raise an error where a target batch may have no rows to judge the head by."""

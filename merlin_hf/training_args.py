@@ -84,7 +84,7 @@ class MerlinTrainingArguments(TransferTrainingArguments):
     Args:
         source_phase_fraction (`float`): share of all steps, at their beginning, that train on the source alone, in [0, 1); MeRLin
             starts from the features that they lead to, with a fresh optimizer and a schedule of its own: warm-up and decay take place
-            in each phase. Target batches are drawn in both, so that epochs count all steps.
+            in each phase. Target batches are drawn in all, so that epochs count all steps.
         target_phase_fraction (`float`): share of all steps, at their end, that train on the meta loss alone, in [0, 1), as if rho were
             infinite; again with a fresh optimizer and a schedule of its own. What is left between both phases are the steps on both losses,
             none where the two shares add up to 1.
@@ -269,11 +269,11 @@ def _check_phases(args: TrainingArguments) -> None:
     Raises:
         ValueError: shares of the steps are none, or leave none for the meta loss.
     """
-    for name, phase in (("source_phase_fraction", "source"), ("target_phase_fraction", "target")):
+    needs = {"source_phase_fraction": "the target needs steps", "target_phase_fraction": "the source needs steps"}
+    for name, reason in needs.items():
         if not 0 <= getattr(args, name) < 1:
             raise ValueError(
-                f"`{name}` must be at least 0 and less than 1, got {getattr(args, name)}: MeRLin needs steps of its own. 0 leaves the "
-                f"{phase}'s phase out."
+                f"`{name}` must be at least 0 and less than 1, got {getattr(args, name)}: {reason} too. 0 leaves this phase out."
             )
     if args.source_phase_fraction + args.target_phase_fraction > 1 + 1e-9:
         raise ValueError(

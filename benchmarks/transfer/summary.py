@@ -38,6 +38,27 @@ def read(path: Path) -> tuple[Comparison, str]:
     return replace(comparison, pair=path.parts[-3], rows=int(path.parts[-2]), methods=methods), chosen
 
 
+def check_searches(paths: list[Path]) -> None:
+    """
+    Raises:
+        SystemExit: settings were not searched in the same way on all pairs, so that ranks on them do not belong together.
+    """
+    searches = {}
+    for path in paths:
+        search = json.loads(path.read_text())["config"].get("search", {})
+        # Learning rates are those of the kind of model.
+        searches.setdefault(str({key: value for key, value in search.items() if key != "learning_rates"}), []).append(
+            path
+        )
+    if len(searches) > 1:
+        found = "; ".join(
+            f"{search}: {', '.join(path.parts[-3] for path in of_it)}" for search, of_it in searches.items()
+        )
+        raise SystemExit(
+            f"Settings were not searched in the same way on all pairs. {found}. Run the pairs of one anew."
+        )
+
+
 def standing_for_merlin(comparison: Comparison, variant: str) -> Comparison:
     """The comparison with one variant, under `CHOSEN`, in place of all of them."""
     left_out = (*VARIANTS, *WITHOUT_SOURCE_PHASE)
@@ -116,9 +137,11 @@ def verdict(comparisons: list[Comparison]) -> str:
 
 def main(results: Path = HERE / "results", output: Path | None = None) -> None:
     """Write and print the summary, into `results` unless told otherwise."""
-    found = [read(path) for path in sorted(results.glob("*/*/results.json"))]
-    if not found:
+    paths = sorted(results.glob("*/*/results.json"))
+    if not paths:
         sys.exit(f"There are no results in {results}.")
+    check_searches(paths)
+    found = [read(path) for path in paths]
     parts = ["# What the pairs say together"]
     for rows in sorted({comparison.rows for comparison, _ in found}):
         whole = [comparison for comparison, _ in found if comparison.rows == rows]

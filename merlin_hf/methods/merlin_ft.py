@@ -12,6 +12,9 @@ from ..transfer.phases import share_between
 from .sequential import check_first_phase_fraction
 
 
+FINETUNING_PHASE = 3
+
+
 @dataclass
 class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
     """
@@ -20,6 +23,7 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
     Args:
         source_phase_fraction (`float`): as there; with a default of its own, which did better on average than none with 100 labelled rows
             (`benchmarks/ablations`). 0 leaves the source's phase out, as in the paper.
+        target_phase_fraction (`float`): as there; these steps come before those of fine-tuning.
         first_phase_fraction (`float`): share of all steps before fine-tuning, in (0, 1): MeRLin's, with those of
             `source_phase_fraction` and `target_phase_fraction`.
     """
@@ -28,9 +32,15 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
         default=0.4,
         metadata={"help": "Share of the steps, at their beginning, that train on the source alone, in [0, 1)."},
     )
+    target_phase_fraction: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the steps, just before fine-tuning, that train on the meta loss alone, in [0, 1)."
+        },
+    )
     first_phase_fraction: float = field(
         default=0.8,
-        metadata={"help": "Share of the steps before fine-tuning: MeRLin's, with those of source_phase_fraction."},
+        metadata={"help": "Share of the steps before fine-tuning: MeRLin's and those of the two phases above."},
     )
 
     @staticmethod
@@ -38,12 +48,11 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
         """As in [`MerlinTrainingArguments.check_options`]."""
         MerlinTrainingArguments.check_options(args)
         check_first_phase_fraction(args)
-        between = args.first_phase_fraction - args.source_phase_fraction - args.target_phase_fraction
-        if args.source_phase_fraction >= args.first_phase_fraction or between < -1e-9:
+        source, target, before = args.source_phase_fraction, args.target_phase_fraction, args.first_phase_fraction
+        if source >= before or target >= before or source + target > before + 1e-9:
             raise ValueError(
-                f"`source_phase_fraction` must be less than `first_phase_fraction`, and with `target_phase_fraction` not more, got "
-                f"{args.source_phase_fraction}, {args.first_phase_fraction} and {args.target_phase_fraction}: what lies between them are "
-                "MeRLin's steps. Set all, or `source_phase_fraction=0`."
+                "`source_phase_fraction` and `target_phase_fraction` must each be less than `first_phase_fraction`, and together not more, "
+                f"got {source}, {target} and {before}: they are parts of the steps before fine-tuning, which need some for each loss."
             )
 
 
@@ -56,26 +65,29 @@ class MerlinFinetuneTrainer(MerlinTrainer):
         phi_1 = argmin over phi, theta_s from phi_0:  L_source(theta_s, phi) + rho * L_meta(phi)
         min over phi, theta_t from (phi_1, theta(phi_1; all target rows)):  L_target(theta_t, phi)
 
-    Fine-tuning starts at the head that fits all target rows, as LP-FT does. The first line, a phase on the source alone, is not the paper's:
+    With `target_phase_fraction` the last steps before fine-tuning are on L_meta alone. Fine-tuning starts at the head that fits all target rows, as
+    LP-FT does. The first line, a phase on the source alone, is not the paper's:
     `source_phase_fraction=0` leaves it out, and phi_0 is what the model comes with.
 
     A step costs a batch of each task in MeRLin's phase, one of the source before it and one of the target after it.
     """
 
     training_args_class: ClassVar = MerlinFinetuneTrainingArguments
+    phase_names: ClassVar = (*MerlinTrainer.phase_names, "fine-tuning")
     # The optimizer and the wrapper of distributed training must know it from the start; only fine-tuning uses it.
     trains_target_head: ClassVar[bool] = True
 
     @property
     def phase_fractions(self):
         """The source's phase, if any, that of both losses, the target's, if any, and fine-tuning."""
-        source, target, end = (getattr(self.args, f"{name}_phase_fraction") for name in ("source", "target", "first"))
-        return source, share_between(source, end - target), target, 1 - end
+        source, target = self.args.source_phase_fraction, self.args.target_phase_fraction
+        before = self.args.first_phase_fraction
+        return source, share_between(source, before - target), target, 1 - before
 
     @property
     def is_finetuning(self) -> bool:
         """Whether the current update belongs to the last phase."""
-        return self.phase == len(self.phase_fractions) - 1
+        return self.phase == FINETUNING_PHASE
 
     @classmethod
     def rows_per_step(cls, args, has_source):
@@ -95,7 +107,7 @@ class MerlinFinetuneTrainer(MerlinTrainer):
 
     def start_phase(self, phase):
         """As in PhasesMixin; fine-tuning starts from the head that fits all target rows."""
-        if phase == len(self.phase_fractions) - 1:
+        if phase == FINETUNING_PHASE:
             self._head_is_stale |= self.state.global_step == 0  # where no step is left for the phases before
             self.settle_head()
             self.head_metrics = {}  # of the fitted head, which is trained from here on

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.optim.lr_scheduler import SequentialLR
@@ -23,6 +23,7 @@ class PhasesMixin(TrainerBase):
 
     lr_scheduler: Any
     optimizer: Any
+    phase_names: ClassVar[tuple[str, ...]] = ("source", "target")
 
     @property
     def phase_fractions(self) -> tuple[float, ...]:
@@ -84,7 +85,7 @@ class PhasesMixin(TrainerBase):
         return tuple(end - start for start, end in zip([0, *ends], ends, strict=False))
 
     def start_phase(self, phase: int) -> None:
-        """Called before the first micro-batch of every phase after number 0 that has steps: of number 1 at step 0 where number 0 has none."""
+        """Called before the first micro-batch of every phase after number 0 that has steps, at step 0 where those before it have none."""
         share_buffers(self.transfer_model)  # what is kept of the model now is then the same on every rank
         if self.state.global_step and not self.is_deepspeed_enabled:  # whose optimizer keeps its state elsewhere
             getattr(self.optimizer, "optimizer", self.optimizer).state.clear()
@@ -135,9 +136,14 @@ class PhasesMixin(TrainerBase):
             names = ("source_phase_fraction", "first_phase_fraction", "target_phase_fraction")
             fractions = " and ".join(f"`{name}`" for name in names if hasattr(self.args, name))
             raise ValueError(
-                f"The checkpoint of step {step} is of a run whose phases ended at steps {_distinct(before)}, and this run's end at "
-                f"{_distinct(now)}. Resume with the same `max_steps` (or `num_train_epochs` and batch size) and the same {fractions}."
+                f"The checkpoint of step {step} is of a run with {self._describe(before)}, and this run has {self._describe(now)}. Resume "
+                f"with the same `max_steps` (or `num_train_epochs` and batch size) and the same {fractions}."
             )
+
+    def _describe(self, ends: list[int]) -> str:
+        """The phases that have steps, for messages."""
+        spans = zip(self.phase_names, [0, *ends], ends, strict=False)
+        return ", ".join(f"`{name}` until step {end}" for name, start, end in spans if end > start)
 
     def check_settings(self):
         """

@@ -19,7 +19,7 @@ def summary():
     return module
 
 
-def write(folder, pair, methods):
+def write(folder, pair, methods, **search):
     """A result file with `(validation score, test scores)` of each method."""
     path = folder / pair / "100" / "results.json"
     path.parent.mkdir(parents=True)
@@ -33,7 +33,7 @@ def write(folder, pair, methods):
         for label, (validation, scores) in methods.items()
     ]
     data = {"target": {"train_rows": 100}}
-    config = {"model": "tiny", "source": {"path": "source"}, "target": {"path": pair}}
+    config = {"model": "tiny", "source": {"path": "source"}, "target": {"path": pair}, "search": search}
     head = {"metric": "accuracy", "lower_is_better": False, "reference": "merlin", "data": data, "config": config}
     path.write_text(json.dumps({**head, "methods": content}))
     return path
@@ -96,6 +96,18 @@ def test_results_without_all_that_is_compared_are_refused(summary, tmp_path):
     path = write(tmp_path, "a", methods)
     with pytest.raises(SystemExit, match="no scores of merlin_source_first, merlin_target_last, merlin_ft, joint"):
         summary.read(path)
+
+
+def test_pairs_that_were_searched_otherwise_do_not_stand_in_one_summary(summary, tmp_path):
+    methods = dict.fromkeys(
+        [*summary.VARIANTS, *summary.WITHOUT_SOURCE_PHASE, "finetune", "joint", "sequential"], (0.5, [0.5])
+    )
+    write(tmp_path, "a", methods, seeds=[0, 1], learning_rates=[1e-3])
+    write(tmp_path, "b", methods, seeds=[0, 1], learning_rates=[1e-4])
+    summary.main(tmp_path)  # the rates may be others
+    write(tmp_path, "c", methods, seeds=None)
+    with pytest.raises(SystemExit, match="not searched in the same way.*: a, b; .*: c. Run"):
+        summary.main(tmp_path)
 
 
 def test_the_summary_is_that_of_the_result_files(summary, tmp_path):

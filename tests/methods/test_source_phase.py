@@ -1,12 +1,14 @@
 """MeRLin with phases on the source alone and on the target alone, and those of MeRLin-FT."""
 
+import math
+
 import pytest
 import torch
 
 from merlin_hf import METHODS
 from merlin_hf.transfer.phases import PhasesMixin
 from tests.methods.support import PLAIN_SGD, assert_same_weights, build, traced, weights
-from tests.tiny import tiny_bert
+from tests.tiny import tiny_bert, tiny_dataset
 
 
 # Steps 0 and 1 are the source's, 2 and 3 MeRLin's, and the last two fine-tuning's or MeRLin's.
@@ -278,14 +280,25 @@ def test_rates_follow_the_phases_of_the_run_that_goes_on(tmp_path):
     )
 
 
-def test_a_checkpoint_of_another_number_of_phases_is_not_resumed(tmp_path):
-    build("merlin", tmp_path, max_steps=10, save_strategy="steps", save_steps=3).train()
-    with pytest.raises(
-        ValueError, match=r"ended at steps \[10\], and this run's end at \[2, 10\].*`source_phase_fraction`"
-    ):
-        build("merlin", tmp_path / "other", max_steps=10, source_phase_fraction=0.2).train(
-            str(tmp_path / "checkpoint-3")
-        )
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        (
+            {},
+            {"source_phase_fraction": 0.2},
+            "with `source and target` until step 10, and .* `source` until step 2, `source and",
+        ),
+        (
+            {"source_phase_fraction": 0.5},
+            {"target_phase_fraction": 0.5},
+            "`source` until step 5, `source and target` until step 10, and this run has `source and target` until step 5, `target`",
+        ),
+    ],
+)
+def test_a_checkpoint_of_other_phases_is_not_resumed(before, now, message, tmp_path):
+    build("merlin", tmp_path, max_steps=10, save_strategy="steps", save_steps=6, **before).train()
+    with pytest.raises(ValueError, match=f"{message}.*`source_phase_fraction`"):
+        build("merlin", tmp_path / "other", max_steps=10, **now).train(str(tmp_path / "checkpoint-6"))
 
 
 @pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
@@ -304,6 +317,75 @@ def test_options_of_a_trial_are_checked_with_the_data(tmp_path):
         trainer._hp_search_setup(None)
 
 
+def test_the_targets_phase_has_a_fresh_optimizer_and_a_whole_course_of_the_learning_rate(tmp_path):
+    states = []
+
+    class Watching(METHODS["merlin"]):
+        def compute_loss(self, *args, **kwargs):
+            states.append({int(state["step"]) for state in self.optimizer.optimizer.state.values()})
+            return super().compute_loss(*args, **kwargs)
+
+    method, options = TARGET_PHASES["both"]
+    trainer = build(method, tmp_path, trainer_class=Watching, **options, learning_rate=1e-2)
+    trainer.train()
+    assert states == [set(), {1}] * 3
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert rates == pytest.approx([1e-2, 5e-3] * 3)
+
+
+@pytest.mark.parametrize("kind", ["regression", "several labels"])
+def test_the_targets_phase_with_other_labels(kind, tmp_path):
+    labels = [0.1 * i for i in range(24)] if kind == "regression" else [[1.0, i % 2, i % 3 == 0] for i in range(24)]
+    target = tiny_dataset().remove_columns("label").add_column("label", labels)
+    model = tiny_bert(num_labels=1 if kind == "regression" else 3)
+    trainer = build("merlin", tmp_path, model=model, target=target, **TARGET_PHASES["apart"][1])
+    trainer.train()
+    losses = [entry["meta_loss"] for entry in trainer.state.log_history if "meta_loss" in entry]
+    assert kinds(trainer) == ["source"] * 2 + ["target"] * 4 and all(map(math.isfinite, losses))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"split": "loo", "head": "ridge"},
+        {"split": "kfold"},
+        {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
+    ],
+    ids=str,
+)
+def test_the_targets_phase_with_other_splits_and_micro_batches(options, tmp_path):
+    steps = []
+    trainer = build(
+        "merlin", tmp_path, trainer_class=traced(METHODS["merlin"], steps), **TARGET_PHASES["both"][1], **options
+    )
+    trainer.train()
+    assert kinds(trainer) == ["source"] * 2 + ["merlin"] * 2 + ["target"] * 2
+    micro = options.get("gradient_accumulation_steps", 1)
+    assert [step.source is not None for step in steps] == [True] * 4 * micro + [False] * 2 * micro
+
+
+def test_the_targets_phase_has_the_loss_that_is_given(tmp_path):
+    """Of the validation rows of each split, as in the phase before."""
+    calls = []
+
+    def loss(outputs, labels, num_items_in_batch=None):
+        calls.append(len(labels))
+        return torch.nn.functional.cross_entropy(outputs.logits, labels)
+
+    trainer = build("merlin", tmp_path, **TARGET_PHASES["apart"][1])
+    trainer.target_compute_loss_func = loss
+    trainer.train()
+    assert len(calls) == 4 * trainer.args.num_splits and kinds(trainer) == ["source"] * 2 + ["target"] * 4
+
+
+def test_a_targets_phase_that_trains_nothing_is_refused(tmp_path):
+    model = tiny_bert()
+    model.bert.requires_grad_(False)
+    build("merlin", tmp_path, model=model, target_phase_fraction=0.5)  # the scale of the logits is learned
+    with pytest.raises(ValueError, match="`target_phase_fraction=0.5` .* trains nothing here"):
+        build("merlin", tmp_path, model=model, target_phase_fraction=0.5, learn_logit_scale=False)
+
+
 @pytest.mark.parametrize("source", [0.7, 0.4, 0.9, 1 / 3])
 def test_shares_that_add_up_to_one_leave_no_step_between(source, tmp_path):
     """Whatever rounding makes of 1 - 0.3 - 0.7."""
@@ -320,7 +402,7 @@ def test_merlin_ft_has_it_by_default(tmp_path):
 
 
 def test_a_short_first_phase_says_what_to_change(tmp_path):
-    with pytest.raises(ValueError, match="less than `first_phase_fraction`.*got 0.4, 0.3 and 0.0.*Set all"):
+    with pytest.raises(ValueError, match="less than `first_phase_fraction`.*got 0.4, 0.0 and 0.3"):
         METHODS["merlin_ft"].training_args_class(str(tmp_path), use_cpu=True, first_phase_fraction=0.3)
 
 
@@ -348,6 +430,8 @@ def test_the_phases_of_merlin_ft_are_two_without_it(tmp_path):
         ((0.5, 0.0, 0.5), 10, (5, 0, 5)),
         ((0.5, 0.0, 0.5), 1, (0, 0, 1)),
         ((0.4, 0.2, 0.2, 0.2), 10, (4, 2, 2, 2)),
+        ((0.4, 0.2, 0.2, 0.2), 3, (0, 1, 1, 1)),
+        ((0.4, 0.0, 0.4, 0.2), 2, (0, 0, 1, 1)),
     ],
 )
 def test_each_phase_has_its_share_of_the_steps(fractions, steps, expected):
@@ -366,7 +450,7 @@ def test_each_phase_has_its_share_of_the_steps(fractions, steps, expected):
             "`source_phase_fraction` must be at least 0 and less than 1, got 1.0",
         ),
         ("merlin", {"source_phase_fraction": -0.1}, "at least 0 and less than 1, got -0.1"),
-        ("merlin_ft", {"source_phase_fraction": 0.8}, "less than `first_phase_fraction`.*got 0.8, 0.8 and 0.0"),
+        ("merlin_ft", {"source_phase_fraction": 0.8}, "less than `first_phase_fraction`.*got 0.8, 0.0 and 0.8"),
         (
             "merlin",
             {"target_phase_fraction": 1.0},
@@ -377,7 +461,12 @@ def test_each_phase_has_its_share_of_the_steps(fractions, steps, expected):
             {"source_phase_fraction": 0.6, "target_phase_fraction": 0.5},
             "add up to more than 1, got 0.6 and 0.5",
         ),
-        ("merlin_ft", {"target_phase_fraction": 0.5}, "with `target_phase_fraction` not more, got 0.4, 0.8 and 0.5"),
+        ("merlin_ft", {"target_phase_fraction": 0.5}, "together not more, got 0.4, 0.5 and 0.8"),
+        (
+            "merlin_ft",
+            {"source_phase_fraction": 0.0, "target_phase_fraction": 0.8},
+            "less than `first_phase_fraction`",
+        ),
     ],
 )
 def test_fractions_that_leave_merlin_no_steps_are_refused(method, options, message, tmp_path):
