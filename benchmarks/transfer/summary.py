@@ -2,7 +2,7 @@
 What the pairs say together: `python benchmarks/transfer/summary.py` reads `results/` and writes `results/summary.md`.
 
 The question is the one somebody asks who has a target and a source: MeRLin in whichever of its two variants did better on the
-validation rows, against all other methods. The two are those that the ablations recommend, after a phase on the source.
+validation rows, against all other methods. Both have a phase on the source first, then both losses or the target's alone.
 """
 
 import json
@@ -41,22 +41,24 @@ def read(path: Path) -> tuple[Comparison, str]:
 def check_searches(paths: list[Path]) -> None:
     """
     Raises:
-        SystemExit: settings were not searched in the same way on all pairs, so that ranks on them do not belong together.
+        SystemExit: a method tried other settings, or on other draws, on one pair than on another of the same kind and number of rows: the
+            results are of different versions of the search, and ranks on them do not belong together.
     """
-    searches = {}
+    tried: dict[tuple, dict[str, list[str]]] = {}
     for path in paths:
-        search = json.loads(path.read_text())["config"].get("search", {})
-        # Learning rates are those of the kind of model.
-        searches.setdefault(str({key: value for key, value in search.items() if key != "learning_rates"}), []).append(
-            path
-        )
-    if len(searches) > 1:
-        found = "; ".join(
-            f"{search}: {', '.join(path.parts[-3] for path in of_it)}" for search, of_it in searches.items()
-        )
-        raise SystemExit(
-            f"Settings were not searched in the same way on all pairs. {found}. Run the pairs of one anew."
-        )
+        content = json.loads(path.read_text())
+        kind = str(content["config"]["search"]["learning_rates"])  # those of texts and of images differ
+        for method in content["methods"]:
+            settings = [[trial["setting"], sorted(trial["scores"])] for trial in method["trials"]]
+            if settings:
+                of_method = tried.setdefault((path.parts[-2], kind, method["label"]), {})
+                of_method.setdefault(json.dumps(settings, sort_keys=True), []).append(path.parts[-3])
+    for (rows, _, label), searches in tried.items():
+        if len(searches) > 1:
+            pairs = "; ".join(f"{settings} on {', '.join(pairs)}" for settings, pairs in searches.items())
+            raise SystemExit(
+                f"With {rows} rows `{label}` did not try the same settings on all pairs: {pairs}. Run some anew."
+            )
 
 
 def standing_for_merlin(comparison: Comparison, variant: str) -> Comparison:

@@ -19,21 +19,30 @@ def summary():
     return module
 
 
-def write(folder, pair, methods, **search):
-    """A result file with `(validation score, test scores)` of each method."""
+def write(folder, pair, methods, seeds=("0",), learning_rates=(1e-3,)):
+    """A result file with `(validation score, test scores)` of each method, and what it was searched with."""
     path = folder / pair / "100" / "results.json"
     path.parent.mkdir(parents=True)
     content = [
         {
             "label": label,
             "status": "ok" if scores else "failed",
-            "trials": [{"score": validation, "setting": {}}, {"score": validation - 0.1, "setting": {}}],
+            "trials": [
+                {"score": score, "setting": {"learning_rate": rate}, "scores": dict.fromkeys(seeds, score)}
+                for rate in learning_rates
+                for score in (validation, validation - 0.1)
+            ],
             "scores": {str(seed): score for seed, score in enumerate(scores)},
         }
         for label, (validation, scores) in methods.items()
     ]
     data = {"target": {"train_rows": 100}}
-    config = {"model": "tiny", "source": {"path": "source"}, "target": {"path": pair}, "search": search}
+    config = {
+        "model": "tiny",
+        "source": {"path": "source"},
+        "target": {"path": pair},
+        "search": {"learning_rates": learning_rates},
+    }
     head = {"metric": "accuracy", "lower_is_better": False, "reference": "merlin", "data": data, "config": config}
     path.write_text(json.dumps({**head, "methods": content}))
     return path
@@ -99,14 +108,13 @@ def test_results_without_all_that_is_compared_are_refused(summary, tmp_path):
 
 
 def test_pairs_that_were_searched_otherwise_do_not_stand_in_one_summary(summary, tmp_path):
-    methods = dict.fromkeys(
-        [*summary.VARIANTS, *summary.WITHOUT_SOURCE_PHASE, "finetune", "joint", "sequential"], (0.5, [0.5])
-    )
-    write(tmp_path, "a", methods, seeds=[0, 1], learning_rates=[1e-3])
-    write(tmp_path, "b", methods, seeds=[0, 1], learning_rates=[1e-4])
-    summary.main(tmp_path)  # the rates may be others
-    write(tmp_path, "c", methods, seeds=None)
-    with pytest.raises(SystemExit, match="not searched in the same way.*: a, b; .*: c. Run"):
+    labels = [*summary.VARIANTS, *summary.WITHOUT_SOURCE_PHASE, "finetune", "joint", "sequential"]
+    methods = dict.fromkeys(labels, (0.5, [0.5]))
+    write(tmp_path, "a", methods, seeds=["0", "1"])
+    write(tmp_path, "b", methods, seeds=["0", "1"], learning_rates=[1e-4, 1e-3])
+    summary.main(tmp_path)  # another kind of model has other rates
+    write(tmp_path, "c", methods)
+    with pytest.raises(SystemExit, match="With 100 rows `.*` did not try the same settings.* on a; .* on c. Run"):
         summary.main(tmp_path)
 
 

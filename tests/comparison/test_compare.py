@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 import merlin_hf.comparison.experiment as experiment_module
 from merlin_hf import JointTrainer
 from merlin_hf.comparison import ComparisonError, ConfigError, compare, dry_run
+from merlin_hf.comparison.encoding import TextEncoder
 from merlin_hf.comparison.experiment import Experiment
 from tests.comparison.conftest import SOURCE_WORDS, TEST_WORDS, TRAIN_WORDS, read, save
 from tests.examples.conftest import SPECIAL
@@ -101,6 +102,30 @@ def test_the_search_never_sees_test_rows_and_every_method_gets_the_same(config, 
     assert [run["rows"] for run in finals] == [48] * 6
     assert [method["steps"] for method in sorted(result.summary["methods"], key=lambda one: one["label"])] == [6, 3, 3]
     assert (transformers.logging.get_verbosity(), datasets.utils.are_progress_bars_disabled()) == verbosity
+
+
+@pytest.mark.parametrize(
+    ("method", "steps"),
+    [({"target_phase_fraction": 0.5}, 4), ({"source_phase_fraction": 0.5, "target_phase_fraction": 0.5}, 6)],
+)
+def test_phases_take_as_many_rows_as_the_others(config, spied, method, steps):
+    methods = {"joint": None, "phases": {"method": "merlin", **method}}
+    summary = compare(read(config, methods=methods, seeds=1, search={"trials": 0}), show_progress=False).summary
+    assert [run["rows"] for run in spied] == [48, 48]
+    assert next(one["steps"] for one in summary["methods"] if one["label"] == "phases") == steps
+
+
+def test_rows_are_encoded_once(config, monkeypatch):
+    encoded, encode = [], TextEncoder.__call__
+
+    def counted(self, rows):
+        encoded.append(rows.identity)
+        return encode(self, rows)
+
+    monkeypatch.setattr(TextEncoder, "__call__", counted)
+    compare(read(config), show_progress=False)
+    # The test rows and the source; all labelled rows of two seeds, and both parts of one seed's.
+    assert len(encoded) == len(set(encoded)) == 6
 
 
 def test_files_and_table(config):
