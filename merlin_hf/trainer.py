@@ -80,7 +80,7 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
     training_args_class: ClassVar = MerlinTrainingArguments
     trains_target_head: ClassVar[bool] = False
     search_space: ClassVar = {"rho": (0.1, 0.3, 1.0)}
-    phase_names: ClassVar = ("source", "source and target", "target")
+    phase_names: ClassVar[tuple[str, ...]] = ("source", "source and target", "target")
 
     @property
     def phase_fractions(self):
