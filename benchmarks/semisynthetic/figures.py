@@ -15,6 +15,7 @@ NAMES = {
     "merlin_ft": "MeRLin-FT",
     "merlin_source_first": "MeRLin, source first",
     "merlin_ft_source_first": "MeRLin-FT, source first",
+    "merlin_target_last": "MeRLin, source first, target last",
 }
 
 
