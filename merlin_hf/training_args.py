@@ -267,7 +267,7 @@ def add_missing_options(args: TrainingArguments, options: type[TransferTrainingA
 def _check_phases(args: TrainingArguments) -> None:
     """
     Raises:
-        ValueError: shares of the steps are none, or leave none for the meta loss.
+        ValueError: a share is not in [0, 1), or both together are more than all steps.
     """
     needs = {"source_phase_fraction": "the target needs steps", "target_phase_fraction": "the source needs steps"}
     for name, reason in needs.items():
@@ -278,5 +278,5 @@ def _check_phases(args: TrainingArguments) -> None:
     if args.source_phase_fraction + args.target_phase_fraction > 1 + 1e-9:
         raise ValueError(
             f"`source_phase_fraction` and `target_phase_fraction` are shares of the same steps and must not add up to more than 1, got "
-            f"{args.source_phase_fraction} and {args.target_phase_fraction}."
+            f"{args.source_phase_fraction} and {args.target_phase_fraction}. Lower one of them; 0.5 and 0.5 leave no steps on both losses."
         )

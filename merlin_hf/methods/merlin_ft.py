@@ -52,7 +52,8 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
         if source >= before or target >= before or source + target > before + 1e-9:
             raise ValueError(
                 "`source_phase_fraction` and `target_phase_fraction` must each be less than `first_phase_fraction`, and together not more, "
-                f"got {source}, {target} and {before}: they are parts of the steps before fine-tuning, which need some for each loss."
+                f"got {source}, {target} and {before}: they are parts of the steps before fine-tuning, which need some for each loss. Lower "
+                "them or raise `first_phase_fraction`; `source_phase_fraction=0` leaves the source's phase out."
             )
 
 
@@ -69,7 +70,8 @@ class MerlinFinetuneTrainer(MerlinTrainer):
     LP-FT does. The first line, a phase on the source alone, is not the paper's:
     `source_phase_fraction=0` leaves it out, and phi_0 is what the model comes with.
 
-    A step costs a batch of each task in MeRLin's phase, one of the source before it and one of the target after it.
+    A step costs a batch of each task in MeRLin's phase, one of the source before it and one of the target after it, where L_meta is alone as
+    well.
     """
 
     training_args_class: ClassVar = MerlinFinetuneTrainingArguments

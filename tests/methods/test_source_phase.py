@@ -1,7 +1,5 @@
 """MeRLin with phases on the source alone and on the target alone, and those of MeRLin-FT."""
 
-import math
-
 import pytest
 import torch
 
@@ -23,6 +21,11 @@ TARGET_PHASES = {
 }
 
 
+ALL_PHASES = pytest.mark.parametrize(
+    ("method", "phases"),
+    [*PHASES.items(), *TARGET_PHASES.values()],
+    ids=[*PHASES, *map("target-{}".format, TARGET_PHASES)],
+)
 NAMES = {
     ("source_loss",): "source",
     ("source_loss", "meta_loss"): "merlin",
@@ -106,6 +109,7 @@ def test_the_targets_phase_goes_on_with_the_same_batches_and_heads_as_rho_withou
         runs[-1].train()
     backbones = [{n: w for n, w in weights(run).items() if "source_head" not in n} for run in runs]
     assert_same_weights(*backbones)
+    assert not all(torch.equal(backbones[0][n], w) for n, w in runs[0].start.items() if n in backbones[0])
 
 
 @pytest.mark.parametrize("source_weight", [1.0, 0.3])
@@ -166,11 +170,7 @@ def test_merlin_goes_on_from_what_the_source_led_to(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize(
-    ("method", "phases"),
-    [*PHASES.items(), *TARGET_PHASES.values()],
-    ids=[*PHASES, *map("target-{}".format, TARGET_PHASES)],
-)
+@ALL_PHASES
 def test_resuming_is_never_stopping(method, phases, stop, tmp_path):
     """Within each phase, and where the next begins."""
     options = {**phases, "learning_rate": 1e-2, "weight_decay": 0.1}
@@ -181,11 +181,7 @@ def test_resuming_is_never_stopping(method, phases, stop, tmp_path):
     assert_same_weights(whole, resumed)
 
 
-@pytest.mark.parametrize(
-    ("method", "phases"),
-    [*PHASES.items(), *TARGET_PHASES.values()],
-    ids=[*PHASES, *map("target-{}".format, TARGET_PHASES)],
-)
+@ALL_PHASES
 def test_a_checkpoint_of_a_phase_before_fine_tuning_has_a_head_that_fits_the_target(method, phases, tmp_path):
     """The one that fits the saved features, not one that was trained or that the model came with."""
     options = {**phases, "learn_logit_scale": False}
@@ -333,49 +329,65 @@ def test_the_targets_phase_has_a_fresh_optimizer_and_a_whole_course_of_the_learn
     assert rates == pytest.approx([1e-2, 5e-3] * 3)
 
 
+def first_meta_losses(tmp_path, target=None, num_labels=None, **options):
+    """Of the first step after the source's phase, with the meta loss alone and with both losses."""
+    found = []
+    for name, phases in {"alone": TARGET_PHASES["apart"][1], "both": THIRDS}.items():
+        model = tiny_bert(dropout=0.0) if num_labels is None else tiny_bert(dropout=0.0, num_labels=num_labels)
+        trainer = build("merlin", tmp_path / name, model=model, target=target, **phases, **PLAIN_SGD, **options)
+        trainer.train()
+        assert kinds(trainer) == ["source"] * 2 + ["target" if name == "alone" else "merlin"] * 4
+        found.append(next(entry["meta_loss"] for entry in trainer.state.log_history if "meta_loss" in entry))
+    return found
+
+
 @pytest.mark.parametrize("kind", ["regression", "several labels"])
 def test_the_targets_phase_with_other_labels(kind, tmp_path):
+    """The meta loss is that of the steps on both losses."""
     labels = [0.1 * i for i in range(24)] if kind == "regression" else [[1.0, i % 2, i % 3 == 0] for i in range(24)]
     target = tiny_dataset().remove_columns("label").add_column("label", labels)
-    model = tiny_bert(num_labels=1 if kind == "regression" else 3)
-    trainer = build("merlin", tmp_path, model=model, target=target, **TARGET_PHASES["apart"][1])
-    trainer.train()
-    losses = [entry["meta_loss"] for entry in trainer.state.log_history if "meta_loss" in entry]
-    assert kinds(trainer) == ["source"] * 2 + ["target"] * 4 and all(map(math.isfinite, losses))
+    alone, both = first_meta_losses(tmp_path, target, num_labels=1 if kind == "regression" else 3)
+    assert alone == both > 0
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"split": "loo", "head": "ridge"},
-        {"split": "kfold"},
-        {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
-    ],
-    ids=str,
+    "options", [{"split": "loo", "head": "ridge"}, {"split": "kfold"}, {"head": "logistic"}], ids=str
 )
-def test_the_targets_phase_with_other_splits_and_micro_batches(options, tmp_path):
+def test_the_targets_phase_with_other_splits_and_heads(options, tmp_path):
+    """The meta loss is that of the steps on both losses."""
+    alone, both = first_meta_losses(tmp_path, **options)
+    assert alone == both > 0
+
+
+def test_the_targets_phase_accumulates(tmp_path):
     steps = []
-    trainer = build(
-        "merlin", tmp_path, trainer_class=traced(METHODS["merlin"], steps), **TARGET_PHASES["both"][1], **options
-    )
+    accumulation = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}
+    trainer_class = traced(METHODS["merlin"], steps)
+    trainer = build("merlin", tmp_path, trainer_class=trainer_class, **TARGET_PHASES["both"][1], **accumulation)
     trainer.train()
     assert kinds(trainer) == ["source"] * 2 + ["merlin"] * 2 + ["target"] * 2
-    micro = options.get("gradient_accumulation_steps", 1)
-    assert [step.source is not None for step in steps] == [True] * 4 * micro + [False] * 2 * micro
+    assert [step.source is not None for step in steps] == [True] * 8 + [False] * 4
+    logged = [entry["meta_loss"] for entry in trainer.state.log_history if "meta_loss" in entry][-2:]
+    assert logged == pytest.approx([(steps[i].loss + steps[i + 1].loss) / 2 for i in (8, 10)])
 
 
 def test_the_targets_phase_has_the_loss_that_is_given(tmp_path):
-    """Of the validation rows of each split, as in the phase before."""
+    """Over the validation rows of all splits, as in the phase before."""
     calls = []
 
     def loss(outputs, labels, num_items_in_batch=None):
-        calls.append(len(labels))
-        return torch.nn.functional.cross_entropy(outputs.logits, labels)
+        value = 3 * torch.nn.functional.cross_entropy(outputs.logits, labels)
+        calls.append((len(labels), value.item()))
+        return value
 
     trainer = build("merlin", tmp_path, **TARGET_PHASES["apart"][1])
     trainer.target_compute_loss_func = loss
     trainer.train()
-    assert len(calls) == 4 * trainer.args.num_splits and kinds(trainer) == ["source"] * 2 + ["target"] * 4
+    logged = [entry["meta_loss"] for entry in trainer.state.log_history if "meta_loss" in entry]
+    splits = trainer.args.num_splits
+    of_steps = [calls[start : start + splits] for start in range(0, len(calls), splits)]
+    means = [sum(rows * value for rows, value in step) / sum(rows for rows, _ in step) for step in of_steps]
+    assert kinds(trainer) == ["source"] * 2 + ["target"] * 4 and logged == pytest.approx(means)
 
 
 def test_a_targets_phase_that_trains_nothing_is_refused(tmp_path):
@@ -402,7 +414,9 @@ def test_merlin_ft_has_it_by_default(tmp_path):
 
 
 def test_a_short_first_phase_says_what_to_change(tmp_path):
-    with pytest.raises(ValueError, match="less than `first_phase_fraction`.*got 0.4, 0.0 and 0.3"):
+    with pytest.raises(
+        ValueError, match="less than `first_phase_fraction`.*got 0.4, 0.0 and 0.3.*`source_phase_fraction=0`"
+    ):
         METHODS["merlin_ft"].training_args_class(str(tmp_path), use_cpu=True, first_phase_fraction=0.3)
 
 
@@ -496,11 +510,7 @@ def test_a_step_costs_the_rows_of_its_phase(method, options, expected, tmp_path)
     assert trainer_class.rows_per_step(args, has_source=False) == 20
 
 
-@pytest.mark.parametrize(
-    ("method", "phases"),
-    [*PHASES.items(), *TARGET_PHASES.values()],
-    ids=[*PHASES, *map("target-{}".format, TARGET_PHASES)],
-)
+@ALL_PHASES
 @pytest.mark.parametrize("learned", [False, True])
 def test_distributed_training_looks_for_unused_parameters_where_there_are_some(
     method, phases, learned, tmp_path, monkeypatch
