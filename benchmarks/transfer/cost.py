@@ -1,0 +1,123 @@
+"""
+What a run of a method costs beside one of joint training: `python benchmarks/transfer/cost.py`, on a machine that does nothing else.
+
+The runs of `run.py` may share a machine, so that their times are not to be compared. Here methods take turns on the same rows, each turn
+with other rows and all methods; a first turn is a warm-up. Writes `results/cost.json` and `results/cost.md`.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from merlin_hf.comparison.config import load_config
+from merlin_hf.comparison.experiment import Experiment
+from merlin_hf.comparison.plan import make_plans
+from merlin_hf.comparison.quiet import quiet
+from merlin_hf.comparison.runs import write_text
+from merlin_hf.report.tables import markdown
+
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from run import PAIRS, load_pair  # noqa: E402
+
+
+REFERENCE = "joint"
+METHODS = [
+    "finetune",
+    "sequential",
+    "l2_sp",
+    "joint",
+    "merlin",
+    "merlin_ft",
+    "merlin_source_first",
+    "merlin_target_last",
+]
+
+
+def measure(name: str, rows: int, turns: int, methods: list[str]) -> dict:
+    """Seconds of each method's runs on a pair, by the clock and of the processor, turn by turn; training alone, without evaluation."""
+    times: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        config = {**load_pair(name, rows), "output_dir": folder, "seeds": turns, "search": {"trials": 1}}
+        experiment = Experiment(load_config(config, methods=methods))
+        plans = make_plans(experiment)
+        for turn in [0, *range(turns)]:
+            for plan in plans:
+                run = plan.final_runs(experiment, {})[turn]
+                trainer, _ = experiment.build_trainer(plan.method, run)
+                experiment.clean_up()
+                clock, processor = time.perf_counter(), time.process_time()
+                trainer.train()
+                seconds = {"clock": time.perf_counter() - clock, "processor": time.process_time() - processor}
+                for kind, taken in seconds.items():
+                    times.setdefault(plan.label, {}).setdefault(kind, []).append(taken)
+                del trainer
+        steps = {plan.label: plan.final_runs(experiment, {})[0].steps for plan in plans}
+        environment = {**experiment.environment, "threads": torch.get_num_threads()}
+    without_warm_up = {label: {kind: of[1:] for kind, of in kinds.items()} for label, kinds in times.items()}
+    return {
+        "rows": rows,
+        "steps": steps,
+        "seconds": without_warm_up,
+        "environment": environment,
+        "load": os.getloadavg()[1],
+    }
+
+
+def table(name: str, measured: dict) -> str:
+    """A line for each method: its seconds, and their ratio to those of joint training in the same turn."""
+    seconds, lines = measured["seconds"], []
+    for label, taken in seconds.items():
+        ratios = []
+        for kind in ("clock", "processor"):
+            pairs = zip(taken[kind], seconds[REFERENCE][kind], strict=True)
+            low, middle, high = statistics.quantiles([own / joint for own, joint in pairs], n=4, method="inclusive")
+            ratios.append(f"{middle:.2f} ({low:.2f} to {high:.2f})" if label != REFERENCE else "1")
+        lines.append(
+            (f"`{label}`", str(measured["steps"][label]), f"{statistics.median(taken['clock']):.1f}", *ratios)
+        )
+    head = ("method", "steps", "seconds", "ratio to joint training", "of the processor's time")
+    about = measured["environment"]
+    return (
+        f"## {name}, {measured['rows']} rows\n\n{markdown(head, lines)}\n\n{len(taken['clock'])} turns, device {about['device']}, "
+        f"{about['threads']} threads, torch {about['torch']}, transformers {about['transformers']}; load average "
+        f"{measured['load']:.1f} (5 minutes)."
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", nargs="+", default=["sst2-vader_nyt", "mnist-usps"], choices=PAIRS, metavar="PAIR")
+    parser.add_argument("--rows", type=int, default=100)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--results_dir", type=Path, default=HERE / "results")
+    args = parser.parse_args(argv)
+    if REFERENCE not in args.methods:
+        parser.error(
+            f"--methods must have {REFERENCE}, which the others are compared with, got {' '.join(args.methods)}."
+        )
+    if args.turns < 2:
+        parser.error(f"--turns must be at least 2, so that they can be compared, got {args.turns}.")
+    found = {name: measure(name, args.rows, args.turns, args.methods) for name in args.pairs}
+    write_text(args.results_dir / "cost.json", json.dumps(found, indent=1) + "\n")
+    head = (
+        "# What a run costs\n\nWhole runs of the methods on the same rows in turn, training alone: `python benchmarks/transfer/cost.py`. All send as many rows "
+        "through the backbone in training steps; a ratio is the median over turns, with quartiles."
+    )
+    text = "\n\n".join([head, *(table(name, measured) for name, measured in found.items())]) + "\n"
+    write_text(args.results_dir / "cost.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
