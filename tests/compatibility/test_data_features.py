@@ -66,6 +66,31 @@ def test_auto_find_batch_size_starts_both_streams_anew(tmp_path, trainer_class, 
         assert logs["loss"] == pytest.approx(logs["source_loss"] + logs["target_loss"]), "of the same steps"
 
 
+@pytest.mark.parametrize(
+    "calls", [0, 2, 6], ids=["source", "both", "target"]
+)  # a call for each batch that the model sees
+def test_auto_find_batch_size_begins_with_the_first_phase_again(tmp_path, calls):
+    options = {"max_steps": 6, "logging_steps": 1, "source_phase_fraction": 1 / 3, "target_phase_fraction": 1 / 3}
+    model = out_of_memory(tiny_bert(dropout=0.0), calls=calls)
+    found, batches = recorded(tmp_path, model=model, auto_find_batch_size=True, **options)
+    size = found._train_batch_size
+    expected, same = recorded(tmp_path, model=tiny_bert(dropout=0.0), per_device_train_batch_size=size, **options)
+    assert 4 < size < 8
+    assert batches[-6:] == same
+    assert [(step, "source_loss" in entry, "meta_loss" in entry) for step, entry in logged(found)[-6:]] == [
+        (step, step < 5, step > 2) for step in range(1, 7)
+    ]
+    rates = [[entry["learning_rate"] for _, entry in logged(trainer)[-6:]] for trainer in (found, expected)]
+    assert rates[0] == rates[1]
+    if calls == 0:  # else there were steps already
+        assert losses(found) == losses(expected)
+
+
+def logged(trainer):
+    """The entries of training steps, each with its step."""
+    return [(entry["step"], entry) for entry in trainer.state.log_history if "grad_norm" in entry]
+
+
 def test_a_run_that_found_its_batch_size_late_can_be_resumed(tmp_path):
     options = {"auto_find_batch_size": True, "max_steps": 6, "save_strategy": "steps", "save_steps": 3}
     found = make_trainer(tmp_path, out_of_memory(tiny_bert(dropout=0.0), calls=5), **options)
