@@ -414,15 +414,18 @@ def test_resuming_with_another_source_head_is_an_error(tmp_path):
 # Iterable data sets
 
 
+@pytest.mark.parametrize(
+    "phases", [{}, {"source_phase_fraction": 0.5, "target_phase_fraction": 0.5}], ids=["", "phases"]
+)
 @pytest.mark.parametrize("iterable", ["source", "target", "both"])
-def test_iterable_datasets_on_either_side(tmp_path, iterable):
+def test_iterable_datasets_on_either_side(tmp_path, iterable, phases):
     # Trainer itself cannot find its place again in an iterable target that ended before.
     kwargs = {"target": tiny_dataset(rows=64), "source": tiny_dataset(rows=40, num_labels=SOURCE_LABELS, seed=1)}
     for side in kwargs:
         if iterable in (side, "both"):
             kwargs[side] = kwargs[side].to_iterable_dataset()
     runs = [
-        make_trainer(tmp_path / str(stop), max_steps=6, save_strategy="steps", save_steps=stop, **kwargs)
+        make_trainer(tmp_path / str(stop), max_steps=6, save_strategy="steps", save_steps=stop, **phases, **kwargs)
         for stop in (4, 6)
     ]
     runs[0].train()
