@@ -267,7 +267,8 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
 
     def row_losses(self, logits: Tensor, labels: Tensor, scale: Tensor | float) -> Tensor:
         """
-        Loss of each row: squared error to the encoded targets, or cross-entropy of the scaled logits.
+        Loss of each row: squared error to the encoded targets, or cross-entropy of the scaled logits, where classes are smoothed by
+        `label_smoothing_factor`.
 
         Args:
             logits (`torch.FloatTensor` of shape `(num_splits, n, num_labels)`).
@@ -283,6 +284,8 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
             return (logits - targets).square().mean(-1)
         if problem_type == MULTI_LABEL:
             return nn.functional.binary_cross_entropy_with_logits(scale * logits, targets, reduction="none").mean(-1)
+        smoothing = self.args.label_smoothing_factor
+        targets = (1 - smoothing) * targets + smoothing / targets.shape[-1]
         return -(targets * torch.log_softmax(scale * logits, dim=-1)).sum(-1)
 
     def record_head(

@@ -89,8 +89,8 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             infinite; again with a fresh optimizer and a schedule of its own. What is left between both phases are the steps on both losses,
             none where the two shares add up to 1.
         rho (`float`): factor of the meta loss (the paper's rho).
-        balance_gradients (`bool`): never let the meta loss pull harder at the features than the source loss does: where
-            its gradient there is larger, `rho` is multiplied by the ratio (see [`~merlin_hf.transfer.balance`]). `False`
+        balance_gradients (`bool`): never let the meta loss pull harder at the features than the source loss does, before
+            `source_weight`: where its gradient there is larger, `rho` is multiplied by the ratio (see [`~merlin_hf.transfer.balance`]). `False`
             is the paper's fixed `rho`.
         head (`str`, *optional*): the solver that fits the target head, a name in `merlin_hf.heads.HEADS`. Default:
             `"centroid"`, the class means, the cheapest, as good on average as any other with 100 labelled rows (`benchmarks/ablations`), and the

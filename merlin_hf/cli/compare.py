@@ -20,7 +20,12 @@ def add_compare_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("config", metavar="CONFIG", help="a YAML file")
     parser.add_argument("--output_dir", help="instead of that of the file")
     parser.add_argument("--model", help="instead of that of the file: a name on the Hub or a folder")
-    parser.add_argument("--seeds", nargs="+", type=int, help="instead of those of the file")
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        help="instead of those of the file: one number is how many (5: 0 to 4), as there, more are the seeds",
+    )
     parser.add_argument("--methods", nargs="+", help="only these labels of the file, or other methods by name")
     parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
     parser.add_argument(
@@ -42,6 +47,8 @@ def compare(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         print(f"merlin-hf compare: unrecognized arguments: {' '.join(rest)}", file=sys.stderr)
         return USAGE_ERROR
     overrides = {name: getattr(arguments, name) for name in ("output_dir", "model", "seeds", "methods")}
+    if arguments.seeds is not None and len(arguments.seeds) == 1:
+        overrides["seeds"] = arguments.seeds[0]
     try:
         # Whatever libraries print must not get between the table and a program that reads it.
         with contextlib.redirect_stdout(sys.stderr):

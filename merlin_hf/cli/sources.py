@@ -42,7 +42,12 @@ def add_sources_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
         "--source_rows", type=int, default=500, metavar="N", help="rows of each source in each draw (%(default)s)"
     )
     parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[0], metavar="N", help="draws of rows; two or more show the spread"
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[1],
+        metavar="N",
+        help="draws of rows: one number is how many, more are their seeds; two or more show the spread",
     )
     parser.add_argument(
         "--batch_size", type=int, default=16, metavar="N", help="rows through the model at a time (%(default)s)"
@@ -97,10 +102,10 @@ def _rank(arguments: argparse.Namespace):
 
     if arguments.output_dir is not None:
         check_can_draw()
+    seeds = arguments.seeds[0] if len(arguments.seeds) == 1 else arguments.seeds
     names = (
         "target_rows",
         "source_rows",
-        "seeds",
         "batch_size",
         "num_splits",
         "layers",
@@ -111,6 +116,7 @@ def _rank(arguments: argparse.Namespace):
         arguments.target,
         arguments.candidates,
         arguments.model,
+        seeds=seeds,
         columns=_columns(arguments),
         progress=lambda text: print(text, file=sys.stderr, flush=True),
         **{name: getattr(arguments, name) for name in names},

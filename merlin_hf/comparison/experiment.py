@@ -21,9 +21,10 @@ from .frozen import FrozenTextEncoder, LowerLayers, check_cut, cut_lower_layers
 from .method_config import MethodConfig
 from .metrics import CLASSIFICATION, REGRESSION, default_metric, make_compute_metrics
 from .models import build_model, load_encoder, load_model_config, model_identity
+from .own_code import own_code
 from .pair import Pair
 from .progress import Progress, StepCallback
-from .runs import FINAL, FORMAT, Run
+from .runs import FINAL, FORMAT, Run, write_text
 from .tasks import IMAGE, Rows
 from .values import ConfigError, first_sentence
 
@@ -113,6 +114,7 @@ class Experiment:
             "model": self._model_identity,
             "from_scratch": self.config.from_scratch,
             "freeze_layers": self.config.freeze_layers,
+            **own_code(method.trainer_class),
             **({"cache_frozen_layers": True} if self.config.cache_frozen_layers else {}),
             **({"attn_implementation": self.config.attn_implementation} if self.config.attn_implementation else {}),
             "input_size": self.config.image_size if train.kind == IMAGE else self.config.max_seq_length,
@@ -208,7 +210,7 @@ class Experiment:
         seconds = time.perf_counter() - start
         scores = trainer.evaluate(eval_dataset=judged)
         if self.config.save_models and run.kind == FINAL:
-            trainer.save_model(str(self.model_folder(method, run.seed)))
+            self.save_model(trainer, method, run)
         names = REGRESSION if self.labels.is_regression else CLASSIFICATION
         result = {
             "method": method.method,
@@ -233,11 +235,23 @@ class Experiment:
         """Where `save_models` keeps the model of a final run."""
         return Path(self.config.output_dir) / "models" / method.label / f"seed-{seed}"
 
+    def save_model(self, trainer: Trainer, method: MethodConfig, run: Run) -> None:
+        """Keep a run's model, with the run's key beside it."""
+        folder = self.model_folder(method, run.seed)
+        key = _key_of(folder)
+        if self.processes.is_main_process:
+            key.unlink(missing_ok=True)
+        trainer.save_model(str(folder))
+        if self.processes.is_main_process:
+            write_text(key, run.key)
+
     def lacks_model(self, method: MethodConfig, run: Run) -> bool:
         """Whether `save_models` asks for a model that a finished run has not left, the same on all processes."""
         if not self.config.save_models or run.kind != FINAL:
             return False
-        found = [(self.model_folder(method, run.seed) / CONFIG_NAME).is_file()]
+        folder = self.model_folder(method, run.seed)
+        key = _key_of(folder)  # the folder may hold the model of another run with this label and seed
+        found = [(folder / CONFIG_NAME).is_file() and key.is_file() and key.read_text() == run.key]
         return not broadcast_object_list(found)[0]
 
     def clean_up(self) -> None:
@@ -272,6 +286,10 @@ def check_settings(experiment: Experiment, method: MethodConfig, settings: list[
         except (ValueError, TypeError) as error:
             given = ", ".join(f"{name}={value!r}" for name, value in {**method.options, **setting}.items())
             raise ConfigError(f"`methods.{method.label}` ({given}): {first_sentence(error)}") from error
+
+
+def _key_of(model_folder: Path) -> Path:
+    return model_folder.with_name(f"{model_folder.name}.key")
 
 
 def _merlin_version() -> str:

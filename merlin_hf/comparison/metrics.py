@@ -64,10 +64,12 @@ def regression_metrics(predictions: np.ndarray, references: np.ndarray) -> dict[
 
 
 def make_compute_metrics(num_labels: int, is_regression: bool) -> Callable:
-    """`compute_metrics` of [`~transformers.Trainer`]."""
+    """`compute_metrics` of [`~transformers.Trainer`]; NaN where the model's answers are not all finite numbers."""
 
     def compute_metrics(output) -> dict[str, float]:
         logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+        if not np.isfinite(logits).all():  # whose largest one would be class 0
+            return dict.fromkeys(REGRESSION if is_regression else CLASSIFICATION, float("nan"))
         references = np.asarray(output.label_ids).reshape(-1)
         if is_regression:
             metrics = regression_metrics(logits.reshape(-1).astype(float), references.astype(float))

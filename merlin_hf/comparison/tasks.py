@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -160,7 +161,7 @@ def _label_ids(dataset: datasets.Dataset, labels: Labels) -> np.ndarray:
 def _digests(dataset: datasets.Dataset, task: Task, kind: str) -> np.ndarray:
     dataset = dataset.select_columns(task.text_columns)
     if kind == IMAGE:
-        # As stored: bytes, or the path of a file, for which its path stands.
+        # As stored: bytes, or the path of a file.
         dataset = dataset.cast_column(task.text_columns[0], datasets.Image(decode=False))
     digests = []
     for batch in dataset.iter(batch_size=1000):
@@ -168,8 +169,16 @@ def _digests(dataset: datasets.Dataset, task: Task, kind: str) -> np.ndarray:
             digest = hashlib.blake2b(digest_size=8)
             for value in values:
                 if isinstance(value, dict):
-                    value = value["bytes"] if value["bytes"] is not None else value["path"]
+                    value = _image_content(value)
                 content = value if isinstance(value, bytes) else str(value).encode()
                 digest.update(len(content).to_bytes(8, "big") + content)
             digests.append(int.from_bytes(digest.digest(), "big"))
     return np.asarray(digests, dtype=np.uint64)
+
+
+def _image_content(image: dict[str, Any]) -> bytes | str:
+    """The bytes of an image, in the row or in a file; its path where that is neither, as within an archive."""
+    if image["bytes"] is not None:
+        return image["bytes"]
+    path = Path(image["path"])
+    return path.read_bytes() if path.is_file() else image["path"]

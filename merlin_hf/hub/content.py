@@ -33,7 +33,7 @@ def content_of(
     source_dataset_tags: str | Sequence[str] | None = None,
     source_dataset: str | Sequence[str] | None = None,
     source_dataset_args: str | Sequence[str] | None = None,
-    examples_per_label: int = 1,
+    examples_per_label: int = 0,
 ) -> CardContent:
     """The content of a trainer's card; arguments as in [`~merlin_hf.hub.mixin.ModelCardMixin.create_model_card`]."""
     args, model = trainer.args, plain_model(trainer)

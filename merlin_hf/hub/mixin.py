@@ -66,8 +66,8 @@ class ModelCardMixin(TrainerBase):
             dataset_tags, dataset, dataset_args (`str` or `Sequence[str]`, *optional*): the target's names on the Hub, how
                 to call them, and configurations; found in `train_dataset` where it comes from the Hub.
             source_dataset_tags, source_dataset, source_dataset_args: the same for the source.
-            examples_per_label (`int`, *optional*): texts of the target to show for each label, 1 if not given. They
-                become public with the model; 0 shows none.
+            examples_per_label (`int`, *optional*): texts of the target to show for each label, none if not given, as they
+                become public with the model.
 
         Raises:
             PublishError: the file cannot be written.

@@ -14,6 +14,8 @@ from ..comparison.values import ConfigError
 
 
 RESULTS = "results.json"
+NOT_SHARED = ("methods", "seeds", "output_dir", "reference", "metric", "search", "model", "save_models")
+NOT_OF_A_TASK = ("path", "name", "rows")
 KEYS = ("metric", "lower_is_better", "reference", "data", "methods", "config")
 
 
@@ -62,7 +64,8 @@ class Comparison:
         lower_is_better (`bool`).
         reference (`str`): the method that the others are tested against.
         methods (`dict[str, MethodScores]`): by label, those that could not be used included.
-        identity (`tuple`): what `pair` stands for.
+        identity (`tuple`): what `pair` stands for: source, target, model, and all else that is the same for all methods.
+        search (`str`): how settings were chosen.
         files (`list[str]`): where this was read, without the folders above.
         environments (`list[dict]`): versions and devices.
         test_rows (`int`, *optional*).
@@ -75,6 +78,7 @@ class Comparison:
     reference: str
     methods: dict[str, MethodScores]
     identity: tuple = ()
+    search: str = ""
     files: list[str] = field(default_factory=list)
     environments: list[dict[str, Any]] = field(default_factory=list)
     test_rows: int | None = None
@@ -119,7 +123,7 @@ def find_files(paths: Iterable[str | os.PathLike]) -> list[tuple[Path, str]]:
 
 def read_comparisons(paths: Iterable[str | os.PathLike]) -> tuple[list[Comparison], list[str]]:
     """
-    Read result files; those about the same pair and number of rows are put together.
+    Read result files; those about the same pair and number of rows, with the same training, are put together.
 
     Args:
         paths: files, or folders that hold `results.json` at any depth.
@@ -129,7 +133,8 @@ def read_comparisons(paths: Iterable[str | os.PathLike]) -> tuple[list[Compariso
 
     Raises:
         FileNotFoundError: there are no result files.
-        ConfigError: two files have scores of the same method on the same data, or no file is of a comparison.
+        ConfigError: two files have scores of the same method on the same data, or of methods that were searched in other ways, or no file is
+            of a comparison.
     """
     read, skipped = [], []
     for path, name in find_files(paths):
@@ -167,7 +172,7 @@ def _read(path: Path, name: str) -> Comparison | None:
         return None
     config, target = summary["config"], summary["data"]["target"]
     methods = {method["label"]: _read_method(method) for method in summary["methods"]}
-    identity = (_task(config.get("source")), _task(config["target"]), str(config.get("model")))
+    identity = (_task(config.get("source")), _task(config["target"]), str(config.get("model")), _shared(config))
     return Comparison(
         pair=f"{identity[0]} → {identity[1]}" if identity[0] else identity[1],
         rows=int(target["train_rows"]),
@@ -176,10 +181,21 @@ def _read(path: Path, name: str) -> Comparison | None:
         reference=summary["reference"],
         methods=methods,
         identity=identity,
+        search=json.dumps(config.get("search"), sort_keys=True),
         files=[name],
         environments=[summary.get("environment") or {}],
         test_rows=target.get("test_rows"),
     )
+
+
+def _shared(config: dict[str, Any]) -> str:
+    """What is the same for all methods of a comparison, but for what its name, its rows, its seeds and its search tell."""
+    kept = {name: value for name, value in config.items() if name not in NOT_SHARED}
+    for section in ("target", "source"):
+        kept[section] = {
+            name: value for name, value in (config.get(section) or {}).items() if name not in NOT_OF_A_TASK
+        }
+    return json.dumps(kept, sort_keys=True)
 
 
 def _read_method(method: dict[str, Any]) -> MethodScores:
@@ -206,6 +222,11 @@ def _merge(one: Comparison, other: Comparison) -> Comparison:
         raise ConfigError(
             f"{one.files[0]!r} and {other.files[0]!r} both have {twice[0]!r} on {one.pair} with {one.rows} rows: leave one out."
         )
+    if one.search != other.search:
+        raise ConfigError(
+            f"{one.files[0]!r} and {other.files[0]!r} are about {one.pair} with {one.rows} rows, and chose settings by other searches, {one.search} "
+            f"and {other.search}, so that their methods do not belong into one table: leave one out."
+        )
     one.methods.update(other.methods)
     one.files += other.files
     one.environments += other.environments
@@ -220,10 +241,23 @@ def _name_pairs(comparisons: list[Comparison]) -> None:
     if len(set(short.values())) < len(short):
         short = {task: task for task in tasks}
     for comparison in comparisons:
-        source, target, model = comparison.identity
+        source, target, model, _ = comparison.identity
         comparison.pair = f"{short[source]} → {short[target]}" if source else short[target]
         if len(models) > 1:
             comparison.pair += f" ({Path(model).name})"
         metrics = {other.metric for other in comparisons if other.identity == comparison.identity}
         if len(metrics) > 1:
             comparison.pair += f" by {comparison.metric}"
+    _tell_apart(comparisons)
+
+
+def _tell_apart(comparisons: list[Comparison]) -> None:
+    """The folder of the first file, for pairs that differ in nothing that is in their names."""
+    shared: dict[str, set[tuple]] = {}
+    for comparison in comparisons:
+        shared.setdefault(comparison.pair, set()).add(comparison.identity)
+    folders: dict[tuple, str] = {}
+    for comparison in comparisons:
+        if len(shared[comparison.pair]) > 1:
+            folder = folders.setdefault(comparison.identity, str(Path(comparison.files[0]).parent))
+            comparison.pair += f" ({folder})"

@@ -68,12 +68,16 @@ def mean_ranks(comparisons: Sequence[Comparison]) -> dict[str, float]:
 
 def paired_p(comparison: Comparison, one: str, other: str) -> float | None:
     """The p of a paired t-test over the seeds that both methods have; `None` where it is not defined."""
-    scores, others = comparison.methods[one].scores, comparison.methods[other].scores
-    seeds = [seed for seed in scores if seed in others]
-    values = [(scores[seed], others[seed]) for seed in seeds]
+    values = paired_scores(comparison, one, other)
     if len(values) < 2 or not np.isfinite(values).all():
         return None
     return paired_difference(*zip(*values, strict=True)).p_value
+
+
+def paired_scores(comparison: Comparison, one: str, other: str) -> list[tuple[float, float]]:
+    """The scores of two methods for each seed that both have."""
+    scores, others = comparison.methods[one].scores, comparison.methods[other].scores
+    return [(scores[seed], others[seed]) for seed in scores if seed in others]
 
 
 def win_counts(comparisons: Sequence[Comparison], labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -116,8 +120,8 @@ def compared_with_reference(comparison: Comparison) -> dict[str, dict[str, Any]]
         return {}
     labels = [label for label, method in comparison.methods.items() if method.scores and label != comparison.reference]
     corrected = holm([paired_p(comparison, label, comparison.reference) for label in labels])
-    base = comparison.methods[comparison.reference].mean
-    return {
-        label: {"difference": comparison.methods[label].mean - base, "p": p}
-        for label, p in zip(labels, corrected, strict=True)
-    }
+    found = {}
+    for label, p in zip(labels, corrected, strict=True):
+        own, reference = np.reshape(paired_scores(comparison, label, comparison.reference), (-1, 2)).T
+        found[label] = {"difference": float(own.mean() - reference.mean()) if len(own) else math.nan, "p": p}
+    return found

@@ -47,12 +47,9 @@ class ModelArguments(BaseModelArguments):
     """[`BaseModelArguments`] for texts."""
 
     tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if not the model's."})
-    examples_per_label: int | None = field(
-        default=None,
-        metadata={
-            "help": "Texts of the target in the model card for each label; they are public where it is. Default: 1 of "
-            "data that the Hub has, and 0 of files and folders."
-        },
+    examples_per_label: int = field(
+        default=0,
+        metadata={"help": "Texts of the target in the model card for each label; they are public where it is."},
     )
 
 
@@ -176,14 +173,6 @@ def setup_logging(training_args: TransferTrainingArguments) -> None:
     transformers.utils.logging.set_verbosity(level)
     given = [f"\n  {name} = {value}" for name, value in given_arguments(training_args).items()]
     logger.info(f"Training arguments that differ from their defaults:{''.join(given)}")
-
-
-def examples_per_label(model_args: ModelArguments, data_args: DataTrainingArguments) -> int:
-    """As given; none where the rows are the user's own, which a push would make public."""
-    if model_args.examples_per_label is not None:
-        return model_args.examples_per_label
-    is_own = data_args.train_file is not None or os.path.exists(data_args.dataset_name or "")
-    return 0 if is_own else 1
 
 
 def choose_method(model_args: BaseModelArguments, data_args: TaskArguments, do_train: bool) -> type[Trainer]:
@@ -332,7 +321,7 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args: Tr
     model = load_model(model_args, config)
     trainer = build_trainer(trainer_class, model, tokenizer, args, data_args, target, data)
     # Also for the cards that are pushed during training.
-    trainer.model_card_arguments = {"examples_per_label": examples_per_label(model_args, data_args)}
+    trainer.model_card_arguments = {"examples_per_label": model_args.examples_per_label}
     return Program(
         trainer,
         target.labels,

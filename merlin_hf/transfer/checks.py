@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from datasets import ClassLabel
@@ -94,7 +95,7 @@ def check_has_labels(dataset: Any, argument: str) -> None:
         argument (`str`): how the user calls the data set, for the message.
 
     Raises:
-        ValueError: there is none, or it holds text.
+        ValueError: there is none, or it holds text, or lists of different lengths.
     """
     names = getattr(dataset, "column_names", None)
     if names is not None and not any(name in names for name in LABEL_COLUMNS):
@@ -114,6 +115,26 @@ def check_has_labels(dataset: Any, argument: str) -> None:
         raise ValueError(
             f"The labels of `{argument}` are text, such as {str(values[0])!r}. Make class ids of them: "
             f"`dataset.class_encode_column({label_column(dataset)!r})`."
+        )
+    if values is not None and values.dtype.kind == "O" and len(values) and np.ndim(values[0]):
+        raise ValueError(
+            f"The labels of `{argument}` are lists of different lengths, such as {list(values[0])}. Make a list of zeros and ones of each, with "
+            "as many as there are labels."
+        )
+
+
+def check_label_lists(labels: Any) -> None:
+    """
+    Check that lists of labels of a target batch are what transformers' own losses take.
+
+    Raises:
+        ValueError: they are integers.
+    """
+    labels = torch.as_tensor(labels)
+    if labels.ndim == 2 and labels.shape[1] > 1 and not labels.is_floating_point():
+        raise ValueError(
+            f"The labels of `train_dataset` are lists of {str(labels.dtype).removeprefix('torch.')}, and the losses of transformers' models "
+            'take real ones: `dataset.cast_column("labels", datasets.Sequence(datasets.Value("float32")))`.'
         )
 
 

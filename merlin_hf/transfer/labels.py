@@ -14,12 +14,15 @@ LABEL_COLUMNS = ("labels", "label", "label_ids")
 
 
 def problem_type_of(labels: Tensor, num_labels: int, problem_type: str | None = None) -> str:
-    """The problem type by the rule that transformers' own classifiers use, unless the configuration names it."""
+    """
+    The problem type by the rule that transformers' own classifiers use, unless the configuration names it; lists of integers, which
+    these do not take, are several labels as well.
+    """
     if problem_type is not None:
         return problem_type
     if num_labels == 1:
         return REGRESSION
-    return MULTI_LABEL if labels.is_floating_point() else SINGLE_LABEL
+    return MULTI_LABEL if labels.is_floating_point() or labels.ndim == 2 else SINGLE_LABEL
 
 
 def task_loss(logits: Tensor, labels: Tensor, problem_type: str, label_smoothing: float = 0.0) -> Tensor:
@@ -37,6 +40,7 @@ def task_loss(logits: Tensor, labels: Tensor, problem_type: str, label_smoothing
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if problem_type == SINGLE_LABEL:
+        labels = labels.long()  # which may be booleans
         total = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
         return total / (labels != -100).sum().clamp(min=1)
     labels = labels.to(logits.dtype).reshape(logits.shape)

@@ -17,6 +17,7 @@ from .seeding import isolated_rng
 
 # peft keeps the layer it replaced beside the trained copy; only the copy takes part in the forward pass.
 _PEFT_ORIGINAL = re.compile(r"(^|\.)original_module(\.|$)")
+_PEFT_COPY = re.compile(r"\.modules_to_save\.[^.]+")
 
 
 def find_head(model: nn.Module, head_module: str | None = None) -> str:
@@ -29,7 +30,8 @@ def find_head(model: nn.Module, head_module: str | None = None) -> str:
     Args:
         model (`torch.nn.Module`): any `AutoModelForSequenceClassification`, `...ImageClassification`,
             `...AudioClassification`, or a module built like one, bare or wrapped by peft.
-        head_module (`str`, *optional*): the layer's name as in `model.named_modules()`, when it cannot be found.
+        head_module (`str`, *optional*): the layer's name as in `model.named_modules()`, when it cannot be found; of a layer that peft
+            trains a copy of, the name that it had before.
 
     Raises:
         ValueError: there is no such layer, or more than one, or `head_module` names something else; the message lists
@@ -37,7 +39,8 @@ def find_head(model: nn.Module, head_module: str | None = None) -> str:
     """
     if head_module is not None:
         named = dict(model.named_modules())
-        matches = [name for name in named if name == head_module or name.endswith(f".{head_module}")]
+        wanted = _PEFT_COPY.sub("", f".{head_module}")
+        matches = [name for name in named if _PEFT_COPY.sub("", f".{name}").endswith(wanted)]
         linear = [name for name in matches if isinstance(named[name], nn.Linear) and not _PEFT_ORIGINAL.search(name)]
         if len(linear) == 1:
             return linear[0]

@@ -219,7 +219,8 @@ class RefitHeadMixin(TrainerBase):
     def is_regression(self) -> bool:
         """Whether the target's labels are real numbers, as the model's configuration tells."""
         config = getattr(self.model, "config", None)
-        return getattr(config, "problem_type", None) == REGRESSION or getattr(config, "num_labels", None) == 1
+        problem_type = getattr(config, "problem_type", None)
+        return problem_type == REGRESSION or (problem_type is None and getattr(config, "num_labels", None) == 1)
 
     def problem_type(self, labels: Tensor) -> str:
         """The target's problem type, by the rule of transformers' own classifiers."""

@@ -99,7 +99,8 @@ class RankRows(IterableDataset):
         rank, world_size (`int`): which of how many processes this is.
         endless (`bool`): start again after the last row, with the data set's `set_epoch`, if it has one, told the number
             of the pass.
-        start (`int`): rows of this rank to skip; they are read, as an iterable data set has no other way.
+        start (`int`): rows of this rank to skip; they are read, as an iterable data set has no other way, and what it draws for
+            them does not count for those that follow.
     """
 
     def __init__(self, dataset: Any, rank: int = 0, world_size: int = 1, endless: bool = False, start: int = 0):
@@ -111,7 +112,13 @@ class RankRows(IterableDataset):
 
     def __iter__(self) -> Iterator[Any]:
         rows = self._passes() if self.endless else iter(self.dataset)
-        return itertools.islice(rows, self.rank + self.start * self.world_size, None, self.world_size)
+        first = self.rank
+        if self.start:
+            last_skipped = self.rank + (self.start - 1) * self.world_size
+            with isolated_rng("skipped"):
+                next(itertools.islice(rows, last_skipped, None), None)
+            first = self.world_size - 1  # what is left of the last round of all ranks
+        return itertools.islice(rows, first, None, self.world_size)
 
     def _passes(self) -> Iterator[Any]:
         for epoch in itertools.count():
@@ -167,6 +174,8 @@ class SourceStream:
 
 def is_iterable(dataset: Any) -> bool:
     """Whether rows of a data set can only be read one after the other."""
+    if isinstance(dataset, IterableDataset):  # which has a `__getitem__` that raises, and perhaps a length
+        return True
     return not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"))
 
 

@@ -328,7 +328,7 @@ def test_no_figure_no_runs(config, monkeypatch, tmp_path):
 def test_models_of_final_runs_are_kept(config, tmp_path):
     config = {**config, "methods": ["finetune", "merlin"], "seeds": 1, "search": {"trials": 0}, "save_models": True}
     summary = compare(config, show_progress=False).summary
-    folders = sorted((tmp_path / "out" / "models").glob("*/*"))
+    folders = sorted(path for path in (tmp_path / "out" / "models").glob("*/*") if path.is_dir())
     assert [str(folder.relative_to(tmp_path / "out" / "models")) for folder in folders] == [
         "finetune/seed-0",
         "merlin/seed-0",

@@ -48,3 +48,12 @@ def test_better_is_more_or_less_and_never_no_number():
     assert is_better(0.5, 0.6, "mse")
     assert is_better(0.1, float("nan"), "pearson") and not is_better(float("nan"), 0.1, "pearson")
     assert not is_better(float("nan"), float("nan"), "mse")
+
+
+@pytest.mark.parametrize(("num_labels", "is_regression"), [(2, False), (1, True)])
+def test_answers_that_are_no_numbers_score_nothing(num_labels, is_regression):
+    """The largest of logits that are all NaN is the first, which most of the rows may belong to."""
+    logits = np.zeros((4, num_labels))
+    logits[2] = np.nan
+    found = make_compute_metrics(num_labels, is_regression)(EvalPrediction(logits, np.array([0, 0, 0, 1])))
+    assert found and all(np.isnan(value) for value in found.values())

@@ -306,3 +306,13 @@ def test_memory_metrics(tmp_path, trainer_class):
     assert {"init_mem_cpu_alloc_delta", "train_mem_cpu_alloc_delta", "train_mem_cpu_peaked_delta"} <= set(metrics)
     assert {"eval_mem_cpu_alloc_delta"} <= set(trainer.evaluate())
     assert {"test_mem_cpu_alloc_delta"} <= set(trainer.predict(DATASET).metrics)
+
+
+def test_evaluating_on_start_has_a_head_that_fits_the_pretrained_features(tmp_path):
+    trainer = build(tmp_path, dropout=0.0, eval_on_start=True, max_steps=1)
+    trainer.train()
+    first = next(entry for entry in trainer.state.log_history if "eval_loss" in entry)
+    untrained = build(tmp_path / "again", dropout=0.0)
+    plain = untrained.evaluate()
+    assert first["step"] == 0 and first["eval_head_train_accuracy"] > 1.5 / NUM_LABELS
+    assert first["eval_loss"] < plain["eval_loss"] and "eval_head_train_accuracy" not in plain

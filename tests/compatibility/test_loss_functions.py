@@ -93,3 +93,24 @@ def test_accumulating_with_a_loss_function_is_one_batch(tmp_path, trainer_class)
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
     for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("trainer_class", [MerlinTrainer, JointTrainer])
+def test_label_smoothing_is_that_of_both_losses(tmp_path, trainer_class):
+    logged = {}
+    for smoothing in (0.0, 0.2):
+        trainer = build(trainer_class, tmp_path, label_smoothing_factor=smoothing)
+        inputs = one_step_inputs(trainer)
+        trainer.compute_loss(trainer.model_wrapped, inputs)
+        logged[smoothing] = trainer._step_metrics.pop(trainer.accelerator)
+    for name in ("source_loss", "meta_loss" if trainer_class is MerlinTrainer else "target_loss"):
+        assert logged[0.2][name] != pytest.approx(logged[0.0][name], rel=1e-6)
+
+
+def test_the_meta_loss_is_smoothed_as_cross_entropy_is(tmp_path):
+    trainer = build(MerlinTrainer, tmp_path, label_smoothing_factor=0.2)
+    trainer.build_transfer_model()
+    logits, labels = torch.randn(2, 6, NUM_LABELS), torch.tensor([0, 1, 2, 0, 1, 2])
+    found = trainer.row_losses(logits, labels, 3.0)
+    expected = [cross_entropy(3.0 * one, labels, reduction="none", label_smoothing=0.2) for one in logits]
+    torch.testing.assert_close(found, torch.stack(expected))

@@ -55,7 +55,7 @@ def test_a_whole_card(tmp_path):
     )  # fmt: skip
     trainer.train()
     metrics = trainer.evaluate()
-    card, text = card_of(trainer, license="mit", language="en", tags="films")
+    card, text = card_of(trainer, license="mit", language="en", tags="films", examples_per_label=1)
 
     data = card.data
     assert data.base_model == "google-bert/bert-base-uncased" and data.library_name == "transformers"
@@ -111,7 +111,7 @@ def test_a_model_of_pairs_is_called_with_both_texts(tmp_path):
     trainer = text_trainer(
         tmp_path / "films", trainer={"train_dataset": pairs_of(9, "bad"), "eval_dataset": pairs_of(6, "good")}
     )
-    card, text = card_of(trainer)
+    card, text = card_of(trainer, examples_per_label=1)
     assert 'classifier({"text": "the film w0", "text_pair": "is good"})' in text, "of the evaluation set"
     assert "| label | text | text pair |" in text and "| plain | the film w2 | is good |" in text
     assert card.data.get("widget") is None, "the Hub's widget takes one text"
@@ -129,9 +129,9 @@ def test_a_model_of_pairs_is_called_with_both_texts(tmp_path):
     assert said["score"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_model_of_pairs_whose_rows_are_not_to_be_shown(tmp_path):
+def test_rows_are_not_shown_unless_they_are_asked_for(tmp_path):
     trainer = text_trainer(tmp_path, trainer={"train_dataset": pairs_of(9, "bad"), "eval_dataset": None})
-    _, text = card_of(trainer, examples_per_label=0)
+    _, text = card_of(trainer)
     assert '"text_pair": "Replace this by' in text and "the film" not in text and "## Labels" not in text
 
 
@@ -156,12 +156,12 @@ def test_what_the_user_says_of_both_data_sets(tmp_path):
     trainer.model_card_arguments = {
         "license": "apache-2.0",
         "source_dataset_tags": "ada/books",
-        "examples_per_label": 0,
+        "examples_per_label": 1,
     }
     card, text = card_of(trainer, dataset_tags=["ada/films"], dataset="Films", dataset_args="short", license="mit")
     assert card.data.datasets == ["ada/films", "ada/books"] and card.data.license == "mit"
     assert "on [Films](https://huggingface.co/datasets/ada/films), `short` (the target)" in text
-    assert card.data.get("widget") is None and "## Labels" not in text
+    assert len(card.data.widget) == 3 and "## Labels" in text
 
 
 def test_several_evaluation_sets(tmp_path):

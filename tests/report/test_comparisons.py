@@ -9,6 +9,7 @@ import pytest
 
 from merlin_hf.comparison.values import ConfigError
 from merlin_hf.report import cost_figure, learning_curve_figure, read_comparisons, win_figure, write_report
+from merlin_hf.report.ranks import compared_with_reference
 from tests.report.support import draw_scores, write_results
 
 
@@ -166,3 +167,42 @@ def test_pyplot_is_left_alone(root, monkeypatch):
     comparisons, _ = read_comparisons([root])
     for draw in (learning_curve_figure, cost_figure):
         assert draw(comparisons) is not None
+
+
+def test_comparisons_with_other_training_or_search_are_not_put_together(tmp_path):
+    def write_one(folder, method, **changes):
+        config = {
+            "model": "tiny",
+            "target": {"path": "t"},
+            "source": {"path": "s"},
+            "training": {"max_steps": 10},
+            **changes,
+        }
+        write_results(tmp_path / folder, "s", {"path": "t"}, 10, {method: [0.5, 0.6]}, config=config)
+
+    write_one("a", "merlin", seeds=[0, 1])
+    write_one("b", "joint", seeds=[0, 1, 2], output_dir="elsewhere")
+    write_one("c", "finetune", training={"max_steps": 3000})
+    found, _ = read_comparisons([tmp_path])
+    root = tmp_path.name
+    assert [(c.pair, set(c.methods)) for c in found] == [
+        (f"s → t ({root}/a)", {"merlin", "joint"}),
+        (f"s → t ({root}/c)", {"finetune"}),
+    ]
+    write_one("d", "l2_sp", search={"trials": 3})
+    with pytest.raises(ConfigError, match="chose settings by other searches.*leave one out"):
+        read_comparisons([tmp_path])
+
+
+def test_sizes_of_a_pair_are_one_pair_though_they_were_searched_in_other_ways(tmp_path):
+    for rows, draws in ((50, 4), (300, 1)):
+        config = {"model": "tiny", "target": {"path": "t", "rows": rows}, "search": {"seeds": list(range(draws))}}
+        write_results(tmp_path / str(rows), None, {"path": "t"}, rows, {"merlin": [0.5, 0.6]}, config=config)
+    assert [(c.pair, c.rows) for c in read_comparisons([tmp_path])[0]] == [("t", 50), ("t", 300)]
+
+
+def test_a_difference_is_over_the_seeds_that_both_have(tmp_path):
+    write_results(tmp_path / "a", "s", {"path": "t"}, 10, {"merlin": [0.5, 0.6]})
+    write_results(tmp_path / "b", "s", {"path": "t"}, 10, {"joint": [0.4, 0.5, 0.9]})
+    (comparison,), _ = read_comparisons([tmp_path])
+    assert compared_with_reference(comparison)["joint"]["difference"] == pytest.approx(-0.1)

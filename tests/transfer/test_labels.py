@@ -57,3 +57,18 @@ def test_label_values_see_through_selections_and_transforms():
 def test_a_batch_without_labels_is_an_error_that_lists_what_it_has():
     with pytest.raises(ValueError, match="no `labels`, only input_ids, attention_mask"):
         split_labels({"input_ids": torch.ones(2, 3), "attention_mask": torch.ones(2, 3)})
+
+
+def test_integers_and_booleans_are_what_they_stand_for():
+    logits = torch.randn(5, 3)
+    several = torch.tensor([[0, 1, 1]] * 5)
+    assert problem_type_of(several, 3) == "multi_label_classification"
+    torch.testing.assert_close(
+        task_loss(logits, several, "multi_label_classification"),
+        task_loss(logits, several.float(), "multi_label_classification"),
+    )
+    one = torch.tensor([True, False, True, True, False])
+    torch.testing.assert_close(
+        task_loss(logits, one, "single_label_classification"),
+        task_loss(logits, one.long(), "single_label_classification"),
+    )

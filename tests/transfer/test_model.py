@@ -78,6 +78,17 @@ def test_head_of_a_peft_model_is_the_trained_copy():
     assert model.get_submodule(name).weight.requires_grad
 
 
+def test_a_head_that_is_named_is_found_with_and_without_an_adapter():
+    plain = tiny_bert()
+    wrapped = peft.get_peft_model(
+        copy.deepcopy(plain), peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
+    )
+    name = find_head(wrapped)
+    assert find_head(plain, head_module="classifier") == "classifier"
+    assert find_head(wrapped, head_module="classifier") == name
+    assert find_head(wrapped, head_module=name) == name
+
+
 class TwoHeads(nn.Module):
     def __init__(self):
         super().__init__()

@@ -9,11 +9,11 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from merlin_hf import MerlinTrainer
-from merlin_hf.heads import whole_set
+from merlin_hf.heads import get_head, whole_set
 from merlin_hf.transfer.refit import FeatureBatches
 from merlin_hf.transfer.source import RankRows
-from tests.test_trainer import make_trainer
-from tests.tiny import tiny_dataset
+from tests.test_trainer import make_args, make_trainer
+from tests.tiny import tiny_bert, tiny_dataset
 
 
 def trained(tmp_path, **kwargs):
@@ -175,3 +175,18 @@ def test_each_fit_is_told_once_by_trainers_logger(tmp_path, monkeypatch, head, r
     handler.buffer.clear()
     trainer.refit_head()
     assert not any("final head" in record.getMessage() for record in handler.buffer), "by the main process only"
+
+
+def test_one_label_that_may_be_there_or_not_is_no_real_number(tmp_path):
+    model = tiny_bert(num_labels=1, problem_type="multi_label_classification")
+    trainer = MerlinTrainer(
+        model=model, args=make_args(tmp_path), train_dataset=tiny_dataset(), source_dataset=tiny_dataset()
+    )
+    solver = get_head("centroid")
+    assert not trainer.is_regression and "log_logit_scale" in trainer.learned_scalars()
+    assert trainer.head_l2(None) == solver.default_l2 and trainer.logit_scale(None) == solver.default_logit_scale
+    model = tiny_bert(num_labels=1)
+    trainer = MerlinTrainer(
+        model=model, args=make_args(tmp_path), train_dataset=tiny_dataset(), source_dataset=tiny_dataset()
+    )
+    assert trainer.is_regression and trainer.head_l2(None) == get_head("ridge").default_l2

@@ -7,7 +7,7 @@ import torch
 from transformers import TrainingArguments, default_data_collator
 
 from merlin_hf.transfer.seeding import derived_seed, isolated_rng
-from merlin_hf.transfer.source import SourceBatchSampler, SourceStream
+from merlin_hf.transfer.source import SourceBatchSampler, SourceStream, is_iterable
 from tests.tiny import tiny_dataset
 
 
@@ -134,3 +134,30 @@ def iter_nothing():
             return iter(())
 
     return Nothing()
+
+
+class Noisy(Counting):
+    """The same with a number that is drawn for each row, and a length."""
+
+    def __len__(self):
+        return 7
+
+    def __iter__(self):
+        for row in super().__iter__():
+            yield {**row, "noise": torch.rand(())}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("start", [1, 3])
+def test_what_a_stream_draws_is_the_same_after_a_resume(tmp_path, rank, start):
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    ranks = {"process_index": property(lambda self: rank), "world_size": property(lambda self: 2)}
+    args.__class__ = type("Args", (args.__class__,), ranks)
+    straight = SourceStream(Noisy(), default_data_collator, args, batch_size=2, start=0).take(5)
+    resumed = SourceStream(Noisy(), default_data_collator, args, batch_size=2, start=start).take(5 - start)
+    for one, other in zip(straight[start:], resumed, strict=True):
+        assert torch.equal(one["x"], other["x"]) and torch.equal(one["noise"], other["noise"])
+
+
+def test_a_stream_with_a_length_is_read_as_a_stream():
+    assert is_iterable(Noisy()) and is_iterable(iter_nothing()) and not is_iterable(tiny_dataset())
