@@ -102,8 +102,12 @@ def variant_table(comparisons: list[Comparison]) -> str:
     for variant in (*VARIANTS, *WITHOUT_SOURCE_PHASE):
         alone = [standing_for_merlin(comparison, variant) for comparison in comparisons]
         over = [difference(alone, label) for label in ("finetune", "joint", "sequential")]
-        rows.append((f"`{variant}`", f"{mean_ranks(alone)[CHOSEN]:.1f}", *over))
-    return markdown(("variant alone", "mean rank", "over fine-tuning", "over joint", "over sequential"), rows)
+        ranks = mean_ranks(alone)
+        best = next(label for label in ranks if label != CHOSEN)
+        rows.append((f"`{variant}`", f"{ranks[CHOSEN]:.1f}", f"{ranks[best]:.1f} (`{best}`)", *over))
+    return markdown(
+        ("variant alone", "mean rank", "best other", "over fine-tuning", "over joint", "over sequential"), rows
+    )
 
 
 def pair_table(comparisons: list[Comparison]) -> str:

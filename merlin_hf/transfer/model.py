@@ -219,6 +219,8 @@ class TransferModel(nn.Module):
                 for name, value in (scalars or {}).items()
             }
         )
+        # ZeRO-3 keeps the last gradient of what a step leaves out, and takes another step by it.
+        self.leaves_out_nothing = False
         self.target_chunk_size = target_chunk_size
         if target_chunk_size is not None:
             check_has_no_batch_statistics(model)
@@ -375,6 +377,10 @@ class TransferModel(nn.Module):
             is_regularized = self.regularizer is not None and target_labels is not None
             with self.regularizer.watch(self) if is_regularized else contextlib.nullcontext():
                 output.target_features = self.target_features(target_inputs)
+            is_idle = source_inputs is None and self.source_head is not None
+            if self.leaves_out_nothing and is_idle and torch.is_grad_enabled():
+                nothing = 0.0 * self.source_head(output.target_features.detach()).sum()
+                output.target_features = output.target_features + nothing
             if with_target_logits:
                 output.target_logits = self.head(output.target_features)
             if is_regularized:

@@ -369,6 +369,7 @@ class TransferTrainer(
         plain_model = self.model
         self._step_metrics.reset()
         self.model = self.model_wrapped = self.build_transfer_model()
+        self.transfer_model.leaves_out_nothing = self.is_deepspeed_enabled
         self.transfer_model.attach()
         try:
             prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
