@@ -55,6 +55,7 @@ benchmark-semisynthetic: $(VENV)/.installed-test
 # Pairs of real data sets, days on two cores; `python benchmarks/transfer/run.py --help` has its slices.
 benchmark-transfer: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/transfer/run.py
+	$(BIN)/python benchmarks/transfer/cost.py
 	$(MAKE) transfer-report
 
 # Tables and figures of the pairs that have been run.

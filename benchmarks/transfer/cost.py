@@ -1,5 +1,5 @@
 """
-What a run of a method costs beside one of joint training: `python benchmarks/transfer/cost.py`, on a machine that does nothing else.
+What a run of a method costs beside one of joint training: `python benchmarks/transfer/cost.py`, about 15 minutes of two cores that do nothing else.
 
 The runs of `run.py` may share a machine, so that their times are not to be compared. Here methods take turns on the same rows, each turn
 with other rows and all methods; a first turn is a warm-up. Writes `results/cost.json` and `results/cost.md`.
@@ -108,14 +108,21 @@ def main(argv: list[str] | None = None) -> None:
         )
     if args.turns < 2:
         parser.error(f"--turns must be at least 2, so that they can be compared, got {args.turns}.")
-    found = {name: measure(name, args.rows, args.turns, args.methods) for name in args.pairs}
-    write_text(args.results_dir / "cost.json", json.dumps(found, indent=1) + "\n")
+    found: dict[str, dict] = {}
+    for name in args.pairs:
+        found[name] = measure(name, args.rows, args.turns, args.methods)
+        write(found, args.results_dir)
+
+
+def write(found: dict[str, dict], folder: Path) -> None:
+    """Write what has been measured so far."""
+    write_text(folder / "cost.json", json.dumps(found, indent=1) + "\n")
     head = (
         "# What a run costs\n\nWhole runs of the methods on the same rows in turn, training alone: `python benchmarks/transfer/cost.py`. All send as many rows "
         "through the backbone in training steps; a ratio is the median over turns, with quartiles."
     )
     text = "\n\n".join([head, *(table(name, measured) for name, measured in found.items())]) + "\n"
-    write_text(args.results_dir / "cost.md", text)
+    write_text(folder / "cost.md", text)
     print(text)
 
 

@@ -5,6 +5,7 @@ The question is the one somebody asks who has a target and a source: MeRLin in w
 validation rows, against all other methods. Both have a phase on the source first, then both losses or the target's alone.
 """
 
+import itertools
 import json
 import math
 import statistics
@@ -33,9 +34,21 @@ def read(path: Path) -> tuple[Comparison, str]:
     missing = [label for label in needed if label not in methods]
     if missing:
         raise SystemExit(f"{path} has no scores of {', '.join(missing)}: run all methods first.")
-    trials = {method["label"]: method["trials"] for method in json.loads(path.read_text())["methods"]}
-    chosen = max(VARIANTS, key=lambda label: max((trial["score"] for trial in trials[label]), default=0.0))
+    chosen = choose(VARIANTS, validation_scores(path))
     return replace(comparison, pair=path.parts[-3], rows=int(path.parts[-2]), methods=methods), chosen
+
+
+def validation_scores(path: Path) -> dict[str, float]:
+    """The best score on rows set aside of each method that was searched."""
+    methods = json.loads(path.read_text())["methods"]
+    return {
+        method["label"]: max(trial["score"] for trial in method["trials"]) for method in methods if method["trials"]
+    }
+
+
+def choose(labels: tuple[str, ...], scores: dict[str, float]) -> str:
+    """The method with the best validation score; of equally good ones the first."""
+    return max(labels, key=lambda label: scores.get(label, 0.0))
 
 
 def check_searches(paths: list[Path]) -> None:
@@ -110,6 +123,37 @@ def variant_table(comparisons: list[Comparison]) -> str:
     )
 
 
+def choice_table(comparisons: list[Comparison], scores: list[dict[str, float]]) -> str:
+    """MeRLin beside other methods of which one is chosen in the same way: the two that are hardest for it, and all of them."""
+    others = sorted(
+        set.intersection(*(set(of_pair) & set(c.methods) for c, of_pair in zip(comparisons, scores, strict=True)))
+        - {*VARIANTS, *WITHOUT_SOURCE_PHASE}
+    )
+
+    def gains(labels: tuple[str, ...]) -> list[tuple[float, float]]:
+        return [
+            (100 * one.gain(CHOSEN), 100 * one.gain(choose(labels, of_pair)))
+            for one, of_pair in zip(comparisons, scores, strict=True)
+        ]
+
+    both_are_chosen = [
+        labels
+        for labels in itertools.combinations(others, 2)
+        if {choose(labels, of_pair) for of_pair in scores} == set(labels)
+    ]
+    hardest = min(both_are_chosen, key=lambda labels: sum(own - other for own, other in gains(labels)), default=())
+    named = {" or ".join(f"`{label}`" for label in hardest): hardest, "all": tuple(others)}
+    rows = []
+    for name, labels in ((name, labels) for name, labels in named.items() if labels):
+        found = gains(labels)
+        over = paired_difference(*zip(*found, strict=True))
+        interval = "" if over.low is None else f" [{over.low:+.1f}, {over.high:+.1f}]"
+        rows.append(
+            (name, f"{over.mean:+.1f}{interval}", f"{sum(own > other for own, other in found)} of {len(found)}")
+        )
+    return markdown(("one of these, by validation rows", "MeRLin is better by", "pairs won by MeRLin"), rows)
+
+
 def pair_table(comparisons: list[Comparison]) -> str:
     """A line for each pair: MeRLin, fine-tuning, joint training and the best of all other methods."""
     rows = []
@@ -152,16 +196,19 @@ def main(results: Path = HERE / "results", output: Path | None = None) -> None:
     for rows in sorted({comparison.rows for comparison, _ in found}):
         whole = [comparison for comparison, _ in found if comparison.rows == rows]
         of_rows = [standing_for_merlin(comparison, chosen) for comparison, chosen in found if comparison.rows == rows]
+        scores = [validation_scores(path) for path, (one, _) in zip(paths, found, strict=True) if one.rows == rows]
         parts += [
             f"## {rows} labelled rows, {len(of_rows)} pairs",
             verdict(of_rows),
             method_table(of_rows),
+            choice_table(of_rows, scores),
             variant_table(whole),
             pair_table(of_rows),
         ]
     parts.append(
         "MeRLin stands for the one of `merlin_source_first` and `merlin_target_last` with the better validation score on the pair; "
-        "each has as many trials as any other method. `merlin` and `merlin_ft` have no phase on the source before, as in the "
+        "each has as many trials as any other method, so that MeRLin has twice as many to choose from. The second table gives the others the same "
+        "choice: of two methods (of those that are both chosen somewhere, the ones that are hardest for MeRLin, by test scores) or of all, the one with the better validation score. `merlin` and `merlin_ft` have no phase on the source before, as in the "
         "paper. Intervals are 95 % over pairs. The best other method of a pair is picked by its test scores, which favours it. Times of "
         "runs are not compared here, as runs share a machine; see benchmarks/speed."
     )

@@ -29,6 +29,13 @@ def average_ranks(gains: Sequence[float]) -> np.ndarray:
     return higher + (equal + 1) / 2
 
 
+def balanced(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with numbers of rows that every pair has, so that pairs are ranked alike; all where there is no such number."""
+    rows = [{comparison.rows for comparison in of_pair} for of_pair in by_pair(comparisons).values()]
+    shared = set.intersection(*rows) if rows else set()
+    return [comparison for comparison in comparisons if comparison.rows in shared] or list(comparisons)
+
+
 def complete_methods(comparisons: Sequence[Comparison]) -> list[str]:
     """The labels with a score in every comparison, sorted: ranks among different methods cannot be averaged."""
     labels = sorted({label for comparison in comparisons for label in comparison.methods})

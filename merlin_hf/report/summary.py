@@ -9,7 +9,7 @@ from .comparisons import Comparison
 from .confusion import confusion_matrix
 from .curves import shown_series
 from .final import FinalScore
-from .ranks import compared_with_reference, mean_ranks
+from .ranks import balanced, compared_with_reference, mean_ranks
 
 
 class Report(NamedTuple):
@@ -53,8 +53,11 @@ def comparison_summary(comparison: Comparison) -> dict[str, Any]:
 
 
 def ranks_summary(comparisons: Sequence[Comparison]) -> dict[str, float] | None:
-    """The mean rank of each method that has scores in all comparisons; `None` where there is only one comparison."""
-    return mean_ranks(comparisons) if len(comparisons) > 1 else None
+    """
+    The mean rank of each method that has scores in all comparisons with numbers of rows that every pair has; `None` where there is only
+    one comparison.
+    """
+    return mean_ranks(balanced(comparisons)) if len(comparisons) > 1 else None
 
 
 def run_summary(

@@ -10,7 +10,7 @@ from .canvas import save
 from .comparisons import Comparison, by_pair
 from .critical_difference import LEAST_PAIRS, can_draw, critical_difference_figure, groups, wilcoxon_holm
 from .figures import cost_figure, learning_curve_figure, win_figure
-from .ranks import mean_ranks
+from .ranks import balanced, mean_ranks
 from .summary import Report
 from .tables import all_labels, incomplete_methods, problems, rank_table, score_table, win_table
 
@@ -39,7 +39,11 @@ def make_report(comparisons: Sequence[Comparison], output_dir: str | Path | None
     folder = None if output_dir is None else Path(output_dir)
     parts = [HEADER, "# Results", *_scores(comparisons)]
     if len(comparisons) > 1:
-        parts += [*_ranks(comparisons), *_wins(comparisons), *_differences(comparisons)]
+        alike = balanced(comparisons)
+        parts += [*_ranks(alike), *_wins(comparisons), *_differences(alike)]
+        if len(alike) < len(comparisons):
+            rows = ", ".join(str(rows) for rows in sorted({comparison.rows for comparison in alike}))
+            parts.append(f"Ranks and tests are of {rows} rows alone, which every pair has been run with.")
     files: list[str] = []
     if folder is not None:
         parts += _figures(comparisons, folder, files)
@@ -126,8 +130,8 @@ def _figures(comparisons: Sequence[Comparison], folder: Path, files: list[str]) 
     ]
     if several:
         drawn.append(("wins", "How often the row beats the column", win_figure(comparisons, all_labels(comparisons))))
-    if can_draw(comparisons):
-        figure = critical_difference_figure(comparisons)
+    if can_draw(balanced(comparisons)):
+        figure = critical_difference_figure(balanced(comparisons))
         drawn.append(("critical_difference", "Mean ranks; bars join methods of which no two differ", figure))
     parts = ["## Figures"]
     for name, title, figure in drawn:

@@ -162,3 +162,20 @@ def test_what_the_costs_cannot_be_measured_with_is_told(modules, capsys):
         with pytest.raises(SystemExit):
             modules["cost"].main(arguments)
         assert told in capsys.readouterr().err
+
+
+def test_others_have_the_same_choice_by_validation_rows(summary, tmp_path):
+    """`l2_sp` and `bss` are each better where validation rows say so, and each other's equal elsewhere."""
+    fixed = {"merlin": (0.1, [0.1, 0.1]), "merlin_ft": (0.1, [0.1, 0.1]), "merlin_target_last": (0.2, [0.0, 0.0])}
+    fixed |= {label: (0.1, [0.3, 0.3]) for label in ("finetune", "joint", "sequential")}
+    of = {
+        "a": {"merlin_source_first": (0.9, [0.8, 0.8]), "l2_sp": (0.9, [0.7, 0.7]), "bss": (0.5, [0.6, 0.6])},
+        "b": {"merlin_source_first": (0.9, [0.8, 0.8]), "l2_sp": (0.5, [0.6, 0.6]), "bss": (0.9, [0.9, 0.9])},
+    }
+    paths = [write(tmp_path, pair, {**fixed, **methods}) for pair, methods in of.items()]
+    comparisons = [summary.standing_for_merlin(*summary.read(path)) for path in paths]
+    table = summary.choice_table(comparisons, [summary.validation_scores(path) for path in paths])
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["`bss` or `l2_sp`", "all"]
+    assert all(row[1].startswith("-0.0") or row[1].startswith("+0.0") for row in rows), "10 points ahead, 10 behind"
+    assert all(row[2] == "1 of 2" for row in rows)

@@ -9,7 +9,7 @@ import pytest
 
 from merlin_hf.comparison.values import ConfigError
 from merlin_hf.report import cost_figure, learning_curve_figure, read_comparisons, win_figure, write_report
-from merlin_hf.report.ranks import compared_with_reference
+from merlin_hf.report.ranks import balanced, compared_with_reference
 from tests.report.support import draw_scores, write_results
 
 
@@ -206,3 +206,14 @@ def test_a_difference_is_over_the_seeds_that_both_have(tmp_path):
     write_results(tmp_path / "b", "s", {"path": "t"}, 10, {"joint": [0.4, 0.5, 0.9]})
     (comparison,), _ = read_comparisons([tmp_path])
     assert compared_with_reference(comparison)["joint"]["difference"] == pytest.approx(-0.1)
+
+
+def test_ranks_are_of_the_numbers_of_rows_that_every_pair_has(tmp_path):
+    for pair, rows, scores in (("a", 50, (0.9, 0.1)), ("a", 100, (0.2, 0.8)), ("b", 100, (0.2, 0.8))):
+        methods = {label: [score, score] for label, score in zip(("merlin", "joint"), scores, strict=True)}
+        write_results(tmp_path / pair / str(rows), "s", {"path": pair}, rows, methods)
+    comparisons = read_comparisons([tmp_path])[0]
+    text = section(write_report(comparisons), "Ranks")
+    assert cells(text)[2][:2] == ["joint", "1.00"] and cells(text)[3][:2] == ["merlin", "2.00"]
+    assert "of 100 rows alone" in write_report(comparisons) and len(balanced(comparisons)) == 2
+    assert balanced(comparisons[:1] + comparisons[2:]) == comparisons[:1] + comparisons[2:], "none in common"
