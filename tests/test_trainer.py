@@ -415,7 +415,7 @@ def test_resuming_with_another_source_head_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "phases", [{}, {"source_phase_fraction": 0.5, "target_phase_fraction": 0.5}], ids=["", "phases"]
+    "phases", [{}, {"source_phase_fraction": 0.5, "target_phase_fraction": 0.5}], ids=["both losses", "phases"]
 )
 @pytest.mark.parametrize("iterable", ["source", "target", "both"])
 def test_iterable_datasets_on_either_side(tmp_path, iterable, phases):

@@ -85,7 +85,7 @@ def table(name: str, measured: dict) -> str:
         lines.append(
             (f"`{label}`", str(measured["steps"][label]), f"{statistics.median(taken['clock']):.1f}", *ratios)
         )
-    head = ("method", "steps", "seconds", "ratio to joint training", "of the processor's time")
+    head = ("method", "steps", "seconds", "ratio to joint training", "ratio of processor time")
     about = measured["environment"]
     return (
         f"## {name}, {measured['rows']} rows\n\n{markdown(head, lines)}\n\n{len(taken['clock'])} turns, device {about['device']}, "

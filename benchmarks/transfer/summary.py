@@ -40,10 +40,14 @@ def read(path: Path) -> tuple[Comparison, str]:
 
 def validation_scores(path: Path) -> dict[str, float]:
     """The best score on rows set aside of each method that was searched."""
-    methods = json.loads(path.read_text())["methods"]
-    return {
-        method["label"]: max(trial["score"] for trial in method["trials"]) for method in methods if method["trials"]
-    }
+    found = {}
+    for method in json.loads(path.read_text())["methods"]:
+        scores = [
+            trial["score"] for trial in method["trials"] if trial["score"] is not None
+        ]  # none where training diverged
+        if scores:
+            found[method["label"]] = max(scores)
+    return found
 
 
 def choose(labels: tuple[str, ...], scores: dict[str, float]) -> str:
@@ -210,7 +214,7 @@ def main(results: Path = HERE / "results", output: Path | None = None) -> None:
         "each has as many trials as any other method, so that MeRLin has twice as many to choose from. The second table gives the others the same "
         "choice: of two methods (of those that are both chosen somewhere, the ones that are hardest for MeRLin, by test scores) or of all, the one with the better validation score. `merlin` and `merlin_ft` have no phase on the source before, as in the "
         "paper. Intervals are 95 % over pairs. The best other method of a pair is picked by its test scores, which favours it. Times of "
-        "runs are not compared here, as runs share a machine; see benchmarks/speed."
+        "runs are not compared here, as runs share a machine; see cost.md."
     )
     text = "\n\n".join(parts) + "\n"
     write_text(output or results / "summary.md", text)

@@ -86,5 +86,5 @@ class LinearProbeTrainer(ProbeMixin, TransferTrainer):
         """Trainer's, for a run without a step."""
         args = copy.copy(args)
         args.max_steps, args.num_train_epochs = -1, 0
-        self._head_is_stale = True
+        self._head_is_stale = True  # also where it is resumed
         return super().set_initial_training_values(args, *rest)

@@ -100,6 +100,12 @@ class MerlinFinetuneTrainer(MerlinTrainer):
         source = args.per_device_source_batch_size or args.per_device_train_batch_size
         return rows - (1 - args.first_phase_fraction) * source
 
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.is_active and resume_from_checkpoint is None:
+            self._head_is_stale = any(self.split_steps(max_steps)[:FINETUNING_PHASE])
+        return prepared
+
     def training_step(self, model, inputs, num_items_in_batch=None):
         """As in MerlinTrainer; the features of the phases before fine-tuning ask for a head fit anew."""
         needs_fit = self.is_active and not self.is_finetuning

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,8 @@ class Comparison:
         lower_is_better (`bool`).
         reference (`str`): the method that the others are tested against.
         methods (`dict[str, MethodScores]`): by label, those that could not be used included.
-        identity (`tuple`): what `pair` stands for: source, target, model, and all else that is the same for all methods.
+        identity (`tuple`): what `pair` stands for: source, target and model.
+        shared (`str`): all else that is the same for all methods, such as their training.
         search (`str`): how settings were chosen.
         files (`list[str]`): where this was read, without the folders above.
         environments (`list[dict]`): versions and devices.
@@ -78,6 +80,7 @@ class Comparison:
     reference: str
     methods: dict[str, MethodScores]
     identity: tuple = ()
+    shared: str = ""
     search: str = ""
     files: list[str] = field(default_factory=list)
     environments: list[dict[str, Any]] = field(default_factory=list)
@@ -147,7 +150,7 @@ def read_comparisons(paths: Iterable[str | os.PathLike]) -> tuple[list[Compariso
         raise ConfigError(f"No file is of a comparison by `merlin-hf compare`: {', '.join(skipped)}.")
     merged: dict[tuple, Comparison] = {}
     for comparison in read:
-        key = (comparison.identity, comparison.rows, comparison.metric)
+        key = (comparison.identity, comparison.rows, comparison.metric, comparison.shared)
         merged[key] = _merge(merged[key], comparison) if key in merged else comparison
     comparisons = list(merged.values())
     _name_pairs(comparisons)
@@ -172,7 +175,7 @@ def _read(path: Path, name: str) -> Comparison | None:
         return None
     config, target = summary["config"], summary["data"]["target"]
     methods = {method["label"]: _read_method(method) for method in summary["methods"]}
-    identity = (_task(config.get("source")), _task(config["target"]), str(config.get("model")), _shared(config))
+    identity = (_task(config.get("source")), _task(config["target"]), str(config.get("model")))
     return Comparison(
         pair=f"{identity[0]} → {identity[1]}" if identity[0] else identity[1],
         rows=int(target["train_rows"]),
@@ -181,6 +184,7 @@ def _read(path: Path, name: str) -> Comparison | None:
         reference=summary["reference"],
         methods=methods,
         identity=identity,
+        shared=_shared(config),
         search=json.dumps(config.get("search"), sort_keys=True),
         files=[name],
         environments=[summary.get("environment") or {}],
@@ -241,7 +245,7 @@ def _name_pairs(comparisons: list[Comparison]) -> None:
     if len(set(short.values())) < len(short):
         short = {task: task for task in tasks}
     for comparison in comparisons:
-        source, target, model, _ = comparison.identity
+        source, target, model = comparison.identity
         comparison.pair = f"{short[source]} → {short[target]}" if source else short[target]
         if len(models) > 1:
             comparison.pair += f" ({Path(model).name})"
@@ -252,12 +256,16 @@ def _name_pairs(comparisons: list[Comparison]) -> None:
 
 
 def _tell_apart(comparisons: list[Comparison]) -> None:
-    """The folder of the first file, for pairs that differ in nothing that is in their names."""
-    shared: dict[str, set[tuple]] = {}
+    """Where a pair has been run twice with the same rows, by other trainings, the folder of each and a number where folders are the same."""
+    counted = Counter((comparison.pair, comparison.rows) for comparison in comparisons)
+    several = {pair for (pair, _), times in counted.items() if times > 1}
+    names: dict[tuple[str, str], str] = {}
     for comparison in comparisons:
-        shared.setdefault(comparison.pair, set()).add(comparison.identity)
-    folders: dict[tuple, str] = {}
-    for comparison in comparisons:
-        if len(shared[comparison.pair]) > 1:
-            folder = folders.setdefault(comparison.identity, str(Path(comparison.files[0]).parent))
-            comparison.pair += f" ({folder})"
+        if comparison.pair not in several:
+            continue
+        key = (comparison.pair, comparison.shared)
+        if key not in names:
+            name = f"{comparison.pair} ({Path(comparison.files[0]).parent})"
+            same = sum(other == name or other.startswith(f"{name}, ") for other in names.values())
+            names[key] = f"{name}, {same + 1}" if same else name
+        comparison.pair = names[key]

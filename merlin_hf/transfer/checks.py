@@ -87,18 +87,19 @@ def check_source_is_wanted(trainer: "type[TransferTrainer]", source_dataset: Any
         )
 
 
-def check_has_labels(dataset: Any, argument: str) -> None:
+def check_has_labels(dataset: Any, argument: str, needs_column: bool = True) -> None:
     """
     Check that a `datasets.Dataset` has a label column; what other data sets hold is seen when they are collated.
 
     Args:
         argument (`str`): how the user calls the data set, for the message.
+        needs_column (`bool`): `False` where a transform or collator may make labels of any column.
 
     Raises:
         ValueError: there is none, or it holds text, or lists of different lengths.
     """
     names = getattr(dataset, "column_names", None)
-    if names is not None and not any(name in names for name in LABEL_COLUMNS):
+    if needs_column and names is not None and not any(name in names for name in LABEL_COLUMNS):
         features = getattr(dataset, "features", None) or {}
         likely = next((name for name in names if isinstance(features.get(name), ClassLabel)), names[-1])
         remedy = (
@@ -118,14 +119,18 @@ def check_has_labels(dataset: Any, argument: str) -> None:
         )
     if values is not None and values.dtype.kind == "O" and len(values) and np.ndim(values[0]):
         raise ValueError(
-            f"The labels of `{argument}` are lists of different lengths, such as {list(values[0])}. Make a list of zeros and ones of each, with "
-            "as many as there are labels."
+            f"The labels of `{argument}` are lists of different lengths, such as {list(values[0])}. Turn each into a list of zeros and ones, one "
+            "for each label."
         )
 
 
-def check_label_lists(labels: Any) -> None:
+def check_label_lists(labels: Any, dataset: Any) -> None:
     """
     Check that lists of labels of a target batch are what transformers' own losses take.
+
+    Args:
+        labels: of the batch.
+        dataset: where they are from.
 
     Raises:
         ValueError: they are integers.
@@ -134,7 +139,7 @@ def check_label_lists(labels: Any) -> None:
     if labels.ndim == 2 and labels.shape[1] > 1 and not labels.is_floating_point():
         raise ValueError(
             f"The labels of `train_dataset` are lists of {str(labels.dtype).removeprefix('torch.')}, and the losses of transformers' models "
-            'take real ones: `dataset.cast_column("labels", datasets.Sequence(datasets.Value("float32")))`.'
+            f"take real ones: `dataset.cast_column({label_column(dataset) or 'labels'!r}, datasets.Sequence(datasets.Value('float32')))`."
         )
 
 
@@ -268,7 +273,7 @@ def count_source_labels(dataset: Any, given: int | None) -> int:
     inferred = infer_num_labels(dataset)
     if inferred is None:
         raise ValueError(
-            f"Cannot tell how many labels `source_dataset` ({type(dataset).__name__}) has. Set `num_source_labels` in the "
-            "training arguments (1 for regression)."
+            f"Cannot tell how many labels `source_dataset` ({type(dataset).__name__}) has, as it has no column `label` that tells. Set "
+            "`num_source_labels` in the training arguments (1 for regression), or name the column by `source_column_mapping`."
         )
     return inferred

@@ -39,6 +39,8 @@ def find_head(model: nn.Module, head_module: str | None = None) -> str:
     """
     if head_module is not None:
         named = dict(model.named_modules())
+        if isinstance(named.get(head_module), nn.Linear):
+            return head_module
         wanted = _PEFT_COPY.sub("", f".{head_module}")
         matches = [name for name in named if _PEFT_COPY.sub("", f".{name}").endswith(wanted)]
         linear = [name for name in matches if isinstance(named[name], nn.Linear) and not _PEFT_ORIGINAL.search(name)]

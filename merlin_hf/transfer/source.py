@@ -100,7 +100,7 @@ class RankRows(IterableDataset):
         endless (`bool`): start again after the last row, with the data set's `set_epoch`, if it has one, told the number
             of the pass.
         start (`int`): rows of this rank to skip; they are read, as an iterable data set has no other way, and what it draws for
-            them does not count for those that follow.
+            them does not count for those that follow. An order that it draws at the start of a pass is to come from `set_epoch`.
     """
 
     def __init__(self, dataset: Any, rank: int = 0, world_size: int = 1, endless: bool = False, start: int = 0):

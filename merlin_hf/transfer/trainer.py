@@ -213,9 +213,9 @@ class TransferTrainer(
         """Raise an error that says what to change where the data sets, the labels, the model and the options do not fit together."""
         check_parallelism(self.args, type(self).__name__)
         check_sharding(self.accelerator, type(self).__name__)
-        if self.args.remove_unused_columns:  # else a transform or collator may make labels of any column
-            check_has_labels(self.source_dataset, "source_dataset")
-            check_has_labels(self.train_dataset, "train_dataset")
+        needs_column = self.args.remove_unused_columns
+        check_has_labels(self.source_dataset, "source_dataset", needs_column)
+        check_has_labels(self.train_dataset, "train_dataset", needs_column)
         transfer_model = self.build_transfer_model()
         check_head_is_saved(transfer_model.model, transfer_model.head_name)
         if self.source_dataset is not None:
@@ -229,7 +229,7 @@ class TransferTrainer(
                 prepared = self._with_collator(self.train_dataset, None, "training")
                 batch = probe_batch(*prepared, self.train_dataset, "train_dataset", "data_collator")
                 if self.target_compute_loss_func is None:
-                    check_label_lists(batch["labels"])
+                    check_label_lists(batch["labels"], self.train_dataset)
         self.check_settings()
 
     def check_settings(self) -> None:
@@ -374,7 +374,7 @@ class TransferTrainer(
         try:
             prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
             # A checkpoint brings a head of its own.
-            self._head_is_stale = not self.trains_target_head and resume_from_checkpoint is None
+            self._head_is_stale |= not self.trains_target_head and resume_from_checkpoint is None
             return prepared
         finally:
             if not self.is_fsdp_enabled:

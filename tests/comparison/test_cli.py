@@ -33,6 +33,12 @@ def run(*arguments):
     return 0
 
 
+def test_one_number_of_seeds_is_how_many(config_file, capsys):
+    assert run(config_file, "--methods", "linear_probe", "--seeds", 2) == 0
+    assert "over 2 seeds (0, 1)" in capsys.readouterr().out
+    assert run(config_file, "--seeds", 0) == 2 and "`seeds` must be at least 1" in capsys.readouterr().err
+
+
 def test_the_table_is_on_stdout_and_progress_on_stderr(config_file, capsys, tmp_path):
     assert (
         run(config_file, "--methods", "merlin", "linear_probe", "--seeds", 4, 5, "--output_dir", tmp_path / "mine")
@@ -119,7 +125,7 @@ def test_two_processes_do_the_runs_together(config_file, tmp_path):
         "merlin",
         "l2_sp",
         "--seeds",
-        "0",
+        "1",
     ]
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": paths, "HF_DATASETS_CACHE": str(tmp_path / "cache")}

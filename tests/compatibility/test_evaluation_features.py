@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from transformers import AutoModelForSequenceClassification, EarlyStoppingCallback
 from transformers.trainer_pt_utils import EvalLoopContainer
 
-from merlin_hf import MerlinTrainer
+from merlin_hf import MerlinTrainer, get_method
 from tests.compatibility.test_callbacks import StopAt
 from tests.compatibility.test_training_features import BOTH
 from tests.test_trainer import losses, make_trainer
@@ -308,11 +308,12 @@ def test_memory_metrics(tmp_path, trainer_class):
     assert {"test_mem_cpu_alloc_delta"} <= set(trainer.predict(DATASET).metrics)
 
 
-def test_evaluating_on_start_has_a_head_that_fits_the_pretrained_features(tmp_path):
-    trainer = build(tmp_path, dropout=0.0, eval_on_start=True, max_steps=1)
+@pytest.mark.parametrize("method", ["merlin", "merlin_ft"])
+def test_evaluating_on_start_has_a_head_that_fits_the_pretrained_features(tmp_path, method):
+    trainer = build(tmp_path, get_method(method), dropout=0.0, eval_on_start=True, max_steps=4)
     trainer.train()
     first = next(entry for entry in trainer.state.log_history if "eval_loss" in entry)
-    untrained = build(tmp_path / "again", dropout=0.0)
+    untrained = build(tmp_path / "again", get_method(method), dropout=0.0)
     plain = untrained.evaluate()
     assert first["step"] == 0 and first["eval_head_train_accuracy"] > 1.5 / NUM_LABELS
     assert first["eval_loss"] < plain["eval_loss"] and "eval_head_train_accuracy" not in plain

@@ -201,6 +201,25 @@ def test_sizes_of_a_pair_are_one_pair_though_they_were_searched_in_other_ways(tm
     assert [(c.pair, c.rows) for c in read_comparisons([tmp_path])[0]] == [("t", 50), ("t", 300)]
 
 
+def test_sizes_of_a_pair_are_one_pair_though_they_were_trained_in_other_ways(tmp_path):
+    def write_one(folder, rows, steps):
+        config = {"model": "tiny", "target": {"path": "t"}, "training": {"max_steps": steps}}
+        write_results(tmp_path / folder / "out", None, {"path": "t"}, rows, {"merlin": [0.5, 0.6]}, config=config)
+
+    write_one("a", 50, 100)
+    write_one("b", 100, 200)
+    assert [(c.pair, c.rows) for c in read_comparisons([tmp_path])[0]] == [("t", 50), ("t", 100)]
+    write_one("c", 100, 100)  # the same rows again, by another training
+    folders = [tmp_path / name / "out" for name in "abc"]
+    assert [(c.pair, c.rows) for c in read_comparisons(folders)[0]] == [
+        ("t (out)", 50),
+        ("t (out)", 100),
+        ("t (out), 2", 100),
+    ]
+    (one, other) = read_comparisons([folder / "results.json" for folder in folders[1:]])[0]
+    assert one.pair != other.pair
+
+
 def test_a_difference_is_over_the_seeds_that_both_have(tmp_path):
     write_results(tmp_path / "a", "s", {"path": "t"}, 10, {"merlin": [0.5, 0.6]})
     write_results(tmp_path / "b", "s", {"path": "t"}, 10, {"joint": [0.4, 0.5, 0.9]})

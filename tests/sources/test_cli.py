@@ -43,10 +43,10 @@ def test_the_table_is_on_stdout_and_progress_on_stderr(arguments, capsys, tmp_pa
 def test_json_and_nothing_written(arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     columns = ["--text_columns", "random=text", "--label_column", "me/target=label", "same@train=label"]
-    assert run(*arguments, "--layers", 1, "--json", *columns) == 0
+    assert run(*arguments, "--layers", 1, "--seeds", 2, "--json", *columns) == 0
     found = json.loads(capsys.readouterr().out)
     assert {source["name"] for source in found["sources"]} == {"random", "same@train"}
-    assert found["settings"]["layers"] == 1 and not list(tmp_path.iterdir())
+    assert found["settings"]["layers"] == 1 and found["settings"]["seeds"] == [0, 1] and not list(tmp_path.iterdir())
 
 
 def test_a_terminal_gets_a_table_of_rich(tasks, model_path):

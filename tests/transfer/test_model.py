@@ -87,6 +87,9 @@ def test_a_head_that_is_named_is_found_with_and_without_an_adapter():
     assert find_head(plain, head_module="classifier") == "classifier"
     assert find_head(wrapped, head_module="classifier") == name
     assert find_head(wrapped, head_module=name) == name
+    wrapped.add_adapter("other", peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"]))
+    other = name.replace("default", "other")
+    assert find_head(wrapped, head_module=name) == name and find_head(wrapped, head_module=other) == other
 
 
 class TwoHeads(nn.Module):
