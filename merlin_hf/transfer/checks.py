@@ -129,8 +129,8 @@ def check_label_lists(labels: Any, dataset: Any) -> None:
     Check that lists of labels of a target batch are what transformers' own losses take.
 
     Args:
-        labels: of the batch.
-        dataset: where they are from.
+        labels (`torch.Tensor` of shape `(n,)` or `(n, num_labels)`): of the batch.
+        dataset: the rows that it was made of, for the name of the column.
 
     Raises:
         ValueError: they are integers.

@@ -92,7 +92,9 @@ def test_ranks_wins_and_differences(summary, tmp_path):
         if cells
     }
     assert rows["`stochnorm`"] == ["", "1", "-10.0", "0 of 1"] and rows["`joint`"][:2] == ["1.5", "2"]
-    alone = [cell.split()[0] for cell in rows["`merlin`"]]
+    assert rows["`merlin_source_first`"][-1] == "2, 0" and rows["`merlin_ft`"][-1] == "0, 2"
+    assert rows["`merlin`"][-1] == "", "it is compared with itself"
+    alone = [cell.split()[0] for cell in rows["`merlin`"][:-1]]
     assert alone == ["3.0", "1.0", "-10.0", "-20.0", "+40.0"], "it is compared as if there were no other variant"
     assert rows["a"] == ["`merlin_source_first`", "80.0 ± 0.0", "70.0 ± 0.0", "75.0 ± 0.0", "90.0 ± 0.0 (`stochnorm`)"]
 

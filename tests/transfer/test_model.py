@@ -92,6 +92,21 @@ def test_a_head_that_is_named_is_found_with_and_without_an_adapter():
     assert find_head(wrapped, head_module=name) == name and find_head(wrapped, head_module=other) == other
 
 
+@pytest.mark.parametrize("leaves_out_nothing", [False, True])
+def test_a_source_head_without_rows_gets_a_gradient_of_zero_where_nothing_may_be_left_out(leaves_out_nothing):
+    model = tiny_bert().eval()
+    inputs = tiny_inputs(model)
+    transfer_model = TransferModel(model, num_source_labels=4)
+    transfer_model.leaves_out_nothing = leaves_out_nothing
+    with transfer_model.attached():
+        features = transfer_model(target_inputs=inputs).target_features
+        features.square().sum().backward()
+        torch.testing.assert_close(features, transfer_model.features(inputs), rtol=0, atol=0)
+    gradient = transfer_model.source_head.weight.grad
+    assert (gradient is not None and not gradient.any()) if leaves_out_nothing else gradient is None
+    assert model.bert.embeddings.word_embeddings.weight.grad.any()
+
+
 class TwoHeads(nn.Module):
     def __init__(self):
         super().__init__()
