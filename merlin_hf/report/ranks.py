@@ -15,7 +15,8 @@ SIGNIFICANCE = 0.05
 
 def average_ranks(gains: Sequence[float]) -> np.ndarray:
     """
-    Rank 1 for the highest value; equal values share the mean of their ranks.
+    Rank 1 for the highest value; values that are equal to 12 decimals share the mean of their ranks, as means of the same scores in
+    another order differ in the last bit.
 
     Args:
         gains (`Sequence[float]`): without NaN.
@@ -23,7 +24,7 @@ def average_ranks(gains: Sequence[float]) -> np.ndarray:
     Returns:
         `np.ndarray` of shape `(n,)`.
     """
-    values = np.asarray(gains, dtype=float)
+    values = np.asarray(gains, dtype=float).round(12)
     higher = (values[None] > values[:, None]).sum(1)
     equal = (values[None] == values[:, None]).sum(1)
     return higher + (equal + 1) / 2

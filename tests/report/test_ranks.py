@@ -33,6 +33,13 @@ def test_ranks_are_those_of_scipy(gains):
     assert average_ranks(gains) == pytest.approx(stats.rankdata([-gain for gain in gains]))
 
 
+def test_equal_means_are_equal_though_their_scores_come_in_another_order():
+    scores = [0.69, 0.578, 0.628, 0.605, 0.59]
+    others = [0.668, 0.544, 0.652, 0.638, 0.589]  # of as many right rows
+    means = [sum(scores) / 5, sum(others) / 5]
+    assert means[0] != means[1] and average_ranks(means).tolist() == [1.5, 1.5]
+
+
 def test_known_ranks(tmp_path):
     # Pair a with two sizes counts as much as pair b with one.
     write_results(tmp_path / "a1", "a", {"path": "x"}, 10, {"p": [0.9], "merlin": [0.8], "q": [0.7]})
