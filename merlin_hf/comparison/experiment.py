@@ -17,11 +17,11 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArg
 from transformers.utils import CONFIG_NAME
 
 from .config import CompareConfig
-from .frozen import FrozenTextEncoder, LowerLayers, check_cut, cut_lower_layers
+from .frozen import FrozenTextEncoder, LowerLayers, check_cut, cut_lower_layers, reads_first_token_alone
 from .method_config import MethodConfig
 from .metrics import CLASSIFICATION, REGRESSION, default_metric, make_compute_metrics
 from .models import build_model, load_encoder, load_model_config, model_identity
-from .own_code import own_code
+from .own_code import own_classes, own_code
 from .pair import Pair
 from .progress import Progress, StepCallback
 from .runs import FINAL, FORMAT, Run, write_text
@@ -69,7 +69,9 @@ class Experiment:
         layers, training = self.config.freeze_layers, self.config.training
         precision = torch.bfloat16 if training.get("bf16") else torch.float16 if training.get("fp16") else None
         lower = LowerLayers(whole, layers, self.encoder.collator, precision)
-        check_cut(lower, self.encoder(self.pair.test.select(list(range(min(4, len(self.pair.test)))))))
+        few = self.encoder(self.pair.test.select(list(range(min(4, len(self.pair.test))))))
+        check_cut(lower, few)
+        self._reads_first_token_alone = reads_first_token_alone(lower, few)
         whole.to(self.device)
         return FrozenTextEncoder(self.encoder, lower)
 
@@ -178,7 +180,8 @@ class Experiment:
         with_source = self.has_source(method)
         model = build_model(self.config, self.model_config, train.kind, run.seed)
         if self.config.cache_frozen_layers:
-            model = cut_lower_layers(model, self.config.freeze_layers)
+            alone = self._reads_first_token_alone and not reads_layers(method.trainer_class)
+            model = cut_lower_layers(model, self.config.freeze_layers, first_token_alone=alone)
         trainer = method.trainer_class(
             model=model,
             args=self.training_args(
@@ -286,6 +289,12 @@ def check_settings(experiment: Experiment, method: MethodConfig, settings: list[
         except (ValueError, TypeError) as error:
             given = ", ".join(f"{name}={value!r}" for name, value in {**method.options, **setting}.items())
             raise ConfigError(f"`methods.{method.label}` ({given}): {first_sentence(error)}") from error
+
+
+def reads_layers(trainer_class: type[Trainer]) -> bool:
+    """Whether a method reads what single layers put out; of one that is not the package's own it is not known, so that it may."""
+    regularizer = getattr(trainer_class, "regularizer_class", None)
+    return bool(own_classes(trainer_class)) or getattr(regularizer, "reads_layers", False)
 
 
 def _key_of(model_folder: Path) -> Path:

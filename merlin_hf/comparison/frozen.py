@@ -31,9 +31,15 @@ def layer_stack(model: PreTrainedModel) -> nn.ModuleList:
     return max(stacks, key=len, default=nn.ModuleList())
 
 
-def cut_lower_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
+def cut_lower_layers(model: PreTrainedModel, layers: int, first_token_alone: bool = False) -> PreTrainedModel:
     """
     Take the embeddings and the lower layers away: the model then takes hidden states, as `inputs_embeds`.
+
+    Args:
+        model (`PreTrainedModel`): the whole classifier, which is changed.
+        layers (`int`): how many layers go.
+        first_token_alone (`bool`): what follows the attention of the last layer is computed for the first token alone, as no
+            other is read ([`reads_first_token_alone`]).
 
     Raises:
         ConfigError: the model has no `embeddings` and list of layers.
@@ -46,8 +52,17 @@ def cut_lower_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
         )
     model.base_model.embeddings = GivenStates()
     del stack[:layers]
+    if first_token_alone and len(stack):
+        after_attention = getattr(getattr(stack[-1], "attention", None), "output", None)
+        if after_attention is not None:  # as in BERT and RoBERTa
+            after_attention.register_forward_pre_hook(_first_token)
     model.main_input_name = "inputs_embeds"
     return model
+
+
+def _first_token(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Forward pre-hook: of states `(n, length, hidden_size)` those of the first token."""
+    return tuple(states[:, :1] for states in args)
 
 
 class LowerLayers:
@@ -100,18 +115,34 @@ def check_cut(lower: LowerLayers, tokenized: datasets.Dataset) -> None:
     Raises:
         ConfigError: they do not.
     """
-    rows = [{name: value for name, value in row.items() if name != "labels"} for row in tokenized]
-    whole = lower.model
-    upper = cut_lower_layers(copy.deepcopy(whole), lower.layers)
-    with torch.no_grad():
-        expected = whole(**lower.collator(rows)).logits
-        states = LowerLayers(whole, lower.layers, lower.collator)(rows, list(range(len(rows))))
-        found = upper(**pad_states([{"inputs_embeds": state} for state in states])).logits
+    expected, found = _logits_of_both(lower, tokenized)
     if not torch.allclose(expected, found, atol=TOLERANCE, rtol=TOLERANCE):
         raise ConfigError(
-            f"`cache_frozen_layers` cannot be used with {type(whole).__name__}: its layers are not a plain stack on its "
+            f"`cache_frozen_layers` cannot be used with {type(lower.model).__name__}: its layers are not a plain stack on its "
             f"embeddings (logits differ by {(expected - found).abs().max():.3g}). Leave it out."
         )
+
+
+def reads_first_token_alone(lower: LowerLayers, tokenized: datasets.Dataset) -> bool:
+    """Whether the model gives the same logits for these texts if its last layer puts out the first token alone, as BERT's does."""
+    try:
+        expected, found = _logits_of_both(lower, tokenized, first_token_alone=True)
+    except (RuntimeError, IndexError, TypeError):  # it goes on to work with the others
+        return False
+    return torch.allclose(expected, found, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@torch.no_grad()
+def _logits_of_both(
+    lower: LowerLayers, tokenized: datasets.Dataset, first_token_alone: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Logits `(n, num_labels)` of tokenized texts, by the whole model and by the layers above those that are cut off."""
+    rows = [{name: value for name, value in row.items() if name != "labels"} for row in tokenized]
+    upper = cut_lower_layers(copy.deepcopy(lower.model), lower.layers, first_token_alone)
+    states = LowerLayers(lower.model, lower.layers, lower.collator)(rows, list(range(len(rows))))
+    return lower.model(**lower.collator(rows)).logits, upper(
+        **pad_states([{"inputs_embeds": state} for state in states])
+    ).logits
 
 
 def pad_states(rows: list[dict[str, Any]]) -> dict[str, Tensor]:

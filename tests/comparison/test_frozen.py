@@ -12,13 +12,22 @@ import torch
 import transformers
 from datasets.fingerprint import Hasher
 from PIL import Image
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    DataCollatorWithPadding,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from merlin_hf.comparison import ConfigError, compare
 from merlin_hf.comparison.config import TargetConfig
 from merlin_hf.comparison.encoding import ImageEncoder, resize_and_scale
-from merlin_hf.comparison.frozen import LowerLayers, check_cut, cut_lower_layers, pad_states
+from merlin_hf.comparison.experiment import reads_layers
+from merlin_hf.comparison.frozen import LowerLayers, check_cut, cut_lower_layers, pad_states, reads_first_token_alone
 from merlin_hf.comparison.tasks import load_rows
+from merlin_hf.methods import METHODS
 from tests.comparison.conftest import read
 
 
@@ -40,7 +49,7 @@ def finals(folder):
     return {(run["label"], run["seed"]): [log.get("loss") for log in run["log_history"]] for run in runs}
 
 
-@pytest.mark.parametrize("method", ["finetune", "r3f", "joint", "merlin"])
+@pytest.mark.parametrize("method", ["finetune", "r3f", "delta", "bi_tuning", "joint", "merlin"])
 def test_a_run_on_kept_states_is_the_run_on_the_texts(config, steady, tmp_path, method):
     training = {**config["training"], "logging_steps": 1, "learning_rate": 1e-2}
     options = {"model": steady, "methods": {method: {}}, "search": {"trials": 0}, "training": training}
@@ -86,6 +95,62 @@ def test_padded_states_give_what_padded_texts_give(steady):
     assert len(upper.base_model.encoder.layer) == 2
     with torch.no_grad():
         torch.testing.assert_close(upper(**batch).logits, whole(**lower.collator(rows)).logits, rtol=1e-4, atol=1e-5)
+
+
+FEW = {"input_ids": [[2, 7, 8, 9, 3], [2, 9, 3]], "attention_mask": [[1] * 5, [1] * 3]}
+
+
+@pytest.mark.parametrize("frozen", [1, 2, 3])
+def test_the_last_layer_puts_out_what_is_read_with_the_same_gradient(steady, frozen):
+    whole = AutoModelForSequenceClassification.from_pretrained(steady).eval()
+    lower = LowerLayers(whole, frozen, DataCollatorWithPadding(AutoTokenizer.from_pretrained(steady)))
+    assert reads_first_token_alone(lower, datasets.Dataset.from_dict(FEW))
+    rows = [dict(zip(FEW, values, strict=True)) for values in zip(*FEW.values(), strict=True)]
+    batch = pad_states([{"inputs_embeds": states} for states in lower(rows, [0, 1])])
+    logits, gradients = [], []
+    for alone in (False, True):
+        upper = cut_lower_layers(copy.deepcopy(whole), frozen, first_token_alone=alone)
+        seen = []
+        upper.bert.pooler.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0].shape[1]))
+        logits.append(upper(**batch).logits)
+        assert seen == [1 if alone and frozen < 3 else 5]
+        logits[-1].square().sum().backward()
+        gradients.append({name: p.grad for name, p in upper.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(*logits)
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) >= 4
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+class MeanPooled(BertForSequenceClassification):
+    """Reads all tokens of the last layer."""
+
+    def forward(self, **inputs):
+        states, mask = self.bert(**inputs).last_hidden_state, inputs["attention_mask"].unsqueeze(-1)
+        return SequenceClassifierOutput(logits=self.classifier((states * mask).sum(1) / mask.sum(1)))
+
+
+class SecondToken(BertForSequenceClassification):
+    """Reads a token that the last layer would not put out."""
+
+    def forward(self, **inputs):
+        return SequenceClassifierOutput(logits=self.classifier(self.bert(**inputs).last_hidden_state[:, 1]))
+
+
+@pytest.mark.parametrize("model_class", [MeanPooled, SecondToken])
+def test_a_model_that_reads_other_tokens_keeps_them(steady, model_class):
+    lower = LowerLayers(
+        model_class.from_pretrained(steady), 1, DataCollatorWithPadding(AutoTokenizer.from_pretrained(steady))
+    )
+    check_cut(lower, datasets.Dataset.from_dict(FEW))
+    assert not reads_first_token_alone(lower, datasets.Dataset.from_dict(FEW))
+
+
+def test_a_method_that_reads_layers_or_may_do_so_has_all_tokens():
+    class OwnTrainer(METHODS["finetune"]):
+        pass
+
+    assert reads_layers(METHODS["delta"]) and reads_layers(OwnTrainer)
+    assert not any(reads_layers(METHODS[name]) for name in METHODS if name != "delta")
 
 
 def test_a_model_whose_layers_are_no_plain_stack_is_refused(steady):
