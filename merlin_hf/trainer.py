@@ -38,14 +38,6 @@ class _LeaveOneOutHead(NamedTuple):
         return self.solver.leave_one_out(features, self.targets, self.l2, self.sample_weight).unsqueeze(0)
 
 
-def _views(outputs) -> tuple[Tensor | None, Tensor, dict[str, Tensor]]:
-    """Source logits, target features and scalars of the model's outputs."""
-    # A gradient at the outputs themselves would set off DeepSpeed's hooks for the end of a backward pass.
-    source_logits = None if outputs.source_logits is None else outputs.source_logits.view_as(outputs.source_logits)
-    features = outputs.target_features.view_as(outputs.target_features)
-    return source_logits, features, {name: value.view_as(value) for name, value in (outputs.scalars or {}).items()}
-
-
 class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
     """
     [`~transformers.Trainer`] with the objective of MeRLin (Liu, HaoChen, Wei and Ma, arXiv 2011.01418).
@@ -125,7 +117,7 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
         outputs = model(
             source_inputs=batches.source_inputs, target_inputs=batches.target_inputs, with_target_logits=False
         )
-        source_logits, features, scalars = _views(outputs)
+        source_logits, features, scalars = outputs.views()
         source_loss = self.source_loss(source_logits, batches.source_labels)
         meta_loss, features = self.meta_loss(features, batches.target_labels, scalars)
 
@@ -152,7 +144,7 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
     def target_phase_loss(self, model, batches: Batches, return_outputs: bool = False):
         """`L_va(theta(phi; tr), phi)`, averaged over splits, of shape `()`: the loss of the last steps, without the source."""
         outputs = model(target_inputs=batches.target_inputs, with_target_logits=False)
-        _, features, scalars = _views(outputs)
+        _, features, scalars = outputs.views()
         meta_loss, _ = self.meta_loss(features, batches.target_labels, scalars)
         self.record(meta_loss=meta_loss)
         return (meta_loss, outputs) if return_outputs else meta_loss

@@ -144,6 +144,15 @@ class TransferOutput(ModelOutput):
     penalty: Tensor | None = None
     scalars: dict[str, Tensor] | None = None
 
+    def views(self) -> tuple[Tensor | None, Tensor, dict[str, Tensor]]:
+        """
+        Source logits, target features and scalars, as views: to take a gradient at the outputs of the model themselves would set off
+        DeepSpeed's hooks for the end of a backward pass.
+        """
+        source_logits = None if self.source_logits is None else self.source_logits.view_as(self.source_logits)
+        features = self.target_features.view_as(self.target_features)
+        return source_logits, features, {name: value.view_as(value) for name, value in (self.scalars or {}).items()}
+
 
 class SourceHead(nn.Linear):
     """A linear layer that also gives the products of its rows, as ZeRO-3 has its weight whole in its own forward only."""
