@@ -159,6 +159,20 @@ def test_costs_are_ratios_within_a_turn(modules):
     assert cells == ["`merlin`", "4", "20.0", "1.00 (0.75 to 1.25)", "2.00 (2.00 to 2.00)"]
 
 
+def test_costs_are_measured_of_one_layer_and_of_the_whole_model(modules):
+    cost = modules["cost"]
+    assert cost.with_whole_models(["qqp-mrpc", "mnist-usps"]) == [
+        "qqp-mrpc",
+        "mnist-usps",
+        f"qqp-mrpc{cost.WHOLE_MODEL}",
+    ]
+    whole, part = cost.load(f"qqp-mrpc{cost.WHOLE_MODEL}", 100), cost.load("qqp-mrpc", 100)
+    assert (part["freeze_layers"], whole["freeze_layers"], whole["cache_frozen_layers"]) == (5, 0, False)
+    assert whole["training"]["max_steps"] == cost.WHOLE_MODEL_STEPS < part["training"]["max_steps"]
+    same = set(part) - {"freeze_layers", "cache_frozen_layers", "training"}
+    assert {name: whole[name] for name in same} == {name: part[name] for name in same}
+
+
 def test_what_the_costs_cannot_be_measured_with_is_told(modules, capsys):
     for arguments, told in ((["--methods", "merlin"], "--methods must have joint"), (["--turns", "1"], "at least 2")):
         with pytest.raises(SystemExit):
