@@ -57,6 +57,7 @@ class Experiment:
         self.labels = self.pair.labels
         self.model_config = load_model_config(config, self.labels)
         self.encoder = load_encoder(config, self.model_config, self.pair.pool.kind)
+        self._reads_first_token_alone = False
         if config.cache_frozen_layers:
             self.encoder = self._encoder_of_frozen_layers()
         self.metric = self._choose_metric()
