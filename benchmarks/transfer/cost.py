@@ -1,9 +1,9 @@
 """
-What a run of a method costs beside one of joint training: `python benchmarks/transfer/cost.py`, about 25 minutes of two cores that do nothing else.
+What a run of a method costs beside one of joint training: `python benchmarks/transfer/cost.py`, about half an hour of two cores that do nothing else.
 
 The runs of `run.py` may share a machine, so that their times are not to be compared. Here methods take turns on the same rows, each turn
 with other rows and all methods; a first turn is a warm-up. A pair of texts is measured again with all layers trained and a part of the
-steps, as training of one layer says little of it. Writes `results/cost.json` and `results/cost.md`.
+steps, as training of one layer says little of it. Writes `results/cost.json` and `results/cost.md`, where what is not measured anew stays.
 """
 
 import argparse
@@ -45,7 +45,7 @@ METHODS = [
 
 
 WHOLE_MODEL = ", all layers trained"
-WHOLE_MODEL_STEPS = 12
+WHOLE_MODEL_STEPS = 24
 READ_ROWS = 256  # at a time
 
 
@@ -58,9 +58,13 @@ def load(name: str, rows: int) -> dict:
     return config
 
 
-def with_whole_models(pairs: list[str]) -> list[str]:
-    """The pairs, and those of which layers are frozen a second time with all of them trained."""
-    return [*pairs, *(f"{name}{WHOLE_MODEL}" for name in pairs if load_pair(name, ROWS[0]).get("freeze_layers"))]
+def sections(pairs: list[str], layers: list[str]) -> list[str]:
+    """What is measured: the pairs as they are, and those of which layers are frozen with all of them trained."""
+    frozen = [name for name in pairs if load_pair(name, ROWS[0]).get("freeze_layers")]
+    return [
+        *(pairs if "as_in_pair" in layers else ()),
+        *(f"{name}{WHOLE_MODEL}" for name in frozen if "all" in layers),
+    ]
 
 
 def measure(name: str, rows: int, turns: int, methods: list[str]) -> dict:
@@ -126,6 +130,7 @@ def table(name: str, measured: dict) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", nargs="+", default=["sst2-vader_nyt", "mnist-usps"], choices=PAIRS, metavar="PAIR")
+    parser.add_argument("--layers", nargs="+", default=["as_in_pair", "all"], choices=("as_in_pair", "all"))
     parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--methods", nargs="+", default=METHODS)
@@ -137,8 +142,9 @@ def main(argv: list[str] | None = None) -> None:
         )
     if args.turns < 2:
         parser.error(f"--turns must be at least 2, so that they can be compared, got {args.turns}.")
-    found: dict[str, dict] = {}
-    for name in with_whole_models(args.pairs):
+    path = args.results_dir / "cost.json"
+    found: dict[str, dict] = json.loads(path.read_text()) if path.is_file() else {}
+    for name in sections(args.pairs, args.layers):
         found[name] = measure(name, args.rows, args.turns, args.methods)
         write(found, args.results_dir)
 
