@@ -52,7 +52,7 @@ benchmark-theory: $(VENV)/.installed-test
 benchmark-semisynthetic: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/semisynthetic/run.py
 
-# Pairs of real data sets, days on two cores; `python benchmarks/transfer/run.py --help` has its slices.
+# Pairs of real data sets, a day and a half on one of two cores; `python benchmarks/transfer/run.py --help` has its slices.
 benchmark-transfer: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/transfer/run.py
 	$(BIN)/python benchmarks/transfer/cost.py

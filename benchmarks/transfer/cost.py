@@ -3,7 +3,8 @@ What a run of a method costs beside one of joint training: `python benchmarks/tr
 
 The runs of `run.py` may share a machine, so that their times are not to be compared. Here methods take turns on the same rows, each turn
 with other rows and all methods; a first turn is a warm-up. A pair of texts is measured again with all layers trained and a part of the
-steps, as training of one layer says little of it. Writes `results/cost.json` and `results/cost.md`, where what is not measured anew stays.
+steps, as training of one layer says little of it. Writes `results/cost.json` and `results/cost.md`, where sections that are not measured
+anew stay.
 """
 
 import argparse
@@ -119,9 +120,14 @@ def table(name: str, measured: dict) -> str:
             (f"`{label}`", str(measured["steps"][label]), f"{statistics.median(taken['clock']):.1f}", *ratios)
         )
     head = ("method", "steps", "seconds", "ratio to joint training", "ratio of processor time")
-    about = measured["environment"]
+    about, turns = measured["environment"], len(taken["clock"])
+    layers = "all" if name.endswith(WHOLE_MODEL) else "as_in_pair"
+    command = (
+        f"cost.py --pairs {name.removesuffix(WHOLE_MODEL)} --layers {layers} --rows {measured['rows']} --turns {turns} "
+        f"--methods {' '.join(seconds)}"
+    )
     return (
-        f"## {name}, {measured['rows']} rows\n\n{markdown(head, lines)}\n\n{len(taken['clock'])} turns, device {about['device']}, "
+        f"## {name}, {measured['rows']} rows\n\n{markdown(head, lines)}\n\n`{command}`: {turns} turns, device {about['device']}, "
         f"{about['threads']} threads, torch {about['torch']}, transformers {about['transformers']}; load average "
         f"{measured['load']:.1f} (5 minutes)."
     )
@@ -153,8 +159,8 @@ def write(found: dict[str, dict], folder: Path) -> None:
     """Write what has been measured so far."""
     write_text(folder / "cost.json", json.dumps(found, indent=1) + "\n")
     head = (
-        "# What a run costs\n\nWhole runs of the methods on the same rows in turn, training alone: `python benchmarks/transfer/cost.py`. All send as many rows "
-        "through the backbone in training steps; a ratio is the median over turns, with quartiles."
+        "# What a run costs\n\nWhole runs of the methods on the same rows in turn, training alone: `python benchmarks/transfer/cost.py`, or a section by the "
+        "command below it. All send as many rows through the backbone in training steps; a ratio is the median over turns, with quartiles."
     )
     text = "\n\n".join([head, *(table(name, measured) for name, measured in found.items())]) + "\n"
     write_text(folder / "cost.md", text)

@@ -130,8 +130,8 @@ class CompareConfig:
         freeze_layers (`int`): lower layers that are left as they are, with the embeddings.
         cache_frozen_layers (`bool`): what they make of a text is computed once and kept, in memory, for all steps, methods and
             seeds. Their dropout is then off. For texts, and models that are a plain stack of layers, as BERT is. Where the
-            classifier reads the first token alone, the last layer computes no other after its attention, but for methods that
-            read layers and your own.
+            classifier reads the first token alone, as those of BERT and RoBERTa do, the last layer computes no other after its attention,
+            but for methods that read layers and your own.
         attn_implementation (`str`, *optional*): as in `from_pretrained`, such as `"eager"`.
         max_seq_length (`int`): longer texts are cut to so many tokens.
         image_size (`int`, *optional*): height and width in pixels, for models without an image processor.

@@ -1,5 +1,6 @@
 """The frozen lower layers of a text model, which need to see each text once and not in every step of every run."""
 
+import contextlib
 import copy
 from typing import Any, ClassVar
 
@@ -8,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..transfer.model import find_head
+from ..transfer.seeding import isolated_rng
 from .encoding import TextEncoder, computed_when_read
 from .tasks import Rows
-from .values import ConfigError
+from .values import ConfigError, first_sentence
 
 
 BATCH = 64  # texts that go through the lower layers at a time
@@ -20,7 +23,7 @@ TOLERANCE = 1e-3
 class GivenStates(nn.Module):
     """In place of the embeddings: what the layers above the frozen ones are given."""
 
-    def forward(self, input_ids=None, inputs_embeds=None, **kwargs) -> Tensor:
+    def forward(self, input_ids=None, inputs_embeds=None, *args, **kwargs) -> Tensor:
         """`inputs_embeds` as they are."""
         return inputs_embeds
 
@@ -42,7 +45,7 @@ def cut_lower_layers(model: PreTrainedModel, layers: int, first_token_alone: boo
             other is read ([`reads_first_token_alone`]).
 
     Raises:
-        ConfigError: the model has no `embeddings` and list of layers.
+        ConfigError: the model has no `embeddings` and list of layers; or nothing that follows the attention of its last layer.
     """
     stack = layer_stack(model)
     if not hasattr(model.base_model, "embeddings") or len(stack) < layers:
@@ -52,10 +55,11 @@ def cut_lower_layers(model: PreTrainedModel, layers: int, first_token_alone: boo
         )
     model.base_model.embeddings = GivenStates()
     del stack[:layers]
-    if first_token_alone and len(stack):
-        after_attention = getattr(getattr(stack[-1], "attention", None), "output", None)
-        if after_attention is not None:  # as in BERT and RoBERTa
-            after_attention.register_forward_pre_hook(_first_token)
+    if first_token_alone:
+        after_attention = getattr(getattr(stack[-1], "attention", None), "output", None) if len(stack) else None
+        if not isinstance(after_attention, nn.Module):
+            raise ConfigError(f"The last layer of {type(model).__name__} has no `attention.output`, as BERT's has.")
+        after_attention.register_forward_pre_hook(_first_token)
     model.main_input_name = "inputs_embeds"
     return model
 
@@ -113,36 +117,62 @@ def check_cut(lower: LowerLayers, tokenized: datasets.Dataset) -> None:
     Raise an error where the layers below and above the cut do not give what the whole model gives for these texts.
 
     Raises:
-        ConfigError: they do not.
+        ConfigError: they do not, or the model cannot be cut.
     """
-    expected, found = _logits_of_both(lower, tokenized)
-    if not torch.allclose(expected, found, atol=TOLERANCE, rtol=TOLERANCE):
+    name = type(lower.model).__name__
+    try:
+        expected, found = _logits_of_both(lower, tokenized)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a model of any class meets without its lower layers
         raise ConfigError(
-            f"`cache_frozen_layers` cannot be used with {type(lower.model).__name__}: its layers are not a plain stack on its "
+            f"`cache_frozen_layers` cannot be used with {name}, which cannot do without its lower layers "
+            f"({first_sentence(error)}). Leave it out."
+        ) from error
+    if not _are_close(expected, found):
+        raise ConfigError(
+            f"`cache_frozen_layers` cannot be used with {name}: its layers are not a plain stack on its "
             f"embeddings (logits differ by {(expected - found).abs().max():.3g}). Leave it out."
         )
 
 
 def reads_first_token_alone(lower: LowerLayers, tokenized: datasets.Dataset) -> bool:
-    """Whether the model gives the same logits for these texts if its last layer puts out the first token alone, as BERT's does."""
-    try:
-        expected, found = _logits_of_both(lower, tokenized, first_token_alone=True)
-    except (RuntimeError, IndexError, TypeError):  # it goes on to work with the others
+    """
+    Whether the logits of these texts are the same if the last layer puts out the first token alone.
+
+    So it is in BERT, RoBERTa and DeBERTa, whose layers have an `attention.output`. Where it cannot be tried the answer is no: a model
+    of another kind, or texts of one token each.
+    """
+    if max(map(len, tokenized["input_ids"])) < 2:
         return False
-    return torch.allclose(expected, found, atol=TOLERANCE, rtol=TOLERANCE)
+    try:
+        return _are_close(*_logits_of_both(lower, tokenized, first_token_alone=True))
+    except Exception:  # whatever the model does with the others, it needs them
+        return False
 
 
 @torch.no_grad()
 def _logits_of_both(
     lower: LowerLayers, tokenized: datasets.Dataset, first_token_alone: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Logits `(n, num_labels)` of tokenized texts, by the whole model and by the layers above those that are cut off."""
+    """
+    Logits `(n, num_labels)` of tokenized texts, by the whole model in evaluation mode and by the layers above those that are cut off.
+
+    The last layer has weights of ordinary size in both, as the logits of one that begins at zero tell nothing.
+    """
+    whole = copy.deepcopy(lower.model)
+    with contextlib.suppress(ValueError), isolated_rng("logits_of_both", 0):  # where it takes `head_module` to find it
+        nn.init.normal_(whole.get_submodule(find_head(whole)).weight)
+    upper = cut_lower_layers(copy.deepcopy(whole), lower.layers, first_token_alone)
     rows = [{name: value for name, value in row.items() if name != "labels"} for row in tokenized]
-    upper = cut_lower_layers(copy.deepcopy(lower.model), lower.layers, first_token_alone)
-    states = LowerLayers(lower.model, lower.layers, lower.collator)(rows, list(range(len(rows))))
-    return lower.model(**lower.collator(rows)).logits, upper(
-        **pad_states([{"inputs_embeds": state} for state in states])
-    ).logits
+    states = LowerLayers(whole, lower.layers, lower.collator)(rows, list(range(len(rows))))
+    expected = whole(**lower.collator(rows)).logits
+    return expected, upper(**pad_states([{"inputs_embeds": state} for state in states])).logits
+
+
+def _are_close(expected: Tensor, found: Tensor) -> bool:
+    """Whether logits are the same but for rounding."""
+    return expected.shape == found.shape and torch.allclose(expected, found, atol=TOLERANCE, rtol=TOLERANCE)
 
 
 def pad_states(rows: list[dict[str, Any]]) -> dict[str, Tensor]:

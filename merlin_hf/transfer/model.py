@@ -146,8 +146,12 @@ class TransferOutput(ModelOutput):
 
     def views(self) -> tuple[Tensor | None, Tensor, dict[str, Tensor]]:
         """
-        Source logits, target features and scalars, as views: to take a gradient at the outputs of the model themselves would set off
-        DeepSpeed's hooks for the end of a backward pass.
+        Views of what MeRLin's losses are computed from, in a step with target rows.
+
+        A gradient at the outputs themselves would set off DeepSpeed's hooks for the end of a backward pass.
+
+        Returns:
+            Source logits `(source_batch, num_source_labels)` or `None`, target features `(target_batch, hidden_size)`, and the scalars.
         """
         source_logits = None if self.source_logits is None else self.source_logits.view_as(self.source_logits)
         features = self.target_features.view_as(self.target_features)

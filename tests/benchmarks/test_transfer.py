@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -161,16 +162,56 @@ def test_costs_are_ratios_within_a_turn(modules):
 
 def test_costs_are_measured_of_one_layer_and_of_the_whole_model(modules):
     cost = modules["cost"]
-    assert cost.with_whole_models(["qqp-mrpc", "mnist-usps"]) == [
-        "qqp-mrpc",
-        "mnist-usps",
-        f"qqp-mrpc{cost.WHOLE_MODEL}",
-    ]
+    pairs, again = ["qqp-mrpc", "mnist-usps"], f"qqp-mrpc{cost.WHOLE_MODEL}"
+    assert cost.sections(pairs, ["as_in_pair", "all"]) == [*pairs, again]
+    assert cost.sections(pairs, ["as_in_pair"]) == pairs and cost.sections(pairs, ["all"]) == [again]
     whole, part = cost.load(f"qqp-mrpc{cost.WHOLE_MODEL}", 100), cost.load("qqp-mrpc", 100)
     assert (part["freeze_layers"], whole["freeze_layers"], whole["cache_frozen_layers"]) == (5, 0, False)
     assert whole["training"]["max_steps"] == cost.WHOLE_MODEL_STEPS < part["training"]["max_steps"]
     same = set(part) - {"freeze_layers", "cache_frozen_layers", "training"}
     assert {name: whole[name] for name in same} == {name: part[name] for name in same}
+
+
+def test_all_rows_are_read_before_the_clock_starts(modules):
+    read = {"source": [], "pool": []}
+
+    class Encoded:
+        def __init__(self, name):
+            self.name = name
+
+        def __len__(self):
+            return 600
+
+        def __getitem__(self, places):
+            read[self.name].extend(range(600)[places])
+
+    pair = SimpleNamespace(source="source", pool="pool")
+    modules["cost"].read_once(SimpleNamespace(pair=pair, encode=Encoded))
+    assert read == {"source": list(range(600)), "pool": list(range(600))}
+
+
+def test_costs_that_are_not_measured_anew_stay(modules, tmp_path, monkeypatch):
+    cost, seconds = modules["cost"], {"clock": [1.0, 2.0], "processor": [1.0, 2.0]}
+
+    def measured(name, rows, turns, methods):
+        environment = {"device": "cpu", "threads": 1, "torch": "0", "transformers": "0"}
+        of_methods = dict.fromkeys(methods, seconds)
+        return {
+            "rows": rows,
+            "steps": dict.fromkeys(methods, 1),
+            "seconds": of_methods,
+            "environment": environment,
+            "load": 1.0,
+        }
+
+    monkeypatch.setattr(cost, "measure", measured)
+    both = ["--results_dir", str(tmp_path), "--methods", "joint", "merlin"]
+    cost.main([*both, "--pairs", "mnist-usps", "--rows", "50"])
+    cost.main([*both, "--pairs", "qqp-mrpc", "--layers", "all", "--turns", "2"])
+    text = (tmp_path / "cost.md").read_text()
+    assert "`cost.py --pairs mnist-usps --layers as_in_pair --rows 50 --turns 2 --methods joint merlin`" in text
+    assert "`cost.py --pairs qqp-mrpc --layers all --rows 100 --turns 2 --methods joint merlin`" in text
+    assert list(json.loads((tmp_path / "cost.json").read_text())) == ["mnist-usps", f"qqp-mrpc{cost.WHOLE_MODEL}"]
 
 
 def test_what_the_costs_cannot_be_measured_with_is_told(modules, capsys):
