@@ -146,12 +146,8 @@ class TransferOutput(ModelOutput):
 
     def views(self) -> tuple[Tensor | None, Tensor, dict[str, Tensor]]:
         """
-        Views of what MeRLin's losses are computed from, in a step with target rows.
-
-        A gradient at the outputs themselves would set off DeepSpeed's hooks for the end of a backward pass.
-
-        Returns:
-            Source logits `(source_batch, num_source_labels)` or `None`, target features `(target_batch, hidden_size)`, and the scalars.
+        Of a step with target rows: source logits `(source_batch, num_source_labels)` or `None`, target features `(target_batch,
+        hidden_size)` and scalars, as views: a gradient at the outputs themselves would set off DeepSpeed's hooks for the end of a backward pass.
         """
         source_logits = None if self.source_logits is None else self.source_logits.view_as(self.source_logits)
         features = self.target_features.view_as(self.target_features)

@@ -172,7 +172,7 @@ def test_costs_are_measured_of_one_layer_and_of_the_whole_model(modules):
     assert {name: whole[name] for name in same} == {name: part[name] for name in same}
 
 
-def test_all_rows_are_read_before_the_clock_starts(modules):
+def test_all_rows_of_source_and_target_are_read_once(modules):
     read = {"source": [], "pool": []}
 
     class Encoded:

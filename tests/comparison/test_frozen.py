@@ -226,7 +226,6 @@ def test_runs_compute_what_is_read(config, steady, monkeypatch, model_class):
     monkeypatch.setitem(METHODS, "own", OwnTrainer)
     monkeypatch.setitem(AUTO_MODELS, TEXT, model_class)
     options = {"model": steady, "methods": ["finetune", "merlin", "delta", "own"], "search": {"trials": 0}}
-    monkeypatch.setattr(model_class, "from_config", model_class._from_config, raising=False)
     experiment = Experiment(read(config, **options, freeze_layers=2, cache_frozen_layers=True))
     cut = {}
     for plan in make_plans(experiment):
