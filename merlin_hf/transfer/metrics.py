@@ -19,8 +19,9 @@ class MetricAverager:
 
     def reset(self) -> None:
         """Forget everything added so far."""
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        # By the names that come together, so that a step adds one vector for all of them.
+        self._sums: dict[tuple[str, ...], Tensor] = {}
+        self._counts: dict[tuple[str, ...], int] = {}
 
     def add(self, values: Mapping[str, Tensor], finite_only: bool = False) -> None:
         """
@@ -29,20 +30,27 @@ class MetricAverager:
         Args:
             finite_only (`bool`): count NaN and infinity as the mean so far, as Trainer's `logging_nan_inf_filter` does.
         """
-        for name, value in values.items():
-            value = value.detach().float().reshape(())
-            if finite_only:
-                so_far = self._sums[name] / self._counts[name] if name in self._sums else torch.zeros_like(value)
-                value = torch.where(value.isfinite(), value, so_far)
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._counts[name] = self._counts.get(name, 0) + 1
+        if not values:
+            return
+        names = tuple(values)
+        added = torch.stack([value.detach().float().reshape(()) for value in values.values()])
+        sums, count = self._sums.get(names, torch.zeros_like(added)), self._counts.get(names, 0)
+        if finite_only:
+            added = torch.where(added.isfinite(), added, sums / max(count, 1))
+        self._sums[names], self._counts[names] = sums + added, count + 1
 
     def pop(self, accelerator: Accelerator) -> dict[str, float]:
         """The means over micro-batches and ranks since the last call; a collective, so every rank calls it."""
         if not self._sums:
             return {}
-        names = sorted(self._sums)
-        means = torch.stack([self._sums[name] / self._counts[name] for name in names])
+        sums: dict[str, Tensor] = {}
+        counts: dict[str, int] = {}
+        for group, values in self._sums.items():
+            for name, value in zip(group, values, strict=True):
+                sums[name] = sums.get(name, 0) + value
+                counts[name] = counts.get(name, 0) + self._counts[group]
+        names = sorted(sums)
+        means = torch.stack([sums[name] / counts[name] for name in names])
         means = accelerator.reduce(means, reduction="mean").tolist()
         self.reset()
         return dict(zip(names, means, strict=True))

@@ -215,6 +215,7 @@ class TransferModel(nn.Module):
         self.trains_target_head = trains_target_head
         self.model = model
         head = self.head
+        self.num_labels = head.out_features
         self.source_head = None
         self.regularizer: Regularizer | None = None
         if num_source_labels:
@@ -257,11 +258,6 @@ class TransferModel(nn.Module):
     def head(self) -> nn.Linear:
         """The classifier's own last layer."""
         return self.model.get_submodule(self.head_name)
-
-    @property
-    def num_labels(self) -> int:
-        """Outputs of the classifier's last layer."""
-        return self.head.out_features
 
     def attach(self) -> None:
         """
