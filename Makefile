@@ -66,6 +66,7 @@ transfer-report: $(VENV)/.installed-test
 # MeRLin with one option changed at a time, 1,650 runs of 5 to 10 seconds on one core; needs MERLIN_DATA_ROOT or the Hub.
 benchmark-ablations: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/ablations/run.py
+	$(BIN)/python benchmarks/ablations/run.py --rows 300 --variants merlin centroid_apart logistic_apart joint sequential
 
 # Which source? About twelve minutes of one core; needs MERLIN_DATA_ROOT or the Hub.
 benchmark-sources: $(VENV)/.installed-test

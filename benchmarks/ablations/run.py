@@ -54,7 +54,7 @@ def complete(options: dict) -> dict:
 
 def run(name: str, args: argparse.Namespace) -> None:
     """All variants on one pair."""
-    config = load_pair(name, ROWS)
+    config = load_pair(name, args.rows)
     config["target"] |= SPLITS.get(name, HALVES)
     config |= {"methods": load_variants(), "search": {"trials": 0}, "reference": "merlin"}
     config["output_dir"] = str(args.work_dir / name)
@@ -66,10 +66,15 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=PAIRS, metavar="PAIR")
     parser.add_argument("--variants", nargs="+", help="default: all")
+    parser.add_argument(
+        "--rows", type=int, default=ROWS, help="labelled rows; results of others than 100 have a folder of their own"
+    )
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--work_dir", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--results_dir", type=Path, default=HERE / "results")
     args = parser.parse_args(argv)
+    if args.rows != ROWS:
+        args.work_dir, args.results_dir = args.work_dir / str(args.rows), args.results_dir / str(args.rows)
     for name in args.pairs:
         run(name, args)
         table.main(args.results_dir)

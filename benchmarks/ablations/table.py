@@ -46,7 +46,7 @@ def difference(scores: dict, label: str, reference: str = "merlin") -> PairedDif
 
 
 def render(scores: dict, groups: dict[str, dict]) -> str:
-    """Markdown: a line for each variant, under the name of its group."""
+    """Markdown: a line for each variant that was run, under the name of its group."""
     pairs = list(scores)
     lines = ["| changed | " + " | ".join(pairs) + " | difference |", "| --- |" + " --- |" * (len(pairs) + 1)]
 
@@ -63,8 +63,12 @@ def render(scores: dict, groups: dict[str, dict]) -> str:
 
     lines.append(line("merlin", "**nothing: MeRLin with ridge**"))
     for group, variants in groups.items():
-        lines.append(f"| *{group}* |" + " |" * (len(pairs) + 1))
-        for label, options in variants.items():
+        of_group = {
+            label: options for label, options in variants.items() if any(scores[pair].get(label) for pair in pairs)
+        }
+        if of_group:
+            lines.append(f"| *{group}* |" + " |" * (len(pairs) + 1))
+        for label, options in of_group.items():
             described = ", ".join(f"`{name}={value}`" for name, value in options.items())
             lines.append(line(label, described))
     return "\n".join(lines) + "\n"

@@ -196,6 +196,9 @@ class TransferModel(nn.Module):
         target_chunk_size (`int`, *optional*): rows of the target that go through the classifier at a time while training, with
             their activations computed again in the backward pass; all at once if not given.
 
+    Attributes:
+        head_name (`str`), num_labels (`int`): the name and the outputs of the classifier's last layer.
+
     Raises:
         ValueError: chunks would change what the model computes, as it has BatchNorm layers.
     """

@@ -49,9 +49,15 @@ def test_variants_are_a_comparison_that_sees_no_test_rows(ablations, monkeypatch
         raise Enough
 
     monkeypatch.setattr(run.merlin_hf, "compare", compare)
+    folders = ["--work_dir", str(tmp_path), "--results_dir", str(tmp_path)]
     for pair in run.PAIRS:
         with pytest.raises(Enough):
-            run.main(["--pairs", pair, "--work_dir", str(tmp_path), "--results_dir", str(tmp_path)])
+            run.main(["--pairs", pair, *folders])
+    with pytest.raises(Enough):
+        run.main(["--pairs", run.PAIRS[0], "--rows", "300", *folders])
+    more = given.pop()
+    assert (more.target.rows, given[0].target.rows) == (300, 100)
+    assert more.output_dir == str(tmp_path / "300" / run.PAIRS[0]) != given[0].output_dir
     assert len(given) == len(run.PAIRS)
     for pair, config in zip(run.PAIRS, given, strict=True):
         apart = pair == "tweet_sentiment-tweet_emotion"
@@ -80,9 +86,18 @@ def test_differences_are_averaged_over_pairs_before_seeds(ablations):
     assert ablations["table"].difference(scores, "other") is None
 
 
-def test_the_table_is_that_of_the_result_files(ablations):
+@pytest.mark.parametrize("folder", [BENCHMARK / "results", BENCHMARK / "results" / "300"], ids=["100", "300"])
+def test_the_table_is_that_of_the_result_files(ablations, folder):
     table = ablations["table"]
     groups = table.yaml.safe_load((BENCHMARK / "variants.yaml").read_text())["groups"]
-    scores = table.read(BENCHMARK / "results")
+    scores = table.read(folder)
     assert set(scores) == set(ablations["run"].PAIRS)
-    assert table.render(scores, groups) == (BENCHMARK / "results" / "table.md").read_text()
+    assert table.render(scores, groups) == (folder / "table.md").read_text()
+
+
+def test_lines_that_were_not_run_are_not_in_the_table(ablations):
+    groups = {"one": {"a": {"rho": 1.0}, "b": {"rho": 2.0}}, "two": {"c": {"rho": 3.0}}}
+    scores = {"pair": {"merlin": {0: 0.5}, "b": {0: 0.6}}}
+    text = ablations["table"].render(scores, groups)
+    assert "*one*" in text and "`rho=2.0`" in text
+    assert not any(line in text for line in ("*two*", "`rho=1.0`", "`rho=3.0`"))
