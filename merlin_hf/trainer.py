@@ -260,7 +260,7 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
     def row_losses(self, logits: Tensor, labels: Tensor, scale: Tensor | float) -> Tensor:
         """
         Loss of each row: squared error to the encoded targets, or cross-entropy of the scaled logits, where classes are smoothed by
-        `label_smoothing_factor`.
+        `label_smoothing_factor`. As in Trainer, a class id out of range stops a GPU.
 
         Args:
             logits (`torch.FloatTensor` of shape `(num_splits, n, num_labels)`).

@@ -67,7 +67,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=PAIRS, metavar="PAIR")
     parser.add_argument("--variants", nargs="+", help="default: all")
     parser.add_argument(
-        "--rows", type=int, default=ROWS, help="labelled rows; results of others than 100 have a folder of their own"
+        "--rows",
+        type=int,
+        default=ROWS,
+        help="labelled rows; results with another number than 100 go to a folder of that name",
     )
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--work_dir", type=Path, default=Path("runs/ablations"))

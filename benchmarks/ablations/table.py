@@ -1,7 +1,8 @@
-"""The table of the ablations, from the result files: `python benchmarks/ablations/table.py`."""
+"""The table of the ablations, from the result files: `python benchmarks/ablations/table.py`, with a folder if not `results`."""
 
 import json
 import statistics
+import sys
 from pathlib import Path
 
 import yaml
@@ -83,4 +84,4 @@ def main(results: Path = HERE / "results") -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(Path, sys.argv[1:]))

@@ -28,16 +28,19 @@ class MetricAverager:
         Add scalar tensors of one micro-batch; every rank adds the same names.
 
         Args:
-            finite_only (`bool`): count NaN and infinity as the mean so far, as Trainer's `logging_nan_inf_filter` does.
+            finite_only (`bool`): count NaN and infinity as the mean so far, as Trainer's `logging_nan_inf_filter` does; 0 where these
+                names come together for the first time.
         """
         if not values:
             return
         names = tuple(values)
         added = torch.stack([value.detach().float().reshape(()) for value in values.values()])
-        sums, count = self._sums.get(names, torch.zeros_like(added)), self._counts.get(names, 0)
+        count = self._counts.get(names, 0)
         if finite_only:
-            added = torch.where(added.isfinite(), added, sums / max(count, 1))
-        self._sums[names], self._counts[names] = sums + added, count + 1
+            so_far = self._sums[names] / count if count else torch.zeros_like(added)
+            added = torch.where(added.isfinite(), added, so_far)
+        self._sums[names] = self._sums[names] + added if count else added
+        self._counts[names] = count + 1
 
     def pop(self, accelerator: Accelerator) -> dict[str, float]:
         """The means over micro-batches and ranks since the last call; a collective, so every rank calls it."""

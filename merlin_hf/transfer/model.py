@@ -197,7 +197,7 @@ class TransferModel(nn.Module):
             their activations computed again in the backward pass; all at once if not given.
 
     Attributes:
-        head_name (`str`), num_labels (`int`): the name and the outputs of the classifier's last layer.
+        head_name (`str`), num_labels (`int`): the name and the outputs of the classifier's last layer, when this is built.
 
     Raises:
         ValueError: chunks would change what the model computes, as it has BatchNorm layers.

@@ -74,7 +74,7 @@ class PhasesMixin(TrainerBase):
         Updates of each phase: none where its share is 0, else one at least. Where there are fewer steps than phases, the first
         ones are left out.
         """
-        return _split_steps(self.phase_fractions, steps)
+        return _split_steps(tuple(self.phase_fractions), steps)
 
     def start_phase(self, phase: int) -> None:
         """Called before the first micro-batch of every phase after number 0 that has steps, at step 0 where those before it have none."""
