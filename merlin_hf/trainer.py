@@ -260,7 +260,7 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
     def row_losses(self, logits: Tensor, labels: Tensor, scale: Tensor | float) -> Tensor:
         """
         Loss of each row: squared error to the encoded targets, or cross-entropy of the scaled logits, where classes are smoothed by
-        `label_smoothing_factor`. As in Trainer, a class id out of range stops a GPU.
+        `label_smoothing_factor`.
 
         Args:
             logits (`torch.FloatTensor` of shape `(num_splits, n, num_labels)`).
@@ -270,34 +270,31 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
             `torch.FloatTensor` of shape `(num_splits, n)`.
         """
         problem_type = self.problem_type(labels)
-        if problem_type == SINGLE_LABEL and self.args.meta_loss == "cross_entropy":
-            losses = nn.functional.cross_entropy(
-                (scale * logits).flatten(0, 1),
-                labels.long().expand(logits.shape[:2]).flatten(),
-                reduction="none",
-                label_smoothing=self.args.label_smoothing_factor,
-            )
-            return losses.view(logits.shape[:2])
         targets, _ = encode_targets(labels, self.transfer_model.num_labels, problem_type, dtype=logits.dtype)
         targets = targets.expand_as(logits)
-        if problem_type == MULTI_LABEL and self.args.meta_loss == "cross_entropy":
+        if problem_type == REGRESSION or self.args.meta_loss == "squared_error":
+            return (logits - targets).square().mean(-1)
+        if problem_type == MULTI_LABEL:
             return nn.functional.binary_cross_entropy_with_logits(scale * logits, targets, reduction="none").mean(-1)
-        return (logits - targets).square().mean(-1)
+        smoothing = self.args.label_smoothing_factor
+        targets = (1 - smoothing) * targets + smoothing / targets.shape[-1]
+        return -(targets * torch.log_softmax(scale * logits, dim=-1)).sum(-1)
 
     def record_head(
         self, logits: Tensor, labels: Tensor, split: Split, scalars: dict[str, Tensor] | None = None
     ) -> None:
         """Log the head's accuracy on both halves, how many rows judged it, and the learned scalars."""
-        recorded = {"validation_rows": split.validation.sum() / len(split.validation)}
         if self.problem_type(labels) == SINGLE_LABEL:
             correct = logits.argmax(-1) == labels
             halves = {"validation": split.validation}
             if self.args.split != "loo":  # whose logits are all of rows that were left out
                 halves["train"] = split.train
             for name, rows in halves.items():
-                recorded[f"head_{name}_accuracy"] = (correct & rows).sum() / rows.sum().clamp(min=1)
-        recorded |= {name.removeprefix("log_"): value.exp() for name, value in (scalars or {}).items()}
-        self.record(**recorded)
+                accuracy = (correct & rows).sum() / rows.sum().clamp(min=1)
+                self.record(**{f"head_{name}_accuracy": accuracy})
+        self.record(validation_rows=split.validation.sum() / len(split.validation))
+        for name, value in (scalars or {}).items():
+            self.record(**{name.removeprefix("log_"): value.exp()})
 
     # The head's settings
 

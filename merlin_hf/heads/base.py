@@ -213,8 +213,6 @@ def check_shapes(features: Tensor, targets: Tensor, sample_weight: Tensor | None
                 f"sample_weight must have shape (..., n) with n={rows}, got {tuple(sample_weight.shape)}."
             )
         leading.append(sample_weight.shape[:-1])
-    if sum(len(shape) > 0 for shape in leading) < 2:
-        return
     try:
         torch.broadcast_shapes(*leading)
     except RuntimeError:

@@ -196,9 +196,6 @@ class TransferModel(nn.Module):
         target_chunk_size (`int`, *optional*): rows of the target that go through the classifier at a time while training, with
             their activations computed again in the backward pass; all at once if not given.
 
-    Attributes:
-        head_name (`str`), num_labels (`int`): the name and the outputs of the classifier's last layer, when this is built.
-
     Raises:
         ValueError: chunks would change what the model computes, as it has BatchNorm layers.
     """
@@ -218,7 +215,6 @@ class TransferModel(nn.Module):
         self.trains_target_head = trains_target_head
         self.model = model
         head = self.head
-        self.num_labels = head.out_features
         self.source_head = None
         self.regularizer: Regularizer | None = None
         if num_source_labels:
@@ -261,6 +257,11 @@ class TransferModel(nn.Module):
     def head(self) -> nn.Linear:
         """The classifier's own last layer."""
         return self.model.get_submodule(self.head_name)
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the classifier's last layer."""
+        return self.head.out_features
 
     def attach(self) -> None:
         """

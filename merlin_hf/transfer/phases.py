@@ -1,6 +1,5 @@
 """Phases in one training, told apart by the step."""
 
-import functools
 import itertools
 import math
 from typing import Any, ClassVar
@@ -74,7 +73,16 @@ class PhasesMixin(TrainerBase):
         Updates of each phase: none where its share is 0, else one at least. Where there are fewer steps than phases, the first
         ones are left out.
         """
-        return _split_steps(tuple(self.phase_fractions), steps)
+        fractions = list(self.phase_fractions)
+        wanted = [number for number, fraction in enumerate(fractions) if fraction > 0]
+        wanted = wanted[max(len(wanted) - steps, 0) :]
+        ends, end = [], 0
+        for number, share in enumerate(itertools.accumulate(fractions)):
+            if number in wanted:
+                after = len(wanted) - wanted.index(number) - 1  # phases that still need a step
+                end = min(max(round(share * steps), end + 1), steps - after)
+            ends.append(end)
+        return tuple(end - start for start, end in zip([0, *ends], ends, strict=False))
 
     def start_phase(self, phase: int) -> None:
         """Called before the first micro-batch of every phase after number 0 that has steps, at step 0 where those before it have none."""
@@ -154,20 +162,6 @@ class PhasesMixin(TrainerBase):
                 f"{type(self).__name__} has phases with a schedule each, and `lr_scheduler_type={schedule!r}` "
                 "is none. Use 'linear', 'cosine' or 'constant'."
             )
-
-
-@functools.lru_cache  # as every step asks which phase it is in
-def _split_steps(fractions: tuple[float, ...], steps: int) -> tuple[int, ...]:
-    """[`PhasesMixin.split_steps`] of phases with these shares."""
-    wanted = [number for number, fraction in enumerate(fractions) if fraction > 0]
-    wanted = wanted[max(len(wanted) - steps, 0) :]
-    ends, end = [], 0
-    for number, share in enumerate(itertools.accumulate(fractions)):
-        if number in wanted:
-            after = len(wanted) - wanted.index(number) - 1  # phases that still need a step
-            end = min(max(round(share * steps), end + 1), steps - after)
-        ends.append(end)
-    return tuple(end - start for start, end in zip([0, *ends], ends, strict=False))
 
 
 def share_between(start: float, end: float) -> float:
