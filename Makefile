@@ -66,7 +66,9 @@ transfer-report: $(VENV)/.installed-test
 # MeRLin with one option changed at a time, 1,800 runs of about 10 seconds on one core; needs MERLIN_DATA_ROOT or the Hub.
 benchmark-ablations: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/ablations/run.py
-	$(BIN)/python benchmarks/ablations/run.py --rows 300 --variants merlin centroid_apart logistic_apart joint sequential
+	$(BIN)/python benchmarks/ablations/run.py --rows 300 --variants merlin centroid_apart logistic_apart learned_l2_apart joint sequential
+	$(BIN)/python benchmarks/ablations/run.py --rows 1000 --pairs tweet_sentiment-tweet_emotion sst2-vader_nyt qqp-mrpc mnist-usps fashion_mnist-usps \
+		--variants merlin centroid_apart logistic_apart learned_l2_apart joint sequential
 
 # Which source? About twelve minutes of one core; needs MERLIN_DATA_ROOT or the Hub.
 benchmark-sources: $(VENV)/.installed-test

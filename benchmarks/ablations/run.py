@@ -3,7 +3,7 @@ MeRLin with one option changed at a time: `python benchmarks/ablations/run.py`.
 
 The pairs are those of `benchmarks/transfer`, but all rows come from the target's train split, half to train on and half to be
 judged by (or from its validation split), so that defaults which are set from this have not seen the test rows of the other benchmarks. What is finished is not
-run again. See README.md.
+run again; with `--restore` what the result files hold counts as finished too, so that a line is added without the others' runs. See README.md.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 import merlin_hf
+from merlin_hf.comparison.config import load_config
 from merlin_hf.comparison.runs import write_text
 
 
@@ -58,8 +59,22 @@ def run(name: str, args: argparse.Namespace) -> None:
     config["target"] |= SPLITS.get(name, HALVES)
     config |= {"methods": load_variants(), "search": {"trials": 0}, "reference": "merlin"}
     config["output_dir"] = str(args.work_dir / name)
-    summary = merlin_hf.compare(config, seeds=args.seeds, methods=args.variants).summary
-    write_text(args.results_dir / f"{name}.json", json.dumps(kept(summary, name), indent=1, sort_keys=True))
+    path, variants = args.results_dir / f"{name}.json", args.variants
+    if args.restore and path.is_file():
+        variants = restored(config, json.loads(path.read_text()), variants)
+    summary = merlin_hf.compare(config, seeds=args.seeds, methods=variants).summary
+    write_text(path, json.dumps(kept(summary, name), indent=1, sort_keys=True))
+
+
+def restored(config: dict, results: dict, variants: list[str] | None) -> list[str] | None:
+    """Write the runs that `results` tells of into the output folder; `variants` with those that it has."""
+    from transfer.restore import restore
+
+    print(f"{restore(load_config(config), results)} runs restored")
+    if variants is None:
+        return None
+    wanted = {*variants, *(method["label"] for method in results["methods"])}
+    return [label for label in config["methods"] if label in wanted]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -71,6 +86,9 @@ def main(argv: list[str] | None = None) -> None:
         type=int,
         default=ROWS,
         help="labelled rows; results with another number than 100 go to a folder of that name",
+    )
+    parser.add_argument(
+        "--restore", action="store_true", help="take what the result files hold for finished, and keep their variants"
     )
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--work_dir", type=Path, default=Path("runs/ablations"))

@@ -1,13 +1,17 @@
 """The ablations: what is compared with what, and how the differences are summed up."""
 
 import dataclasses
+import json
+import shutil
 
 import pytest
 import yaml
 
 from merlin_hf import get_method
-from merlin_hf.comparison import load_config
+from merlin_hf.comparison import compare, load_config
 from tests.benchmarks.modules import BENCHMARKS, benchmark_modules
+from tests.comparison.conftest import cache, config, read, same_generators, texts  # noqa: F401
+from tests.examples.conftest import model_path  # noqa: F401
 
 
 BENCHMARK = BENCHMARKS / "ablations"
@@ -16,7 +20,7 @@ BENCHMARK = BENCHMARKS / "ablations"
 @pytest.fixture(scope="module")
 def ablations():
     """The benchmark's modules by name."""
-    with benchmark_modules("ablations", "run", "table", others=("transfer", "transfer.run")) as modules:
+    with benchmark_modules("ablations", "run", "table", others=("transfer", "transfer.run", "transfer.restore")) as modules:
         yield modules
 
 
@@ -86,13 +90,32 @@ def test_differences_are_averaged_over_pairs_before_seeds(ablations):
     assert ablations["table"].difference(scores, "other") is None
 
 
-@pytest.mark.parametrize("folder", [BENCHMARK / "results", BENCHMARK / "results" / "300"], ids=["100", "300"])
-def test_the_table_is_that_of_the_result_files(ablations, folder):
+@pytest.mark.parametrize(
+    ("folder", "without"),
+    [
+        ("results", set()),
+        ("results/300", set()),
+        ("results/1000", {"amazon_books-amazon_kitchen"}),  # which has fewer rows in a half
+    ],
+)
+def test_the_table_is_that_of_the_result_files(ablations, folder, without):
+    folder = BENCHMARK / folder
     table = ablations["table"]
     groups = table.yaml.safe_load((BENCHMARK / "variants.yaml").read_text())["groups"]
     scores = table.read(folder)
-    assert set(scores) == set(ablations["run"].PAIRS)
+    assert set(scores) == set(ablations["run"].PAIRS) - without
     assert table.render(scores, groups) == (folder / "table.md").read_text()
+
+
+def test_what_the_result_files_hold_is_not_run_again(ablations, config, tmp_path):  # noqa: F811
+    first = json.loads(json.dumps(compare(read(config), show_progress=False, methods=["finetune", "merlin"]).summary))
+    runs = tmp_path / "out" / "runs"
+    done = {path.relative_to(runs) for path in runs.glob("*/*.json")}
+    shutil.rmtree(tmp_path / "out")
+    # A new line is added to those that there are, in the order of the configuration.
+    assert ablations["run"].restored(config, first, ["joint"]) == ["finetune", "joint", "merlin"]
+    assert {path.relative_to(runs) for path in runs.glob("*/*.json")} == done
+    assert ablations["run"].restored(config, first, None) is None  # all lines
 
 
 def test_lines_that_were_not_run_are_not_in_the_table(ablations):
