@@ -51,8 +51,8 @@ def validation_scores(path: Path) -> dict[str, float]:
 
 
 def choose(labels: tuple[str, ...], scores: dict[str, float]) -> str:
-    """The method with the best validation score; of equally good ones the first."""
-    return max(labels, key=lambda label: scores.get(label, 0.0))
+    """The method with the best validation score; of equally good ones, but for rounding, the first."""
+    return max(labels, key=lambda label: round(scores.get(label, 0.0), 9))
 
 
 def check_searches(paths: list[Path]) -> None:

@@ -1,5 +1,6 @@
 """How predictions are scored."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -17,9 +18,14 @@ def default_metric(is_regression: bool) -> str:
 
 
 def is_better(score: float, other: float, metric: str) -> bool:
-    """Whether a score beats another one; one that is not a number never does."""
+    """
+    Whether a score beats another one; one that is not a number never does, nor one that differs by rounding alone: means over draws
+    that are equal in rows may differ in their last digit.
+    """
     if np.isnan(score) or np.isnan(other):
         return bool(np.isnan(other) and not np.isnan(score))
+    if math.isclose(score, other, rel_tol=1e-9, abs_tol=1e-12):
+        return False
     return score < other if metric in LOWER_IS_BETTER else score > other
 
 

@@ -48,6 +48,12 @@ def test_better_is_more_or_less_and_never_no_number():
     assert is_better(0.5, 0.6, "mse")
     assert is_better(0.1, float("nan"), "pearson") and not is_better(float("nan"), 0.1, "pearson")
     assert not is_better(float("nan"), float("nan"), "mse")
+    # Draws of 15 rows of which as many are right in all.
+    means = [sum(rows / 15 for rows in right) / 4 for right in ((9, 13, 12, 12), (10, 11, 12, 13))]
+    assert means[0] != means[1]
+    for metric in ("accuracy", "mse"):
+        assert not is_better(*means, metric) and not is_better(*means[::-1], metric)
+    assert is_better(1 / 3 + 1e-6, 1 / 3, "accuracy")
 
 
 @pytest.mark.parametrize(("num_labels", "is_regression"), [(2, False), (1, True)])
