@@ -20,7 +20,9 @@ BENCHMARK = BENCHMARKS / "ablations"
 @pytest.fixture(scope="module")
 def ablations():
     """The benchmark's modules by name."""
-    with benchmark_modules("ablations", "run", "table", others=("transfer", "transfer.run", "transfer.restore")) as modules:
+    with benchmark_modules(
+        "ablations", "run", "table", others=("transfer", "transfer.run", "transfer.restore")
+    ) as modules:
         yield modules
 
 
@@ -48,11 +50,11 @@ def test_variants_are_a_comparison_that_sees_no_test_rows(ablations, monkeypatch
     class Enough(Exception):
         pass
 
-    def compare(config, **overrides):
-        given.append(load_config(config, **overrides))
+    def keep(given_config, **overrides):
+        given.append(load_config(given_config, **overrides))
         raise Enough
 
-    monkeypatch.setattr(run.merlin_hf, "compare", compare)
+    monkeypatch.setattr(run.merlin_hf, "compare", keep)
     folders = ["--work_dir", str(tmp_path), "--results_dir", str(tmp_path)]
     for pair in run.PAIRS:
         with pytest.raises(Enough):
@@ -63,12 +65,12 @@ def test_variants_are_a_comparison_that_sees_no_test_rows(ablations, monkeypatch
     assert (more.target.rows, given[0].target.rows) == (300, 100)
     assert more.output_dir == str(tmp_path / "300" / run.PAIRS[0]) != given[0].output_dir
     assert len(given) == len(run.PAIRS)
-    for pair, config in zip(run.PAIRS, given, strict=True):
+    for pair, of_pair in zip(run.PAIRS, given, strict=True):
         apart = pair == "tweet_sentiment-tweet_emotion"
         splits = ("train", "validation") if apart else ("train[:50%]", "train[50%:]")
-        assert (config.target.train_split, config.target.test_split) == splits
-        assert config.reference == "merlin" and config.search.trials == 0 and len(config.seeds) == 5
-        assert [method.label for method in config.methods] == list(run.load_variants())
+        assert (of_pair.target.train_split, of_pair.target.test_split) == splits
+        assert of_pair.reference == "merlin" and of_pair.search.trials == 0 and len(of_pair.seeds) == 5
+        assert [method.label for method in of_pair.methods] == list(run.load_variants())
 
 
 def test_differences_are_averaged_over_pairs_before_seeds(ablations):
