@@ -63,7 +63,7 @@ transfer-report: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/transfer/summary.py
 	$(BIN)/merlin-hf report benchmarks/transfer/results --output_dir benchmarks/transfer/report
 
-# MeRLin with one option changed at a time, 1,800 runs of about 10 seconds on one core; needs MERLIN_DATA_ROOT or the Hub.
+# MeRLin with one option changed at a time, 2,040 runs of about 10 seconds on one core; needs MERLIN_DATA_ROOT or the Hub.
 benchmark-ablations: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/ablations/run.py
 	$(BIN)/python benchmarks/ablations/run.py --rows 300 --variants merlin centroid_apart logistic_apart learned_l2_apart joint sequential

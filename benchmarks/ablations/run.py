@@ -70,11 +70,12 @@ def restored(config: dict, results: dict, variants: list[str] | None) -> list[st
     """Write the runs that `results` tells of into the output folder; `variants` with those that it has."""
     from transfer.restore import restore
 
-    print(f"{restore(load_config(config), results)} runs restored")
-    if variants is None:
-        return None
-    wanted = {*variants, *(method["label"] for method in results["methods"])}
-    return [label for label in config["methods"] if label in wanted]
+    wanted = {*(variants or []), *(method["label"] for method in results["methods"])}
+    unknown = sorted(wanted - set(config["methods"]))
+    if unknown:
+        raise SystemExit(f"Not in variants.yaml: {', '.join(unknown)}.")
+    print(f"{restore(load_config(config), results)} runs restored; what was run with other options is run again")
+    return None if variants is None else [label for label in config["methods"] if label in wanted]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -94,6 +95,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--work_dir", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--results_dir", type=Path, default=HERE / "results")
     args = parser.parse_args(argv)
+    if args.restore and args.seeds:
+        parser.error("--restore keeps all seeds of the result files: leave out --seeds.")
     if args.rows != ROWS:
         args.work_dir, args.results_dir = args.work_dir / str(args.rows), args.results_dir / str(args.rows)
     for name in args.pairs:

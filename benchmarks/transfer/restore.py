@@ -20,9 +20,9 @@ from merlin_hf.comparison.runs import Run, RunStore
 
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parent))
 
-from run import PAIRS, ROWS, load_pair  # noqa: E402
+from transfer.run import PAIRS, ROWS, load_pair  # noqa: E402
 
 
 def restore(config: CompareConfig, results: dict[str, Any]) -> int:

@@ -91,6 +91,11 @@ def best_of_others(comparison: Comparison) -> str:
     return max((label for label in comparison.methods if label != CHOSEN), key=comparison.gain)
 
 
+def beats(comparison: Comparison, label: str, other: str) -> bool:
+    """Whether a method has more right rows than another: means over draws may differ in the last bit where these are equal."""
+    return round(comparison.gain(label) - comparison.gain(other), 9) > 0
+
+
 def difference(comparisons: list[Comparison], label: str) -> str:
     """Points of MeRLin over a method, averaged over comparisons, with the interval over them."""
     both = [[100 * comparison.gain(name) for comparison in comparisons] for name in (CHOSEN, label)]
@@ -106,7 +111,7 @@ def method_table(comparisons: list[Comparison]) -> str:
     rows = []
     for label in [*ranks, *sorted(unranked)]:
         took_part = [comparison for comparison in comparisons if label in comparison.methods]
-        won = sum(comparison.gain(CHOSEN) > comparison.gain(label) for comparison in took_part)
+        won = sum(beats(comparison, CHOSEN, label) for comparison in took_part)
         others = ("", "") if label == CHOSEN else (difference(took_part, label), f"{won} of {len(took_part)}")
         name = f"**{label}**" if label == CHOSEN else f"`{label}`"
         rows.append((name, f"{ranks[label]:.1f}" if label in ranks else "", str(len(took_part)), *others))
@@ -176,7 +181,7 @@ def verdict(comparisons: list[Comparison]) -> str:
     """The three things that were to be shown, each with what was found."""
     ranks = mean_ranks(comparisons)
     best = next(iter(ranks))
-    won = sum(comparison.gain(CHOSEN) > comparison.gain(best_of_others(comparison)) for comparison in comparisons)
+    won = sum(beats(comparison, CHOSEN, best_of_others(comparison)) for comparison in comparisons)
     over = statistics.fmean(
         100 * (comparison.gain(CHOSEN) - comparison.gain("finetune")) for comparison in comparisons
     )

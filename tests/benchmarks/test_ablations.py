@@ -113,11 +113,20 @@ def test_what_the_result_files_hold_is_not_run_again(ablations, config, tmp_path
     first = json.loads(json.dumps(compare(read(config), show_progress=False, methods=["finetune", "merlin"]).summary))
     runs = tmp_path / "out" / "runs"
     done = {path.relative_to(runs) for path in runs.glob("*/*.json")}
+    assert {path.parent.name for path in done} == {"finetune", "merlin"}
     shutil.rmtree(tmp_path / "out")
     # A new line is added to those that there are, in the order of the configuration.
     assert ablations["run"].restored(config, first, ["joint"]) == ["finetune", "joint", "merlin"]
     assert {path.relative_to(runs) for path in runs.glob("*/*.json")} == done
     assert ablations["run"].restored(config, first, None) is None  # all lines
+    written = {path: path.stat().st_mtime_ns for path in runs.glob("*/*.json")}
+    again = compare(read(config), show_progress=False, methods=["finetune", "joint", "merlin"]).summary
+    assert [method["label"] for method in again["methods"] if method["label"] == "joint"]
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    with pytest.raises(SystemExit, match="Not in variants.yaml: jiont"):
+        ablations["run"].restored(config, first, ["jiont"])
+    with pytest.raises(SystemExit):
+        ablations["run"].main(["--restore", "--seeds", "0"])
 
 
 def test_lines_that_were_not_run_are_not_in_the_table(ablations):

@@ -14,7 +14,7 @@ from tests.examples.conftest import model_path  # noqa: F401
 @pytest.fixture(scope="module")
 def restore():
     """The benchmark's function."""
-    with benchmark_modules("transfer", "restore", others=("run",)) as modules:
+    with benchmark_modules("transfer", "restore", others=("transfer", "transfer.run")) as modules:
         yield modules["restore"].restore
 
 

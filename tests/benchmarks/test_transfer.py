@@ -63,6 +63,13 @@ def test_the_variant_is_chosen_on_validation_rows_though_the_other_does_better_o
     assert (found.pair, found.rows) == ("a", 100)
 
 
+def test_of_equal_validation_scores_the_first_is_chosen_whatever_the_last_digit(summary):
+    equal, larger = sum(right / 15 for right in (9, 13, 12, 12)) / 4, sum(right / 15 for right in (10, 11, 12, 13)) / 4
+    assert equal < larger
+    assert summary.choose(("a", "b"), {"a": equal, "b": larger}) == "a"
+    assert summary.choose(("a", "b"), {"a": equal, "b": larger + 1 / 60}) == "b"
+
+
 def test_ranks_wins_and_differences(summary, tmp_path):
     def methods(merlin, **others):
         variants = {"merlin_target_last": 0.0, "merlin": merlin - 0.2, "merlin_ft": 0.0}
