@@ -54,6 +54,7 @@ benchmark-semisynthetic: $(VENV)/.installed-test
 
 # Pairs of real data sets, a day and a half on one of two cores; `python benchmarks/transfer/run.py --help` has its slices.
 benchmark-transfer: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/transfer/requirements.txt
 	$(BIN)/python benchmarks/transfer/run.py
 	$(BIN)/python benchmarks/transfer/cost.py
 	$(MAKE) transfer-report

@@ -22,7 +22,7 @@ from merlin_hf.comparison.runs import Run, RunStore
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from transfer.run import PAIRS, ROWS, load_pair  # noqa: E402
+from transfer.run import PAIRS, ROWS, load_pair, make_model  # noqa: E402
 
 
 def restore(config: CompareConfig, results: dict[str, Any]) -> int:
@@ -88,7 +88,9 @@ def main(argv: list[str] | None = None) -> None:
         for name in args.pairs:
             path = args.results_dir / name / str(rows) / "results.json"
             if path.is_file():
-                config = load_config({**load_pair(name, rows), "output_dir": str(args.work_dir / name / str(rows))})
+                content = load_pair(name, rows)
+                make_model(content)
+                config = load_config({**content, "output_dir": str(args.work_dir / name / str(rows))})
                 print(f"{name}, {rows} rows: {restore(config, json.loads(path.read_text()))} runs")
 
 

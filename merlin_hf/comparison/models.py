@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -18,7 +19,7 @@ from transformers import (
 from ..scripts.text_tasks import Labels
 from .config import CompareConfig
 from .encoding import ImageEncoder, TextEncoder, by_processor, resize_and_scale
-from .frozen import layer_stack
+from .frozen import embeddings_name, layer_stack
 from .tasks import IMAGE, TEXT
 from .values import ConfigError, first_sentence
 
@@ -106,21 +107,36 @@ def build_model(config: CompareConfig, model_config: PretrainedConfig, kind: str
 
 def freeze(model: PreTrainedModel, layers: int) -> None:
     """
-    Leave the embeddings and the lower layers as they are.
+    Leave the embeddings and the lower layers as they are, the running statistics of their BatchNorm included, by which they normalise.
 
     Raises:
         ConfigError: the model has no embeddings and list of layers, or a shorter one.
     """
-    base = model.base_model
     stack = layer_stack(model)
     if len(stack) < layers:
         raise ConfigError(f"`freeze_layers` must be at most {len(stack)}, the layers of this model, got {layers}.")
-    embeddings = getattr(base, "embeddings", None)
-    if embeddings is None:
-        embeddings = base.get_input_embeddings()
-    embeddings.requires_grad_(False)
-    for layer in list(stack)[:layers]:
-        layer.requires_grad_(False)
+    for part in (_embeddings(model.base_model), *list(stack)[:layers]):
+        part.requires_grad_(False)
+        for module in part.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.register_forward_pre_hook(_evaluate)
+
+
+def _embeddings(base: PreTrainedModel) -> nn.Module:
+    name = embeddings_name(base)
+    if name is not None:
+        return getattr(base, name)
+    try:
+        return base.get_input_embeddings()
+    except NotImplementedError as error:
+        raise ConfigError(
+            f"`freeze_layers` needs a model with embeddings, and {type(base).__name__} has nothing of the name: leave it out."
+        ) from error
+
+
+def _evaluate(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    """Forward pre-hook: as in evaluation, whatever mode the model was put in."""
+    module.training = False
 
 
 def model_identity(config: CompareConfig, model_config: PretrainedConfig) -> str:

@@ -243,3 +243,27 @@ def test_others_have_the_same_choice_by_validation_rows(summary, tmp_path):
     assert [row[0] for row in rows] == ["`bss` or `l2_sp`", "all"]
     assert all(row[1].startswith("-0.0") or row[1].startswith("+0.0") for row in rows), "10 points ahead, 10 behind"
     assert all(row[2] == "1 of 2" for row in rows)
+
+
+def test_a_pair_is_run_with_as_many_rows_as_it_has(modules, monkeypatch):
+    run, done = modules["run"], []
+    monkeypatch.setattr(run, "run", lambda name, rows, args: done.append((name, rows)))
+    run.main(["--pairs", "cifar10-hymenoptera", "mnist-usps", "--rows", "100", "300"])
+    assert done == [("cifar10-hymenoptera", 100), ("mnist-usps", 100), ("mnist-usps", 300)]
+    assert run.sizes("cifar10-hymenoptera") == (50, 100) and run.sizes("mnist-usps") == run.ROWS
+
+
+def test_a_model_that_is_made_is_made_where_it_is_not_there(modules, monkeypatch, tmp_path):
+    run, folder, made = modules["run"], tmp_path / "efficientnet-lite0", []
+    monkeypatch.setattr(run, "efficientnet", SimpleNamespace(NAME=folder.name, PACKAGE="json", write=made.append))
+    run.make_model(run.load_pair("mnist-usps", 100))
+    assert made == []
+    run.make_model({"model": str(folder)})
+    assert made == [folder]
+    run.efficientnet.PACKAGE = "not_installed_anywhere"
+    with pytest.raises(SystemExit, match="pip install -r benchmarks/transfer/requirements.txt"):
+        run.make_model({"model": str(folder)})
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    run.make_model({"model": str(folder)})
+    assert made == [folder]

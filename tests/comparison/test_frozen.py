@@ -79,8 +79,8 @@ def test_a_text_goes_through_the_lower_layers_once(steady):
         lambda module, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
     )
     rows = [{"input_ids": [2, *range(5, 5 + length), 3], "attention_mask": [1] * (length + 2)} for length in (3, 6, 4)]
-    first = lower(rows, [10, 11, 12])
-    again = lower([rows[2], rows[0]], [12, 10])
+    first = lower(rows.__getitem__, [10, 11, 12])
+    again = lower([rows[2], rows[0]].__getitem__, [12, 10])
     assert seen == [3]
     assert [len(states) for states in first] == [5, 8, 6]
     assert torch.equal(again[0], first[2]) and torch.equal(again[1], first[0])
@@ -91,7 +91,7 @@ def test_padded_states_give_what_padded_texts_give(steady):
     whole = AutoModelForSequenceClassification.from_pretrained(steady).eval()
     rows = [{"input_ids": [2, *range(5, 5 + n), 3], "attention_mask": [1] * (n + 2)} for n in (1, 7, 3)]
     lower = LowerLayers(whole, 1, DataCollatorWithPadding(tokenizer))
-    batch = pad_states([{"inputs_embeds": states, "labels": 1} for states in lower(rows, [0, 1, 2])])
+    batch = pad_states([{"inputs_embeds": states, "labels": 1} for states in lower(rows.__getitem__, [0, 1, 2])])
     assert batch.pop("labels").tolist() == [1, 1, 1] and batch["attention_mask"].sum(1).tolist() == [3, 9, 5]
     upper = cut_lower_layers(copy.deepcopy(whole), 1)
     assert len(upper.base_model.encoder.layer) == 2
@@ -108,7 +108,7 @@ def test_the_last_layer_puts_out_what_is_read_with_the_same_gradient(steady, fro
     lower = LowerLayers(whole, frozen, DataCollatorWithPadding(AutoTokenizer.from_pretrained(steady)))
     assert reads_first_token_alone(lower, datasets.Dataset.from_dict(FEW))
     rows = [dict(zip(FEW, values, strict=True)) for values in zip(*FEW.values(), strict=True)]
-    batch = pad_states([{"inputs_embeds": states} for states in lower(rows, [0, 1])])
+    batch = pad_states([{"inputs_embeds": states} for states in lower(rows.__getitem__, [0, 1])])
     logits, gradients = [], []
     for alone in (False, True):
         upper = cut_lower_layers(copy.deepcopy(whole), frozen, first_token_alone=alone)
@@ -284,13 +284,6 @@ def test_a_model_whose_layers_are_no_plain_stack_is_refused(steady):
 def test_what_does_not_go_together_is_said(config, changes, message):
     with pytest.raises(ConfigError, match=message):
         read(config, **changes)
-
-
-def test_images_have_no_layers_to_keep(images, config):
-    section = {"path": str(images / "target"), "rows": 8}
-    changes = {"model": str(images / "resnet"), "target": section, "source": None, "methods": ["finetune"]}
-    with pytest.raises(ConfigError, match="`cache_frozen_layers` is for texts"):
-        compare(read(config, **changes, freeze_layers=1, cache_frozen_layers=True, image_size=8), show_progress=False)
 
 
 @pytest.mark.parametrize("images_kept", [0, 5, 100])

@@ -1,0 +1,183 @@
+"""Frozen layers of models of images: they stay as they are, and what they make of an image is kept."""
+
+import copy
+import itertools
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers import default_data_collator
+
+from merlin_hf.comparison import ConfigError, compare
+from merlin_hf.comparison.config import TargetConfig
+from merlin_hf.comparison.encoding import ImageEncoder, resize_and_scale
+from merlin_hf.comparison.frozen import FrozenImageEncoder, LowerLayers, check_cut, layer_stack, stack_states
+from merlin_hf.comparison.models import freeze
+from merlin_hf.comparison.tasks import load_rows
+from tests.comparison.conftest import read
+from tests.comparison.test_frozen import finals
+
+
+SIDE = 32
+TRANSFORMER = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": SIDE,
+    "patch_size": 8,
+}
+DEPTHS = {"hidden_sizes": [8, 16, 16], "depths": [1, 2, 1]}
+# What they differ in: embeddings of three names, with and without class token, BatchNorm, stages that are lists of layers themselves.
+MODELS = {
+    "vit": lambda: transformers.ViTForImageClassification(
+        transformers.ViTConfig(**TRANSFORMER, intermediate_size=32, num_labels=2)
+    ),
+    "dinov2": lambda: transformers.Dinov2ForImageClassification(
+        transformers.Dinov2Config(**TRANSFORMER, num_labels=2)
+    ),
+    "resnet": lambda: transformers.ResNetForImageClassification(
+        transformers.ResNetConfig(**DEPTHS, embedding_size=8, layer_type="basic", num_labels=2)
+    ),
+    "convnext": lambda: transformers.ConvNextForImageClassification(
+        transformers.ConvNextConfig(hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 5, 1], num_labels=2)
+    ),
+    "mobilenet_v2": lambda: transformers.MobileNetV2ForImageClassification(
+        transformers.MobileNetV2Config(depth_multiplier=0.1, classifier_dropout_prob=0.0, num_labels=2)
+    ),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    """A tiny classifier of images with random weights."""
+    torch.manual_seed(0)
+    return MODELS[request.param]()
+
+
+def pixels(rows=4):
+    """A data set of noise."""
+    draw = np.random.default_rng(0)
+    return datasets.Dataset.from_dict(
+        {"pixel_values": draw.normal(size=(rows, 3, SIDE, SIDE)).astype(np.float32), "labels": [0, 1] * (rows // 2)}
+    ).with_format("numpy")
+
+
+def test_the_layers_above_the_cut_give_the_logits_and_gradients_of_the_whole_model(model):
+    freeze(model, 1)
+    lower = LowerLayers(model, 1, default_data_collator)
+    check_cut(lower, pixels())
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen and any(parameter.requires_grad for parameter in model.parameters())
+    states = lower(pixels().remove_columns("labels").__getitem__, [0, 1, 2, 3])
+    assert len({state.shape for state in states}) == 1 and states[0].ndim in (2, 3)
+
+
+def test_stages_are_counted_and_not_the_layers_of_the_longest(model):
+    stack = layer_stack(model)
+    expected = {"ViT": 3, "Dinov2": 3, "ResNet": 3, "ConvNext": 4, "MobileNetV2": 16}
+    assert len(stack) == expected[type(model).__name__.removesuffix("ForImageClassification")]
+
+
+@pytest.mark.parametrize("name", ["resnet", "mobilenet_v2"])
+def test_batch_norm_of_frozen_layers_stays_as_it_is(name):
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    freeze(model, 2)
+    kept = {
+        f"{name}." for name, module in model.named_modules() for layer in layer_stack(model)[:2] if module is layer
+    }
+    before = copy.deepcopy(model.state_dict())
+    images = torch.as_tensor(np.stack(pixels()["pixel_values"]))
+    logits = [model.train()(pixel_values=images + shift).logits for shift in (0, 1)]
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed and all("running_" in key or "num_batches" in key for key in changed)
+    assert not any(key.startswith(tuple(kept)) or ".embedder." in key or "conv_stem" in key for key in changed)
+    assert not torch.allclose(*logits), "an image alone, and not the batch's mean, is what they show the layers above"
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [*itertools.product(["vit", "resnet"], ["finetune", "joint", "merlin", "delta"]), ("resnet", "stochnorm")],
+)
+def test_a_run_on_kept_states_is_the_run_on_the_images(images, config, tmp_path, name, method):
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    assert not any(module.p for module in model.modules() if isinstance(module, nn.Dropout))
+    model.save_pretrained(tmp_path / "model")
+    options = {
+        "model": str(tmp_path / "model"),
+        "target": {"path": str(images / "target"), "rows": 16},
+        "source": {"path": str(images / "source")},
+        "methods": {method: {}},
+        "search": {"trials": 0},
+        "training": {**config["training"], "logging_steps": 1, "learning_rate": 1e-2},
+        "image_size": SIDE,
+        "freeze_layers": 1,  # of three: of more DELTA would keep the outputs of other layers, blocks of the one stage that is left
+    }
+    found = {}
+    for cached in (False, True):
+        changes = {"cache_frozen_layers": cached, "output_dir": str(tmp_path / str(cached))}
+        compare(read(config, **options, **changes), show_progress=False)
+        found[cached] = finals(tmp_path / str(cached))
+    assert found[True].keys() == found[False].keys() and len(found[True]) == 2
+    for run, losses in found[True].items():
+        expected = [loss for loss in found[False][run] if loss]
+        assert len(expected) >= 3
+        np.testing.assert_allclose([loss for loss in losses if loss], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_an_image_goes_through_the_lower_layers_once_and_only_then_are_its_pixels_made(images):
+    rows = load_rows(TargetConfig(path=str(images / "target")), "target", "train_split")
+    preprocess, made, seen = resize_and_scale(SIDE, 3), [], []
+
+    def counted(batch):
+        made.append(len(batch))
+        return preprocess(batch)
+
+    torch.manual_seed(0)
+    model = MODELS["resnet"]().eval()
+    lower = LowerLayers(model, 1, default_data_collator)
+    encoder = FrozenImageEncoder(ImageEncoder(counted), lower)
+    model.resnet.embedder.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    encoded = encoder(rows)
+    batch = encoder.collator([encoded[place] for place in (3, 7, 3)])
+    again = encoder.collator(list(encoded.select([7, 3])))
+    assert sum(made) == sum(seen) == 2
+    torch.testing.assert_close(again["pixel_values"], batch["pixel_values"][[1, 0]])
+    assert batch["labels"].tolist() == [rows.labels[place] for place in (3, 7, 3)]
+    assert len(encoded[[3, 7, 11, 3]]["pixel_values"]) == 4 and sum(seen) == 3
+    with torch.no_grad():
+        images_of = torch.as_tensor(preprocess([rows.dataset[place]["image"] for place in (3, 7, 3)]))
+        expected = model.base_model(images_of, output_hidden_states=True).hidden_states[1]
+    torch.testing.assert_close(batch["pixel_values"], expected)
+
+
+def test_states_are_stacked_in_float32():
+    states = torch.randn(2, 4, 3, 3).half()
+    batch = stack_states([{"pixel_values": state, "labels": number} for number, state in enumerate(states)])
+    assert batch["pixel_values"].dtype == torch.float32 and torch.equal(batch["pixel_values"], states.float())
+    assert batch["labels"].tolist() == [0, 1]
+    assert "labels" not in stack_states([{"pixel_values": states[0]}])
+
+
+def test_models_that_pass_more_than_states_are_refused():
+    swin = transformers.SwinForImageClassification(
+        transformers.SwinConfig(
+            image_size=SIDE, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=4
+        )
+    )
+    with pytest.raises(ConfigError, match="`cache_frozen_layers` cannot be used with SwinForImageClassification"):
+        check_cut(LowerLayers(swin, 1, default_data_collator), pixels())
+
+
+def test_a_model_without_embeddings_is_refused():
+    model = MODELS["resnet"]()
+    model.resnet.stem = model.resnet.embedder
+    del model.resnet.embedder
+    with pytest.raises(
+        ConfigError, match="`freeze_layers` needs a model with embeddings, and ResNetModel has nothing"
+    ):
+        freeze(model, 1)
