@@ -9,14 +9,11 @@ import numpy as np
 from ..comparison.statistics import holm
 from .canvas import new_figure
 from .comparisons import Comparison, by_pair
-from .ranks import SIGNIFICANCE, complete_methods, mean_ranks
+from .ranks import LEAST_PAIRS, SIGNIFICANCE, complete_methods, mean_ranks
 
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-LEAST_PAIRS = 5
 
 
 def wilcoxon_holm(comparisons: Sequence[Comparison]) -> dict[tuple[str, str], float]:

@@ -11,6 +11,7 @@ from .comparisons import Comparison, by_pair
 
 
 SIGNIFICANCE = 0.05
+LEAST_PAIRS = 5  # of which methods are told apart
 
 
 def average_ranks(gains: Sequence[float]) -> np.ndarray:
@@ -31,10 +32,22 @@ def average_ranks(gains: Sequence[float]) -> np.ndarray:
 
 
 def balanced(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with numbers of rows that every pair has, so that pairs are ranked alike; all where there is no such number."""
-    rows = [{comparison.rows for comparison in of_pair} for of_pair in by_pair(comparisons).values()]
-    shared = set.intersection(*rows) if rows else set()
-    return [comparison for comparison in comparisons if comparison.rows in shared] or list(comparisons)
+    """
+    The comparisons with numbers of rows that every pair has, so that pairs are ranked alike; all where there is no such number.
+
+    Pairs that lack numbers of rows are left out where the others, [`LEAST_PAIRS`] at least, then have more comparisons in all: one pair
+    with few rows is not to take the numbers that a dozen others have out of the ranks.
+    """
+    rows = {pair: {comparison.rows for comparison in of_pair} for pair, of_pair in by_pair(comparisons).items()}
+    rectangles = [(set(rows), set.intersection(*rows.values()) if rows else set())]
+    for wanted in rows.values():
+        pairs = {pair for pair, own in rows.items() if wanted <= own}
+        if len(pairs) >= LEAST_PAIRS:
+            rectangles.append((pairs, wanted))
+    pairs, shared = max(rectangles, key=lambda found: (len(found[0]) * len(found[1]), len(found[0])))
+    return [
+        comparison for comparison in comparisons if comparison.pair in pairs and comparison.rows in shared
+    ] or list(comparisons)
 
 
 def complete_methods(comparisons: Sequence[Comparison]) -> list[str]:

@@ -54,8 +54,8 @@ def comparison_summary(comparison: Comparison) -> dict[str, Any]:
 
 def ranks_summary(comparisons: Sequence[Comparison]) -> dict[str, float] | None:
     """
-    The mean rank of each method that has scores in all comparisons with numbers of rows that every pair has; `None` where there is only
-    one comparison.
+    The mean rank of each method that has scores in all comparisons that are ranked ([`~merlin_hf.report.ranks.balanced`]); `None` where
+    there is only one.
     """
     return mean_ranks(balanced(comparisons)) if len(comparisons) > 1 else None
 

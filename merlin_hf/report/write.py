@@ -8,9 +8,9 @@ from typing import Any
 from ..comparison.runs import write_text
 from .canvas import save
 from .comparisons import Comparison, by_pair
-from .critical_difference import LEAST_PAIRS, can_draw, critical_difference_figure, groups, wilcoxon_holm
+from .critical_difference import can_draw, critical_difference_figure, groups, wilcoxon_holm
 from .figures import cost_figure, learning_curve_figure, win_figure
-from .ranks import balanced, mean_ranks
+from .ranks import LEAST_PAIRS, balanced, mean_ranks
 from .summary import Report
 from .tables import all_labels, incomplete_methods, problems, rank_table, score_table, win_table
 
@@ -42,8 +42,7 @@ def make_report(comparisons: Sequence[Comparison], output_dir: str | Path | None
         alike = balanced(comparisons)
         parts += [*_ranks(alike), *_wins(comparisons), *_differences(alike)]
         if len(alike) < len(comparisons):
-            rows = ", ".join(str(rows) for rows in sorted({comparison.rows for comparison in alike}))
-            parts.append(f"Ranks and tests are of {rows} rows alone, which every pair has been run with.")
+            parts.append(_what_is_ranked(comparisons, alike))
     files: list[str] = []
     if folder is not None:
         parts += _figures(comparisons, folder, files)
@@ -71,6 +70,15 @@ def _scores(comparisons: Sequence[Comparison]) -> list[str]:
     )
     found = problems(comparisons)
     return [*parts, "\n".join(f"- {line}" for line in found)] if found else parts
+
+
+def _what_is_ranked(comparisons: Sequence[Comparison], alike: Sequence[Comparison]) -> str:
+    """Which of the comparisons are in ranks and tests."""
+    rows = ", ".join(str(rows) for rows in sorted({comparison.rows for comparison in alike}))
+    ranked = by_pair(alike)
+    left_out = [pair for pair in by_pair(comparisons) if pair not in ranked]
+    but = f"; {', '.join(left_out)} {'has' if len(left_out) == 1 else 'have'} not, and {'is' if len(left_out) == 1 else 'are'} left out"
+    return f"Ranks and tests are of {rows} rows alone, which every {'other ' * bool(left_out)}pair has been run with{but * bool(left_out)}."
 
 
 def _ranks(comparisons: Sequence[Comparison]) -> list[str]:

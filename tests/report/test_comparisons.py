@@ -236,3 +236,28 @@ def test_ranks_are_of_the_numbers_of_rows_that_every_pair_has(tmp_path):
     assert cells(text)[2][:2] == ["joint", "1.00"] and cells(text)[3][:2] == ["merlin", "2.00"]
     assert "of 100 rows alone" in write_report(comparisons) and len(balanced(comparisons)) == 2
     assert balanced(comparisons[:1] + comparisons[2:]) == comparisons[:1] + comparisons[2:], "none in common"
+
+
+@pytest.mark.parametrize(
+    ("complete", "incomplete", "left_out"),
+    [
+        (5, 1, True),
+        (9, 2, True),
+        (4, 1, False),
+        (5, 5, False),
+    ],  # 5 x 2 in 10 comparisons of one size is no fewer than 5 x 2
+)
+def test_few_pairs_with_few_rows_are_left_out_of_the_ranks_of_many(tmp_path, complete, incomplete, left_out):
+    for number in range(complete + incomplete):
+        for rows in (100,) if number < incomplete else (50, 100):
+            methods = {"merlin": [0.5, 0.5], "joint": [0.4, 0.4]}
+            write_results(tmp_path / f"p{number}" / str(rows), "s", {"path": f"p{number}"}, rows, methods)
+    comparisons = read_comparisons([tmp_path])[0]
+    found, text = balanced(comparisons), write_report(comparisons)
+    if left_out:
+        assert len(found) == 2 * complete and {comparison.rows for comparison in found} == {50, 100}
+        assert "Ranks and tests are of 50, 100 rows alone, which every other pair has been run with; s → p0" in text
+        assert f"then over {complete} pairs" in text
+    else:
+        assert len(found) == complete + incomplete and {comparison.rows for comparison in found} == {100}
+        assert "Ranks and tests are of 100 rows alone, which every pair has been run with." in text
