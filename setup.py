@@ -34,6 +34,7 @@ setup(
         "huggingface_hub>=1.5",
         "jinja2>=3.1",
         "numpy>=1.26",
+        "psutil",
         "pyyaml>=6",
         "safetensors>=0.4.5",
         "torch>=2.6",

@@ -29,7 +29,7 @@ from merlin_hf.report.tables import markdown
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from run import PAIRS, ROWS, load_pair  # noqa: E402
+from run import PAIRS, ROWS, load_pair, make_model, sizes  # noqa: E402
 
 
 REFERENCE = "joint"
@@ -72,7 +72,9 @@ def measure(name: str, rows: int, turns: int, methods: list[str]) -> dict:
     """Seconds of each method's runs on a pair, by the clock and of the processor, turn by turn; training alone, without evaluation."""
     times: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder, quiet():
-        config = {**load(name, rows), "output_dir": folder, "seeds": turns, "search": {"trials": 1}}
+        config = load(name, rows)
+        make_model(config)
+        config |= {"output_dir": folder, "seeds": turns, "search": {"trials": 1}}
         experiment = Experiment(load_config(config, methods=methods))
         plans = make_plans(experiment)
         read_once(experiment)
@@ -146,6 +148,9 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(
             f"--methods must have {REFERENCE}, which the others are compared with, got {' '.join(args.methods)}."
         )
+    lacking = [name for name in args.pairs if args.rows not in sizes(name)]
+    if lacking:
+        parser.error(f"--rows {args.rows} are more or fewer than {', '.join(lacking)} is run with.")
     if args.turns < 2:
         parser.error(f"--turns must be at least 2, so that they can be compared, got {args.turns}.")
     path = args.results_dir / "cost.json"

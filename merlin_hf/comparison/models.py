@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from ..scripts.text_tasks import Labels
+from ..transfer.layers import KEPT_STATISTICS
 from .config import CompareConfig
 from .encoding import ImageEncoder, TextEncoder, by_processor, resize_and_scale
 from .frozen import embeddings_name, layer_stack
@@ -120,6 +121,7 @@ def freeze(model: PreTrainedModel, layers: int) -> None:
         for module in part.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.register_forward_pre_hook(_evaluate)
+                setattr(module, KEPT_STATISTICS, True)
 
 
 def _embeddings(base: PreTrainedModel) -> nn.Module:

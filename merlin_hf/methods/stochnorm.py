@@ -10,6 +10,7 @@ from torch import nn
 from torch.func import functional_call
 from transformers import TrainingArguments
 
+from ..transfer.layers import KEPT_STATISTICS
 from ..transfer.phases import checkpoints_activations
 from .sequential import SequentialTrainer, SequentialTrainingArguments
 
@@ -18,9 +19,13 @@ STATISTICS = ("running_mean", "running_var")
 
 
 def batch_norms(model: nn.Module) -> list[nn.Module]:
-    """The BatchNorm layers of a model that have running statistics, those of subclasses such as timm's included."""
+    """
+    The BatchNorm layers of a model that have running statistics, those of subclasses such as timm's included, without those that keep
+    their statistics in training.
+    """
     kinds = nn.modules.batchnorm._BatchNorm
-    return [m for m in model.modules() if isinstance(m, kinds) and m.running_mean is not None]
+    found = [m for m in model.modules() if isinstance(m, kinds) and m.running_mean is not None]
+    return [m for m in found if not getattr(m, KEPT_STATISTICS, False)]
 
 
 @contextlib.contextmanager
@@ -131,6 +136,6 @@ class StochNormTrainer(SequentialTrainer):
             )
         if not batch_norms(self.model):
             raise ValueError(
-                f"StochNormTrainer changes BatchNorm, and {type(self.model).__name__} has none. It is for models such as "
-                "ResNet, RegNet, MobileNet and EfficientNet."
+                f"StochNormTrainer changes BatchNorm, and {type(self.model).__name__} has none, or none in "
+                "layers that are trained. It is for models such as ResNet, RegNet, MobileNet and EfficientNet."
             )

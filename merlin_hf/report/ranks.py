@@ -35,14 +35,17 @@ def balanced(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """
     The comparisons with numbers of rows that every pair has, so that pairs are ranked alike; all where there is no such number.
 
-    Pairs that lack numbers of rows are left out where the others, [`LEAST_PAIRS`] at least, then have more comparisons in all: one pair
-    with few rows is not to take the numbers that a dozen others have out of the ranks.
+    Pairs that lack numbers of rows are left out where the others then have more comparisons in all: one pair with few rows is not to take
+    the numbers that a dozen others have out of the ranks. Three quarters of the pairs stay, and [`LEAST_PAIRS`] at least.
     """
     rows = {pair: {comparison.rows for comparison in of_pair} for pair, of_pair in by_pair(comparisons).items()}
-    rectangles = [(set(rows), set.intersection(*rows.values()) if rows else set())]
-    for wanted in rows.values():
+    candidates: set[frozenset[int]] = set()
+    for own in map(frozenset, rows.values()):
+        candidates |= {own & other for other in candidates} | {own}
+    rectangles = [(set(rows), frozenset.intersection(*map(frozenset, rows.values())) if rows else frozenset())]
+    for wanted in sorted(candidates, key=sorted):
         pairs = {pair for pair, own in rows.items() if wanted <= own}
-        if len(pairs) >= LEAST_PAIRS:
+        if len(pairs) >= max(LEAST_PAIRS, 0.75 * len(rows)):
             rectangles.append((pairs, wanted))
     pairs, shared = max(rectangles, key=lambda found: (len(found[0]) * len(found[1]), len(found[0])))
     return [

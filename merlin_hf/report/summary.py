@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .comparisons import Comparison
+from .comparisons import Comparison, by_pair
 from .confusion import confusion_matrix
 from .curves import shown_series
 from .final import FinalScore
@@ -58,6 +58,14 @@ def ranks_summary(comparisons: Sequence[Comparison]) -> dict[str, float] | None:
     there is only one.
     """
     return mean_ranks(balanced(comparisons)) if len(comparisons) > 1 else None
+
+
+def ranked(comparisons: Sequence[Comparison]) -> dict[str, list[Any]] | None:
+    """The `pairs` and numbers of `rows` that the ranks are of; `None` where there are no ranks."""
+    if len(comparisons) < 2:
+        return None
+    alike = balanced(comparisons)
+    return {"pairs": list(by_pair(alike)), "rows": sorted({comparison.rows for comparison in alike})}
 
 
 def run_summary(

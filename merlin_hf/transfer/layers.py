@@ -7,6 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 
+# Set on a BatchNorm layer that normalises by its running statistics in training too.
+KEPT_STATISTICS = "keeps_its_statistics"
+
+
 def find_layers(model: nn.Module, count: int) -> list[str]:
     """
     Names of `count` layers, evenly spaced up to the last one.

@@ -181,7 +181,7 @@ class NeedsAll(BertForSequenceClassification):
         return super().forward(**inputs)
 
 
-def tiny(name):
+def untrained(name):
     """A tiny classifier of another kind."""
     sizes = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
     if name == "distilbert":
@@ -192,6 +192,15 @@ def tiny(name):
     family = {"roberta": "Roberta", "deberta-v2": "DebertaV2"}[name]
     config = getattr(transformers, f"{family}Config")(**sizes, intermediate_size=32, pad_token_id=0)
     return getattr(transformers, f"{family}ForSequenceClassification")(config)
+
+
+def tiny(name):
+    """One with weights so large that logits differ between texts."""
+    model = untrained(name)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 import copy
 import itertools
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
+import psutil
 import pytest
 import torch
 import transformers
@@ -14,9 +16,20 @@ from transformers import default_data_collator
 from merlin_hf.comparison import ConfigError, compare
 from merlin_hf.comparison.config import TargetConfig
 from merlin_hf.comparison.encoding import ImageEncoder, resize_and_scale
-from merlin_hf.comparison.frozen import FrozenImageEncoder, LowerLayers, check_cut, layer_stack, stack_states
+from merlin_hf.comparison.experiment import Experiment
+from merlin_hf.comparison.frozen import (
+    FrozenImageEncoder,
+    LowerLayers,
+    check_cut,
+    check_memory,
+    layer_stack,
+    names_above_the_cut,
+    stack_states,
+)
 from merlin_hf.comparison.models import freeze
+from merlin_hf.comparison.plan import make_plans
 from merlin_hf.comparison.tasks import load_rows
+from merlin_hf.methods.stochnorm import batch_norms
 from tests.comparison.conftest import read
 from tests.comparison.test_frozen import finals
 
@@ -30,7 +43,8 @@ TRANSFORMER = {
     "patch_size": 8,
 }
 DEPTHS = {"hidden_sizes": [8, 16, 16], "depths": [1, 2, 1]}
-# What they differ in: embeddings of three names, with and without class token, BatchNorm, stages that are lists of layers themselves.
+# What they differ in: embeddings of three names, with and without class token, BatchNorm, stages that are lists of layers themselves,
+# and whether `hidden_states` begins with the embeddings.
 MODELS = {
     "vit": lambda: transformers.ViTForImageClassification(
         transformers.ViTConfig(**TRANSFORMER, intermediate_size=32, num_labels=2)
@@ -44,17 +58,41 @@ MODELS = {
     "convnext": lambda: transformers.ConvNextForImageClassification(
         transformers.ConvNextConfig(hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 5, 1], num_labels=2)
     ),
+    "efficientnet": lambda: transformers.EfficientNetForImageClassification(
+        transformers.EfficientNetConfig(
+            width_coefficient=0.25,
+            depth_coefficient=0.5,
+            hidden_dim=320,
+            dropout_rate=0.0,
+            drop_connect_rate=0.0,
+            num_labels=2,
+        )
+    ),
     "mobilenet_v2": lambda: transformers.MobileNetV2ForImageClassification(
         transformers.MobileNetV2Config(depth_multiplier=0.1, classifier_dropout_prob=0.0, num_labels=2)
     ),
 }
 
 
+def make(name):
+    """A tiny classifier of images with random weights, of which BatchNorm knows the statistics, so that logits differ between images."""
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = None  # the mean over all batches
+        nn.init.ones_(norm.weight)
+    with torch.no_grad():
+        model.train()(pixel_values=torch.as_tensor(np.stack(pixels(32)["pixel_values"])))
+    for norm in norms:
+        norm.momentum = 0.1
+    return model.eval()
+
+
 @pytest.fixture(params=MODELS)
 def model(request):
-    """A tiny classifier of images with random weights."""
-    torch.manual_seed(0)
-    return MODELS[request.param]()
+    """One of the tiny classifiers."""
+    return make(request.param)
 
 
 def pixels(rows=4):
@@ -71,31 +109,37 @@ def test_the_layers_above_the_cut_give_the_logits_and_gradients_of_the_whole_mod
     check_cut(lower, pixels())
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen and any(parameter.requires_grad for parameter in model.parameters())
+    with torch.no_grad():
+        logits = model(pixel_values=torch.as_tensor(np.stack(pixels()["pixel_values"]))).logits
+    assert logits.std(0).max() > 1e-3, "equal logits tell nothing"
     states = lower(pixels().remove_columns("labels").__getitem__, [0, 1, 2, 3])
     assert len({state.shape for state in states}) == 1 and states[0].ndim in (2, 3)
 
 
 def test_stages_are_counted_and_not_the_layers_of_the_longest(model):
     stack = layer_stack(model)
-    expected = {"ViT": 3, "Dinov2": 3, "ResNet": 3, "ConvNext": 4, "MobileNetV2": 16}
+    expected = {"ViT": 3, "Dinov2": 3, "ResNet": 3, "ConvNext": 4, "EfficientNet": 10, "MobileNetV2": 16}
     assert len(stack) == expected[type(model).__name__.removesuffix("ForImageClassification")]
 
 
-@pytest.mark.parametrize("name", ["resnet", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet", "mobilenet_v2", "efficientnet"])
 def test_batch_norm_of_frozen_layers_stays_as_it_is(name):
-    torch.manual_seed(0)
-    model = MODELS[name]()
+    model = make(name)
     freeze(model, 2)
     kept = {
         f"{name}." for name, module in model.named_modules() for layer in layer_stack(model)[:2] if module is layer
     }
     before = copy.deepcopy(model.state_dict())
     images = torch.as_tensor(np.stack(pixels()["pixel_values"]))
-    logits = [model.train()(pixel_values=images + shift).logits for shift in (0, 1)]
+    given = []
+    layer_stack(model)[2].register_forward_pre_hook(lambda module, args: given.append(args[0]))
+    for mode in (True, False):
+        model.train(mode)(pixel_values=images)
+    torch.testing.assert_close(*given, msg="frozen layers normalise by their running statistics in training too")
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert changed and all("running_" in key or "num_batches" in key for key in changed)
     assert not any(key.startswith(tuple(kept)) or ".embedder." in key or "conv_stem" in key for key in changed)
-    assert not torch.allclose(*logits), "an image alone, and not the batch's mean, is what they show the layers above"
+    assert len(batch_norms(model)) == sum(key.endswith("running_mean") for key in changed)
 
 
 @pytest.mark.parametrize(
@@ -103,8 +147,7 @@ def test_batch_norm_of_frozen_layers_stays_as_it_is(name):
     [*itertools.product(["vit", "resnet"], ["finetune", "joint", "merlin", "delta"]), ("resnet", "stochnorm")],
 )
 def test_a_run_on_kept_states_is_the_run_on_the_images(images, config, tmp_path, name, method):
-    torch.manual_seed(0)
-    model = MODELS[name]()
+    model = make(name)
     assert not any(module.p for module in model.modules() if isinstance(module, nn.Dropout))
     model.save_pretrained(tmp_path / "model")
     options = {
@@ -115,7 +158,7 @@ def test_a_run_on_kept_states_is_the_run_on_the_images(images, config, tmp_path,
         "search": {"trials": 0},
         "training": {**config["training"], "logging_steps": 1, "learning_rate": 1e-2},
         "image_size": SIDE,
-        "freeze_layers": 1,  # of three: of more DELTA would keep the outputs of other layers, blocks of the one stage that is left
+        "freeze_layers": 2,
     }
     found = {}
     for cached in (False, True):
@@ -137,8 +180,7 @@ def test_an_image_goes_through_the_lower_layers_once_and_only_then_are_its_pixel
         made.append(len(batch))
         return preprocess(batch)
 
-    torch.manual_seed(0)
-    model = MODELS["resnet"]().eval()
+    model = make("resnet")
     lower = LowerLayers(model, 1, default_data_collator)
     encoder = FrozenImageEncoder(ImageEncoder(counted), lower)
     model.resnet.embedder.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
@@ -173,6 +215,46 @@ def test_models_that_pass_more_than_states_are_refused():
         check_cut(LowerLayers(swin, 1, default_data_collator), pixels())
 
 
+def test_logits_that_are_the_same_for_all_images_tell_nothing():
+    torch.manual_seed(0)
+    model = MODELS["mobilenet_v2"]()  # as BatchNorm is at first, a deep network's features vanish
+    with pytest.raises(ConfigError, match="its logits are the same for all of 4 rows"):
+        check_cut(LowerLayers(model, 1, default_data_collator), pixels())
+
+
+def test_layers_that_are_left_have_other_names(model):
+    stack = next(name for name, module in model.named_modules() if module is layer_stack(model))
+    names = [f"{stack}.0", f"{stack}.1", f"{stack}.1.x.0", f"{stack}.2.y", "classifier"]
+    assert names_above_the_cut(model, names, 1) == [f"{stack}.0", f"{stack}.0.x.0", f"{stack}.1.y", "classifier"]
+
+
+@pytest.mark.parametrize("frozen", [1, 2, 3])
+def test_delta_compares_the_layers_that_are_left(images, config, tmp_path, frozen):
+    make("resnet").save_pretrained(tmp_path / "model")
+    options = {
+        "model": str(tmp_path / "model"),
+        "target": {"path": str(images / "target"), "rows": 16},
+        "source": {"path": str(images / "source")},
+        "methods": ["delta", "stochnorm"],
+        "search": {"trials": 0},
+        "image_size": SIDE,
+        "freeze_layers": frozen,
+        "cache_frozen_layers": True,
+    }
+    experiment = Experiment(read(config, **options))
+    delta, stochnorm = make_plans(experiment)
+    if frozen == 3:
+        for plan, told in (
+            (delta, "freezes all layers that are compared"),
+            (stochnorm, "or none in layers that are trained"),
+        ):
+            with pytest.raises(ValueError, match=told):
+                trainer, _ = experiment.build_trainer(plan.method, plan.final_runs(experiment, {})[0])
+        return
+    trainer, _ = experiment.build_trainer(delta.method, delta.final_runs(experiment, {})[0])
+    assert trainer.layer_names() == [f"resnet.encoder.stages.{number}" for number in range(3 - frozen)]
+
+
 def test_a_model_without_embeddings_is_refused():
     model = MODELS["resnet"]()
     model.resnet.stem = model.resnet.embedder
@@ -181,3 +263,13 @@ def test_a_model_without_embeddings_is_refused():
         ConfigError, match="`freeze_layers` needs a model with embeddings, and ResNetModel has nothing"
     ):
         freeze(model, 1)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(None, 4), (torch.bfloat16, 2)])
+def test_more_than_the_memory_is_refused_before_it_is_full(monkeypatch, dtype, size):
+    lower = LowerLayers(make("resnet"), 1, default_data_collator, dtype)
+    one = 8 * (SIDE // 4) ** 2 * size
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1000 * one))
+    check_memory(lower, pixels(), 1000)
+    with pytest.raises(ConfigError, match=r"\(8, 8, 8\) numbers of each of 1,001 images"):
+        check_memory(lower, pixels(), 1001)

@@ -10,6 +10,7 @@ import pytest
 from merlin_hf.comparison.values import ConfigError
 from merlin_hf.report import cost_figure, learning_curve_figure, read_comparisons, win_figure, write_report
 from merlin_hf.report.ranks import balanced, compared_with_reference
+from merlin_hf.report.summary import ranked
 from tests.report.support import draw_scores, write_results
 
 
@@ -244,8 +245,9 @@ def test_ranks_are_of_the_numbers_of_rows_that_every_pair_has(tmp_path):
         (5, 1, True),
         (9, 2, True),
         (4, 1, False),
+        (9, 4, False),  # a quarter may go
         (5, 5, False),
-    ],  # 5 x 2 in 10 comparisons of one size is no fewer than 5 x 2
+    ],
 )
 def test_few_pairs_with_few_rows_are_left_out_of_the_ranks_of_many(tmp_path, complete, incomplete, left_out):
     for number in range(complete + incomplete):
@@ -261,3 +263,14 @@ def test_few_pairs_with_few_rows_are_left_out_of_the_ranks_of_many(tmp_path, com
     else:
         assert len(found) == complete + incomplete and {comparison.rows for comparison in found} == {100}
         assert "Ranks and tests are of 100 rows alone, which every pair has been run with." in text
+
+
+def test_numbers_of_rows_that_no_pair_has_alone_may_be_common_to_many(tmp_path):
+    sizes = [(50, 100, 300)] * 3 + [(100, 300, 1000)] * 3 + [(20,)]
+    for number, rows in enumerate(sizes):
+        for of_pair in rows:
+            methods = {"merlin": [0.5, 0.5]}
+            write_results(tmp_path / f"p{number}" / str(of_pair), "s", {"path": f"p{number}"}, of_pair, methods)
+    comparisons = read_comparisons([tmp_path])[0]
+    assert ranked(comparisons) == {"pairs": [f"s → p{number}" for number in range(6)], "rows": [100, 300]}
+    assert ranked(comparisons[:1]) is None
