@@ -136,6 +136,6 @@ class StochNormTrainer(SequentialTrainer):
             )
         if not batch_norms(self.model):
             raise ValueError(
-                f"StochNormTrainer changes BatchNorm, and {type(self.model).__name__} has none, or none in "
-                "layers that are trained. It is for models such as ResNet, RegNet, MobileNet and EfficientNet."
+                f"StochNormTrainer changes BatchNorm, and {type(self.model).__name__} has none. It is for models such as "
+                "ResNet, RegNet, MobileNet and EfficientNet, with BatchNorm in layers that are trained."
             )

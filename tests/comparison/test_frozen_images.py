@@ -246,7 +246,7 @@ def test_delta_compares_the_layers_that_are_left(images, config, tmp_path, froze
     if frozen == 3:
         for plan, told in (
             (delta, "freezes all layers that are compared"),
-            (stochnorm, "or none in layers that are trained"),
+            (stochnorm, "with BatchNorm in layers that are trained"),
         ):
             with pytest.raises(ValueError, match=told):
                 trainer, _ = experiment.build_trainer(plan.method, plan.final_runs(experiment, {})[0])
