@@ -148,9 +148,9 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(
             f"--methods must have {REFERENCE}, which the others are compared with, got {' '.join(args.methods)}."
         )
-    lacking = [name for name in args.pairs if args.rows not in sizes(name)]
-    if lacking:
-        parser.error(f"--rows {args.rows} are more or fewer than {', '.join(lacking)} is run with.")
+    for name in args.pairs:
+        if args.rows not in sizes(name):
+            parser.error(f"--rows must be one of {', '.join(map(str, sizes(name)))} for {name}, got {args.rows}.")
     if args.turns < 2:
         parser.error(f"--turns must be at least 2, so that they can be compared, got {args.turns}.")
     path = args.results_dir / "cost.json"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import EfficientNetConfig, EfficientNetForImageClassification, set_seed
+from transformers import EfficientNetConfig, EfficientNetForImageClassification
 from transformers.utils import CONFIG_NAME
 
 
@@ -73,7 +73,6 @@ def convert(weights: dict[str, Tensor], config: EfficientNetConfig) -> Efficient
     Raises:
         ValueError: weights are left over or missing.
     """
-    set_seed(0)
     model = EfficientNetForImageClassification(config).eval()
     missing, left_over = model.load_state_dict(dict(renamed(weights)), strict=False)
     missing = [name for name in missing if ".squeeze_excite." not in name and not name.endswith("num_batches_tracked")]

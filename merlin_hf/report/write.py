@@ -77,8 +77,9 @@ def _what_is_ranked(comparisons: Sequence[Comparison], alike: Sequence[Compariso
     rows = ", ".join(str(rows) for rows in sorted({comparison.rows for comparison in alike}))
     ranked = by_pair(alike)
     left_out = [pair for pair in by_pair(comparisons) if pair not in ranked]
-    but = f"; {', '.join(left_out)} {'has' if len(left_out) == 1 else 'have'} not, and {'is' if len(left_out) == 1 else 'are'} left out"
-    return f"Ranks and tests are of {rows} rows alone, which every {'other ' * bool(left_out)}pair has been run with{but * bool(left_out)}."
+    if not left_out:
+        return f"Ranks and tests are of {rows} rows alone, which every pair has been run with."
+    return f"Ranks and tests are of {rows} rows alone, and without what has not been run with them: {', '.join(left_out)}."
 
 
 def _ranks(comparisons: Sequence[Comparison]) -> list[str]:

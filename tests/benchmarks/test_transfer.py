@@ -222,7 +222,11 @@ def test_costs_that_are_not_measured_anew_stay(modules, tmp_path, monkeypatch):
 
 
 def test_what_the_costs_cannot_be_measured_with_is_told(modules, capsys):
-    for arguments, told in ((["--methods", "merlin"], "--methods must have joint"), (["--turns", "1"], "at least 2")):
+    for arguments, told in (
+        (["--methods", "merlin"], "--methods must have joint"),
+        (["--turns", "1"], "at least 2"),
+        (["--pairs", "cifar10-hymenoptera", "--rows", "300"], "--rows must be one of 50, 100 for cifar10-hymenoptera"),
+    ):
         with pytest.raises(SystemExit):
             modules["cost"].main(arguments)
         assert told in capsys.readouterr().err

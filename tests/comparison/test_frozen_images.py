@@ -22,6 +22,7 @@ from merlin_hf.comparison.frozen import (
     LowerLayers,
     check_cut,
     check_memory,
+    cut_lower_layers,
     layer_stack,
     names_above_the_cut,
     stack_states,
@@ -109,11 +110,19 @@ def test_the_layers_above_the_cut_give_the_logits_and_gradients_of_the_whole_mod
     check_cut(lower, pixels())
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen and any(parameter.requires_grad for parameter in model.parameters())
-    with torch.no_grad():
-        logits = model(pixel_values=torch.as_tensor(np.stack(pixels()["pixel_values"]))).logits
-    assert logits.std(0).max() > 1e-3, "equal logits tell nothing"
+    upper = cut_lower_layers(copy.deepcopy(model), 1)
     states = lower(pixels().remove_columns("labels").__getitem__, [0, 1, 2, 3])
-    assert len({state.shape for state in states}) == 1 and states[0].ndim in (2, 3)
+    logits = [
+        model(pixel_values=torch.as_tensor(np.stack(pixels()["pixel_values"]))).logits,
+        upper(**stack_states([{"pixel_values": state} for state in states])).logits,
+    ]
+    assert logits[0].std(0).max() > 1e-3, "equal logits tell nothing"
+    torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-4)
+    for of_model in logits:
+        of_model.square().sum().backward()
+    gradients = [[p.grad for p in part.parameters() if p.grad is not None] for part in (model, upper)]
+    assert len(gradients[0]) >= 4 and all(p.grad is None for name, p in model.named_parameters() if name in frozen)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
 
 
 def test_stages_are_counted_and_not_the_layers_of_the_longest(model):

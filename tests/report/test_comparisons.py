@@ -258,7 +258,7 @@ def test_few_pairs_with_few_rows_are_left_out_of_the_ranks_of_many(tmp_path, com
     found, text = balanced(comparisons), write_report(comparisons)
     if left_out:
         assert len(found) == 2 * complete and {comparison.rows for comparison in found} == {50, 100}
-        assert "Ranks and tests are of 50, 100 rows alone, which every other pair has been run with; s → p0" in text
+        assert "Ranks and tests are of 50, 100 rows alone, and without what has not been run with them: s → p0" in text
         assert f"then over {complete} pairs" in text
     else:
         assert len(found) == complete + incomplete and {comparison.rows for comparison in found} == {100}
