@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-table compare-table test test-versions test-deepspeed benchmarks benchmark-speed benchmark-theory benchmark-semisynthetic \
-	benchmark-transfer transfer-report benchmark-ablations benchmark-sources docs types build lint format clean
+.PHONY: demo demo-table compare-table test test-versions test-deepspeed benchmarks benchmark-speed benchmark-heads benchmark-theory \
+	benchmark-semisynthetic benchmark-transfer transfer-report benchmark-ablations benchmark-sources docs types build lint format clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/demo.py
@@ -35,8 +35,14 @@ benchmark-speed: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/speed/requirements.txt
 	$(BIN)/python benchmarks/speed/run.py
 
-# All that the documents show, from nothing; each goes on where it was interrupted. Hours on two cores.
-benchmarks: demo-table compare-table benchmark-speed benchmark-theory benchmark-semisynthetic benchmark-transfer benchmark-ablations benchmark-sources
+# Time, memory and accuracy of the heads beside other ways to differentiate through a fit.
+benchmark-heads: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/heads/requirements.txt
+	$(BIN)/python benchmarks/heads/run.py
+
+# All that the documents show, from nothing: days on two cores. What takes more than half an hour goes on where it was interrupted.
+benchmarks: demo-table compare-table benchmark-speed benchmark-heads benchmark-theory benchmark-semisynthetic benchmark-transfer \
+	benchmark-ablations benchmark-sources
 
 # The README's comparison of methods; needs MERLIN_DATA_ROOT or the Hub.
 compare-table: $(VENV)/.installed-test
@@ -48,8 +54,9 @@ compare-table: $(VENV)/.installed-test
 benchmark-theory: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/theory/run.py
 
-# Digits with a signature on the source; took about 80 minutes beside other work on two cores.
+# Images with a signature on the source, about three hours of one core; CIFAR-10 needs MERLIN_DATA_ROOT or the Hub.
 benchmark-semisynthetic: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/semisynthetic/requirements.txt
 	$(BIN)/python benchmarks/semisynthetic/run.py
 
 # Pairs of real data sets, a day and a half on one of two cores; `python benchmarks/transfer/run.py --help` has its slices.

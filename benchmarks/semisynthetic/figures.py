@@ -1,9 +1,12 @@
-"""The table and the figure of the semisynthetic experiment, from its result files."""
+"""The tables and the figure of the semisynthetic experiment, from its result files."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from merlin_hf.comparison.statistics import paired_difference
 
 
 NAMES = {
@@ -19,9 +22,21 @@ NAMES = {
 }
 
 
-def load(folder: Path) -> list[dict]:
-    """All results, by ease."""
-    return sorted((json.loads(path.read_text()) for path in folder.glob("ease-*.json")), key=lambda r: r["ease"])
+TITLES = {"digits": "scikit-learn's digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
+
+
+def load(folder: Path) -> dict[str, list[dict]]:
+    """All results by images, in order of ease."""
+    found = {
+        images: sorted((json.loads(path.read_text()) for path in (folder / images).glob("ease-*.json")), key=ease_of)
+        for images in TITLES
+    }
+    return {images: results for images, results in found.items() if results}
+
+
+def ease_of(result: dict) -> float:
+    """How plain the signature of a result is."""
+    return result["ease"]
 
 
 def scores(result: dict, label: str) -> np.ndarray:
@@ -35,28 +50,58 @@ def probed(result: dict, label: str, what: str) -> np.ndarray:
     return np.array([probe[what] for probe in result["probes"].get(label, {}).values()])
 
 
+def lead(result: dict, label: str) -> str:
+    """Points of accuracy over joint training on the same draws, and their 95 % interval; empty for joint training itself."""
+    found, joint = scores(result, label), scores(result, "joint")
+    if label == "joint" or not len(found) or len(found) != len(joint):
+        return ""
+    difference = paired_difference(100 * found, 100 * joint)
+    bounds = "" if difference.low is None else f" [{difference.low:+.1f}, {difference.high:+.1f}]"
+    return f"{difference.mean:+.1f}{bounds}"
+
+
 def spread(values: np.ndarray) -> str:
-    """Mean and standard deviation over seeds."""
+    """Mean and standard deviation over seeds; empty without any."""
+    if not len(values):
+        return ""
     return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}" if len(values) > 1 else f"{values.mean():.3f}"
 
 
+MEASURES: dict[str, Callable[[dict, str], np.ndarray]] = {
+    "test accuracy": scores,
+    "probe of the label": lambda result, label: probed(result, label, "label"),
+    "probe of the signature": lambda result, label: probed(result, label, "signature"),
+}
+
+
 def table(results: list[dict]) -> str:
-    """Test accuracy, and what the features hold, in Markdown."""
-    labels = [label for label in NAMES if any(len(scores(result, label)) for result in results)]
+    """Test accuracy, and what the features hold, of one kind of images, in Markdown."""
     columns = [f"ease {result['ease']}" for result in results]
+    parts = {title: rows_of(results, lambda *one, of=values: spread(of(*one))) for title, values in MEASURES.items()}
+    accuracy = parts.pop("test accuracy")
+    parts = {"test accuracy": accuracy, "points over joint training": rows_of(results, lead), **parts}
     lines = []
-    for title, values in (
-        ("test accuracy", scores),
-        ("probe of the digit", lambda result, label: probed(result, label, "digit")),
-        ("probe of the signature", lambda result, label: probed(result, label, "signature")),
-    ):
-        lines += ["| " + " | ".join([title, *columns]) + " |", "| --- " * (len(columns) + 1) + "|"]
-        for label in labels:
-            lines.append("| " + " | ".join([NAMES[label], *(spread(values(r, label)) for r in results)]) + " |")
-        lines.append("")
-    seeds = len(results[0]["seeds"])
-    lines.append(f"Mean ± standard deviation over {seeds} draws of 60 labelled target rows.")
-    return "\n".join(lines) + "\n"
+    for title, rows in parts.items():
+        if rows:
+            lines += ["| " + " | ".join([title, *columns]) + " |", "| --- " * (len(columns) + 1) + "|", *rows, ""]
+    return "\n".join(lines)
+
+
+def rows_of(results: list[dict], cell: Callable[[dict, str], str]) -> list[str]:
+    """A row of a table for each method that was run."""
+    rows = {name: [cell(result, label) for result in results] for label, name in NAMES.items()}
+    return ["| " + " | ".join([name, *row]) + " |" for name, row in rows.items() if any(row)]
+
+
+def tables(found: dict[str, list[dict]]) -> str:
+    """The tables of all images, in Markdown."""
+    lines = [
+        "Over draws of the labelled target rows: mean ± standard deviation; of differences the mean and its 95 % interval.",
+        "",
+    ]
+    for images, results in found.items():
+        lines += [f"## {TITLES[images]}", "", table(results)]
+    return "\n".join(lines)
 
 
 def save_figures(folder: Path) -> None:
@@ -66,29 +111,33 @@ def save_figures(folder: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    results = load(folder)
-    (folder / "table.md").write_text(table(results))
-    eases = [result["ease"] for result in results]
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained", sharex=True)
-    panels = (
-        ("target test accuracy", scores),
-        ("digit, read by a linear probe", lambda result, label: probed(result, label, "digit")),
-        ("signature, read by a linear probe", lambda result, label: probed(result, label, "signature")),
-    )
-    for axis, (title, values) in zip(axes, panels, strict=True):
-        for place, (label, name) in enumerate(NAMES.items()):
-            found = [values(result, label) for result in results]
-            if not all(len(one) for one in found):
-                continue
-            means, deviations = [one.mean() for one in found], [one.std() for one in found]
-            color = f"C{place}"
-            axis.plot(eases, means, "o-", color=color, label=name, lw=2.2 if label == "merlin" else 1.3, ms=4)
-            low, high = np.subtract(means, deviations), np.add(means, deviations)
-            axis.fill_between(eases, low, high, color=color, alpha=0.12, lw=0)
-        axis.set_title(title, fontsize=10)
+    found = load(folder)
+    (folder / "table.md").write_text(tables(found))
+    size = (12, 2.9 * len(found) + 0.8)
+    figure, axes = plt.subplots(len(found), len(MEASURES), figsize=size, layout="constrained", squeeze=False)
+    for row, (images, results) in zip(axes, found.items(), strict=True):
+        for axis, (title, values) in zip(row, MEASURES.items(), strict=True):
+            draw_panel(axis, results, values)
+            axis.set_title(f"{TITLES[images]}: {title}", fontsize=10)
+        row[-1].axhline(0.1, color="grey", lw=0.8, ls=":")
+    for axis in axes[-1]:
         axis.set_xlabel("ease of the source's signature")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[-1].axhline(0.1, color="grey", lw=0.8, ls=":")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9
+    )
     figure.savefig(folder / "semisynthetic.png", dpi=130)
     plt.close(figure)
+
+
+def draw_panel(axis, results: list[dict], values: Callable[[dict, str], np.ndarray]) -> None:
+    """A line with a band for each method that was run at all eases."""
+    eases = [result["ease"] for result in results]
+    for place, (label, name) in enumerate(NAMES.items()):
+        found = [values(result, label) for result in results]
+        if not all(len(one) for one in found):
+            continue
+        means, deviations = [one.mean() for one in found], [one.std() for one in found]
+        axis.plot(eases, means, "o-", color=f"C{place}", label=name, lw=2.2 if label == "merlin" else 1.3, ms=4)
+        low, high = np.subtract(means, deviations), np.add(means, deviations)
+        axis.fill_between(eases, low, high, color=f"C{place}", alpha=0.12, lw=0)
+    axis.spines[["top", "right"]].set_visible(False)

@@ -1,10 +1,11 @@
 """
-How methods fare as a signature of the source gives the labels away more and more easily: `python benchmarks/semisynthetic/run.py`.
+How methods fare as a signature of the source gives the labels away more and more easily: `python benchmarks/semisynthetic/run.py --images mnist`.
 
 What is finished is not run again: the runs are in `--work_dir`, the results beside this file. See README.md.
 """
 
 import argparse
+import itertools
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from data import probe_images, write
+from data import IMAGE_SETS, probe_images, write
 from figures import save_figures
 from sklearn.linear_model import LogisticRegressionCV
 from transformers import AutoModelForImageClassification
@@ -23,54 +24,75 @@ from merlin_hf.transfer.model import TransferModel
 
 
 HERE = Path(__file__).parent
-EASES = (0.0, 0.5, 1.0)
+EASES = (0.0, 0.25, 0.5, 1.0)
 
 
-def compare_at(ease: float, work_dir: Path, **overrides) -> dict:
-    """All methods with a source whose signature is so easy; returns what [`merlin_hf.compare`] found."""
-    folder = work_dir / f"ease-{ease}"
-    write(folder / "data", ease)
+def load_config(images: str) -> dict:
+    """The comparison on some images, without the paths of its data: their own file over what all share."""
     config = yaml.safe_load((HERE / "compare.yaml").read_text())
-    config["model"] = str(HERE / config["model"])
+    own = yaml.safe_load((HERE / f"{images}.yaml").read_text())
+    for name, value in own.items():
+        config[name] = {**config[name], **value} if isinstance(value, dict) else value
+    return {**config, "model": str(HERE / config["model"])}
+
+
+def compare_at(images: str, ease: float, work_dir: Path, **overrides) -> dict:
+    """All methods with a source whose signature is so easy; returns what [`merlin_hf.compare`] found."""
+    folder = work_dir / images / f"ease-{ease}"
+    write(folder / "data", IMAGE_SETS[images], ease)
+    config = load_config(images)
     for task in ("source", "target"):
         config[task]["path"] = str(folder / "data" / config[task]["path"])
     return merlin_hf.compare({**config, "output_dir": str(folder)}, **overrides).summary
 
 
 @torch.no_grad()
-def features(model_folder: Path, images) -> np.ndarray:
+def features(model_folder: Path, pictures: list, size: int) -> np.ndarray:
     """What enters a model's last layer, `(n, hidden_size)`."""
     model = TransferModel(AutoModelForImageClassification.from_pretrained(model_folder), num_source_labels=0)
-    size = yaml.safe_load((HERE / "compare.yaml").read_text())["image_size"]
-    pixel_values = torch.from_numpy(resize_and_scale(size, model.config.num_channels)(images))
+    pixel_values = torch.from_numpy(resize_and_scale(size, model.config.num_channels)(pictures))
     with model.eval().attached():
-        return model.features({"pixel_values": pixel_values}).numpy()
+        return torch.cat([model.features({"pixel_values": part}) for part in pixel_values.split(256)]).numpy()
 
 
-def probe(model_folder: Path, ease: float) -> dict[str, float]:
+def probe(x: np.ndarray, labels: np.ndarray, signatures: np.ndarray) -> dict[str, float]:
     """
-    How much of the digit, and of a signature that has nothing to do with it, a linear probe reads from a model's features.
+    How much of the label, and of a signature that has nothing to do with it, a linear probe reads from features.
+
+    Args:
+        x (`np.ndarray` of shape `(n, hidden_size)`).
+        labels, signatures (`np.ndarray` of shape `(n,)`).
 
     Returns:
         `dict[str, float]`: accuracies on the second half of the images; the probe is fit on the first.
     """
-    dataset, signatures = probe_images(ease)
-    x, half = features(model_folder, dataset["image"][:]), len(signatures) // 2
+    half = len(x) // 2
     x = (x - x[:half].mean(0)) / (x[:half].std(0) + 1e-6)
     accuracies = {}
-    for name, y in (("digit", np.asarray(dataset["label"][:])), ("signature", signatures)):
+    for name, y in (("label", labels), ("signature", signatures)):
         classifier = LogisticRegressionCV(
-            Cs=[1e-3, 1e-2, 1e-1, 1.0], cv=3, max_iter=2000, l1_ratios=(0,), use_legacy_attributes=False
+            Cs=[1e-3, 1e-2, 1e-1, 1.0],
+            cv=3,
+            scoring="accuracy",
+            max_iter=2000,
+            l1_ratios=(0,),
+            use_legacy_attributes=False,
         )
         accuracies[name] = float(classifier.fit(x[:half], y[:half]).score(x[half:], y[half:]))
     return accuracies
 
 
-def probes_at(ease: float, work_dir: Path, summary: dict) -> dict:
-    """The probes of all final models."""
-    models = work_dir / f"ease-{ease}" / "models"
+def probes_at(images: str, ease: float, work_dir: Path, summary: dict) -> dict:
+    """The probes of all final models, by method and seed."""
+    models = work_dir / images / f"ease-{ease}" / "models"
+    dataset, signatures = probe_images(IMAGE_SETS[images], ease)
+    pictures, labels = dataset["image"][:], np.asarray(dataset["label"][:])
+    size = load_config(images)["image_size"]
     return {
-        method["label"]: {seed: probe(models / method["label"] / f"seed-{seed}", ease) for seed in method["scores"]}
+        method["label"]: {
+            seed: probe(features(models / method["label"] / f"seed-{seed}", pictures, size), labels, signatures)
+            for seed in method["scores"]
+        }
         for method in summary["methods"]
         if method["status"] == "ok"
     }
@@ -78,17 +100,18 @@ def probes_at(ease: float, work_dir: Path, summary: dict) -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", nargs="+", choices=list(IMAGE_SETS), default=list(IMAGE_SETS))
     parser.add_argument("--eases", nargs="+", type=float, default=list(EASES))
     parser.add_argument("--seeds", nargs="+", type=int, help="default: those of compare.yaml")
     parser.add_argument("--methods", nargs="+", help="default: those of compare.yaml")
     parser.add_argument("--work_dir", type=Path, default=Path("runs/semisynthetic"))
     parser.add_argument("--results_dir", type=Path, default=HERE / "results")
     args = parser.parse_args(argv)
-    args.results_dir.mkdir(parents=True, exist_ok=True)
-    for ease in args.eases:
-        path = args.results_dir / f"ease-{ease}.json"
-        summary = compare_at(ease, args.work_dir, seeds=args.seeds, methods=args.methods)
-        result = {"ease": ease, **kept(summary), "probes": probes_at(ease, args.work_dir, summary)}
+    for images, ease in itertools.product(args.images, args.eases):
+        path = args.results_dir / images / f"ease-{ease}.json"
+        summary = compare_at(images, ease, args.work_dir, seeds=args.seeds, methods=args.methods)
+        result = {"ease": ease, **kept(summary), "probes": probes_at(images, ease, args.work_dir, summary)}
+        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         part.write_text(json.dumps(result, indent=1, sort_keys=True))
         os.replace(part, path)
