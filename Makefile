@@ -54,7 +54,7 @@ compare-table: $(VENV)/.installed-test
 benchmark-theory: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/theory/run.py
 
-# Images with a signature on the source, about three hours of one core; CIFAR-10 needs MERLIN_DATA_ROOT or the Hub.
+# Images with a signature on the source, about four hours of one core; CIFAR-10 needs MERLIN_DATA_ROOT or the Hub.
 benchmark-semisynthetic: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/semisynthetic/requirements.txt
 	$(BIN)/python benchmarks/semisynthetic/run.py

