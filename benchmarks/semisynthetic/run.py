@@ -109,8 +109,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--work_dir", type=Path, default=Path("runs/semisynthetic"))
     parser.add_argument("--results_dir", type=Path, default=HERE / "results")
     args = parser.parse_args(argv)
-    if args.results_dir == HERE / "results" and (args.seeds or args.methods):
-        parser.error("--seeds and --methods need a --results_dir of their own: a part would replace whole results.")
+    partial = args.seeds or args.methods or set(args.eases) - set(EASES)
+    if partial and args.results_dir.resolve() == (HERE / "results").resolve():
+        parser.error(
+            "--seeds, --methods and other --eases need a --results_dir of their own: these results are whole."
+        )
     for images, ease in itertools.product(args.images, args.eases):
         path = args.results_dir / images / f"ease-{ease}.json"
         summary = compare_at(images, ease, args.work_dir, seeds=args.seeds, methods=args.methods)

@@ -1,6 +1,7 @@
 """Images with a signature on the source: that it gives away the label there alone, and that what is committed is what the files say."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -217,9 +218,11 @@ def test_a_short_comparison_from_images_to_figure(semisynthetic, monkeypatch, tm
     assert path.read_text() == first
 
 
-def test_a_part_does_not_replace_whole_results(semisynthetic, capsys):
+@pytest.mark.parametrize("part", [["--methods", "joint"], ["--seeds", "0"], ["--eases", "0.75"]])
+@pytest.mark.parametrize("where", [[], ["--results_dir", os.path.relpath(BENCHMARK / "results")]])
+def test_a_part_does_not_replace_whole_results(semisynthetic, capsys, part, where):
     with pytest.raises(SystemExit):
-        semisynthetic["run"].main(["--methods", "joint"])
+        semisynthetic["run"].main([*part, *where])
     assert "--results_dir" in capsys.readouterr().err
 
 
