@@ -1,5 +1,6 @@
 """
-What the pairs say together: `python benchmarks/transfer/summary.py` reads `results/` and writes `results/summary.md`.
+What the pairs say together: `python benchmarks/transfer/summary.py` reads `results/` and writes `results/summary.md`, and
+`results/headline.md`, the table that stands in the project's README.
 
 The question is the one somebody asks who has a target and a source: MeRLin in whichever of its two variants did better on the
 validation rows, against all other methods. Both have a phase on the source first, then both losses or the target's alone.
@@ -177,6 +178,21 @@ def pair_table(comparisons: list[Comparison]) -> str:
     return markdown(("pair", "chosen", "MeRLin", "fine-tuning", "joint", "best other method"), rows)
 
 
+def headline(by_rows: dict[int, list[Comparison]]) -> str:
+    """A line for each number of labelled rows: how MeRLin stands, the best of the others by rank beside it."""
+    table = []
+    for rows, comparisons in by_rows.items():
+        ranks = mean_ranks(comparisons)
+        best = next(label for label in ranks if label != CHOSEN)
+        won = sum(beats(comparison, CHOSEN, best_of_others(comparison)) for comparison in comparisons)
+        over = [difference(comparisons, label) for label in (best, "finetune", "joint")]
+        named = f"{ranks[best]:.1f} (`{best}`)"
+        of_all = f"{won} of {len(comparisons)}"
+        table.append((f"{rows:,}", f"{len(comparisons)}", f"{ranks[CHOSEN]:.1f}", named, *over, of_all))
+    over = ("points over it", "over fine-tuning", "over joint training")
+    return markdown(("labelled rows", "pairs", "mean rank", "best other by rank", *over, "best of all on"), table)
+
+
 def verdict(comparisons: list[Comparison]) -> str:
     """The three things that were to be shown, each with what was found."""
     ranks = mean_ranks(comparisons)
@@ -197,17 +213,19 @@ def verdict(comparisons: list[Comparison]) -> str:
     )
 
 
-def main(results: Path = HERE / "results", output: Path | None = None) -> None:
-    """Write and print the summary, into `results` unless told otherwise."""
+def main(results: Path = HERE / "results", output_dir: Path | None = None) -> None:
+    """Write the headline and the summary, into `results` unless told otherwise, and print them."""
     paths = sorted(results.glob("*/*/results.json"))
     if not paths:
         sys.exit(f"There are no results in {results}.")
     check_searches(paths)
     found = [read(path) for path in paths]
     parts = ["# What the pairs say together"]
+    by_rows = {}
     for rows in sorted({comparison.rows for comparison, _ in found}):
         whole = [comparison for comparison, _ in found if comparison.rows == rows]
         of_rows = [standing_for_merlin(comparison, chosen) for comparison, chosen in found if comparison.rows == rows]
+        by_rows[rows] = of_rows
         scores = [validation_scores(path) for path, (one, _) in zip(paths, found, strict=True) if one.rows == rows]
         parts += [
             f"## {rows} labelled rows, {len(of_rows)} pairs",
@@ -225,9 +243,9 @@ def main(results: Path = HERE / "results", output: Path | None = None) -> None:
         "paper. Intervals are 95 % over pairs. The best other method of a pair is picked by its test scores, which favours it. Times of "
         "runs are not compared here, as runs share a machine; see cost.md."
     )
-    text = "\n\n".join(parts) + "\n"
-    write_text(output or results / "summary.md", text)
-    print(text)
+    for name, text in (("headline.md", headline(by_rows)), ("summary.md", "\n\n".join(parts))):
+        write_text((output_dir or results) / name, text + "\n")
+        print(text + "\n")
 
 
 if __name__ == "__main__":

@@ -104,6 +104,10 @@ def test_ranks_wins_and_differences(summary, tmp_path):
     assert rows["`merlin`"][-1] == "", "it is compared with itself"
     alone = [cell.split()[0] for cell in rows["`merlin`"][:-1]]
     assert alone == ["3.0", "1.0", "-10.0", "-20.0", "+40.0"], "it is compared as if there were no other variant"
+    headline = (tmp_path / "headline.md").read_text().splitlines()
+    cells = [cell.strip().split(" [")[0] for cell in headline[-1].split("|")[1:-1]]
+    assert len(headline) == 3 and cells[:4] == ["100", "2", "1.5", "1.5 (`joint`)"]
+    assert (cells[5], cells[7]) == ("+10.0", "0 of 2"), "a method without a rank is the best of one pair"
     assert rows["a"] == ["`merlin_source_first`", "80.0 ± 0.0", "70.0 ± 0.0", "75.0 ± 0.0", "90.0 ± 0.0 (`stochnorm`)"]
 
 
@@ -130,10 +134,11 @@ def test_pairs_that_were_searched_otherwise_do_not_stand_in_one_summary(summary,
         summary.main(tmp_path)
 
 
-def test_the_summary_is_that_of_the_result_files(summary, tmp_path):
-    written = BENCHMARK / "results" / "summary.md"
-    summary.main(BENCHMARK / "results", tmp_path / "summary.md")
-    assert (tmp_path / "summary.md").read_text() == written.read_text()
+def test_summary_and_headline_are_those_of_the_result_files(summary, tmp_path):
+    summary.main(BENCHMARK / "results", tmp_path)
+    for name in ("summary.md", "headline.md"):
+        assert (tmp_path / name).read_text() == (BENCHMARK / "results" / name).read_text()
+    assert (tmp_path / "headline.md").read_text() in (BENCHMARK.parents[1] / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
