@@ -1,6 +1,6 @@
 """
 What the pairs say together: `python benchmarks/transfer/summary.py` reads `results/` and writes `results/summary.md`, and
-`results/headline.md`, the table that stands in the project's README.
+`results/headline.md` and `results/variants.md`, the tables that stand in the project's README and in the one beside this.
 
 The question is the one somebody asks who has a target and a source: MeRLin in whichever of its two variants did better on the
 validation rows, against all other methods. Both have a phase on the source first, then both losses or the target's alone.
@@ -119,6 +119,20 @@ def method_table(comparisons: list[Comparison]) -> str:
     return markdown(("method", "mean rank", "pairs", "MeRLin is better by", "pairs won by MeRLin"), rows)
 
 
+def best_other_rank(ranks: dict[str, float]) -> str:
+    """The best mean rank that is not MeRLin's, and whose it is."""
+    best = next(label for label in ranks if label != CHOSEN)
+    return f"{ranks[best]:.1f} (`{best}`)"
+
+
+def beside_the_paper(comparisons: list[Comparison], variant: str) -> str:
+    """On how many pairs a variant is better, and worse, than the objective in every step."""
+    better, worse = (
+        sum(beats(one, *labels) for one in comparisons) for labels in ((variant, "merlin"), ("merlin", variant))
+    )
+    return f"{better}, {worse}"
+
+
 def variant_table(comparisons: list[Comparison]) -> str:
     """A line for each variant: how it would stand if there were no other."""
     rows = []
@@ -126,12 +140,8 @@ def variant_table(comparisons: list[Comparison]) -> str:
         alone = [standing_for_merlin(comparison, variant) for comparison in comparisons]
         over = [difference(alone, label) for label in ("finetune", "joint", "sequential")]
         ranks = mean_ranks(alone)
-        best = next(label for label in ranks if label != CHOSEN)
-        # Equal numbers of right rows in another order of draws differ in the last bit of the mean.
-        differences = [round(one.gain(variant) - one.gain("merlin"), 9) for one in comparisons]
-        counted = f"{sum(one > 0 for one in differences)}, {sum(one < 0 for one in differences)}"
-        beside = "" if variant == "merlin" else counted
-        rows.append((f"`{variant}`", f"{ranks[CHOSEN]:.1f}", f"{ranks[best]:.1f} (`{best}`)", *over, beside))
+        beside = "" if variant == "merlin" else beside_the_paper(comparisons, variant)
+        rows.append((f"`{variant}`", f"{ranks[CHOSEN]:.1f}", best_other_rank(ranks), *over, beside))
     over = ("over fine-tuning", "over joint", "over sequential")
     return markdown(("variant alone", "mean rank", "best other", *over, "better, worse than `merlin`"), rows)
 
@@ -186,11 +196,24 @@ def headline(by_rows: dict[int, list[Comparison]]) -> str:
         best = next(label for label in ranks if label != CHOSEN)
         won = sum(beats(comparison, CHOSEN, best_of_others(comparison)) for comparison in comparisons)
         over = [difference(comparisons, label) for label in (best, "finetune", "joint")]
-        named = f"{ranks[best]:.1f} (`{best}`)"
         of_all = f"{won} of {len(comparisons)}"
-        table.append((f"{rows:,}", f"{len(comparisons)}", f"{ranks[CHOSEN]:.1f}", named, *over, of_all))
+        ranked = (f"{ranks[CHOSEN]:.1f}", best_other_rank(ranks))
+        table.append((f"{rows:,}", f"{len(comparisons)}", *ranked, *over, of_all))
     over = ("points over it", "over fine-tuning", "over joint training")
     return markdown(("labelled rows", "pairs", "mean rank", "best other by rank", *over, "best of all on"), table)
+
+
+def each_variant(by_rows: dict[int, list[Comparison]]) -> str:
+    """A line for each number of labelled rows: the mean rank of each variant if there were no other, the best other method beside it."""
+    table = []
+    for rows, comparisons in by_rows.items():
+        cells = []
+        for variant in (*VARIANTS, *WITHOUT_SOURCE_PHASE):
+            ranks = mean_ranks([standing_for_merlin(comparison, variant) for comparison in comparisons])
+            cells.append(f"{ranks[CHOSEN]:.1f}, {best_other_rank(ranks)}")
+        table.append((f"{rows:,}", *cells, *(beside_the_paper(comparisons, variant) for variant in VARIANTS)))
+    named = [f"`{variant}`" for variant in (*VARIANTS, *WITHOUT_SOURCE_PHASE)]
+    return markdown(("labelled rows", *named, *(f"{name} better, worse than `merlin`" for name in named[:2])), table)
 
 
 def verdict(comparisons: list[Comparison]) -> str:
@@ -221,11 +244,11 @@ def main(results: Path = HERE / "results", output_dir: Path | None = None) -> No
     check_searches(paths)
     found = [read(path) for path in paths]
     parts = ["# What the pairs say together"]
-    by_rows = {}
+    by_rows, variants_by_rows = {}, {}
     for rows in sorted({comparison.rows for comparison, _ in found}):
         whole = [comparison for comparison, _ in found if comparison.rows == rows]
         of_rows = [standing_for_merlin(comparison, chosen) for comparison, chosen in found if comparison.rows == rows]
-        by_rows[rows] = of_rows
+        by_rows[rows], variants_by_rows[rows] = of_rows, whole
         scores = [validation_scores(path) for path, (one, _) in zip(paths, found, strict=True) if one.rows == rows]
         parts += [
             f"## {rows} labelled rows, {len(of_rows)} pairs",
@@ -243,8 +266,13 @@ def main(results: Path = HERE / "results", output_dir: Path | None = None) -> No
         "paper. Intervals are 95 % over pairs. The best other method of a pair is picked by its test scores, which favours it. Times of "
         "runs are not compared here, as runs share a machine; see cost.md."
     )
-    for name, text in (("headline.md", headline(by_rows)), ("summary.md", "\n\n".join(parts))):
-        write_text((output_dir or results) / name, text + "\n")
+    written = {
+        "headline": headline(by_rows),
+        "variants": each_variant(variants_by_rows),
+        "summary": "\n\n".join(parts),
+    }
+    for name, text in written.items():
+        write_text((output_dir or results) / f"{name}.md", text + "\n")
         print(text + "\n")
 
 

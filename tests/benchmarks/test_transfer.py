@@ -108,6 +108,10 @@ def test_ranks_wins_and_differences(summary, tmp_path):
     cells = [cell.strip().split(" [")[0] for cell in headline[-1].split("|")[1:-1]]
     assert len(headline) == 3 and cells[:4] == ["100", "2", "1.5", "1.5 (`joint`)"]
     assert (cells[5], cells[7]) == ("+10.0", "0 of 2"), "a method without a rank is the best of one pair"
+    variants = [cell.strip() for cell in (tmp_path / "variants.md").read_text().splitlines()[-1].split("|")[1:-1]]
+    assert (
+        variants[1] == "1.5, 1.5 (`joint`)" and variants[3].startswith("3.0, 1.0") and variants[5:] == ["2, 0", "0, 2"]
+    )
     assert rows["a"] == ["`merlin_source_first`", "80.0 ± 0.0", "70.0 ± 0.0", "75.0 ± 0.0", "90.0 ± 0.0 (`stochnorm`)"]
 
 
@@ -136,9 +140,12 @@ def test_pairs_that_were_searched_otherwise_do_not_stand_in_one_summary(summary,
 
 def test_summary_and_headline_are_those_of_the_result_files(summary, tmp_path):
     summary.main(BENCHMARK / "results", tmp_path)
-    for name in ("summary.md", "headline.md"):
-        assert (tmp_path / name).read_text() == (BENCHMARK / "results" / name).read_text()
-    assert (tmp_path / "headline.md").read_text() in (BENCHMARK.parents[1] / "README.md").read_text()
+    written = {name: (tmp_path / f"{name}.md").read_text() for name in ("summary", "headline", "variants")}
+    for name, text in written.items():
+        assert text == (BENCHMARK / "results" / f"{name}.md").read_text()
+    beside = (BENCHMARK / "README.md").read_text()
+    assert written["headline"] in (BENCHMARK.parents[1] / "README.md").read_text() and written["headline"] in beside
+    assert written["variants"] in beside
 
 
 @pytest.fixture(scope="module")
