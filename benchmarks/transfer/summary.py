@@ -1,6 +1,6 @@
 """
-What the pairs say together: `python benchmarks/transfer/summary.py` reads `results/` and writes `results/summary.md`, and
-`results/headline.md` and `results/variants.md`, the tables that stand in the project's README and in the one beside this.
+What the pairs say together: `python benchmarks/transfer/summary.py` reads `results/` and writes `summary.md` there, and
+`headline.md`, `variants.md` and `choices.md`, the tables that stand in the project's README and in the one beside this.
 
 The question is the one somebody asks who has a target and a source: MeRLin in whichever of its two variants did better on the
 validation rows, against all other methods. Both have a phase on the source first, then both losses or the target's alone.
@@ -25,6 +25,7 @@ HERE = Path(__file__).parent
 VARIANTS = ("merlin_source_first", "merlin_target_last")
 WITHOUT_SOURCE_PHASE = ("merlin", "merlin_ft")
 CHOSEN = "MeRLin, either variant"
+CHOICE_COLUMNS = ("one of these, by validation rows", "MeRLin is better by", "pairs won by MeRLin")
 
 
 def read(path: Path) -> tuple[Comparison, str]:
@@ -119,17 +120,20 @@ def method_table(comparisons: list[Comparison]) -> str:
     return markdown(("method", "mean rank", "pairs", "MeRLin is better by", "pairs won by MeRLin"), rows)
 
 
-def best_other_rank(ranks: dict[str, float]) -> str:
-    """The best mean rank that is not MeRLin's, and whose it is."""
-    best = next(label for label in ranks if label != CHOSEN)
-    return f"{ranks[best]:.1f} (`{best}`)"
+def best_other(ranks: dict[str, float]) -> str:
+    """Of the methods that are not MeRLin the one with the best mean rank."""
+    return next(label for label in ranks if label != CHOSEN)
 
 
-def beside_the_paper(comparisons: list[Comparison], variant: str) -> str:
-    """On how many pairs a variant is better, and worse, than the objective in every step."""
-    better, worse = (
-        sum(beats(one, *labels) for one in comparisons) for labels in ((variant, "merlin"), ("merlin", variant))
-    )
+def with_rank(label: str, ranks: dict[str, float]) -> str:
+    """A method's mean rank and its name."""
+    return f"{ranks[label]:.1f} (`{label}`)"
+
+
+def better_and_worse_than_merlin(comparisons: list[Comparison], variant: str) -> str:
+    """On how many pairs a variant is better, and on how many worse, than both losses in every step."""
+    better = sum(beats(comparison, variant, "merlin") for comparison in comparisons)
+    worse = sum(beats(comparison, "merlin", variant) for comparison in comparisons)
     return f"{better}, {worse}"
 
 
@@ -140,14 +144,14 @@ def variant_table(comparisons: list[Comparison]) -> str:
         alone = [standing_for_merlin(comparison, variant) for comparison in comparisons]
         over = [difference(alone, label) for label in ("finetune", "joint", "sequential")]
         ranks = mean_ranks(alone)
-        beside = "" if variant == "merlin" else beside_the_paper(comparisons, variant)
-        rows.append((f"`{variant}`", f"{ranks[CHOSEN]:.1f}", best_other_rank(ranks), *over, beside))
+        beside = "" if variant == "merlin" else better_and_worse_than_merlin(comparisons, variant)
+        rows.append((f"`{variant}`", f"{ranks[CHOSEN]:.1f}", with_rank(best_other(ranks), ranks), *over, beside))
     over = ("over fine-tuning", "over joint", "over sequential")
     return markdown(("variant alone", "mean rank", "best other", *over, "better, worse than `merlin`"), rows)
 
 
-def choice_table(comparisons: list[Comparison], scores: list[dict[str, float]]) -> str:
-    """MeRLin beside other methods of which one is chosen in the same way: the two that are hardest for it, and all of them."""
+def given_the_choice(comparisons: list[Comparison], scores: list[dict[str, float]]) -> list[tuple[str, str, str]]:
+    """Lines of MeRLin beside other methods of which one is chosen in the same way: the two that are hardest for it, and all of them."""
     others = sorted(
         set.intersection(*(set(of_pair) & set(c.methods) for c, of_pair in zip(comparisons, scores, strict=True)))
         - {*VARIANTS, *WITHOUT_SOURCE_PHASE}
@@ -174,7 +178,7 @@ def choice_table(comparisons: list[Comparison], scores: list[dict[str, float]]) 
         rows.append(
             (name, f"{over.mean:+.1f}{interval}", f"{sum(own > other for own, other in found)} of {len(found)}")
         )
-    return markdown(("one of these, by validation rows", "MeRLin is better by", "pairs won by MeRLin"), rows)
+    return rows
 
 
 def pair_table(comparisons: list[Comparison]) -> str:
@@ -188,32 +192,44 @@ def pair_table(comparisons: list[Comparison]) -> str:
     return markdown(("pair", "chosen", "MeRLin", "fine-tuning", "joint", "best other method"), rows)
 
 
-def headline(by_rows: dict[int, list[Comparison]]) -> str:
+def headline(comparisons_by_rows: dict[int, list[Comparison]]) -> str:
     """A line for each number of labelled rows: how MeRLin stands, the best of the others by rank beside it."""
     table = []
-    for rows, comparisons in by_rows.items():
+    for rows, comparisons in comparisons_by_rows.items():
         ranks = mean_ranks(comparisons)
-        best = next(label for label in ranks if label != CHOSEN)
+        best = best_other(ranks)
         won = sum(beats(comparison, CHOSEN, best_of_others(comparison)) for comparison in comparisons)
         over = [difference(comparisons, label) for label in (best, "finetune", "joint")]
         of_all = f"{won} of {len(comparisons)}"
-        ranked = (f"{ranks[CHOSEN]:.1f}", best_other_rank(ranks))
+        ranked = (f"{ranks[CHOSEN]:.1f}", with_rank(best, ranks))
         table.append((f"{rows:,}", f"{len(comparisons)}", *ranked, *over, of_all))
-    over = ("points over it", "over fine-tuning", "over joint training")
-    return markdown(("labelled rows", "pairs", "mean rank", "best other by rank", *over, "best of all on"), table)
+    over = ("over that", "over fine-tuning", "over joint training")
+    return markdown(
+        ("labelled rows", "pairs", "mean rank", "best other by rank", *over, "better than all others on"), table
+    )
 
 
-def each_variant(by_rows: dict[int, list[Comparison]]) -> str:
+def each_variant(comparisons_by_rows: dict[int, list[Comparison]]) -> str:
     """A line for each number of labelled rows: the mean rank of each variant if there were no other, the best other method beside it."""
     table = []
-    for rows, comparisons in by_rows.items():
+    for rows, comparisons in comparisons_by_rows.items():
         cells = []
         for variant in (*VARIANTS, *WITHOUT_SOURCE_PHASE):
             ranks = mean_ranks([standing_for_merlin(comparison, variant) for comparison in comparisons])
-            cells.append(f"{ranks[CHOSEN]:.1f}, {best_other_rank(ranks)}")
-        table.append((f"{rows:,}", *cells, *(beside_the_paper(comparisons, variant) for variant in VARIANTS)))
+            cells.append(f"{ranks[CHOSEN]:.1f}; {with_rank(best_other(ranks), ranks)}")
+        table.append(
+            (f"{rows:,}", *cells, *(better_and_worse_than_merlin(comparisons, variant) for variant in VARIANTS))
+        )
     named = [f"`{variant}`" for variant in (*VARIANTS, *WITHOUT_SOURCE_PHASE)]
-    return markdown(("labelled rows", *named, *(f"{name} better, worse than `merlin`" for name in named[:2])), table)
+    return markdown(("labelled rows", *named, "first, beside `merlin`", "second, beside `merlin`"), table)
+
+
+def choices(chosen_by_rows: dict[int, list[Comparison]], scores_by_rows: dict[int, list[dict[str, float]]]) -> str:
+    """A line for each number of labelled rows: MeRLin beside other methods of which one is chosen in the same way."""
+    table = []
+    for rows, comparisons in chosen_by_rows.items():
+        table += [(f"{rows:,}", *cells) for cells in given_the_choice(comparisons, scores_by_rows[rows])]
+    return markdown(("labelled rows", *CHOICE_COLUMNS), table)
 
 
 def verdict(comparisons: list[Comparison]) -> str:
@@ -237,24 +253,24 @@ def verdict(comparisons: list[Comparison]) -> str:
 
 
 def main(results: Path = HERE / "results", output_dir: Path | None = None) -> None:
-    """Write the headline and the summary, into `results` unless told otherwise, and print them."""
+    """Write summary, headline, variants and choices as Markdown, into `results` unless told otherwise, and print them."""
     paths = sorted(results.glob("*/*/results.json"))
     if not paths:
         sys.exit(f"There are no results in {results}.")
     check_searches(paths)
     found = [read(path) for path in paths]
     parts = ["# What the pairs say together"]
-    by_rows, variants_by_rows = {}, {}
+    whole_by_rows, chosen_by_rows, scores_by_rows = {}, {}, {}
     for rows in sorted({comparison.rows for comparison, _ in found}):
         whole = [comparison for comparison, _ in found if comparison.rows == rows]
         of_rows = [standing_for_merlin(comparison, chosen) for comparison, chosen in found if comparison.rows == rows]
-        by_rows[rows], variants_by_rows[rows] = of_rows, whole
         scores = [validation_scores(path) for path, (one, _) in zip(paths, found, strict=True) if one.rows == rows]
+        whole_by_rows[rows], chosen_by_rows[rows], scores_by_rows[rows] = whole, of_rows, scores
         parts += [
             f"## {rows} labelled rows, {len(of_rows)} pairs",
             verdict(of_rows),
             method_table(of_rows),
-            choice_table(of_rows, scores),
+            markdown(CHOICE_COLUMNS, given_the_choice(of_rows, scores)),
             variant_table(whole),
             pair_table(of_rows),
         ]
@@ -267,8 +283,9 @@ def main(results: Path = HERE / "results", output_dir: Path | None = None) -> No
         "runs are not compared here, as runs share a machine; see cost.md."
     )
     written = {
-        "headline": headline(by_rows),
-        "variants": each_variant(variants_by_rows),
+        "headline": headline(chosen_by_rows),
+        "variants": each_variant(whole_by_rows),
+        "choices": choices(chosen_by_rows, scores_by_rows),
         "summary": "\n\n".join(parts),
     }
     for name, text in written.items():
