@@ -12,6 +12,7 @@ from .transfer.labels import REGRESSION, SINGLE_LABEL
 META_LOSSES = ("cross_entropy", "squared_error")
 SPLITS = ("half", "kfold", "loo")
 HEAD_SCOPES = ("global", "local")
+BALANCE_REFERENCES = ("current", "chance")
 
 
 @dataclass
@@ -92,6 +93,9 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         balance_gradients (`bool`): never let the meta loss pull harder at the features than the source loss does, before
             `source_weight`: where its gradient there is larger, `rho` is multiplied by the ratio (see [`~merlin_hf.transfer.balance`]). `False`
             is the paper's fixed `rho`.
+        balance_reference (`str`): the source loss's gradient that `balance_gradients` holds the meta loss to. `"current"`: as it is. It vanishes
+            as the source is solved, and the meta loss's with it. `"chance"`: as it would be at source logits of 0, where nothing is known of
+            the source yet, so that a source that is easily solved leaves the meta loss its say.
         head (`str`, *optional*): the solver that fits the target head, a name in `merlin_hf.heads.HEADS`. Default:
             `"centroid"`, the class means, the cheapest, as good on average as any other with 100 labelled rows (`benchmarks/ablations`), and the
             paper's `"ridge"` where class means cannot be: for real labels, `split="loo"` and `meta_loss="squared_error"`.
@@ -137,6 +141,14 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         default=True,
         metadata={
             "help": "Scale rho down where the meta loss would drown the source loss. False: the paper's fixed rho."
+        },
+    )
+    balance_reference: str = field(
+        default="current",
+        metadata={
+            "help": "What balance_gradients compares with: the source loss's gradient as it is (current) or as it is where nothing "
+            "is known of the source (chance).",
+            "choices": list(BALANCE_REFERENCES),
         },
     )
     head: str | None = field(
@@ -196,6 +208,9 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         solver = get_head(args.head or default_head(args, SINGLE_LABEL))
         if args.head_scope not in HEAD_SCOPES:
             raise ValueError(f"`head_scope` must be one of {', '.join(HEAD_SCOPES)}, got {args.head_scope!r}.")
+        if args.balance_reference not in BALANCE_REFERENCES:
+            listed = ", ".join(BALANCE_REFERENCES)
+            raise ValueError(f"`balance_reference` must be one of {listed}, got {args.balance_reference!r}.")
         if args.split not in SPLITS:
             raise ValueError(f"`split` must be one of {', '.join(SPLITS)}, got {args.split!r}.")
         if args.split == "loo" and not hasattr(solver, "leave_one_out"):

@@ -131,6 +131,21 @@ def test_loss_is_the_papers_sum(tmp_path):
     assert parts[0.0, 1.0] > 0.1 and parts[1.0, 0.0] > 0.001
 
 
+def test_rho_is_kept_at_chance_where_the_source_is_solved(tmp_path):
+    rho = {}
+    solved = tiny_dataset(rows=40, num_labels=SOURCE_LABELS, seed=1).map(lambda row: {"label": 0})
+    for reference in ("current", "chance"):
+        trainer = make_trainer(
+            tmp_path, source=solved, balance_reference=reference, max_steps=30, learning_rate=1e-2, rho=1.0
+        )
+        trainer.train()
+        logged = [entry for entry in trainer.state.log_history if "rho" in entry]
+        rho[reference] = [entry["rho"] for entry in logged]
+        assert logged[-1]["source_loss"] < 0.05
+    assert rho["current"][-1] < 0.5 * rho["chance"][-1]
+    assert all(0 < value <= 1 for values in rho.values() for value in values)
+
+
 def test_training_lowers_both_losses_and_solves_the_target(tmp_path):
     trainer = make_trainer(
         tmp_path, max_steps=80, learning_rate=3e-3, per_device_train_batch_size=12, num_splits=2, learn_head_l2=True

@@ -13,6 +13,7 @@ from tests.tiny import tiny_bert, tiny_dataset
         ({"validation_fraction": 1.0}, r"`validation_fraction` must lie strictly between 0 and 1, got 1.0"),
         ({"head": "rigde"}, r"'rigde'.*'ridge'"),
         ({"meta_loss": "hinge"}, r"`meta_loss` must be one of cross_entropy, squared_error, got 'hinge'"),
+        ({"balance_reference": "none"}, r"`balance_reference` must be one of current, chance, got 'none'"),
         ({"rho": -1.0}, r"`rho` must not be negative, got -1.0"),
         ({"source_weight": -1.0}, r"`source_weight` must not be negative"),
         ({"num_splits": 0}, r"`num_splits` must be positive, got 0"),

@@ -16,6 +16,7 @@ NAMES = {
     "sequential": "source, then target",
     "joint": "joint training",
     "merlin": "MeRLin",
+    "merlin_chance": "MeRLin, balanced at chance",
     "merlin_fixed_rho": "MeRLin, fixed ρ",
     "merlin_ft": "MeRLin-FT",
     "merlin_source_first": "MeRLin, source first",

@@ -1,6 +1,6 @@
 """How strongly two losses pull at the features they share."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -43,6 +43,24 @@ def balance(
     gradients = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
     ratio = gradient_ratio(source_loss, source_logits, source_head_gram, gradients[0])
     return ratio, _KnownGradients.apply(meta_loss.detach(), gradients, *inputs)
+
+
+def at_chance(
+    loss_function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """
+    A loss where nothing is known yet: at logits of 0.
+
+    Args:
+        loss_function: of logits and labels.
+        logits (`torch.FloatTensor` of shape `(n, num_labels)`): whose shape, device and kind of number are taken.
+        labels (`torch.Tensor` of shape `(n,)` or `(n, num_labels)`).
+
+    Returns:
+        The loss, of shape `()`, and the logits that it is of.
+    """
+    zeros = torch.zeros_like(logits, requires_grad=True)
+    return loss_function(zeros, labels), zeros
 
 
 def gradient_ratio(
