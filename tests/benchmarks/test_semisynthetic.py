@@ -241,3 +241,7 @@ def test_what_is_committed_is_whole_and_the_table_is_its(semisynthetic):
             steps = yaml.safe_load((BENCHMARK / f"{images}.yaml").read_text())["training"]["max_steps"]
             assert result["budget"]["rows"] == steps * 64
     assert (results / "table.md").read_text() == figures.tables(found)
+    readme = (BENCHMARK / "README.md").read_text()
+    for by_ease in found.values():
+        for label in ("merlin", "merlin_chance", "merlin_fixed_rho"):
+            assert " | ".join(figures.lead("joint", result, label) for result in by_ease) in readme
