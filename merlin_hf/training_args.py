@@ -90,12 +90,12 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             infinite; again with a fresh optimizer and a schedule of its own. What is left between both phases are the steps on both losses,
             none where the two shares add up to 1.
         rho (`float`): factor of the meta loss (the paper's rho).
-        balance_gradients (`bool`): never let the meta loss pull harder at the features than the source loss does, before
+        balance_gradients (`bool`): never let the meta loss pull harder at the features than the source loss (see `balance_reference`), before
             `source_weight`: where its gradient there is larger, `rho` is multiplied by the ratio (see [`~merlin_hf.transfer.balance`]). `False`
             is the paper's fixed `rho`.
         balance_reference (`str`): the source loss's gradient that `balance_gradients` holds the meta loss to. `"current"`: as it is. It vanishes
-            as the source is solved, and the meta loss's with it. `"chance"`: as it would be at source logits of 0, where nothing is known of
-            the source yet, so that a source that is easily solved leaves the meta loss its say.
+            as the source is solved, and the meta loss's with it. `"chance"`: as it would be, through the source head as it is, were nothing known
+            of the rows: at logits of 0, and of real labels at their mean. A source that is easily solved then leaves the meta loss its say.
         head (`str`, *optional*): the solver that fits the target head, a name in `merlin_hf.heads.HEADS`. Default:
             `"centroid"`, the class means, the cheapest, as good on average as any other with 100 labelled rows (`benchmarks/ablations`), and the
             paper's `"ridge"` where class means cannot be: for real labels, `split="loo"` and `meta_loss="squared_error"`.
@@ -146,8 +146,8 @@ class MerlinTrainingArguments(TransferTrainingArguments):
     balance_reference: str = field(
         default="current",
         metadata={
-            "help": "What balance_gradients compares with: the source loss's gradient as it is (current) or as it is where nothing "
-            "is known of the source (chance).",
+            "help": "What balance_gradients compares with: the source loss's gradient as it is (current) or as it would be "
+            "were nothing known of the source rows (chance).",
             "choices": list(BALANCE_REFERENCES),
         },
     )
@@ -211,6 +211,10 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         if args.balance_reference not in BALANCE_REFERENCES:
             listed = ", ".join(BALANCE_REFERENCES)
             raise ValueError(f"`balance_reference` must be one of {listed}, got {args.balance_reference!r}.")
+        if args.balance_reference != "current" and not args.balance_gradients:
+            raise ValueError(
+                f"`balance_reference={args.balance_reference!r}` is what `balance_gradients` compares with, which is False: leave one of them out."
+            )
         if args.split not in SPLITS:
             raise ValueError(f"`split` must be one of {', '.join(SPLITS)}, got {args.split!r}.")
         if args.split == "loo" and not hasattr(solver, "leave_one_out"):

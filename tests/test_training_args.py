@@ -14,6 +14,10 @@ from tests.tiny import tiny_bert, tiny_dataset
         ({"head": "rigde"}, r"'rigde'.*'ridge'"),
         ({"meta_loss": "hinge"}, r"`meta_loss` must be one of cross_entropy, squared_error, got 'hinge'"),
         ({"balance_reference": "none"}, r"`balance_reference` must be one of current, chance, got 'none'"),
+        (
+            {"balance_reference": "chance", "balance_gradients": False},
+            r"`balance_reference='chance'` is what `balance_gradients` compares with, which is False",
+        ),
         ({"rho": -1.0}, r"`rho` must not be negative, got -1.0"),
         ({"source_weight": -1.0}, r"`source_weight` must not be negative"),
         ({"num_splits": 0}, r"`num_splits` must be positive, got 0"),

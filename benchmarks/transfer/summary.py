@@ -122,7 +122,7 @@ def method_table(comparisons: list[Comparison]) -> str:
 
 def best_other(ranks: dict[str, float]) -> str:
     """Of the methods that are not MeRLin the one with the best mean rank."""
-    return next(label for label in ranks if label != CHOSEN)
+    return min((label for label in ranks if label != CHOSEN), key=ranks.__getitem__)
 
 
 def with_rank(label: str, ranks: dict[str, float]) -> str:
@@ -203,7 +203,7 @@ def headline(comparisons_by_rows: dict[int, list[Comparison]]) -> str:
         of_all = f"{won} of {len(comparisons)}"
         ranked = (f"{ranks[CHOSEN]:.1f}", with_rank(best, ranks))
         table.append((f"{rows:,}", f"{len(comparisons)}", *ranked, *over, of_all))
-    over = ("over that", "over fine-tuning", "over joint training")
+    over = ("over the best other", "over fine-tuning", "over joint training")
     return markdown(
         ("labelled rows", "pairs", "mean rank", "best other by rank", *over, "better than all others on"), table
     )
@@ -221,7 +221,8 @@ def each_variant(comparisons_by_rows: dict[int, list[Comparison]]) -> str:
             (f"{rows:,}", *cells, *(better_and_worse_than_merlin(comparisons, variant) for variant in VARIANTS))
         )
     named = [f"`{variant}`" for variant in (*VARIANTS, *WITHOUT_SOURCE_PHASE)]
-    return markdown(("labelled rows", *named, "first, beside `merlin`", "second, beside `merlin`"), table)
+    counted = [f"`{variant}`: better, worse than `merlin`" for variant in VARIANTS]
+    return markdown(("labelled rows", *named, *counted), table)
 
 
 def choices(chosen_by_rows: dict[int, list[Comparison]], scores_by_rows: dict[int, list[dict[str, float]]]) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .distributed import is_distributed, sum_over_ranks
+from .labels import REGRESSION, problem_type_of
 
 
 class _KnownGradients(torch.autograd.Function):
@@ -49,7 +50,7 @@ def at_chance(
     loss_function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
     """
-    A loss where nothing is known yet: at logits of 0.
+    A loss where nothing is known of the rows: at logits of 0, and of real labels at their mean in the batch.
 
     Args:
         loss_function: of logits and labels.
@@ -59,8 +60,10 @@ def at_chance(
     Returns:
         The loss, of shape `()`, and the logits that it is of.
     """
-    zeros = torch.zeros_like(logits, requires_grad=True)
-    return loss_function(zeros, labels), zeros
+    real = problem_type_of(labels, logits.shape[-1]) == REGRESSION
+    guess = labels.to(logits).mean().expand_as(logits).clone() if real else torch.zeros_like(logits)
+    guess.requires_grad_()
+    return loss_function(guess, labels), guess
 
 
 def gradient_ratio(
@@ -77,7 +80,8 @@ def gradient_ratio(
 
     Args:
         source_loss (`torch.FloatTensor` of shape `()`): a mean over this rank's source rows.
-        source_logits (`torch.FloatTensor` of shape `(source_batch, num_source_labels)`): what it was computed from.
+        source_logits (`torch.FloatTensor` of shape `(source_batch, num_source_labels)`): what it was computed from; the model's, or those
+            of [`at_chance`].
         source_head_gram (`torch.FloatTensor` of shape `(num_source_labels, num_source_labels)`): `W W^T` of the source head,
             by which `|g W|^2 = g W W^T g^T` gives the gradient's norm at the features.
         meta_gradient (`torch.FloatTensor` of shape `(n, hidden_size)`): of the meta loss, a mean over validation rows of all

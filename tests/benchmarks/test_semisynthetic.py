@@ -242,6 +242,8 @@ def test_what_is_committed_is_whole_and_the_table_is_its(semisynthetic):
             assert result["budget"]["rows"] == steps * 64
     assert (results / "table.md").read_text() == figures.tables(found)
     readme = (BENCHMARK / "README.md").read_text()
-    for by_ease in found.values():
-        for label in ("merlin", "merlin_chance", "merlin_fixed_rho"):
-            assert " | ".join(figures.lead("joint", result, label) for result in by_ease) in readme
+    told = {"merlin": "as it comes", "merlin_chance": "at chance", "merlin_fixed_rho": "fixed ρ"}
+    for images, by_ease in found.items():
+        for label, name in told.items():
+            leads = " | ".join(figures.lead("joint", result, label) for result in by_ease)
+            assert f"| {figures.TITLES[images]}, {name} | {leads} |" in readme

@@ -47,13 +47,14 @@ def test_at_chance_is_the_loss_of_a_model_that_says_nothing(problem_type):
     labels = {
         SINGLE_LABEL: torch.arange(6) % 3,
         MULTI_LABEL: torch.randint(0, 2, (6, 3), generator=generator).float(),
-        REGRESSION: torch.randn(6, 3, generator=generator),
+        REGRESSION: torch.arange(6.0),
     }[problem_type]
-    logits = torch.randn(6, 3, generator=generator)
-    loss, zeros = at_chance(lambda x, y: task_loss(x, y, problem_type), logits, labels)
-    assert not zeros.any() and zeros.shape == logits.shape and zeros.requires_grad
-    assert loss.item() == pytest.approx(task_loss(torch.zeros(6, 3), labels, problem_type).item())
-    assert torch.autograd.grad(loss, zeros)[0].any()
+    logits = torch.randn(6, 1 if problem_type == REGRESSION else 3, generator=generator)
+    expected = torch.full_like(logits, 2.5 if problem_type == REGRESSION else 0.0)
+    loss, guess = at_chance(lambda x, y: task_loss(x, y, problem_type), logits, labels)
+    torch.testing.assert_close(guess.detach(), expected)
+    assert loss.item() == pytest.approx(task_loss(expected, labels, problem_type).item())
+    assert torch.autograd.grad(loss, guess)[0].any()
 
 
 def test_a_solved_source_leaves_the_meta_loss_its_say_at_chance():
