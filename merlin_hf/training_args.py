@@ -95,7 +95,8 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             is the paper's fixed `rho`.
         balance_reference (`str`): the source loss's gradient that `balance_gradients` holds the meta loss to. `"current"`: as it is. It vanishes
             as the source is solved, and the meta loss's with it. `"chance"`: as it would be, through the source head as it is, were nothing known
-            of the rows: at logits of 0, and of real labels at their mean. A source that is easily solved then leaves the meta loss its say.
+            of the rows: at logits of 0, and of real labels at their mean. A source that is easily solved then leaves the meta loss its say. The
+            source's loss function is called once more per step for it.
         head (`str`, *optional*): the solver that fits the target head, a name in `merlin_hf.heads.HEADS`. Default:
             `"centroid"`, the class means, the cheapest, as good on average as any other with 100 labelled rows (`benchmarks/ablations`), and the
             paper's `"ridge"` where class means cannot be: for real labels, `split="loo"` and `meta_loss="squared_error"`.

@@ -135,3 +135,20 @@ def test_lines_that_were_not_run_are_not_in_the_table(ablations):
     text = ablations["table"].render(scores, groups)
     assert "*one*" in text and "`rho=2.0`" in text
     assert not any(line in text for line in ("*two*", "`rho=1.0`", "`rho=3.0`"))
+
+
+def test_what_the_readme_says_of_the_reference_of_balancing_is_in_the_files(ablations):
+    scores, readme = ablations["table"].read(BENCHMARK / "results"), (BENCHMARK / "README.md").read_text()
+    for label, other in (
+        ("centroid_chance", "centroid_class_frequencies"),
+        ("centroid_source_first_chance", "centroid_source_first_class_frequencies"),
+        ("centroid_rho_1_chance", "centroid_chance"),
+    ):
+        found = ablations["table"].difference(scores, label, other)
+        assert len([pair for pair in scores if scores[pair].get(label)]) == 6
+        interval = f"{found.low:.1f} to {found.high:.1f}"
+        assert (
+            f"{found.mean:+.1f} points ({interval})" in readme
+            or f"{found.mean:+.1f} ({interval})" in readme
+            or (f"{found.mean:+.1f}, {interval}" in readme)
+        )

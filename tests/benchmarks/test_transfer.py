@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import statistics
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -146,6 +147,23 @@ def test_summary_and_tables_are_those_of_the_result_files(summary, tmp_path):
     beside = (BENCHMARK / "README.md").read_text()
     assert written["headline"] in (BENCHMARK.parents[1] / "README.md").read_text() and written["headline"] in beside
     assert written["variants"] in beside and written["choices"] in beside
+
+
+def test_joint_training_with_six_trials_is_that_of_the_result_files(summary):
+    readme, leads = (BENCHMARK / "README.md").read_text(), []
+    paths = sorted((BENCHMARK / "six_trials").glob("*/100/results.json"))
+    for path in paths:
+        (method,) = json.loads(path.read_text())["methods"]
+        six = 100 * statistics.fmean(method["scores"].values())
+        whole = BENCHMARK / "results" / path.relative_to(BENCHMARK / "six_trials")
+        comparison = summary.standing_for_merlin(*summary.read(whole))
+        assert len(method["trials"]) == 6 and len(method["scores"]) == 5 and f"{six:.1f} from" in readme
+        leads.append(
+            [100 * comparison.gain(summary.CHOSEN) - other for other in (six, 100 * comparison.gain("joint"))]
+        )
+    now, before = (statistics.fmean(of_pairs) for of_pairs in zip(*leads, strict=True))
+    assert len(paths) == 4 and f"{now:.1f} points ahead there in place of {before:.1f}" in readme
+    assert f"{before - now:.1f} points more on average" in readme
 
 
 @pytest.fixture(scope="module")
