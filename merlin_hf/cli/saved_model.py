@@ -15,10 +15,9 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import cached_file
+from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, cached_file
 
 from ..comparison.values import ConfigError, first_sentence
-from ..hub.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ..hub.task import task_of
 from ..transfer.model import find_head
 from .programs import IMAGE, TEXT
@@ -109,7 +108,7 @@ def read_saved(path: str, base: str | None = None) -> SavedModel:
         ConfigError: there is no classifier of a known kind, or not the whole of it.
         ImportError: it is an adapter, and peft is missing.
     """
-    if _find(path, ADAPTER_CONFIG) is not None:
+    if _find(path, ADAPTER_CONFIG_NAME) is not None:
         return _read_adapter(path, base)
     config = read_config(path)
     kind = _kind_of_class(config.architectures or ())
@@ -160,16 +159,16 @@ def _read_adapter(path: str, base: str | None) -> SavedModel:
     except ImportError as error:
         raise ImportError(f"{path!r} is an adapter, which needs peft: `pip install peft`.") from error
 
-    weights = _find(path, ADAPTER_WEIGHTS)
+    weights = _find(path, ADAPTER_SAFE_WEIGHTS_NAME)
     if weights is None:
         raise ConfigError(
-            f"{path!r} is an adapter without {ADAPTER_WEIGHTS}; other files of weights, which may be pickles, are not read."
+            f"{path!r} is an adapter without {ADAPTER_SAFE_WEIGHTS_NAME}; other files of weights, which may be pickles, are not read."
         )
     folder = str(Path(weights).parent)
     try:
         adapter_config = PeftConfig.from_pretrained(folder)
     except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path!r} has no {ADAPTER_CONFIG} of PEFT: {first_sentence(error)}") from error
+        raise ConfigError(f"{path!r} has no {ADAPTER_CONFIG_NAME} of PEFT: {first_sentence(error)}") from error
     base = base or adapter_config.base_model_name_or_path
     if not base:
         raise ConfigError(f"The adapter in {path!r} does not say what its base model is: give `--base_model`.")
