@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from safetensors.torch import save_file
 
 from merlin_hf.hub import PublishError, publish_folder
@@ -136,9 +136,12 @@ def test_a_link_to_the_same_file_within_the_folder(folder):
     assert model_files(folder).sent == PLAIN
 
 
-def test_the_links_of_the_hubs_cache(folder, online, tmp_path):
+def test_the_links_of_the_hubs_cache(folder, online, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{online.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    )
     publish_folder(folder, "ada/films", token=TOKEN)
-    snapshot = Path(snapshot_download("ada/films", cache_dir=tmp_path / "cache", endpoint=online.url))
+    snapshot = Path(snapshot_download("ada/films", cache_dir=tmp_path / "cache"))
     assert (snapshot / "model.safetensors").is_symlink()
     assert model_files(snapshot).sent == sorted([*PLAIN, "README.md"])
     (folder / "secret").write_text("secret")
