@@ -18,7 +18,7 @@ from transformers import (
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, cached_file
 
 from ..comparison.values import ConfigError, first_sentence
-from ..hub.task import task_of
+from ..hub.card import task_of
 from ..transfer.model import find_head
 from .programs import IMAGE, TEXT
 

@@ -1,40 +1,115 @@
-"""A model card, from what is known about a model."""
+"""Write a model card: its metadata, its text and the lines of code that load the model."""
 
 import importlib.metadata
 import os
 import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from transformers.modelcard import METRIC_TAGS
+from transformers.modelcard import METRIC_TAGS, TASK_MAPPING, TASK_TAG_TO_NAME_MAPPING
 
+from ..utils.markdown import Markdown, code, escape, table, visible
 from .errors import PublishError
-from .examples import Example
-from .markdown import table
-from .methods import MethodDescription
-from .origin import Origin
 from .results import Evaluation, metric_title, shown, training_table
-from .task import Task, usage
 
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 VERSIONS = ("merlin-hf", "transformers", "torch", "accelerate", "datasets", "tokenizers", "safetensors")
 LISTED_LABELS = 20
+LONGEST_NAME = 200  # characters
 PLACEHOLDERS = ("Replace this by your text.", "Replace this by the text that belongs to it.")
+AUTO_CLASSES = {
+    "audio-classification": "AutoModelForAudioClassification",
+    "image-classification": "AutoModelForImageClassification",
+    "text-classification": "AutoModelForSequenceClassification",
+}
+INPUTS = {"audio-classification": "recording.wav", "image-classification": "picture.png"}
+
+
+class Task(NamedTuple):
+    """The Hub's name of a task, such as `text-classification`, and its title."""
+
+    tag: str
+    title: str
+
+
+TEXT_CLASSIFICATION = Task("text-classification", TASK_TAG_TO_NAME_MAPPING["text-classification"])
+
+
+class MethodDescription(NamedTuple):
+    """
+    The text of a card about the training method.
+
+    Args:
+        name (`str`): the method's name.
+        summary (`str`): what it does, in a sentence or two of Markdown.
+        citation (`str`, *optional*): the BibTeX entry of its paper.
+    """
+
+    name: str
+    summary: str
+    citation: str | None = None
+
+
+class Origin(NamedTuple):
+    """
+    What is known about a data set; `None` where it is not known.
+
+    Args:
+        hub_id (`str`): its name on the Hub, such as `nyu-mll/glue`.
+        name (`str`): its name in a sentence.
+        config (`str`): its configuration, such as `rte`.
+        split (`str`): `train`, `validation` and so on.
+        revision (`str`): the commit it was read at.
+        rows (`int`): the number of rows.
+        label_names (`tuple[str, ...]`): the classes.
+    """
+
+    hub_id: str | None = None
+    name: str | None = None
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    rows: int | None = None
+    label_names: tuple[str, ...] | None = None
+
+    @property
+    def markdown(self) -> Markdown:
+        """Its name in a card, with a link where it is on the Hub."""
+        name = escape(_short(self.name or self.hub_id or "not named"))
+        if self.hub_id is not None and is_repo_id(self.hub_id):
+            return Markdown(f"[{name}](https://huggingface.co/datasets/{self.hub_id})")
+        return Markdown(name)
+
+
+class Example(NamedTuple):
+    """A text, or two that belong together, and the label that they are an example of."""
+
+    label: str
+    text: str
+    text_pair: str | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text, or both."""
+        return (self.text,) if self.text_pair is None else (self.text, self.text_pair)
 
 
 @dataclass
 class CardContent:
     """
-    What a card is made of.
+    Everything that a card says. Names and texts may hold anything: they are shown as text.
 
     Args:
         repo_id (`str`): the model's name on the Hub.
         class_name (`str`): the class of the model.
+        title (`str`): the heading of the card.
         task ([`Task`], *optional*): what it is for.
         base_model (`str`, *optional*): the name on the Hub of what training began with.
         targets, sources (`list[Origin]`): the data.
@@ -44,7 +119,7 @@ class CardContent:
         evaluations (`list[Evaluation]`): the results.
         log_history (`list[dict]`): the course of training.
         examples (`list[Example]`): texts of each label, or pairs of texts.
-        texts (`tuple[str, ...]`): what to classify in the lines that load it, where there are no examples: a text, or two.
+        texts (`tuple[str, ...]`): one or two texts to classify in the lines that load it, where there are no examples.
         license, language, tags: as the user gave them.
         has_processor (`bool`): whether a tokenizer or a processor is beside it.
         is_adapter (`bool`): whether it is an adapter of PEFT.
@@ -76,22 +151,19 @@ class CardContent:
 
 def write_card(content: CardContent) -> ModelCard:
     """
-    The card.
+    Write the card.
 
     Raises:
         PublishError: its metadata cannot be read back; the message says what is wrong.
     """
-    texts = content.examples[0].texts if content.examples else content.texts
     try:
         card = ModelCard.from_template(
             metadata(content),
             template_path=str(TEMPLATE),
-            repo_id=content.repo_id,
-            title=content.title,
+            repo_id=_code_name(content.repo_id),
+            title=escape(_short(content.title)),
             introduction=introduction(content),
-            usage=usage(
-                content.repo_id, content.class_name, content.task, content.has_processor, content.is_adapter, texts
-            ),
+            usage=usage(content),
             usage_note="merlin_hf is not needed for that.",
             labels_table=_labels_table(content.examples),
             evaluations=[_evaluation_section(content, evaluation) for evaluation in content.evaluations],
@@ -108,61 +180,101 @@ def write_card(content: CardContent) -> ModelCard:
     return card
 
 
+# Names
+
+
+def is_repo_id(name: Any) -> bool:
+    """Tell whether a name is one that a repository on the Hub can have."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return isinstance(name, str)  # `None` is not looked at
+
+
+def hub_name(name: Any) -> str | None:
+    """Return the name if it is one of a repository on the Hub, `None` for folders, which are nobody else's business."""
+    if not isinstance(name, str) or not is_repo_id(name) or os.path.exists(name):
+        return None
+    return name
+
+
+def _code_name(repo_id: str) -> str:
+    """Return the name of a repository as it can stand in code and in a comment."""
+    return (
+        repo_id
+        if is_repo_id(repo_id)
+        else re.sub(r"[^\w./]+|--+|\.\.+", "-", repo_id, flags=re.ASCII).strip("-.") or "model"
+    )
+
+
+def _short(name: Any) -> str:
+    """Return a name on one line, cut where it is very long."""
+    text = visible(name)
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
+
+
 # Metadata
 
 
 def metadata(content: CardContent) -> ModelCardData:
-    """The lines between the two `---`, which the Hub reads."""
+    """Return what stands between the two `---`, which the Hub reads."""
     results = _eval_results(content)
     names = {name for evaluation in content.evaluations for name in evaluation.metrics}
-    data_ids = [origin.hub_id for origin in (*content.targets, *content.sources) if origin.hub_id]
+    data_ids = [origin.hub_id for origin in (*content.targets, *content.sources) if is_repo_id(origin.hub_id)]
+    languages = (
+        content.language if content.language is None or isinstance(content.language, str) else list(content.language)
+    )
     # The Hub's widget asks for one text.
     widget = [
-        {"text": example.text, "example_title": example.label}
+        {"text": example.text, "example_title": _short(example.label)}
         for example in content.examples
         if example.text_pair is None
     ]
     return ModelCardData(
         library_name="peft" if content.is_adapter else "transformers",
-        language=content.language,
-        license=content.license,
+        language=[_short(language) for language in languages]
+        if isinstance(languages, list)
+        else languages and _short(languages),
+        license=content.license and _short(content.license),
         base_model=content.base_model,
         datasets=list(dict.fromkeys(data_ids)) or None,
         metrics=sorted(names & set(METRIC_TAGS)) or None,
         pipeline_tag=content.task.tag if content.task is not None else None,
-        tags=content.tags or None,
+        tags=[_short(tag) for tag in content.tags] or None,
         widget=widget or None,
         eval_results=results or None,
-        model_name=content.title if results else None,
+        model_name=_short(content.title) if results else None,
     )
 
 
 def _eval_results(content: CardContent) -> list[EvalResult]:
-    """The results as the Hub shows them; a result without a task is one that it refuses."""
+    """Return the results for the Hub, which refuses results without a task."""
     if content.task is None:
         return []
     results, seen = [], set()
     for evaluation in content.evaluations:
         origin = content.evaluated_on.get(evaluation.name, Origin())
-        name = origin.name or origin.hub_id or "unknown"
-        if evaluation.name is not None:
-            name = f"{name} ({evaluation.name})" if name != "unknown" else evaluation.name
-        # Results of one data set, configuration and split are taken for one by the Hub's format.
+        name = _short(origin.name or origin.hub_id or "unknown")
+        own_name = None if evaluation.name is None else _short(evaluation.name)
+        if own_name is not None:
+            name = f"{name} ({own_name})" if name != "unknown" else own_name
+        # The Hub's format takes results of one data set, configuration and split for results on the same rows.
         split = origin.split
-        if evaluation.name is not None and (split is None or (origin.hub_id, origin.config, split) in seen):
-            split = evaluation.name
+        if own_name is not None and (split is None or (origin.hub_id, origin.config, split) in seen):
+            split = own_name
         seen.add((origin.hub_id, origin.config, split))
         results += [
             EvalResult(
                 task_type=content.task.tag,
                 task_name=content.task.title,
-                dataset_type=origin.hub_id or "unknown",
+                dataset_type=origin.hub_id if is_repo_id(origin.hub_id) else "unknown",
                 dataset_name=name,
-                dataset_config=origin.config,
-                dataset_split=split,
-                dataset_revision=origin.revision,
-                metric_type=metric,
-                metric_name=metric_title(metric),
+                dataset_config=origin.config and _short(origin.config),
+                dataset_split=split and _short(split),
+                dataset_revision=origin.revision and _short(origin.revision),
+                metric_type=_short(metric),
+                metric_name=_short(metric_title(metric)),
                 metric_value=value,
             )
             for metric, value in evaluation.metrics.items()
@@ -170,31 +282,20 @@ def _eval_results(content: CardContent) -> list[EvalResult]:
     return results
 
 
-def hub_name(name: str | os.PathLike | None) -> str | None:
-    """The name if it is one of a repository on the Hub, `None` for folders, which are nobody else's business."""
-    if not name or os.path.exists(name) or os.path.isabs(name) or str(name).count("/") > 1:
-        return None
-    try:
-        validate_repo_id(str(name))
-    except HFValidationError:
-        return None
-    return str(name)
-
-
 # Text
 
 
 def introduction(content: CardContent) -> str:
-    """What the model is, in a sentence."""
-    base = f"[{content.base_model}](https://huggingface.co/{content.base_model})" if content.base_model else None
-    if content.is_adapter:
-        what = f"adapter of {base or f'a `{content.class_name}`'}"
-    else:
-        what = f"`{content.class_name}`"
+    """Return a sentence about what the model is."""
+    base = (
+        f"[{escape(content.base_model)}](https://huggingface.co/{content.base_model})" if content.base_model else None
+    )
+    class_name = code(_short(content.class_name))
+    what = f"adapter of {base or f'a {class_name}'}" if content.is_adapter else class_name
     if content.method is None:
         return f"This is {'an ' if content.is_adapter else 'a '}{what}."
     sentence = f"This {what} was trained" + (f" from {base}" if base and not content.is_adapter else "")
-    sentence += f" with **{content.method.name}**"
+    sentence += f" with **{escape(_short(content.method.name))}**"
     targets, sources = (" and ".join(map(_mention, origins)) for origins in (content.targets, content.sources))
     if targets:
         sentence += f" on {targets}"
@@ -205,13 +306,13 @@ def introduction(content: CardContent) -> str:
 
 def _mention(origin: Origin) -> str:
     named = origin.markdown if origin.hub_id or origin.name else "a data set without a name"
-    return f"{named}, `{origin.config}`" if origin.config else named
+    return f"{named}, {code(_short(origin.config))}" if origin.config else named
 
 
 def _labels_table(examples: list[Example]) -> str:
     is_pair = any(example.text_pair is not None for example in examples)
     header = ("label", "text", "text pair") if is_pair else ("label", "example")
-    return table(header, [example[: len(header)] for example in examples])
+    return table(header, [(_short(example.label), *example[1 : len(header)]) for example in examples])
 
 
 def _data_table(content: CardContent) -> str:
@@ -219,41 +320,43 @@ def _data_table(content: CardContent) -> str:
     rows = []
     for role, origins in roles.items():
         for origin in origins:
-            labels = list(origin.label_names or ())
-            if len(labels) > LISTED_LABELS:
-                labels = [*labels[:LISTED_LABELS], f"… ({len(labels)} in all)"]
+            names = origin.label_names or ()
+            labels = [_short(name) for name in names[:LISTED_LABELS]]
+            if len(names) > LISTED_LABELS:
+                labels.append(f"… ({len(names)} in all)")
             count = "" if origin.rows is None else f"{origin.rows:,}"
-            rows.append((role, origin.markdown, origin.config, origin.split, count, ", ".join(labels)))
+            config, split = _short(origin.config), _short(origin.split)
+            rows.append((role, origin.markdown, config, split, count, ", ".join(labels)))
     return table(("", "data set", "configuration", "split", "rows", "labels"), rows)
 
 
 def _evaluation_section(content: CardContent, evaluation: Evaluation) -> dict[str, str]:
     origin = content.evaluated_on.get(evaluation.name, Origin())
-    where = [f"`{evaluation.name}`"] if evaluation.name else []
+    where: list[str] = [code(_short(evaluation.name))] if evaluation.name else []
     if origin.hub_id or origin.name:
         where.append(_mention(origin))
     if origin.split:
-        where.append(f"split `{origin.split}`")
+        where.append(f"split {code(_short(origin.split))}")
     if origin.rows is not None:
         where.append(f"{origin.rows:,} rows")
     note = f"On {', '.join(where)}" if where else "On the evaluation set"
     if evaluation.step is not None:
         note += f", after step {evaluation.step}"
-    rows = [(metric_title(name), shown(value)) for name, value in evaluation.metrics.items()]
+    rows = [(_short(metric_title(name)), shown(value)) for name, value in evaluation.metrics.items()]
     return {
-        "heading": f"Results on {evaluation.name}" if evaluation.name else "Results",
+        "heading": f"Results on {escape(_short(evaluation.name))}" if evaluation.name else "Results",
         "note": f"{note}.",
         "table": table(("metric", "value"), rows),
     }
 
 
 def _options_table(header: str, options: dict[str, str]) -> str:
-    return table((header, "value"), [(f"`{name}`", value) for name, value in options.items()])
+    return table((header, "value"), [(code(name, in_table=True), value) for name, value in options.items()])
 
 
 def _training_table(log_history: list[dict[str, Any]]) -> str:
     rows = training_table(log_history)
-    return table(tuple(rows[0]), [tuple(row.values()) for row in rows]) if rows else ""
+    return table(tuple(map(_short, rows[0])), [tuple(row.values()) for row in rows]) if rows else ""
 
 
 def _versions(is_adapter: bool) -> str:
@@ -264,3 +367,47 @@ def _versions(is_adapter: bool) -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     return "\n".join(f"- {name} {version}" for name, version in found.items())
+
+
+# Lines that load the model
+
+
+def task_of(class_names: Iterable[str]) -> Task | None:
+    """Return the task of the first of these model classes that has one."""
+    for class_name in class_names:
+        for tag, mapping in TASK_MAPPING.items():
+            names = mapping.values() if isinstance(mapping, Mapping) else ()
+            if any(class_name == name or (isinstance(name, tuple | list) and class_name in name) for name in names):
+                return Task(tag, TASK_TAG_TO_NAME_MAPPING.get(tag, tag))
+    return None
+
+
+def usage(content: CardContent) -> str:
+    """Return the lines of Python that load the model without this package."""
+    task, name = content.task, _code_name(content.repo_id)
+    auto_class = AUTO_CLASSES.get(task.tag) if task is not None else None
+    if content.is_adapter and auto_class == "AutoModelForSequenceClassification":
+        return _load_lines("peft", "AutoPeftModelForSequenceClassification", name)
+    if task is None or auto_class is None or content.is_adapter or not content.has_processor:
+        known = content.class_name if content.class_name.isidentifier() else "AutoModel"
+        return _load_lines("transformers", auto_class or known, name)
+    texts: Sequence[str] = content.examples[0].texts if content.examples else content.texts
+    if task.tag in INPUTS or len(texts) == 1:
+        given = quoted(INPUTS.get(task.tag, texts[0]))
+    else:
+        given = f'{{"text": {quoted(texts[0])}, "text_pair": {quoted(texts[1])}}}'
+    return (
+        "from transformers import pipeline\n\n"
+        f'classifier = pipeline("{task.tag}", model="{name}")\n'
+        f"classifier({given})"
+    )
+
+
+def _load_lines(library: str, class_name: str, name: str) -> str:
+    return f'from {library} import {class_name}\n\nmodel = {class_name}.from_pretrained("{name}")'
+
+
+def quoted(text: str) -> str:
+    """Return the text as a literal of Python that is harmless in a code block, in double quotes where it can be."""
+    literal = repr(visible(text).replace("```", "'''"))
+    return f'"{literal[1:-1]}"' if literal.startswith("'") and '"' not in literal and "\\" not in literal else literal

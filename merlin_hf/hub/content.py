@@ -1,22 +1,35 @@
-"""What a Trainer knows that belongs on a card."""
+"""Collect what a Trainer knows for its card: data sets, settings, results, examples and the method."""
 
+import dataclasses
+import enum
+import inspect
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
-from transformers import Trainer
+import datasets
+from transformers import Trainer, TrainingArguments
 
-from .card import PLACEHOLDERS, CardContent, hub_name
-from .examples import Example, examples_of, first_texts, text_columns_of
-from .methods import describe_method
-from .origin import Origin, origin_of, origins_of
+from .card import (
+    PLACEHOLDERS,
+    CardContent,
+    Example,
+    MethodDescription,
+    Origin,
+    Task,
+    hub_name,
+    is_repo_id,
+    task_of,
+)
 from .results import last_evaluations
-from .settings import changed_options, changed_training_arguments
-from .task import Task, task_of
 
 
 TAGS = ("generated_from_trainer", "merlin_hf")
+# /home/me/data, ~/data, C:\\data and \\\\server\\data, also behind file://; not https://host/path or and/or.
+ABSOLUTE_PATH = re.compile(
+    r"(?:(?<=file://)|(?<![\w.:/~\\-]))(?:~|[A-Za-z]:(?=[/\\])|\\)?(?:[/\\][^\s/\\\"',;:|<>]+)+[/\\]?"
+)
 
 
 def content_of(
@@ -35,7 +48,7 @@ def content_of(
     source_dataset_args: str | Sequence[str] | None = None,
     examples_per_label: int = 0,
 ) -> CardContent:
-    """The content of a trainer's card; arguments as in [`~merlin_hf.hub.mixin.ModelCardMixin.create_model_card`]."""
+    """Return the content of a trainer's card; arguments as in [`~merlin_hf.hub.mixin.ModelCardMixin.create_model_card`]."""
     args, model = trainer.args, plain_model(trainer)
     is_adapter = hasattr(model, "peft_config")
     classifier = model.get_base_model() if is_adapter else model
@@ -56,7 +69,9 @@ def content_of(
         sources=origins_of(sources, source_dataset_tags, source_dataset, source_dataset_args)
         if sources is not None or named
         else [],
-        evaluated_on=_evaluated_on(evaluation, targets[0]),
+        evaluated_on=_evaluated_on(
+            evaluation, trainer.train_dataset, origins_of(None, dataset_tags, dataset, dataset_args)[0]
+        ),
         method=describe_method(type(trainer)),
         options=changed_options(args, getattr(trainer, "training_args_class", None)),
         training_arguments=changed_training_arguments(args),
@@ -102,16 +117,32 @@ def _base_model(model: Any) -> str | None:
     return hub_name(getattr(getattr(model, "config", None), "_name_or_path", None))
 
 
-def _evaluated_on(eval_dataset: Any, target: Origin) -> dict[str | None, Origin]:
-    """Where results come from; what the user said of the target holds for its evaluation set too."""
+def _evaluated_on(eval_dataset: Any, train_dataset: Any, given: Origin) -> dict[str | None, Origin]:
+    """
+    Return where results come from.
+
+    Args:
+        eval_dataset: the data set, or a dictionary of data sets by name.
+        train_dataset: what was trained on.
+        given ([`Origin`]): what the user says of the target, which holds for its evaluation set too.
+    """
     sets = eval_dataset if isinstance(eval_dataset, dict) else {None: eval_dataset}
+    trained = origin_of(train_dataset)
     found = {}
     for name, dataset in sets.items():
         own = origin_of(dataset)
+        # Rows held out of the split that was trained on are no results on that split.
+        if own[:4] == trained[:4] and not _same_rows(dataset, train_dataset):
+            own = own._replace(split=None)
         if own.hub_id is None and own.name is None:
-            own = own._replace(hub_id=target.hub_id, name=target.name, config=target.config)
+            own = own._replace(hub_id=given.hub_id, name=given.name, config=given.config)
         found[name] = own
     return found
+
+
+def _same_rows(dataset: Any, other: Any) -> bool:
+    fingerprint = getattr(dataset, "_fingerprint", None)
+    return dataset is other or (fingerprint is not None and fingerprint == getattr(other, "_fingerprint", None))
 
 
 def _examples(trainer: Trainer, model: Any, per_label: int) -> list[Example]:
@@ -144,3 +175,349 @@ def _tags(given: str | Sequence[str] | None, method: str) -> list[str]:
 def _has_processor(trainer: Trainer) -> bool:
     processor = trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)
     return processor is not None and hasattr(processor, "save_pretrained")
+
+
+# Data sets
+
+HUB_FILE = re.compile(r"hf://datasets/(?P<id>[^@]+)@(?P<revision>[^/]+)/")
+# Names of `datasets` for rows that were made in memory, and files and folders that were read here.
+NO_NAMES = {
+    None, "None", "arrow", "audiofolder", "cache", "csv", "generator", "hdf5", "imagefolder", "json", "lance", "pandas",
+    "parquet", "spark", "sql", "text", "videofolder", "webdataset", "xml",
+}  # fmt: skip
+
+
+def origin_of(dataset: Any, tag: str | None = None, name: str | None = None, config: str | None = None) -> Origin:
+    """
+    Describe a data set, by what it says itself and by what the user says, which goes first.
+
+    Args:
+        dataset (`torch.utils.data.Dataset` or `datasets.Dataset`, *optional*).
+        tag (`str`, *optional*): its name on the Hub.
+        name (`str`, *optional*): how to call it.
+        config (`str`, *optional*): its configuration.
+    """
+    rows = len(dataset) if isinstance(dataset, Sized) else None
+    info = getattr(dataset, "info", None)
+    known = Origin()
+    if info is not None and hasattr(info, "builder_name"):
+        known = _from_info(info, getattr(dataset, "split", None))
+    if tag is not None and not is_repo_id(tag):
+        name, tag = name or _without_path(tag), None
+    if tag is not None and tag != known.hub_id:
+        known = known._replace(hub_id=tag, config=None, revision=None, name=None)
+    return known._replace(
+        name=_without_path(name) or known.name,
+        config=config or known.config,
+        rows=rows,
+        label_names=_label_names(dataset),
+    )
+
+
+def _from_info(info: Any, split: Any) -> Origin:
+    for url in info.download_checksums or {}:
+        found = HUB_FILE.match(url)
+        if found and is_repo_id(found["id"]):
+            hub_id, revision = found["id"], found["revision"]
+            break
+    else:
+        hub_id = revision = None
+    # That of a folder that was read here is its last part; a path is never shown.
+    name = getattr(info, "dataset_name", None) or info.builder_name
+    is_named = hub_id is not None or name not in NO_NAMES
+    config = info.config_name
+    # A configuration that nobody named is a hash, or `default`.
+    is_configured = config not in (None, "default") and not config.startswith("default-")
+    return Origin(
+        hub_id=hub_id,
+        name=name if is_named and hub_id is None else None,
+        config=config if is_configured and is_named else None,
+        # `load_dataset("csv", data_files=...)` says `train` of any file.
+        split=str(split) if is_named and split is not None else None,
+        revision=revision,
+    )
+
+
+def _label_names(dataset: Any) -> tuple[str, ...] | None:
+    features = getattr(dataset, "features", None) or {}
+    for column in ("label", "labels"):
+        if isinstance(features.get(column), datasets.ClassLabel):
+            return tuple(features[column].names)
+    return None
+
+
+def origins_of(
+    dataset: Any,
+    tags: str | Sequence[str] | None = None,
+    names: str | Sequence[str] | None = None,
+    configs: str | Sequence[str] | None = None,
+) -> list[Origin]:
+    """Describe the data sets that rows come from, as [`origin_of`], where the user may name several."""
+    listed = [[given] if given is None or isinstance(given, str) else list(given) for given in (tags, names, configs)]
+    length = max(map(len, listed))
+    columns = [[*values, *[None] * (length - len(values))] for values in listed]
+    origins = [origin_of(dataset, *given) for given in zip(*columns, strict=True)]
+    if length > 1:  # nobody knows which of them has how many rows
+        origins = [origin._replace(rows=None) for origin in origins]
+    return origins
+
+
+# Settings
+
+# Where and how a run was started, logged and saved, which is nobody's business or says nothing about the model.
+HOUSEKEEPING = {
+    "accelerator_config", "batch_eval_metrics", "debug", "deepspeed", "disable_tqdm", "enable_jit_checkpoint",
+    "greater_is_better", "ignore_data_skip", "label_names",
+    "length_column_name", "local_rank", "metric_for_best_model", "output_dir", "parallelism_config",
+    "per_device_eval_batch_size", "prediction_loss_only", "project", "remove_unused_columns", "report_to",
+    "restore_callback_states_from_checkpoint", "resume_from_checkpoint", "run_name", "skip_memory_metrics",
+    "torch_empty_cache_steps", "use_cache", "use_cpu",
+}  # fmt: skip
+HOUSEKEEPING_PREFIXES = (
+    "dataloader_", "ddp_", "do_", "eval_", "fsdp", "hub_", "include_", "log_", "logging_", "push_", "save_", "trackio_",
+)  # fmt: skip
+# What `TrainingArguments` makes of arguments that are not given.
+FILLED_IN = {"accelerator_config"}
+# Options of methods that say how much is computed at once.
+HOUSEKEEPING_OPTIONS = {"target_chunk_size"}
+
+
+def changed_options(args: TrainingArguments, options: type | None) -> dict[str, str]:
+    """
+    Options of the method that differ from their defaults.
+
+    Args:
+        args ([`~transformers.TrainingArguments`]): of the run.
+        options (`type`, *optional*): the dataclass of the method's options, a subclass of `TrainingArguments`.
+    """
+    if options is None:
+        return {}
+    known = {option.name for option in dataclasses.fields(TrainingArguments)}
+    own = [option for option in dataclasses.fields(options) if option.name not in known | HOUSEKEEPING_OPTIONS]
+    return _changed(args, own)
+
+
+def changed_training_arguments(args: TrainingArguments) -> dict[str, str]:
+    """Training arguments that differ from their defaults, but for those about logging, saving, the Hub and the machine."""
+    shown = [
+        option
+        for option in dataclasses.fields(TrainingArguments)
+        if option.name not in HOUSEKEEPING
+        and not option.name.startswith(HOUSEKEEPING_PREFIXES)
+        and not option.name.endswith("_token")
+    ]
+    changed = _changed(args, shown)
+    for name in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):  # the old names of these two
+        if name.replace("gradient", "activation") in changed:
+            changed.pop(name, None)
+    if args.world_size > 1:
+        changed["processes"] = str(args.world_size)
+    return changed
+
+
+def given_arguments(args: TrainingArguments) -> dict[str, str]:
+    """All arguments and options that differ from their defaults, for the user's own eyes: with folders, without tokens."""
+    options = [option for option in dataclasses.fields(args) if option.name not in FILLED_IN]
+    names = {*_changed(args, options), "output_dir"}
+    if not args.report_to:  # "none", which is the default, comes to an empty list
+        names.discard("report_to")
+    values = args.to_dict()  # with a placeholder for each token
+    return {name: str(values[name]) for name in sorted(names)}
+
+
+def _changed(args: TrainingArguments, options: list[dataclasses.Field]) -> dict[str, str]:
+    # The defaults are read from the fields: making another instance would reset accelerate's state in mid-training.
+    changed = {}
+    for option in options:
+        default = option.default if option.default_factory is dataclasses.MISSING else option.default_factory()
+        value = _plain(getattr(args, option.name, default))
+        if value != _plain(default) and not (_is_blank(value) and _is_blank(default)):
+            changed[option.name] = str(value)
+    return changed
+
+
+def _plain(value: Any) -> Any:
+    """Return a value without absolute paths, which say something about the machine."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return _without_path(value)
+
+
+def _without_path(text: Any) -> Any:
+    """Return a text with the last part only of each absolute path in it; anything else as it is."""
+    return (
+        ABSOLUTE_PATH.sub(lambda found: re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], text)
+        if isinstance(text, str)
+        else text
+    )
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or value is False or (isinstance(value, str | list | tuple | dict) and not value)
+
+
+# Examples
+
+TEXT_COLUMNS = (
+    "text", "sentence", "content", "review", "comment", "utterance", "tweet", "document", "headline", "title",
+)  # fmt: skip
+PAIRS = (
+    ("text", "text_pair"), ("premise", "hypothesis"), ("question", "sentence"), ("question1", "question2"),
+    ("sentence1", "sentence2"),
+)  # fmt: skip
+LABEL_COLUMNS = ("label", "labels")
+SCANNED_ROWS = 1000
+LONGEST_TEXT = 300
+
+
+def examples_of(dataset: Any, id2label: dict[int, str], per_label: int) -> list[Example]:
+    """
+    The first texts of each label.
+
+    Args:
+        dataset (`Any`): examples are found in a `datasets.Dataset` with one or two columns of raw texts and one of classes.
+        id2label (`dict[int, str]`): the model's labels.
+        per_label (`int`): how many of each.
+
+    Returns:
+        `list[Example]`: by label, in the order of the labels; empty where there are no texts or no classes.
+    """
+    if per_label <= 0 or not isinstance(dataset, datasets.Dataset):
+        return []
+    columns = text_columns_of(dataset)
+    label_column = next((name for name in LABEL_COLUMNS if name in dataset.column_names), None)
+    if not columns or label_column is None:
+        return []
+    names = _names_of_labels(dataset.features[label_column], id2label)
+    found: dict[str, list[Example]] = {name: [] for name in names.values()}
+    for row in _scanned(dataset, (*columns, label_column)):
+        texts = [_one_line(row[name]) for name in columns]
+        for label in _labels(row[label_column], names):
+            if all(texts) and len(found.setdefault(label, [])) < per_label:
+                found[label].append(Example(label, *texts))
+        if all(len(examples) == per_label for examples in found.values()):
+            break
+    return [example for examples in found.values() for example in examples]
+
+
+def text_columns_of(dataset: Any) -> tuple[str, ...]:
+    """The column of raw texts of a `datasets.Dataset`, or the two that a model takes together; none for anything else."""
+    if not isinstance(dataset, datasets.Dataset):
+        return ()
+    texts = [name for name, feature in dataset.features.items() if _is_text(feature)]
+    pair = next((pair for pair in PAIRS if set(pair) <= set(texts)), None)
+    return pair or tuple(name for name in TEXT_COLUMNS if name in texts)[:1]
+
+
+def first_texts(dataset: Any) -> tuple[str, ...]:
+    """What the columns of [`text_columns_of`] have in the first row that leaves none of them empty."""
+    columns = text_columns_of(dataset)
+    for row in _scanned(dataset, columns) if columns else ():
+        texts = tuple(_one_line(row[name]) for name in columns)
+        if all(texts):
+            return texts
+    return ()
+
+
+def _scanned(dataset: datasets.Dataset, columns: Iterable[str]) -> datasets.Dataset:
+    # Without the user's transform, which may return anything.
+    rows = dataset.with_format(None).select_columns(list(columns))
+    return rows.select(range(min(len(rows), SCANNED_ROWS)))
+
+
+def _is_text(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
+def _names_of_labels(feature: Any, id2label: dict[int, str]) -> dict[int, str]:
+    names = {int(id): str(name) for id, name in id2label.items()}
+    if isinstance(feature, datasets.ClassLabel) and all(name == f"LABEL_{id}" for id, name in names.items()):
+        return dict(enumerate(feature.names))
+    return names
+
+
+def _labels(value: Any, names: dict[int, str]) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, bool | int):
+        return [names[value]] if int(value) in names else []
+    if isinstance(value, list) and len(value) == len(names):  # several labels, as zeros and ones
+        return [names[id] for id, is_set in enumerate(value) if id in names and is_set]
+    return []
+
+
+def _one_line(text: Any) -> str:
+    line = " ".join(str(text or "").split())
+    line = line.encode("utf-8", "replace").decode("utf-8")
+    return line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 1].rstrip()}…"
+
+
+# Methods
+
+MERLIN_CITATION = """\
+@article{liu2020merlin,
+  title   = {Meta-learning Transferable Representations with a Single Target Domain},
+  author  = {Hong Liu and Jeff Z. HaoChen and Colin Wei and Tengyu Ma},
+  journal = {arXiv preprint arXiv:2011.01418},
+  year    = {2020}
+}"""
+
+# By the name of the trainer class, as this package knows nothing of trainers.
+DESCRIPTIONS = {
+    "MerlinTrainer": MethodDescription(
+        "MeRLin",
+        "[MeRLin](https://arxiv.org/abs/2011.01418) trains the backbone on the source and, through a head that is fit in "
+        "closed form on a part of each target batch, for what that head does on the rest of it. The head in this model was "
+        "fit on all rows of the target with the final backbone.",
+        MERLIN_CITATION,
+    ),
+    "JointTrainer": MethodDescription(
+        "joint training",
+        "Joint training minimises the sum of the losses on source and target, with one backbone and a head for each. The "
+        "head in this model is the target's.",
+    ),
+    "FinetuneTrainer": MethodDescription("fine-tuning", "All weights were trained on the target alone."),
+}
+
+
+def describe_method(trainer_class: type) -> MethodDescription:
+    """
+    What a card says about a trainer's method.
+
+    The nearest of these in the inheritance of the class: its attribute `method_description`, a method of this package with a
+    text here, any other method of this package by the first paragraph of its docstring. What builds on a method with a
+    citation has it too.
+    """
+    for parent in trainer_class.__mro__:
+        found = _own_description(parent)
+        if found is not None:
+            break
+    else:
+        found = _from_docstring(trainer_class)
+    cited = [_own_description(parent) for parent in trainer_class.__mro__]
+    citation = next((description.citation for description in cited if description and description.citation), None)
+    return found._replace(citation=found.citation or citation)
+
+
+def _own_description(trainer_class: type) -> MethodDescription | None:
+    if trainer_class.__dict__.get("method_description") is not None:
+        return trainer_class.__dict__["method_description"]
+    if trainer_class.__name__ in DESCRIPTIONS:
+        return DESCRIPTIONS[trainer_class.__name__]
+    if trainer_class.__module__.startswith("merlin_hf.methods.") and trainer_class.__name__.endswith("Trainer"):
+        return _from_docstring(trainer_class)
+    return None
+
+
+def _from_docstring(trainer_class: type) -> MethodDescription:
+    paragraph = inspect.cleandoc(trainer_class.__dict__.get("__doc__") or "").split("\n\n")[0]
+    paragraph = re.sub(r"\[`~?(?:\w+\.)*(\w+)`\]", r"`\1`", " ".join(paragraph.split()))
+    # The name of a method stands before its authors: "L2-SP (Li, Grandvalet and Davoine 2018): ..."
+    named = re.match(r"([^:.(`]{1,40}) \(", paragraph)
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", trainer_class.__name__.removesuffix("Trainer") or "Trainer")
+    linked = re.sub(r"arXiv (\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", paragraph)
+    return MethodDescription(named[1] if named else words.capitalize(), linked)

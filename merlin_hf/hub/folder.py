@@ -360,9 +360,9 @@ class ModelFolder:
         """The log of training in `trainer_state.json`; empty where there is none."""
         path = self.path / TRAINER_STATE
         history = _read_json(path).get("log_history") if path.exists() else None
-        if not isinstance(history, list):
-            return []
-        return [entry for entry in history if isinstance(entry, dict) and _is_number(entry.get("step"))]
+        entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
+        numbers = [{name: value for name, value in entry.items() if _is_number(value)} for entry in entries]
+        return [entry for entry in numbers if "step" in entry]
 
     def _check_whole(self) -> None:
         config = ADAPTER_CONFIG_NAME if self.is_adapter else CONFIG_NAME
@@ -414,4 +414,5 @@ class ModelFolder:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53
+    """Tell whether a value of a log is a number, and no integer beyond the range of floats."""
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)

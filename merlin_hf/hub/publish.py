@@ -1,20 +1,22 @@
-"""Putting a folder with a model on the Hub."""
+"""Put a folder with a model on the Hub."""
 
 import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from .card import CardContent, hub_name, write_card
+from ..utils.markdown import escape
+from .card import TEXT_CLASSIFICATION, CardContent, hub_name, task_of, write_card
 from .content import TAGS
 from .errors import PublishError, explained
 from .folder import CARD, ModelFolder
 from .results import last_evaluations
-from .task import TEXT_CLASSIFICATION, task_of
 
 
 WRITTEN_FOR = re.compile(r"<!-- Written by merlin_hf for (?P<repo_id>\S+?)\. ")
@@ -23,7 +25,7 @@ NO_MODEL = {".gitattributes", "README.md", "LICENSE"}
 
 
 class Plan(NamedTuple):
-    """What would be published: sizes of the files by name, what is left out and why, and the card."""
+    """What would be published: sizes of the files by name, reasons for what is left out, and the card."""
 
     files: dict[str, int]
     left_out: dict[str, str]
@@ -33,7 +35,7 @@ class Plan(NamedTuple):
 
 def plan_of(folder: str | os.PathLike, repo_id: str, license: str | None = None) -> Plan:
     """
-    What [`publish_folder`] would send. Reads the folder only.
+    Return what [`publish_folder`] would send. The folder is only read.
 
     Raises:
         PublishError: the folder has no whole model, or its card cannot be read.
@@ -125,18 +127,16 @@ def _check_repository(api: HfApi, repo_id: str, private: bool, update: bool) -> 
 
 def card_of(model: ModelFolder, repo_id: str, license: str | None) -> str:
     """
-    The folder's card with the name of the repository in it, or one that is written from the folder's files.
+    Return the folder's card with the name of the repository in it, or one that is written from the folder's files.
 
     Raises:
         PublishError: the card's metadata cannot be read.
     """
     path = model.path / CARD
-    try:
-        card = ModelCard.load(path) if path.is_file() else write_card(_content_of_folder(model, repo_id))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise PublishError(
-            f"{path} cannot be read: {error}. Correct or remove it; a new one is written then."
-        ) from error
+    if CARD in model.files:
+        card = _read_card(path)
+    else:
+        card = write_card(_content_of_folder(model, repo_id))
     written_for = WRITTEN_FOR.search(card.text)
     if written_for is not None:
         _rename(card, written_for["repo_id"], repo_id)
@@ -145,19 +145,37 @@ def card_of(model: ModelFolder, repo_id: str, license: str | None) -> str:
     return str(card)
 
 
+def _read_card(path: Path) -> ModelCard:
+    try:
+        text = path.read_text(encoding="utf-8")
+        block = REGEX_YAML_BLOCK.search(text)
+        # A few lines of aliases of aliases can stand for more than fits into memory.
+        if block and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(block[2], Loader=yaml.SafeLoader)):
+            raise PublishError(f"{path} has an alias (`*name`) in its metadata. Write out what it stands for.")
+        card = ModelCard(text)
+        str(card)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError, yaml.YAMLError) as error:
+        raise PublishError(
+            f"{path} cannot be read: {error}. Correct or remove it; a new one is written then."
+        ) from error
+    return card
+
+
 def _rename(card: ModelCard, old: str, new: str) -> None:
-    """Call a card's model by another name, but for a title that somebody chose."""
+    """Put another name in place of the repository's, but leave a title that somebody chose."""
     for around in ('"{}"', "'{}'", "<!-- Written by merlin_hf for {}. "):
         card.text = card.text.replace(around.format(old), around.format(new))
     old_title, new_title = (name.split("/")[-1] for name in (old, new))
-    card.text = re.sub(rf"^# {re.escape(old_title)}$", f"# {new_title}", card.text, count=1, flags=re.MULTILINE)
+    title = f"# {escape(new_title)}"
+    card.text = re.sub(rf"^# {re.escape(escape(old_title))}$", lambda _: title, card.text, count=1, flags=re.MULTILINE)
     if card.data.get("model_name") == old_title:
         card.data["model_name"] = new_title
 
 
 def _content_of_folder(model: ModelFolder, repo_id: str) -> CardContent:
-    """What the files say: nothing about the data or the method, as the training arguments are a pickle, which is not read."""
-    class_names = list(model.config.get("architectures") or ["AutoModel"])
+    """Return what the files say: nothing of data or method, as the training arguments are a pickle, which is not read."""
+    architectures = model.config.get("architectures")
+    class_names = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
     task = task_of(class_names)
     if model.is_adapter:
         task = TEXT_CLASSIFICATION if model.config.get("task_type") == "SEQ_CLS" else None
@@ -165,7 +183,7 @@ def _content_of_folder(model: ModelFolder, repo_id: str) -> CardContent:
     return CardContent(
         repo_id=repo_id,
         title=repo_id.split("/")[-1],
-        class_name=class_names[0],
+        class_name=class_names[0] if class_names else "AutoModel",
         task=task,
         base_model=hub_name(model.config.get("base_model_name_or_path")),
         evaluations=last_evaluations(model.log_history),

@@ -29,7 +29,7 @@ from transformers import (
     set_seed,
 )
 
-from ..hub.settings import given_arguments
+from ..hub.content import given_arguments
 from ..methods import get_method
 from ..training_args import TransferTrainingArguments
 from ..transfer.distributed import end_training

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import transformers.utils.hub
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -80,6 +80,14 @@ def text_dataset(tokenizer, rows=24, names=("bad", "good", "plain")):
     features = Features({"text": Value("string"), "label": ClassLabel(names=list(names))})
     dataset = Dataset.from_dict({"text": texts, "label": labels}, features=features)
     return dataset.map(lambda batch: tokenizer(batch["text"]), batched=True)
+
+
+def of_the_hub(dataset, config, split):
+    """The rows as if they came from the Hub."""
+    dataset.info.download_checksums = {f"hf://datasets/nyu-mll/glue@bcdcba79/{config}/{split}.parquet": {}}
+    dataset.info.update(DatasetInfo(dataset_name="glue", builder_name="parquet", config_name=config))
+    dataset._split = split
+    return dataset
 
 
 def publishing(trainer_class):

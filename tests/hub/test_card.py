@@ -5,21 +5,27 @@ import re
 import pytest
 import torch
 import yaml
-from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value
+from datasets import ClassLabel, Dataset, Features, Value
 from huggingface_hub import ModelCard
 from transformers import Trainer, TrainingArguments
 
 from merlin_hf.hub import PublishError
-from merlin_hf.hub.card import CardContent, hub_name, write_card
-from merlin_hf.hub.examples import Example
-from merlin_hf.hub.methods import DESCRIPTIONS, MERLIN_CITATION, describe_method
-from merlin_hf.hub.origin import Origin
+from merlin_hf.hub.card import (
+    TEXT_CLASSIFICATION,
+    CardContent,
+    Example,
+    MethodDescription,
+    Origin,
+    hub_name,
+    task_of,
+    write_card,
+)
+from merlin_hf.hub.content import DESCRIPTIONS, MERLIN_CITATION, describe_method
 from merlin_hf.hub.results import Evaluation
-from merlin_hf.hub.task import TEXT_CLASSIFICATION, task_of
 from merlin_hf.methods import METHODS, JointTrainer
 from merlin_hf.transfer.trainer import TransferTrainer
 from tests.hub.card_rules import broken_rules
-from tests.hub.conftest import ROOT, text_dataset, text_trainer, tiny_tokenizer
+from tests.hub.conftest import ROOT, of_the_hub, text_dataset, text_trainer, tiny_tokenizer
 from tests.tiny import TINY_CLASSIFIERS, tiny_bert, tiny_dataset
 
 
@@ -30,14 +36,6 @@ def card_of(trainer, **kwargs):
         text = file.read()
     assert broken_rules(text) == ([], [])
     return ModelCard.load(path), text
-
-
-def of_the_hub(dataset, config, split):
-    """The rows as if they came from the Hub."""
-    dataset.info.download_checksums = {f"hf://datasets/nyu-mll/glue@bcdcba79/{config}/{split}.parquet": {}}
-    dataset.info.update(DatasetInfo(dataset_name="glue", builder_name="parquet", config_name=config))
-    dataset._split = split
-    return dataset
 
 
 def test_a_whole_card(tmp_path):
@@ -236,6 +234,57 @@ def test_odd_texts_break_nothing():
     assert yaml.safe_load(text.split("---")[1])["widget"][0]["text"] == odd
     assert "{{ card_data }}" in text and "| l\\|1 | a \\| " in text and "&lt;script>" in text
     assert len(re.findall("^```", text, re.MULTILINE)) == 4
+
+
+HOSTILE = [
+    "a\n\n# Forged\n<script>alert(1)</script>`",
+    "![p](http://evil.example/p.gif)",
+    "[c](javascript:alert(1)) | x",
+    "---\nlicense: mit\n---",
+    "-->\n<svg onload=alert(1)>",
+    "\"quoted\" 'twice': {a: [b, *c, &d, !e]} #f",
+    "```\n# Forged",
+    "x" * 100_000,
+    "\x1b[31m\u202e\x00\x85\u2028",
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
+def test_names_that_are_markup_are_shown_as_text(hostile):
+    origin = Origin(hostile, hostile, hostile, hostile, hostile, 3, (hostile, "b"))
+    content = CardContent(
+        hostile, hostile, hostile, TEXT_CLASSIFICATION, None, [origin], [origin], {hostile: origin, None: origin},
+        MethodDescription(hostile, "Trains."), {"o": hostile}, {"a": hostile},
+        [Evaluation(name, {hostile: 0.5, "accuracy": 1.0}, 3) for name in (hostile, None)],
+        [{"step": 1, "loss": 1.0, f"eval_{hostile}": 0.5}],
+        [Example(hostile, hostile), Example("b", hostile)],
+        language=[hostile], tags=[hostile], has_processor=True,
+    )  # fmt: skip
+    card = write_card(content)
+    text = str(card)
+    assert broken_rules(text) == ([], []) and len(text) < 1_500_000
+    assert card.data.license is None and card.data.pipeline_tag == "text-classification"
+    body = text.split("\n---\n", 1)[1]
+    fences = re.findall(r"^```.*$", body, re.MULTILINE)
+    assert fences == ["```python", "```"]
+    outside = re.sub(r"^```.*?^```$", "", body, flags=re.MULTILINE | re.DOTALL)
+    outside = re.sub(r"\\.", "", outside)  # escaped signs
+    outside = re.sub(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", "", outside)  # code
+    assert re.findall(r"<(?!!--)", outside) == []
+    assert re.findall(r"\]\((?!https://(?:huggingface.co|arxiv.org)/)", outside) == []
+    headings = re.findall(r"^#+ (\w+)", outside, re.MULTILINE)
+    assert "Forged" not in headings and headings.count("Results") == 2
+    tables = re.findall(r"(?:^\|.*\n)+", outside, re.MULTILINE)
+    assert len(tables) == 7 and all(len({row.count("|") for row in found.splitlines()}) == 1 for found in tables)
+
+
+def test_a_trainer_with_hostile_names(tmp_path):
+    trainer = text_trainer(
+        tmp_path / "a <b> `c`", trainer={"eval_dataset": {HOSTILE[0]: text_dataset(tiny_tokenizer())}}
+    )
+    trainer.evaluate()
+    _, text = card_of(trainer, dataset=HOSTILE[0], dataset_args=HOSTILE[2], source_dataset_tags=HOSTILE[3])
+    assert "<script" not in re.sub(r"`+.+?`+", "", text.split("\n---\n", 1)[1]) and "\n# Forged" not in text
 
 
 def test_metadata_that_cannot_be_is_an_error():

@@ -14,6 +14,7 @@ from merlin_hf.cli.publish import add_publish_parser, publish, readable
 from merlin_hf.hub import PublishError, publish_folder
 from merlin_hf.hub.errors import reason
 from merlin_hf.hub.publish import plan_of
+from tests.hub.card_rules import broken_rules
 from tests.hub.conftest import READ_TOKEN, TOKEN, contents, holds, text_trainer
 from tests.hub.server import Repository
 from tests.tiny import tiny_bert
@@ -150,6 +151,32 @@ def test_weights_in_shards_and_an_adapter(tmp_path, online):
     assert b"library_name: peft" in files["README.md"]
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"architectures": 3}, {"architectures": [None, 3]}, {"architectures": ["<script>alert(1)</script>`\n# a"]}, {},
+        {"architectures": "BertForSequenceClassification"}, {"architectures": {"a": 1}},
+    ],
+)  # fmt: skip
+def test_any_configuration_has_a_card(config, folder):
+    (folder / "README.md").unlink()
+    (folder / "config.json").write_text(json.dumps(config))
+    text = plan_of(folder, "ada/films").card
+    assert broken_rules(text) == ([], []) and "\n# a" not in text and "AutoModel" in text
+
+
+def test_any_log_has_a_card(folder):
+    (folder / "README.md").unlink()
+    entries = [
+        None,
+        1,
+        {"step": 1, "eval_a": 10**400, "eval_<b>\n# c": 0.5, "eval_d": "x", "epoch": [1], "loss": float("nan")},
+    ]
+    (folder / "trainer_state.json").write_text(json.dumps({"log_history": entries}))
+    text = plan_of(folder, "ada/films").card
+    assert broken_rules(text) == ([], []) and "\n# c" not in text and "<b>" not in text.split("\n---\n", 1)[1]
+
+
 # Folders that are no model
 
 
@@ -190,6 +217,15 @@ def broken_card(folder):
     (folder / "README.md").write_text("---\n- a\n- b\n---\n")
 
 
+def a_card_of_aliases(folder):
+    lines = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'x'}]" for i in range(30)]
+    (folder / "README.md").write_text("\n".join(["---", *lines, "---", ""]))
+
+
+def a_deep_card(folder):
+    (folder / "README.md").write_text(f"---\na: {'[' * 10_000}\n---\n")
+
+
 def no_folder(folder):
     shutil.rmtree(folder)
 
@@ -205,6 +241,8 @@ def no_folder(folder):
         (a_missing_shard, "model-00002-of-00002.safetensors missing"),
         (broken_config, "config.json is no JSON"),
         (broken_card, "README.md cannot be read.*Correct or remove it"),
+        (a_card_of_aliases, "README.md has an alias"),
+        (a_deep_card, "README.md cannot be read"),
         (no_folder, "is no folder"),
     ],
 )
