@@ -5,7 +5,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from .exit_status import FAILURE, INTERRUPTED, USAGE_ERROR
+from .exit_status import FAILURE, INTERRUPTED, USAGE_ERROR, fail
 
 
 def add_compare_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -42,10 +42,10 @@ def compare(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         `int`: the exit status.
     """
     from ..comparison import ConfigError
+    from ..utils.files import FileError
 
     if rest:
-        print(f"merlin-hf compare: unrecognized arguments: {' '.join(rest)}", file=sys.stderr)
-        return USAGE_ERROR
+        return fail("compare", f"unrecognized arguments: {' '.join(rest)}", USAGE_ERROR)
     overrides = {name: getattr(arguments, name) for name in ("output_dir", "model", "seeds", "methods")}
     if arguments.seeds is not None and len(arguments.seeds) == 1:
         overrides["seeds"] = arguments.seeds[0]
@@ -53,9 +53,8 @@ def compare(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         # Whatever libraries print must not get between the table and a program that reads it.
         with contextlib.redirect_stdout(sys.stderr):
             text, status = _run(arguments, overrides)
-    except (ConfigError, FileNotFoundError, ImportError) as error:
-        print(f"merlin-hf compare: {error}", file=sys.stderr)
-        return USAGE_ERROR
+    except (ConfigError, FileError, OSError, ImportError) as error:
+        return fail("compare", error, USAGE_ERROR)
     except KeyboardInterrupt:
         print("\nInterrupted. Finished runs are kept: the same command goes on from there.", file=sys.stderr)
         return INTERRUPTED
@@ -67,7 +66,7 @@ def compare(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
 def _run(arguments: argparse.Namespace, overrides: dict) -> tuple[str, int]:
     """What to print, nothing in other processes than the first, and the exit status."""
     from ..comparison import ComparisonError, compare, dry_run
-    from ..comparison.runs import to_json
+    from ..utils.files import to_json
 
     if arguments.dry_run:
         plan = dry_run(arguments.config, **overrides)
@@ -76,8 +75,7 @@ def _run(arguments: argparse.Namespace, overrides: dict) -> tuple[str, int]:
     try:
         result = compare(arguments.config, **overrides)
     except ComparisonError as error:
-        print(f"merlin-hf compare: {error}", file=sys.stderr)
-        return "", FAILURE
+        return "", fail("compare", error, FAILURE)
     status = FAILURE if result.failed else 0
     if not result.is_main_process:
         return "", status

@@ -1,12 +1,16 @@
 """A comparison from its configuration to its tables."""
 
+import contextlib
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate.utils import broadcast_object_list
 
+from ..utils.files import FileError, check_output_dir, locked, to_json, write_text
 from .config import CompareConfig, load_config
 from .experiment import Experiment
 from .figure import check_can_draw, save_figure
@@ -15,7 +19,7 @@ from .plan import MethodPlan, find_unusable, make_plans
 from .progress import Progress, make_progress
 from .quiet import quiet
 from .report import markdown_table, summarize, write_csv
-from .runs import Run, RunStore, to_json, write_text
+from .runs import Run, RunStore
 from .values import first_sentence
 
 
@@ -85,6 +89,7 @@ def compare(config: Any, *, show_progress: bool = True, **overrides: Any) -> Com
 
     Raises:
         ConfigError: the configuration cannot be used; nothing has run then.
+        FileError: `output_dir` cannot be written to, or another process runs a comparison there; nothing has run then.
         ComparisonError: no method could be run.
 
     Example:
@@ -98,10 +103,11 @@ def compare(config: Any, *, show_progress: bool = True, **overrides: Any) -> Com
     """
     config = load_config(config, **overrides)
     check_can_draw()
-    with quiet():
+    with quiet(), contextlib.ExitStack() as stack:
         experiment = Experiment(config)
         is_main = experiment.processes.is_main_process
-        store = RunStore(Path(config.output_dir) / "runs", is_main)
+        stack.enter_context(hold_output_dir(experiment))
+        store = RunStore(Path(config.output_dir) / "runs", is_main, experiment.metric)
         with make_progress(is_main and show_progress) as progress:
             for warning in experiment.pair.warnings:
                 progress.say(f"Warning: {warning}")
@@ -114,6 +120,34 @@ def compare(config: Any, *, show_progress: bool = True, **overrides: Any) -> Com
         reasons = "; ".join(f"{outcome.plan.label}: {outcome.reason}" for outcome in outcomes)
         raise ComparisonError(f"No method could be run. {reasons}")
     return result
+
+
+@contextlib.contextmanager
+def hold_output_dir(experiment: Experiment, lock: bool = True) -> Iterator[None]:
+    """
+    Check that the results can be written, and keep other comparisons out of `output_dir` until the end.
+
+    Args:
+        experiment ([`Experiment`]).
+        lock (`bool`): whether to keep others out.
+
+    Raises:
+        FileError: they cannot, or another comparison runs there; on all processes alike.
+    """
+    folder = experiment.config.output_dir
+    problem: list[FileError | None] = [None]
+    with contextlib.ExitStack() as stack:
+        if experiment.processes.is_main_process:
+            try:
+                check_output_dir(folder, experiment.files)
+                if lock:
+                    stack.enter_context(locked(Path(folder, "runs", ".lock"), folder, "merlin-hf compare"))
+            except FileError as error:
+                problem = [error]
+        found = broadcast_object_list(problem)[0]
+        if found is not None:
+            raise found
+        yield
 
 
 class Driver:
@@ -155,7 +189,8 @@ class Driver:
             if self.experiment.processes.num_processes > 1:
                 raise  # the other processes may not have met it, and would wait for this one
             outcome.status, outcome.reason = "failed", first_sentence(error)
-            path = Path(self.experiment.config.output_dir) / "errors" / f"{outcome.plan.label}.txt"
+            name = self.experiment.folders[outcome.plan.label]
+            path = Path(self.experiment.config.output_dir) / "errors" / f"{name}.txt"
             write_text(path, traceback.format_exc())
             self.progress.say(f"{outcome.plan.label} failed: {outcome.reason} ({path})")
             self.experiment.clean_up()

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..utils.markdown import visible
 from .config import load_config
-from .driver import Driver, count_finished
+from .driver import Driver, count_finished, hold_output_dir
 from .experiment import Experiment
 from .figure import check_can_draw
 from .plan import find_unusable, make_plans
@@ -31,7 +32,8 @@ class DryRun:
     @property
     def text(self) -> str:
         """For people."""
-        return "\n".join([*_data_lines(self.summary), "", *_method_lines(self.summary)]) + "\n"
+        lines = [*_data_lines(self.summary), "", *_method_lines(self.summary)]
+        return "\n".join(visible(line, keep_lines=True).replace("\n", " ") for line in lines) + "\n"
 
 
 def dry_run(config: Any, **overrides: Any) -> DryRun:
@@ -48,7 +50,8 @@ def dry_run(config: Any, **overrides: Any) -> DryRun:
     check_can_draw()
     with quiet():
         experiment = Experiment(config)
-        store = RunStore(Path(config.output_dir) / "runs", experiment.processes.is_main_process)
+        with hold_output_dir(experiment, lock=False):
+            store = RunStore(Path(config.output_dir) / "runs", experiment.processes.is_main_process, experiment.metric)
         plans = make_plans(experiment)
         find_unusable(experiment, plans, store)
         driver = Driver(experiment, store, Progress())

@@ -18,6 +18,7 @@ from transformers.utils import CONFIG_NAME
 
 from ..methods.delta import DeltaTrainingArguments
 from ..transfer.layers import find_layers
+from ..utils.files import file_names, write_text
 from .config import CompareConfig
 from .encoding import ImageEncoder
 from .frozen import (
@@ -36,13 +37,14 @@ from .models import build_model, load_encoder, load_model_config, model_identity
 from .own_code import own_classes, own_code
 from .pair import Pair
 from .progress import Progress, StepCallback
-from .runs import FINAL, FORMAT, Run, write_text
+from .runs import FINAL, FORMAT, Run
 from .tasks import IMAGE, Rows
 from .values import ConfigError, first_sentence
 
 
 SETUP = ("use_cpu", "ddp_backend", "ddp_timeout")
 DEFAULTS = {"per_device_eval_batch_size": 64, "report_to": "none"}
+TABLES = ("results.json", "table.md", "results.csv", "comparison.png")
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "numpy")
 
 
@@ -59,6 +61,7 @@ class Experiment:
 
     def __init__(self, config: CompareConfig):
         self.config = config
+        self.folders = file_names(method.label for method in config.methods)
         self._folder = tempfile.TemporaryDirectory(prefix="merlin_hf-")  # Trainer wants one; nothing is kept there
         # Training arguments set up the processes when asked for the device; the state can then be asked.
         given = {name: config.training[name] for name in SETUP if name in config.training}
@@ -272,7 +275,7 @@ class Experiment:
 
     def model_folder(self, method: MethodConfig, seed: int) -> Path:
         """Where `save_models` keeps the model of a final run."""
-        return Path(self.config.output_dir) / "models" / method.label / f"seed-{seed}"
+        return Path(self.config.output_dir) / "models" / self.folders[method.label] / f"seed-{seed}"
 
     def save_model(self, trainer: Trainer, method: MethodConfig, run: Run) -> None:
         """Keep a run's model, with the run's key beside it."""
@@ -290,8 +293,18 @@ class Experiment:
             return False
         folder = self.model_folder(method, run.seed)
         key = _key_of(folder)  # the folder may hold the model of another run with this label and seed
-        found = [(folder / CONFIG_NAME).is_file() and key.is_file() and key.read_text() == run.key]
+        found = [(folder / CONFIG_NAME).is_file() and key.is_file() and key.read_bytes() == run.key.encode()]
         return not broadcast_object_list(found)[0]
+
+    @property
+    def files(self) -> list[str]:
+        """Names of files that a comparison writes into `output_dir`, one at least of each folder in it."""
+        names = list(self.folders.values())
+        found = [*TABLES, *(f"runs/{name}/_" for name in names), *(f"errors/{name}.txt" for name in names)]
+        if self.config.save_models:
+            folders = [f"models/{name}/seed-{seed}" for name in names for seed in self.config.seeds]
+            found += [file for folder in folders for file in (f"{folder}/{CONFIG_NAME}", f"{folder}.key")]
+        return found
 
     def clean_up(self) -> None:
         """Free what a run leaves behind."""

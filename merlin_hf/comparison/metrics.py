@@ -1,7 +1,9 @@
 """How predictions are scored."""
 
 import math
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -10,11 +12,25 @@ CLASSIFICATION = ("accuracy", "f1", "matthews_correlation")
 REGRESSION = ("pearson", "spearmanr", "mse")
 LOWER_IS_BETTER = ("mse",)
 METRICS = (*CLASSIFICATION, *REGRESSION)
+# The least and the largest value.
+RANGES = {
+    "accuracy": (0.0, 1.0),
+    "f1": (0.0, 1.0),
+    "matthews_correlation": (-1.0, 1.0),
+    "pearson": (-1.0, 1.0),
+    "spearmanr": (-1.0, 1.0),
+    "mse": (0.0, math.inf),
+}
 
 
 def default_metric(is_regression: bool) -> str:
     """`pearson` for real labels, else `accuracy`."""
     return "pearson" if is_regression else "accuracy"
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value of JSON is a number that a float can hold; neither true nor false is one."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def is_better(score: float, other: float, metric: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from ..utils.markdown import visible
 from .runs import Run
 
 
@@ -48,7 +49,7 @@ class Lines(Progress):
 
     def say(self, text: str) -> None:
         """One line."""
-        print(text, file=self.stream, flush=True)
+        print(visible(text, keep_lines=True), file=self.stream, flush=True)
         self.spoke = time.monotonic()
 
     def expect(self, runs: int, finished: int) -> None:
@@ -79,7 +80,12 @@ class Bars(Lines):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         super().__init__(stream)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         self.bars = Progress(*columns, console=Console(file=stream))
         self.of_runs = self.bars.add_task("runs", total=None)
         self.of_steps = self.bars.add_task("steps", total=None, visible=False)
@@ -93,7 +99,7 @@ class Bars(Lines):
 
     def say(self, text: str) -> None:
         """One line."""
-        self.bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.bars.console.print(visible(text, keep_lines=True), markup=False, highlight=False, soft_wrap=True)
 
     def expect(self, runs: int, finished: int) -> None:
         """How many runs there are, and how many of them are finished already."""
@@ -102,7 +108,7 @@ class Bars(Lines):
 
     def start(self, run: Run) -> None:
         """A run starts."""
-        self.bars.reset(self.of_steps, description=str(run), total=run.steps or None, visible=True)
+        self.bars.reset(self.of_steps, description=visible(run), total=run.steps or None, visible=True)
 
     def step(self, step: int, steps: int) -> None:
         """It has made so many of so many steps."""

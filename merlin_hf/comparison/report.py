@@ -7,8 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ..utils.files import short_path, short_paths, write_text
+from ..utils.markdown import Markdown, cell, escape
 from .metrics import LOWER_IS_BETTER
-from .runs import write_text
 from .statistics import holm, mean_and_spread, paired_difference
 
 
@@ -111,9 +112,10 @@ def markdown_table(summary: dict[str, Any]) -> str:
     rows = [["method", summary["metric"], f"difference to {reference}", "p (Holm)", "steps", "setting"]]
     for method in summary["methods"]:
         rows.append(_table_row(method, reference))
+    rows = [[cell(value) for value in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
     lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
     return "\n\n".join(["\n".join(lines), *_legend(summary)]) + "\n"
@@ -132,9 +134,9 @@ def _table_row(method: dict[str, Any], reference: str) -> list[str]:
         p = method.get("p_value_holm")
         p_value = "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
     setting = {**method["options"], **method["setting"]}
-    setting = ", ".join(f"{name} {value}" for name, value in setting.items()) or "defaults"
+    setting = short_paths(", ".join(f"{name} {value}" for name, value in setting.items())) or "defaults"
     steps = str(method["steps"]) if method["steps"] else "closed form"
-    return [method["label"], f"{method['mean']:.4f}{spread}", difference, p_value, steps, setting]
+    return [method["label"], f"{method['mean']:.4f}{spread}", Markdown(difference), p_value, steps, setting]
 
 
 def _legend(summary: dict[str, Any]) -> list[str]:
@@ -143,29 +145,30 @@ def _legend(summary: dict[str, Any]) -> list[str]:
     counted = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"seed {seeds[0]}"
     lower = ", the lower the better" if summary["lower_is_better"] else ""
     lines = [
-        f"{summary['metric']} on {target['test_rows']} test rows{lower}: mean"
+        f"{escape(summary['metric'])} on {target['test_rows']} test rows{lower}: mean"
         + (" ± sample standard deviation" if len(seeds) > 1 else "")
-        + f" over {counted}. Target: {data_name(target)}, {target['train_rows']} labelled rows"
-        + (f". Source: {data_name(source)}, {source['rows']} rows." if source else ", without a source."),
+        + f" over {counted}. Target: {escape(data_name(target))}, {target['train_rows']} labelled rows"
+        + (f". Source: {escape(data_name(source))}, {source['rows']} rows." if source else ", without a source."),
     ]
     if len(seeds) > 1:
         lines.append(
             f"Differences with their 95 % interval and p of a paired t-test over seeds, Holm-corrected, against "
-            f"{summary['reference']}: about new draws of rows and weights, not about other test rows."
+            f"{escape(summary['reference'])}: about new draws of rows and weights, not about other test rows."
         )
     else:
         lines.append("One seed tells nothing about spread: give more `seeds` for intervals and tests.")
     for method in summary["methods"]:
         if method["status"] != "ok":
-            lines.append(
-                f"{method['label']} {'is ' if method['status'] != 'failed' else ''}{method['status']}: {method['reason']}"
-            )
-    return lines + [f"Warning: {warning}" for warning in summary["warnings"]]
+            verb = "is " if method["status"] != "failed" else ""
+            reason = short_paths(str(method["reason"]))
+            lines.append(f"{escape(method['label'])} {verb}{method['status']}: {escape(reason)}")
+    return lines + [f"Warning: {escape(short_paths(warning))}" for warning in summary["warnings"]]
 
 
 def data_name(data: dict[str, Any]) -> str:
-    """A data set with its configuration, such as `nyu-mll/glue:rte`."""
-    return f"{data['path']}:{data['name']}" if data.get("name") else data["path"]
+    """Return the name of a data set with its configuration, such as `nyu-mll/glue:rte`, without folders of this machine."""
+    path = short_path(data["path"])
+    return f"{path}:{data['name']}" if data.get("name") else path
 
 
 def write_csv(summary: dict[str, Any], path: Path) -> None:

@@ -1,19 +1,32 @@
 """One training run: what determines it, and its results on disk."""
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
+from ..utils.files import FileError, file_name, read_json, to_json, whole_file, write_text
+from ..utils.markdown import visible
+from .metrics import RANGES, is_number
+
+
+__all__ = ["FINAL", "FORMAT", "TRIAL", "Run", "RunStore", "to_json", "whole_file", "write_text"]
 
 FORMAT = 1
 TRIAL, FINAL = "trial", "final"
+
+FILE = re.compile(rf"({TRIAL}|{FINAL})-seed\d+-[0-9a-f]{{16}}\.json")
+# Types of values; all but the first two are missing where a result was restored from a table.
+VALUES: dict[str, type] = {
+    "kind": str, "metrics": dict, "label": str, "method": str, "seed": int, "steps": int, "setting": dict, "environment": dict,
+    "train_rows": int, "train_seconds": float,
+}  # fmt: skip
+NEEDED = ("kind", "metrics")
 
 logger = logging.getLogger("merlin_hf.comparison")
 
@@ -42,7 +55,12 @@ class Run:
     @property
     def key(self) -> str:
         """A name for `content`."""
-        return hashlib.blake2b(to_json(self.content).encode(), digest_size=8).hexdigest()
+        return digest(self.content)
+
+    @property
+    def file(self) -> str:
+        """The name of the file that keeps its result, in the folder of its label."""
+        return f"{self.kind}-seed{self.seed}-{self.key}.json"
 
     def __str__(self) -> str:
         setting = ", ".join(f"{name}={value}" for name, value in self.setting.items())
@@ -54,73 +72,123 @@ class RunStore:
     """
     The finished runs in a folder, one JSON file each, which is there whole or not at all.
 
-    All processes have the same view: the main process reads and writes, the others are told.
+    A file that cannot be the result of a run is not used, and told at WARNING. All processes have the same view: the main process reads
+    and writes, the others are told.
 
     Args:
         folder (`Path`): its subfolders are labels.
         is_main (`bool`): whether this is the main process.
+        metric (`str`, *optional*): the score that every result must have.
+
+    Raises:
+        FileError: a folder has the name of the file of a run, so that no run can be kept there.
     """
 
-    def __init__(self, folder: Path, is_main: bool = True):
-        self.folder, self.is_main = folder, is_main
-        found = [self._read() if is_main else {}]
-        self.results: dict[str, dict[str, Any]] = broadcast_object_list(found)[0]
+    def __init__(self, folder: Path, is_main: bool = True, metric: str | None = None):
+        self.folder, self.is_main, self.metric = folder, is_main, metric
+        found: list[Any] = [{}]
+        if is_main:
+            try:
+                found = [self._read()]
+            except FileError as error:  # the other processes would wait for their share
+                found = [error]
+        results = broadcast_object_list(found)[0]
+        if isinstance(results, FileError):
+            raise results
+        self.results: dict[str, dict[str, Any]] = results
 
     def get(self, run: Run) -> dict[str, Any] | None:
-        """The result of a finished run."""
+        """Return the result of a finished run."""
         return self.results.get(run.key)
 
     def put(self, run: Run, result: dict[str, Any]) -> dict[str, Any]:
         """Keep the result of a run; it is returned as it will be read again."""
         result = {"key": run.key, "label": run.label, "kind": run.kind, **result, "determined_by": run.content}
+        result["checksum"] = checksum(result)
         text = to_json(result, indent=2)
         self.results[run.key] = json.loads(text)
         if self.is_main:
-            path = self.folder / run.label / f"{run.kind}-seed{run.seed}-{run.key}.json"
-            write_text(path, text + "\n")
+            write_text(self.folder / file_name(run.label) / run.file, text + "\n")
         return self.results[run.key]
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        results = {}
+        results: dict[str, dict[str, Any]] = {}
         for path in sorted(self.folder.glob("*/*.json")):
             try:
-                result = json.loads(path.read_text(encoding="utf-8"))
-                results[result["key"]] = result
-            except (ValueError, KeyError, TypeError):
-                logger.warning(f"{path} is not the result of a run, and not used.")
+                result = read_json(path)
+                problem = find_problem(result, path.name, self.metric)
+            except FileNotFoundError:
+                continue  # a link to nothing, or just removed
+            except FileError as error:
+                if path.is_dir() and FILE.fullmatch(path.name):
+                    raise FileError(
+                        f"`output_dir` has a folder with the name of a run's file, {visible(path)!r}. Remove it, or give another."
+                    ) from None
+                problem = str(error)
+            if problem is None and result["key"] in results:
+                is_same = results[result["key"]]["checksum"] == result["checksum"]
+                problem = None if is_same else "another file has another result of the same run"
+            if problem is not None:
+                logger.warning(
+                    f"{visible(path)} is not used, and its run is done again where it is needed: {problem}."
+                )
+            else:
+                results.setdefault(result["key"], result)
         return results
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
-        part.write_text(text, encoding="utf-8")
+def digest(content: Any) -> str:
+    """Return a name for a value of JSON: the same for the same value."""
+    return hashlib.blake2b(to_json(content).encode(), digest_size=8).hexdigest()
 
 
-@contextlib.contextmanager
-def whole_file(path: Path):
-    """Another name to write a file under, which then replaces `path` in one step, or is removed where writing failed."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+def checksum(result: dict[str, Any]) -> str:
+    """Return a name for all that a file of a run says, by which it is known when something in it has changed."""
+    return digest({name: value for name, value in result.items() if name != "checksum"})
 
 
-def to_json(value: Any, **options: Any) -> str:
-    """JSON with sorted keys; numbers that JSON does not have (NaN, infinity) become null."""
-    return json.dumps(_plain(value), sort_keys=True, allow_nan=False, **options)
+def find_problem(result: Any, name: str, metric: str | None = None) -> str | None:
+    """
+    Say why the content of a file cannot be the result of a run.
+
+    Args:
+        result: what [`~merlin_hf.utils.files.read_json`] has read.
+        name (`str`): of the file, which the run determines.
+        metric (`str`, *optional*): a score that it must have.
+
+    Returns:
+        `str`: the reason; `None` where there is none.
+    """
+    if not isinstance(result, dict) or not isinstance(result.get("determined_by"), dict):
+        return "it is no result of a run by `merlin-hf compare`"
+    for key, kind in VALUES.items():
+        if key not in result:
+            if key in NEEDED:
+                return f"it has no `{key}`"
+            continue
+        value = result[key]
+        is_right = is_number(value) if kind is float else isinstance(value, kind) and not isinstance(value, bool)
+        if not is_right or (kind in (int, float) and value < 0):
+            return f"its `{key}` cannot be {_shown(value)}"
+    content = result["determined_by"]
+    if result.get("key") != digest(content):
+        return "its `determined_by` is that of another run"
+    if not (name.startswith(f"{result['kind']}-") and name.endswith(f"-{result['key']}.json")):
+        return "it has the name of another run's file"
+    for key in ("method", "seed", "steps"):
+        if key in content and content[key] != result.get(key, content[key]):
+            return f"its `{key}` is {_shown(result[key])}, and that of the run is {_shown(content[key])}"
+    if metric is not None and metric not in result["metrics"]:
+        return f"it has no {metric}"
+    for key, value in result["metrics"].items():
+        low, high = RANGES.get(key, (float("-inf"), float("inf")))
+        if value is not None and not (is_number(value) and low - 1e-9 <= value <= high + 1e-9):
+            return f"its {visible(key)} cannot be {_shown(value)}"
+    if result.get("checksum") != checksum(result):
+        return "its `checksum` does not fit: something in it is missing or has been changed"
+    return None
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    return value if value is None or isinstance(value, str | int | bool) else str(value)
+def _shown(value: Any) -> str:
+    text = visible(repr(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."

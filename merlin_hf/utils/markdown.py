@@ -101,13 +101,15 @@ def cell(value: Any) -> str:
     return value if isinstance(value, Markdown) else _escape_inline(visible(value))
 
 
-def figure_text(value: Any) -> str:
+def figure_text(value: Any, most: int = 60) -> str:
     r"""
-    Return a value as text of a figure: matplotlib reads what is between two `$` as a formula, and leaves labels that begin with `_`
-    out of legends.
+    Return a value as text of a figure, cut to `most` letters.
+
+    matplotlib reads what is between two `$` as a formula, and leaves labels that begin with `_` out of legends.
     """
-    text = visible(value).replace("$", r"\$")
-    return f" {text}" if text.startswith("_") else text
+    text = visible(value)
+    text = text if len(text) <= most else f"{text[: most - 1]}…"
+    return f" {text}".replace("$", r"\$") if text.startswith("_") else text.replace("$", r"\$")
 
 
 def _escape_inline(text: str) -> str:
