@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, DataCollatorWithPadding, set_seed
 
-from merlin_hf.scripts.audio_tasks import AUDIO, DataTrainingArguments, EncodeAudio, undecoded
+from merlin_hf.data.audio import AUDIO, EncodeAudio
+from merlin_hf.scripts.audio_tasks import DataTrainingArguments
 from merlin_hf.scripts.image_classification import (
     load_config,
     load_data,
@@ -49,9 +50,9 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args) ->
     trainer_class = choose_method(model_args, data_args, args.do_train)
     with args.main_process_first(desc="loading data"):
         hub = {"cache_dir": model_args.cache_dir, "token": model_args.token}
-        target = undecoded(load_task(data_args, kind=AUDIO, **hub))
+        target = load_task(data_args, kind=AUDIO, **hub)
         wants_source = args.do_train and data_args.has_source and trainer_class.takes_source
-        source = undecoded(load_task(data_args, "source_", AUDIO, **hub)) if wants_source else None
+        source = load_task(data_args, "source_", AUDIO, **hub) if wants_source else None
         config = load_config(model_args, target.labels)
         extractor = AutoFeatureExtractor.from_pretrained(
             model_args.feature_extractor_name or model_args.model_name_or_path, **model_args.hub_options

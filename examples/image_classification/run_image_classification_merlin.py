@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import datasets
 import torch
+from PIL import Image
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -46,6 +47,18 @@ class DataArguments:
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on this many rows."})
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image with 8 bits in each channel, transparent parts on white."""
+    if image.mode[0] in "IF":
+        raise ValueError(
+            f"An image has more than 8 bits a channel (mode {image.mode}), which RGB would clip: rescale it."
+        )
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
 def load_split(name: str, split: str, processor, max_samples: int | None = None, seed: int = 0) -> datasets.Dataset:
     """A split whose rows come as `pixel_values` and `labels`, whatever its columns are called."""
     dataset = datasets.load_dataset(name, split=split)
@@ -60,7 +73,7 @@ def load_split(name: str, split: str, processor, max_samples: int | None = None,
         dataset = dataset.shuffle(seed=seed).select(range(min(max_samples, len(dataset))))
 
     def transform(rows: dict) -> dict:
-        images = [image.convert("RGB") for image in rows["image"]]
+        images = [to_rgb(image) for image in rows["image"]]
         return {"pixel_values": processor(images, return_tensors="pt")["pixel_values"], "labels": rows["label"]}
 
     return dataset.with_transform(transform)

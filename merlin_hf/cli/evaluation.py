@@ -19,6 +19,8 @@ from transformers import (
 )
 
 from ..comparison.values import ConfigError, did_you_mean
+from ..data.audio import AUDIO, EncodeAudio
+from ..data.images import EncodeImages, mode_of
 from ..scripts import audio_tasks, image_tasks, text_tasks
 from ..scripts.labels import Labels
 from ..transfer.labels import MULTI_LABEL
@@ -142,13 +144,13 @@ def _load_media(saved: SavedModel, arguments: argparse.Namespace) -> Rows:
         image_args = image_tasks.DataTrainingArguments(**given, image_column_name=arguments.image_column)
         task = image_tasks.load_task(image_args, several=several)
         # The PIL backend needs no torchvision, and gives the same pixels with and without it.
-        encode = image_tasks.EncodeImages(saved.load_processor(AutoImageProcessor, backend="pil"))
+        encode = EncodeImages(saved.load_processor(AutoImageProcessor, backend="pil"), mode_of(saved.config))
         collator = default_data_collator
     else:
         audio_args = audio_tasks.DataTrainingArguments(**given, audio_column_name=arguments.audio_column)
-        task = audio_tasks.undecoded(image_tasks.load_task(audio_args, kind=audio_tasks.AUDIO, several=several))
+        task = image_tasks.load_task(audio_args, kind=AUDIO, several=several)
         extractor = saved.load_processor(AutoFeatureExtractor)
-        encode = audio_tasks.EncodeAudio(extractor, audio_args.max_length_seconds)
+        encode = EncodeAudio(extractor, audio_args.max_length_seconds)
         collator = DataCollatorWithPadding(extractor)
     chosen = choose_split(task.splits, arguments.split and "validation", task.argument)
     task.splits["validation"] = task.splits[chosen]

@@ -1,8 +1,11 @@
 """`merlin-hf COMMAND ...`."""
 
 import argparse
+import contextlib
 import importlib
+import logging
 import sys
+from collections.abc import Iterator
 
 from .exit_status import INTERRUPTED, USAGE_ERROR
 
@@ -48,12 +51,30 @@ def main(argv: list[str] | None = None) -> None:
     module = importlib.import_module(f".{command}", __package__)
     getattr(module, f"add_{command}_parser")(commands)
     arguments, rest = parser.parse_known_args(argv)
-    try:
-        status = getattr(module, command)(arguments, rest)
-    except KeyboardInterrupt:
-        print(f"\nmerlin-hf {command}: interrupted", file=sys.stderr)
-        status = INTERRUPTED
+    with _warnings_on_stderr(command):
+        try:
+            status = getattr(module, command)(arguments, rest)
+        except KeyboardInterrupt:
+            print(f"\nmerlin-hf {command}: interrupted", file=sys.stderr)
+            status = INTERRUPTED
     sys.exit(status)
+
+
+@contextlib.contextmanager
+def _warnings_on_stderr(command: str) -> Iterator[None]:
+    """Print what the package warns of as `merlin-hf COMMAND: warning: ...`; `train` logs as Trainer's programs do."""
+    if command == "train":
+        yield
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter(f"merlin-hf {command}: warning: %(message)s"))
+    logger = logging.getLogger("merlin_hf")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _without_command(parser: argparse.ArgumentParser, argv: list[str]) -> None:

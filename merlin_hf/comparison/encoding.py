@@ -8,6 +8,8 @@ import datasets
 import numpy as np
 from transformers import DataCollatorWithPadding, PretrainedConfig, default_data_collator
 
+from ..data.images import IMAGES, EncodeImages, mode_of, to_mode
+from ..data.media import read_media
 from ..scripts.text_tasks import DataTrainingArguments, tokenize
 from .tasks import Rows
 
@@ -55,7 +57,12 @@ class ImageEncoder:
         def read(places: list[int]) -> list[np.ndarray]:
             keys = [int(rows.digests[place]) for place in places]
             new = {key: place for key, place in zip(keys, places, strict=True) if key not in self._kept}
-            pixels = self.preprocess(rows.dataset[list(new.values())][column]) if new else ()
+            stored = rows.dataset[list(new.values())][column] if new else ()
+            pixels = (
+                self.preprocess([read_media(IMAGES, value, f"`{rows.task.argument}`") for value in stored])
+                if new
+                else ()
+            )
             read = dict(zip(new, pixels, strict=True))
             found = [read[key] if key in read else self._kept[key] for key in keys]
             for key, image in read.items():
@@ -122,7 +129,7 @@ def resize_and_scale(image_size: int | tuple[int, int] | list[int], num_channels
     mode = "L" if num_channels == 1 else "RGB"
 
     def preprocess(images: list) -> np.ndarray:
-        resized = [image.convert(mode).resize((width, height), Image.Resampling.BILINEAR) for image in images]
+        resized = [to_mode(image, mode).resize((width, height), Image.Resampling.BILINEAR) for image in images]
         pixels = np.stack([np.asarray(image, dtype=np.float32).reshape(height, width, -1) for image in resized])
         return pixels.transpose(0, 3, 1, 2) / 127.5 - 1
 
@@ -131,9 +138,9 @@ def resize_and_scale(image_size: int | tuple[int, int] | list[int], num_channels
 
 def by_processor(processor: Any, config: PretrainedConfig) -> Callable:
     """What [`ImageEncoder`] does for models with an image processor."""
-    mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
+    encode = EncodeImages(processor, mode_of(config))
 
     def preprocess(images: list) -> np.ndarray:
-        return processor([image.convert(mode) for image in images], return_tensors="np")["pixel_values"]
+        return encode(images)["pixel_values"].numpy()
 
     return preprocess

@@ -10,6 +10,8 @@ import datasets
 import numpy as np
 
 from ..data import load_dataset
+from ..data.images import IMAGES
+from ..data.media import check_media
 from ..scripts.text_tasks import Labels, Task, find_labels, find_text_columns, labelled_rows
 from .config import SourceConfig, TargetConfig
 from .values import ConfigError, did_you_mean, first_sentence
@@ -88,7 +90,10 @@ def load_rows(section: TargetConfig | SourceConfig, key: str, split: str, like: 
             f"`{key}.{split}={getattr(section, split)!r}` has {len(rows)} rows with a label. Name a split whose labels are "
             "public, such as `validation`."
         )
-    dataset = dataset.select_columns([*task.text_columns, "label"]).select(rows)
+    dataset = dataset.select_columns([*task.text_columns, "label"])
+    if kind == IMAGE:
+        dataset = _checked_images(dataset, rows, task.text_columns[0], f"{key}.{split}")
+    dataset = dataset.select(rows)
     return Rows(dataset, task, kind, _label_ids(dataset, task.labels), _digests(dataset, task, kind))
 
 
@@ -158,11 +163,19 @@ def _label_ids(dataset: datasets.Dataset, labels: Labels) -> np.ndarray:
     return np.asarray([ids[label] for label in column], dtype=np.int64)
 
 
+def _checked_images(dataset: datasets.Dataset, rows: list[int], column: str, argument: str) -> datasets.Dataset:
+    """Return the data set with its images as they are stored, after a check that those of some rows can be read."""
+    if isinstance(dataset.features[column], datasets.Image):
+        dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    try:
+        check_media(dataset.add_column("row", list(range(len(dataset)))).select(rows), column, IMAGES, f"`{argument}`")
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return dataset
+
+
 def _digests(dataset: datasets.Dataset, task: Task, kind: str) -> np.ndarray:
     dataset = dataset.select_columns(task.text_columns)
-    if kind == IMAGE:
-        # As stored: bytes, or the path of a file.
-        dataset = dataset.cast_column(task.text_columns[0], datasets.Image(decode=False))
     digests = []
     for batch in dataset.iter(batch_size=1000):
         for values in zip(*batch.values(), strict=True):

@@ -6,6 +6,10 @@ from typing import Any
 
 import datasets
 
+from .audio import AUDIO
+from .images import IMAGES
+from .media import find_split_folders, load_media_folders
+
 
 DATA_ROOT = "MERLIN_DATA_ROOT"
 
@@ -52,7 +56,8 @@ def load_dataset(
     if os.path.isfile(path):
         return datasets.load_dataset(file_type(path, argument), data_files={"train": path}, **kwargs)
     if os.path.isdir(path):
-        return datasets.load_dataset(path, name, **kwargs)
+        found = load_class_folders(path, argument, kwargs.get("split"))
+        return datasets.load_dataset(path, name, **kwargs) if found is None else found
     root = data_root()
     if root is not None:
         if name is not None and (root / name).is_dir():
@@ -64,6 +69,38 @@ def load_dataset(
         return datasets.load_dataset(path, name, **kwargs)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(_not_found(path, name, argument, root, error)) from error
+
+
+def load_class_folders(
+    folder: str, argument: str, split: str | None = None
+) -> datasets.DatasetDict | datasets.Dataset | None:
+    """
+    Load a folder of images or recordings in a folder for each class, perhaps in a folder for each split.
+
+    `datasets` would take the deepest folder of a file for its class, and none where files are on several levels.
+
+    Returns:
+        the splits, or the one that is asked for, perhaps a slice such as `train[:10%]`; `None` where the folder has other files.
+
+    Raises:
+        ValueError: it is not clear which folder is the class, or there is no such split.
+    """
+    for kind in (IMAGES, AUDIO):
+        folders = find_split_folders(folder, kind, argument)
+        if folders is not None:
+            splits = load_media_folders(folders, kind, dict.fromkeys(folders, argument))
+            break
+    else:
+        return None
+    if split is None:
+        return splits
+    lengths = {name: len(rows) for name, rows in splits.items()}
+    parts = datasets.ReadInstruction.from_spec(split).to_absolute(lengths)
+    rows = [
+        splits[part.splitname].select(range(part.from_ or 0, lengths[part.splitname] if part.to is None else part.to))
+        for part in parts
+    ]
+    return datasets.concatenate_datasets(rows)
 
 
 def file_type(path: str | os.PathLike, argument: str = "path") -> str:

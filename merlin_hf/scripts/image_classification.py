@@ -24,8 +24,9 @@ from transformers import (
     set_seed,
 )
 
+from ..data.images import EncodeImages, mode_of
 from ..methods import get_method
-from .image_tasks import DataTrainingArguments, EncodeImages, MediaArguments, MediaTask, load_task, prepare
+from .image_tasks import DataTrainingArguments, MediaArguments, MediaTask, load_task, prepare
 from .labels import Labels
 from .model_arguments import BaseModelArguments
 from .text_classification import Program, choose_method, match_model_labels, named_method, run, setup_logging
@@ -93,8 +94,8 @@ def load_data(
     source: MediaTask | None,
     data_args: MediaArguments,
     args,
-    encode: EncodeImages,
-    encode_train: EncodeImages,
+    encode: Callable[[list], dict[str, Any]],
+    encode_train: Callable[[list], dict[str, Any]],
 ) -> dict[str, Any]:
     """The splits that the arguments ask for, encoded when read; `None` for the others."""
     data = dict.fromkeys(("train", "source", "validation", "test"))
@@ -179,8 +180,9 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args) ->
         processor = AutoImageProcessor.from_pretrained(
             model_args.image_processor_name or model_args.model_name_or_path, backend="pil", **model_args.hub_options
         )
-        augmented = EncodeImages(processor, data_args.random_resized_crop, data_args.horizontal_flip)
-        data = load_data(target, source, data_args, args, EncodeImages(processor), augmented)
+        mode = mode_of(config)
+        augmented = EncodeImages(processor, mode, data_args.random_resized_crop, data_args.horizontal_flip)
+        data = load_data(target, source, data_args, args, EncodeImages(processor, mode), augmented)
     model = load_model(model_args, config)
     return make_program(
         trainer_class,

@@ -1,15 +1,15 @@
 """Tasks whose rows are images or other media: where rows and labels are found, and how they become a model's inputs."""
 
 import logging
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import datasets
 
 from ..data import load_dataset
+from ..data.images import IMAGES
+from ..data.media import MediaKind, check_media, listing, load_media_folders, read_media
 from .labels import HIDDEN_LABEL, Labels, find_labels, join_label_columns, several_labels
 from .text_tasks import select
 
@@ -91,22 +91,6 @@ class DataTrainingArguments(MediaArguments):
 
 
 @dataclass
-class MediaKind:
-    """
-    What is known about a kind of media.
-
-    Args:
-        name (`str`): `"image"` or `"audio"`; the column is called so in what [`load_task`] gives.
-        is_media (`Callable`): whether a column with a feature of `datasets` has such media.
-        load_folders (`Callable`): a `datasets.DatasetDict` of a folder for each split.
-    """
-
-    name: str
-    is_media: Callable[[Any], bool]
-    load_folders: Callable[..., datasets.DatasetDict]
-
-
-@dataclass
 class MediaTask:
     """A data set with columns of the kind's name and `label`; `argument` is how the user named it, for messages."""
 
@@ -114,21 +98,6 @@ class MediaTask:
     kind: MediaKind
     splits: datasets.DatasetDict
     labels: Labels
-
-
-def load_image_folders(folders: dict[str, str], **kwargs) -> datasets.DatasetDict:
-    """
-    Images in a folder for each class, for all splits at once: a class has then the same number in all.
-
-    Args:
-        folders (`dict[str, str]`): from splits to folders.
-        kwargs: for [`datasets.load_dataset`].
-    """
-    files = {split: str(Path(folder) / "**") for split, folder in folders.items()}
-    return datasets.load_dataset("imagefolder", data_files=files, **kwargs)
-
-
-IMAGES = MediaKind("image", lambda feature: isinstance(feature, datasets.Image), load_image_folders)
 
 
 # Loading
@@ -157,6 +126,8 @@ def load_task(
     splits = datasets.DatasetDict(
         {name: with_usual_names(split, data_args, prefix, kind, argument, name) for name, split in splits.items()}
     )
+    splits = numbered_alike(splits, argument)
+    splits = datasets.DatasetDict({name: undecoded(split, kind) for name, split in splits.items()})
     found = None if several is None else several_labels(splits, several, argument)
     splits, labels = found or (splits, None)
     labels = labels or find_labels(splits["train"] if "train" in splits else next(iter(splits.values())), argument)
@@ -170,7 +141,8 @@ def load_task(
 
 def load_splits(data_args: MediaArguments, prefix: str, kind: MediaKind, **kwargs) -> tuple[str, datasets.DatasetDict]:
     """How the user named a task, and its splits with the columns that they have."""
-    argument = next((name for name in data_args.origins(prefix) if getattr(data_args, name) is not None), "test_dir")
+    origins = (*data_args.origins(prefix), "validation_dir", "test_dir")
+    argument = next(name for name in origins if getattr(data_args, name, None) is not None)
     splits = datasets.DatasetDict()
     if argument.endswith("dataset_name"):
         config_name = getattr(data_args, f"{prefix}dataset_config_name")
@@ -188,11 +160,9 @@ def load_splits(data_args: MediaArguments, prefix: str, kind: MediaKind, **kwarg
         for split in ("train", "validation", "test")
         if (folder := getattr(data_args, f"{prefix}{split}_dir", None)) is not None
     }
-    for split, folder in folders.items():
-        if not Path(folder).is_dir():
-            raise FileNotFoundError(f"`{prefix}{split}_dir={folder!r}` is not a folder.")
     if folders:
-        splits.update(kind.load_folders(folders, **kwargs))
+        options = {split: f"{prefix}{split}_dir" for split in folders}
+        splits.update(load_media_folders(folders, kind, options, **kwargs))
     if not splits:
         raise ValueError(
             f"`{argument}` has only the splits {', '.join(loaded)}: name one by `{prefix}..._split_name`."
@@ -213,6 +183,48 @@ def with_usual_names(
     if labels or split != "test":
         columns[find_column(dataset, data_args, f"{prefix}label_column_name", labels, argument)] = "label"
     return dataset.select_columns(list(columns)).rename_columns(columns)
+
+
+def numbered_alike(splits: datasets.DatasetDict, argument: str) -> datasets.DatasetDict:
+    """
+    Return the splits with classes numbered as those of the first one, matched by their names.
+
+    Raises:
+        ValueError: a split has another kind of labels, or classes that the first one does not have; the message lists both.
+    """
+    labels = {name: split.features.get("label") for name, split in splits.items() if "label" in split.column_names}
+    first = next(iter(labels), None)
+    matched = datasets.DatasetDict(splits)
+    for name, label in labels.items():
+        if not any(isinstance(one, datasets.ClassLabel) for one in (label, labels[first])):
+            continue
+        if type(label) is not type(labels[first]):
+            raise ValueError(
+                f"`{argument}`: the labels of the {first} split are {labels[first]}, those of the {name} split {label}. Give both in "
+                "one form."
+            )
+        names = labels[first].names
+        if label.names == names:
+            continue
+        unknown = [one for one in label.names if one not in names]
+        if unknown:
+            raise ValueError(
+                f"`{argument}`: the {name} split has the classes {listing(label.names)}, of which the {first} split does not have "
+                f"{listing(unknown)}: there they are {listing(names)}. Name them alike, or leave these out."
+            )
+        column = [None if id is None or id < 0 else names.index(label.names[id]) for id in splits[name]["label"]]
+        matched[name] = splits[name].remove_columns("label").add_column("label", column, feature=labels[first])
+    return matched
+
+
+def undecoded(dataset: datasets.Dataset, kind: MediaKind) -> datasets.Dataset:
+    """
+    Return the data set with its media as they are stored, and the numbers of its rows as `row`, so that one that cannot be read
+    is named.
+    """
+    if isinstance(dataset.features[kind.name], datasets.Image | datasets.Audio):
+        dataset = dataset.cast_column(kind.name, kind.feature(decode=False))
+    return dataset.add_column("row", list(range(len(dataset))))
 
 
 def find_column(
@@ -259,9 +271,19 @@ def prepare(
     if limit is not None and kind != "test":
         split = split.shuffle(seed=seed)  # a folder has its rows class by class
     split = with_ids(select(split, task, kind, limit), task.labels)
+    where = f"`{task.argument}`, {kind} split"
+    check_media(split, task.kind.name, task.kind, where)
 
     def transform(rows: dict[str, list]) -> dict[str, Any]:
-        batch = dict(encode(rows[task.kind.name]))
+        numbers = rows.get("row") or [None] * len(rows[task.kind.name])
+        batch = dict(
+            encode(
+                [
+                    read_media(task.kind, value, where, row)
+                    for value, row in zip(rows[task.kind.name], numbers, strict=True)
+                ]
+            )
+        )
         if "label" in rows:
             batch["labels"] = rows["label"]
         return batch
@@ -277,36 +299,3 @@ def with_ids(split: datasets.Dataset, labels: Labels) -> datasets.Dataset:
     names = [name for _, name in sorted(zip(labels.ids, labels.names, strict=True))]
     column = [ids[value] for value in split["label"]]
     return split.remove_columns("label").add_column("label", column, feature=datasets.ClassLabel(names=names))
-
-
-@dataclass
-class EncodeImages:
-    """
-    From images to `pixel_values`; for training they may be cropped and flipped at random.
-
-    Args:
-        processor ([`~transformers.BaseImageProcessor`]): resizes and normalises.
-        random_resized_crop, horizontal_flip (`bool`): see [`DataTrainingArguments`].
-    """
-
-    processor: Any
-    random_resized_crop: bool = False
-    horizontal_flip: bool = False
-
-    def __call__(self, images: list) -> dict[str, Any]:
-        """The processor's `pixel_values`."""
-        images = [self.augment(image.convert("RGB")) for image in images]
-        return {"pixel_values": self.processor(images, return_tensors="pt")["pixel_values"]}
-
-    def augment(self, image):
-        """The image, perhaps cropped and flipped; the draws are of `random`, which Trainer seeds and saves."""
-        if self.random_resized_crop:
-            share = random.uniform(0.5, 1) ** 0.5
-            width, height = (max(1, round(side * share)) for side in image.size)
-            left, top = random.randint(0, image.width - width), random.randint(0, image.height - height)
-            image = image.crop((left, top, left + width, top + height))
-        if self.horizontal_flip and random.random() < 0.5:
-            from PIL import ImageOps
-
-            image = ImageOps.mirror(image)
-        return image

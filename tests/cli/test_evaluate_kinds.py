@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from merlin_hf import MerlinTrainer
-from merlin_hf.scripts.audio_tasks import EncodeAudio
+from merlin_hf.data.audio import EncodeAudio, read_audio
 from tests.cli.test_evaluate import answers, spread_out, with_labels
 from tests.examples.conftest import WORDS, model_path  # noqa: F401
 from tests.examples.test_run_audio_classification import RATE, TARGET, folders
@@ -177,7 +177,7 @@ def test_recordings(tmp_path, run):
     ]
     said = []
     for _, path in files:
-        inputs = {name: value[0] for name, value in encode([{"bytes": None, "path": str(path)}]).items()}
+        inputs = {name: value[0] for name, value in encode([read_audio({"bytes": None, "path": str(path)})]).items()}
         with torch.no_grad():
             said.append(model(**collate([inputs])).logits.argmax(-1).item())
     arguments = ["--validation_dir", tmp_path / "sounds", "--json", "--batch_size", 1]

@@ -29,6 +29,7 @@ from merlin_hf.comparison.frozen import LowerLayers, check_cut, cut_lower_layers
 from merlin_hf.comparison.models import AUTO_MODELS
 from merlin_hf.comparison.plan import make_plans
 from merlin_hf.comparison.tasks import TEXT, load_rows
+from merlin_hf.data.images import read_image
 from merlin_hf.methods import METHODS
 from tests.comparison.conftest import read
 
@@ -305,7 +306,7 @@ def test_pixels_are_the_same_kept_or_not(images, images_kept):
         return preprocess(batch)
 
     encoder = ImageEncoder(counted, memory=images_kept * 8 * 8 * 4)
-    expected = preprocess(rows.dataset[:]["image"])
+    expected = preprocess([read_image(value) for value in rows.dataset[:]["image"]])
     for _ in range(2):
         read = encoder(rows)[[3, 7, 3, *range(20)]]
         np.testing.assert_array_equal(np.stack(read["pixel_values"]), expected[[3, 7, 3, *range(20)]])

@@ -30,6 +30,7 @@ from merlin_hf.comparison.frozen import (
 from merlin_hf.comparison.models import freeze
 from merlin_hf.comparison.plan import make_plans
 from merlin_hf.comparison.tasks import load_rows
+from merlin_hf.data.images import read_image
 from merlin_hf.methods.stochnorm import batch_norms
 from tests.comparison.conftest import read
 from tests.comparison.test_frozen import finals
@@ -201,7 +202,7 @@ def test_an_image_goes_through_the_lower_layers_once_and_only_then_are_its_pixel
     assert batch["labels"].tolist() == [rows.labels[place] for place in (3, 7, 3)]
     assert len(encoded[[3, 7, 11, 3]]["pixel_values"]) == 4 and sum(seen) == 3
     with torch.no_grad():
-        images_of = torch.as_tensor(preprocess([rows.dataset[place]["image"] for place in (3, 7, 3)]))
+        images_of = torch.as_tensor(preprocess([read_image(rows.dataset[place]["image"]) for place in (3, 7, 3)]))
         expected = model.base_model(images_of, output_hidden_states=True).hidden_states[1]
     torch.testing.assert_close(batch["pixel_values"], expected)
 

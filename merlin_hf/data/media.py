@@ -1,0 +1,343 @@
+"""Files of images and recordings: folders with a folder for each class, and files that cannot be read, by name."""
+
+import glob
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+
+# How folders of splits are called, besides in upper case.
+SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+CHECKED_ROWS = 2000  # of a larger set, only the headers of files are read before the first step
+
+logger = logging.getLogger("merlin_hf.data")
+
+
+class UnreadableMediaError(ValueError):
+    """Raise where images or recordings cannot be read as what they are; the message names them."""
+
+
+@dataclass(frozen=True)
+class MediaKind:
+    """
+    A kind of media.
+
+    Args:
+        name (`str`): `"image"` or `"audio"`; the column is called so in what is loaded.
+        plural (`str`): for messages.
+        builder (`str`): the builder of `datasets` that reads folders of such files.
+        endings (`tuple[str, ...]`): of the names of such files, in lower case.
+        feature (`Callable`): the feature of `datasets`, which takes `decode`.
+        is_media (`Callable`): whether a column with a feature of `datasets` has such media.
+        read (`Callable`): from a stored value to the image, or to the samples and their rate.
+        glance (`Callable`): the same, reading no more than the header where there is one.
+        facts (`Callable`): from what `read` or `glance` gave to what `survey` needs of it, or `None`.
+        survey (`Callable`): takes how the user named the data and pairs of a name and facts; raises or warns where all together cannot be
+            right.
+    """
+
+    name: str
+    plural: str
+    builder: str
+    endings: tuple[str, ...]
+    feature: Callable[..., Any]
+    is_media: Callable[[Any], bool]
+    read: Callable[[Any], Any]
+    glance: Callable[[Any], Any]
+    facts: Callable[[Any], Any]
+    survey: Callable[[str, list[tuple[str, Any]]], None]
+
+
+# Folders
+
+
+def load_media_folders(
+    folders: Mapping[str, str],
+    kind: MediaKind,
+    arguments: Mapping[str, str],
+    **kwargs: Any,
+) -> datasets.DatasetDict:
+    """
+    Load files in a folder for each class.
+
+    A file may lie deeper: its class is the first folder on its way. Hidden files are left out. Splits have the same classes, those
+    of `train` where it is one of them.
+
+    Args:
+        folders (`Mapping[str, str]`): from splits to folders. That of `test` may have files without classes.
+        kind ([`MediaKind`]).
+        arguments (`Mapping[str, str]`): how the user named the folder of each split, for messages.
+        kwargs: for [`datasets.load_dataset`], where a folder has a `metadata` file with the labels.
+
+    Returns:
+        `datasets.DatasetDict` with a column of the kind's name, and `label` where there are classes.
+
+    Raises:
+        FileNotFoundError: a folder is not there, or has no such files.
+        ValueError: it is not clear which folder is the class of a file, or splits have different classes.
+    """
+    for split, folder in folders.items():
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(f"`{arguments[split]}={folder!r}` is not a folder.")
+    if any((Path(folder) / name).is_file() for folder in folders.values() for name in METADATA):
+        files = {split: os.path.join(glob.escape(str(folder)), "**") for split, folder in folders.items()}
+        return datasets.load_dataset(kind.builder, data_files=files, **kwargs)
+    listed = {split: _list(folder, kind, arguments[split], split) for split, folder in folders.items()}
+    classes = {split: sorted({parts[0] for parts in files if len(parts) > 1}) for split, files in listed.items()}
+    names = classes.get("train") or sorted({name for known in classes.values() for name in known})
+    for split, known in classes.items():
+        unknown = [name for name in known if name not in names]
+        if unknown:
+            hint = " To predict without classes, put the files right into the folder." if split == "test" else ""
+            raise ValueError(
+                f"`{arguments[split]}={folders[split]!r}` has the classes {listing(known)}, of which `{arguments['train']}` does not "
+                f"have {listing(unknown)}: there they are {listing(names)}. Name the folders alike, or leave these out.{hint}"
+            )
+    return datasets.DatasetDict(
+        {
+            split: _dataset(folders[split], files, kind, names if classes[split] else None)
+            for split, files in listed.items()
+        }
+    )
+
+
+def _dataset(folder: str, files: list[tuple[str, ...]], kind: MediaKind, names: list[str] | None) -> datasets.Dataset:
+    columns: dict[str, list] = {kind.name: [{"bytes": None, "path": os.path.join(folder, *parts)} for parts in files]}
+    features: dict[str, Any] = {kind.name: {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}
+    if names is not None:
+        columns["label"] = [names.index(parts[0]) for parts in files]
+        features["label"] = datasets.ClassLabel(names=names)
+    dataset = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    # A cast in place of the feature itself: that of audio needs torchcodec to take a row.
+    return dataset.cast_column(kind.name, kind.feature(decode=False))
+
+
+def _list(folder: str, kind: MediaKind, argument: str, split: str) -> list[tuple[str, ...]]:
+    """
+    List the files of a kind in a folder, each by the parts of its path, and check that folders of classes can be told.
+    """
+    given = f"`{argument}={folder!r}`"
+    files, others = [], Counter[str]()
+    empty = set()
+    for parts in _walk(folder):
+        if parts[-1] == "":
+            if len(parts) == 2:
+                empty.add(parts[0])
+        elif os.path.splitext(parts[-1])[1].lower() in kind.endings:
+            files.append(parts)
+        else:
+            others[os.path.splitext(parts[-1])[1].lower() or parts[-1]] += 1
+    left_out = ", ".join(f"{count} {ending}" for ending, count in others.most_common(8))
+    if not files:
+        has = f", only other files: {left_out}" if others else ""
+        raise FileNotFoundError(
+            f"{given} has no {kind.plural} in a folder for each class{has}. Files that are read end in "
+            f"{', '.join(kind.endings)}."
+        )
+    flat = [parts[0] for parts in files if len(parts) == 1]
+    classes = sorted({parts[0] for parts in files if len(parts) > 1})
+    if flat and (classes or split != "test"):
+        raise ValueError(
+            f"{given} has {len(flat)} {kind.plural} that are in no folder of a class, such as {flat[0]!r}. Move each into the "
+            "folder of its class."
+        )
+    if len(classes) > 1 and all(name.lower() in SPLIT_FOLDERS for name in classes):
+        raise ValueError(
+            f"{given} has the folders {listing(classes)}, which are called like splits, not like classes. Give "
+            + ", ".join(sorted(f"`{_of_split(argument, name)}={os.path.join(folder, name)!r}`" for name in classes))
+            + ", or call the folders otherwise."
+        )
+    if len(classes) == 1 and split == "train":
+        inner = sorted({parts[1] for parts in files if len(parts) > 2})
+        if inner:
+            remedy = f"Is `{argument}={os.path.join(folder, classes[0])!r}` meant, with the folders {listing(inner)}?"
+        else:
+            remedy = "Give a folder with a folder for each of at least two classes."
+        raise ValueError(
+            f"{given} has one folder of a class, {classes[0]!r}: there is nothing to tell apart. {remedy}"
+        )
+    deeper = [parts for parts in files if len(parts) > 2]
+    if deeper:
+        logger.warning(
+            f"{given}: {len(deeper)} of {len(files)} files are in deeper folders, such as {os.path.join(*deeper[0])!r}. Their class "
+            f"is the first folder, one of {listing(classes)}. If it is another, give that folder's parent as `{argument}`."
+        )
+    without = sorted(empty - set(classes))
+    if without:
+        logger.warning(f"{given}: the folders {listing(without)} have no {kind.plural}, and are no class.")
+    if others:
+        logger.warning(f"{given}: left out what does not end in {', '.join(kind.endings)}: {left_out}.")
+    return files
+
+
+def _walk(folder: str, parts: tuple[str, ...] = (), above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the paths of files by their parts, in order; for a folder its own with an empty last part, before its files."""
+    real = os.path.realpath(folder)
+    if real in above:
+        raise ValueError(f"{folder!r} is a link to a folder that it is in. Remove the link.")
+    if parts:
+        yield (*parts, "")
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if is_hidden(entry.name):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry.path, (*parts, entry.name), (*above, real))
+        else:
+            yield (*parts, entry.name)
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is one that file managers and archives leave behind."""
+    return name.startswith((".", "__MACOSX")) or name.lower() in ("thumbs.db", "desktop.ini")
+
+
+def _of_split(argument: str, folder: str) -> str:
+    """Return the argument for the folder of a split, beside that for another one."""
+    if argument.startswith("source_"):
+        return argument
+    return f"{SPLIT_FOLDERS[folder.lower()]}_dir"
+
+
+def listing(names: Sequence[str], limit: int = 20) -> str:
+    """Return names with commas, the first ones of many."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+# A folder under the name of a data set
+
+
+def find_split_folders(folder: str, kind: MediaKind, argument: str) -> dict[str, str] | None:
+    """
+    Find the folders of splits of a data set that is nothing but files of a kind in folders of classes.
+
+    Returns:
+        from splits to folders; `None` where `datasets` should read the folder: there are tables or archives, or no such files.
+
+    Raises:
+        ValueError: some folders are called like splits and others are not, or two are the same split.
+    """
+    top = [entry for entry in os.scandir(folder) if not is_hidden(entry.name)]
+    folders = sorted(entry.name for entry in top if entry.is_dir())
+    if not folders or any(entry.name.lower().endswith(kind.endings) for entry in top):
+        return None
+    for parts in _walk(folder):
+        if parts[-1].lower().endswith((".csv", ".json", ".jsonl", ".parquet", ".arrow", ".zip", ".tar", ".gz", ".py")):
+            return None
+    with_files = {name for name in folders if _has_files(os.path.join(folder, name), kind)}
+    splits = [name for name in with_files if name.lower() in SPLIT_FOLDERS]
+    if len(with_files) == 0 or (len(with_files) == 1 and not splits):
+        return None
+    if not splits:
+        return {"train": folder}
+    if len(splits) < len(with_files):
+        others = sorted(with_files - set(splits))
+        raise ValueError(
+            f"`{argument}={folder!r}` has the folders {listing(sorted(splits))}, which are called like splits, beside {listing(others)}. Put the "
+            "folders of classes into those of splits, or, if all are classes, give the folder as `train_dir`."
+        )
+    found: dict[str, str] = {}
+    for name in sorted(splits):
+        split = SPLIT_FOLDERS[name.lower()]
+        if split in found:
+            raise ValueError(
+                f"`{argument}={folder!r}` has two folders for the split {split}: {os.path.basename(found[split])} and {name}. Keep one."
+            )
+        found[split] = os.path.join(folder, name)
+    return {split: found[split] for split in ("train", "validation", "test") if split in found}
+
+
+def _has_files(folder: str, kind: MediaKind) -> bool:
+    return any(parts[-1].lower().endswith(kind.endings) for parts in _walk(folder))
+
+
+# Reading by name
+
+
+def name_of(value: Any, row: int | None) -> str:
+    """Return the path of a stored value, or the number of its row."""
+    path = value.get("path") if isinstance(value, dict) else None
+    if path and (row is None or os.path.isfile(path)):
+        return str(path)
+    return f"row {row}" + (f" ({path})" if path else "") if row is not None else "a row"
+
+
+def read_media(kind: MediaKind, value: Any, where: str, row: int | None = None) -> Any:
+    """
+    Read an image or a recording.
+
+    Raises:
+        UnreadableMediaError: it cannot be read; the message names the file, or the row.
+    """
+    try:
+        return kind.read(value)
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:
+        name = name_of(value, row)
+        raise UnreadableMediaError(
+            f"{where}: {name} cannot be read: {_reason(error)}. Replace or remove it."
+        ) from error
+
+
+def check_media(dataset: datasets.Dataset, column: str, kind: MediaKind, where: str) -> None:
+    """
+    Check that the media of a data set can be read: in full, or for more than `CHECKED_ROWS` rows by their headers.
+
+    Args:
+        dataset (`datasets.Dataset`): with the column, which is not decoded, and perhaps `row`, the numbers of the rows as stored.
+        column (`str`).
+        kind ([`MediaKind`]).
+        where (`str`): how the user named the data, with backticks around arguments, for messages.
+
+    Raises:
+        UnreadableMediaError: some cannot be read; the message names the first of them and says how many there are.
+    """
+    look = kind.read if len(dataset) <= CHECKED_ROWS else kind.glance
+    dataset = dataset.select_columns([name for name in (column, "row") if name in dataset.column_names])
+    found: list[tuple[str, Any]] = []
+    damaged: list[str] = []
+
+    def facts_of(value: Any) -> Any:
+        try:
+            return kind.facts(look(value))
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:
+            return error
+
+    start = 0
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for batch in dataset.iter(batch_size=64):
+            rows = batch.get("row") or range(start, start + len(batch[column]))
+            start += len(batch[column])
+            for row, value, facts in zip(rows, batch[column], pool.map(facts_of, batch[column]), strict=True):
+                name = name_of(value, row)
+                if isinstance(facts, Exception):
+                    damaged.append(f"{name} ({_reason(facts)})")
+                elif facts is not None:
+                    found.append((name, facts))
+    if damaged:
+        more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        raise UnreadableMediaError(
+            f"{where}: {len(damaged)} of {len(dataset)} {kind.plural} cannot be read: {', '.join(damaged[:5])}{more}. Replace or "
+            "remove them."
+        )
+    kind.survey(where, found)
+
+
+def _reason(error: Exception) -> str:
+    """Return an error's message in one line, without objects that only a program knows."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.rstrip(".")
