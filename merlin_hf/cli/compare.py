@@ -5,7 +5,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from .exit_status import FAILURE, INTERRUPTED, USAGE_ERROR, fail
+from .exit_status import FAILURE, INTERRUPTED, fail
 
 
 def add_compare_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -41,11 +41,8 @@ def compare(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     Returns:
         `int`: the exit status.
     """
-    from ..comparison import ConfigError
-    from ..utils.files import FileError
-
     if rest:
-        return fail("compare", f"unrecognized arguments: {' '.join(rest)}", USAGE_ERROR)
+        return fail("compare", f"unrecognized arguments: {' '.join(rest)}")
     overrides = {name: getattr(arguments, name) for name in ("output_dir", "model", "seeds", "methods")}
     if arguments.seeds is not None and len(arguments.seeds) == 1:
         overrides["seeds"] = arguments.seeds[0]
@@ -53,8 +50,6 @@ def compare(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         # Whatever libraries print must not get between the table and a program that reads it.
         with contextlib.redirect_stdout(sys.stderr):
             text, status = _run(arguments, overrides)
-    except (ConfigError, FileError, OSError, ImportError) as error:
-        return fail("compare", error, USAGE_ERROR)
     except KeyboardInterrupt:
         print("\nInterrupted. Finished runs are kept: the same command goes on from there.", file=sys.stderr)
         return INTERRUPTED

@@ -3,12 +3,11 @@
 import argparse
 import contextlib
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .exit_status import FAILURE, USAGE_ERROR, fail
+from .exit_status import fail
 from .tables import plain_table, show_table
 
 
@@ -64,20 +63,14 @@ def evaluate(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         `int`: the exit status.
     """
     if rest:
-        return fail("evaluate", f"unrecognized arguments: {' '.join(rest)}", USAGE_ERROR)
-    try:
-        # Whatever libraries print must not get between the table and a program that reads it.
-        with contextlib.redirect_stdout(sys.stderr):
-            result = evaluation_of(arguments)
-            if result["warning"] is not None:
-                print(f"merlin-hf evaluate: {result['warning']}", file=sys.stderr)
-            if arguments.output_dir is not None:
-                _write(result, Path(arguments.output_dir))
-    except (ValueError, OSError, ImportError) as error:
-        return fail("evaluate", error)
-    except RuntimeError:
-        traceback.print_exc()
-        return FAILURE
+        return fail("evaluate", f"unrecognized arguments: {' '.join(rest)}")
+    # Whatever libraries print must not get between the table and a program that reads it.
+    with contextlib.redirect_stdout(sys.stderr):
+        result = evaluation_of(arguments)
+        if result["warning"] is not None:
+            print(f"merlin-hf evaluate: {result['warning']}", file=sys.stderr)
+        if arguments.output_dir is not None:
+            _write(result, Path(arguments.output_dir))
     if arguments.json:
         from ..comparison.runs import to_json
 
@@ -128,6 +121,7 @@ def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from ..comparison.quiet import quiet
     from ..comparison.values import ConfigError
+    from ..utils.errors import reading
     from . import evaluation
     from .saved_model import read_saved
     from .scores import classes_of, metrics_of, names_of
@@ -137,9 +131,12 @@ def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
         saved = read_saved(arguments.model, arguments.base_model)
         if arguments.base_model is not None and saved.adapter is None:
             raise ConfigError(f"`--base_model` is for adapters, and {arguments.model!r} is a whole model.")
-        rows = evaluation.load_rows(saved, arguments)
+        with reading("The data cannot be read", but=(ValueError, OSError)):
+            rows = evaluation.load_rows(saved, arguments)
         ids = classes_of(rows.labels, saved.config, arguments.labels_by_number)
-        logits, references = evaluation.answers(saved.load(device), rows, arguments.batch_size)
+        model = saved.load(device)
+        with reading(f"{arguments.model!r} cannot be run on the data"):
+            logits, references = evaluation.answers(model, rows, arguments.batch_size)
     result = {
         "model": arguments.model,
         "task": saved.kind,

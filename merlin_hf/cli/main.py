@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator
 
-from .exit_status import INTERRUPTED, USAGE_ERROR
+from .exit_status import INTERRUPTED, USAGE_ERROR, fail_with
 
 
 # A module, and a function and a parser in it, of the same name: nothing of a command is imported before it is asked for.
@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         allow_abbrev=False,
         description="Transfer learning with MeRLin: a small labelled target, a large related source. "
         "`merlin-hf COMMAND --help` says more of each.",
+        epilog="With the environment variable MERLIN_DEBUG=1, every error is followed by its traceback.",
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -57,6 +58,10 @@ def main(argv: list[str] | None = None) -> None:
         except KeyboardInterrupt:
             print(f"\nmerlin-hf {command}: interrupted", file=sys.stderr)
             status = INTERRUPTED
+        except (SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # a panic of a library in Rust is no `Exception`
+            status = fail_with(command, error)
     sys.exit(status)
 
 

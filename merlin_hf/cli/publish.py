@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from ..utils.markdown import visible
 from .exit_status import FAILURE, fail
 
 
@@ -61,10 +62,7 @@ def _publish(arguments: argparse.Namespace, token: str | None) -> tuple[int, dic
     from ..hub.errors import PublishError
     from ..hub.publish import plan_of, publish_folder
 
-    try:
-        plan = plan_of(arguments.folder, arguments.repo, arguments.license)
-    except (PublishError, OSError) as error:
-        return fail("publish", error), None
+    plan = plan_of(arguments.folder, arguments.repo, arguments.license)
     show(plan, arguments.repo)
     if arguments.dry_run:
         if not arguments.json:
@@ -101,7 +99,7 @@ def show(plan: Any, repo: str) -> None:
     for name, size in plan.files.items():
         print(f"  {name:<{width}}  {readable(size):>9}")
     for name, reason in plan.left_out.items():
-        print(f"Left out: {name} ({reason})")
+        print(f"Left out: {visible(name)} ({reason})")
     if not plan.has_processor:
         print("There is no tokenizer or processor, without which `pipeline` does not work; save it into the folder.")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .evaluate import add_data_arguments, check_names_data
-from .exit_status import USAGE_ERROR, fail
+from .exit_status import fail
 
 
 ORIGINS = ("task_name", "dataset_name", "validation_file", "validation_dir")
@@ -43,13 +43,10 @@ def report(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         `int`: the exit status.
     """
     if rest:
-        return fail("report", f"unrecognized arguments: {' '.join(rest)}", USAGE_ERROR)
-    try:
-        # Whatever libraries print must not get between the report and a program that reads it.
-        with contextlib.redirect_stdout(sys.stderr):
-            text, summary = _report(arguments)
-    except (ValueError, OSError, ImportError) as error:
-        return fail("report", error)
+        return fail("report", f"unrecognized arguments: {' '.join(rest)}")
+    # Whatever libraries print must not get between the report and a program that reads it.
+    with contextlib.redirect_stdout(sys.stderr):
+        text, summary = _report(arguments)
     print(summary if arguments.json else text, end="")
     if arguments.output_dir is not None:
         print(f"Report in {arguments.output_dir}", file=sys.stderr)
@@ -152,6 +149,8 @@ def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
     from ..comparison.quiet import quiet
     from ..comparison.values import ConfigError
+    from ..utils.errors import reading
+    from ..utils.loading import load_config
     from . import evaluation
     from .saved_model import load_plain, read_saved
     from .scores import classes_of, names_of
@@ -160,7 +159,8 @@ def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
     size = arguments.batch_size
     with quiet():
         saved = read_saved(model, arguments.base_model)
-        rows = evaluation.load_rows(saved, arguments)
+        with reading("The data cannot be read", but=(ValueError, OSError)):
+            rows = evaluation.load_rows(saved, arguments)
         if rows.warning is not None:
             print(f"merlin-hf report: {rows.warning}", file=sys.stderr)
         if rows.labels.is_multi_label:
@@ -169,12 +169,14 @@ def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
             )
         ids = classes_of(rows.labels, saved.config)
         trained = saved.load(device)
-        logits, references = evaluation.answers(trained, rows, size)
-        features = {"after training": evaluation.features(trained, rows, size)}
+        with reading(f"{model!r} cannot be run on the data"):
+            logits, references = evaluation.answers(trained, rows, size)
+            features = {"after training": evaluation.features(trained, rows, size)}
         if arguments.base_model is not None:
-            options = {"num_labels": saved.config.num_labels, "ignore_mismatched_sizes": True}
-            base = load_plain(saved.kind, arguments.base_model, device, **options)
-            features = {"before training": evaluation.features(base, rows, size), **features}
+            config = load_config(arguments.base_model, num_labels=saved.config.num_labels)
+            base = load_plain(saved.kind, arguments.base_model, device, config=config, ignore_mismatched_sizes=True)
+            with reading(f"{arguments.base_model!r} cannot be run on the data"):
+                features = {"before training": evaluation.features(base, rows, size), **features}
     known: dict[str, Any] = {"features": features, "references": references}
     if ids is not None:
         names = names_of(rows.labels, ids, saved.config)

@@ -1,4 +1,4 @@
-"""A model as it was saved: plain, or as an adapter of PEFT beside a base model that lies elsewhere."""
+"""Load a model as it was saved: plain, or as an adapter of PEFT beside a base model that lies elsewhere."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,18 +8,21 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from transformers import (
-    AutoConfig,
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME
 
-from ..comparison.values import ConfigError, first_sentence
+from ..comparison.values import ConfigError
 from ..hub.card import task_of
+from ..hub.folder import PROCESSOR_CONFIGS, TOKENIZER_CONFIG
 from ..transfer.model import find_head
+from ..utils import loading
+from ..utils.errors import reading
+from ..utils.files import FileError
 from .programs import IMAGE, TEXT
 
 
@@ -54,20 +57,22 @@ class SavedModel:
     base: str | None = None
 
     def load_processor(self, auto_class: Any, **options: Any) -> Any:
-        """The tokenizer or processor beside the model; of an adapter without one, that of its base model."""
-        try:
-            return auto_class.from_pretrained(self.path, **options)
-        except (OSError, ValueError):
-            if self.base is None:
-                raise
-            return auto_class.from_pretrained(self.base, **options)
+        """
+        Load the tokenizer or processor beside the model; of an adapter without one, that of its base model.
+
+        Raises:
+            FileError: it cannot be loaded.
+        """
+        names = {TOKENIZER_CONFIG, *PROCESSOR_CONFIGS}
+        has_own = self.base is None or any(loading.find_file(self.path, name) for name in names)
+        return loading.load_processor(auto_class, self.path if has_own else str(self.base), **options)
 
     def load(self, device: torch.device) -> PreTrainedModel:
         """
-        The classifier, to be evaluated.
+        Load the classifier, to be evaluated.
 
         Raises:
-            ConfigError: it cannot be loaded.
+            FileError: it cannot be loaded.
         """
         if self.adapter is None:
             return load_plain(self.kind, self.path, device, config=self.config)
@@ -76,25 +81,18 @@ class SavedModel:
         # The head of the base model may have other labels; the adapter brings its own.
         options = {"config": self.config, "ignore_mismatched_sizes": True}
         model = load_plain(self.kind, str(self.base), device, **options)
-        try:
+        with reading(f"The adapter in {self.path!r} does not fit to {self.base!r}"):
             return PeftModel.from_pretrained(model, self.adapter).to(device).eval()
-        except (ValueError, RuntimeError, TypeError) as error:
-            message = f"The adapter in {self.path!r} does not fit to {self.base!r}: {first_sentence(error)}"
-            raise ConfigError(message) from error
 
 
 def load_plain(kind: str, path: str, device: torch.device, **options: Any) -> PreTrainedModel:
     """
-    A plain classifier, to be evaluated.
+    Load a plain classifier, to be evaluated.
 
     Raises:
-        ConfigError: it cannot be loaded.
+        FileError: it cannot be loaded.
     """
-    try:
-        loaded = AUTO_MODELS[kind].from_pretrained(path, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"{path!r} cannot be loaded: {first_sentence(error)}") from error
-    return loaded.to(device).eval()
+    return loading.load_model(AUTO_MODELS[kind], path, **options).to(device).eval()
 
 
 def read_saved(path: str, base: str | None = None) -> SavedModel:
@@ -106,11 +104,12 @@ def read_saved(path: str, base: str | None = None) -> SavedModel:
 
     Raises:
         ConfigError: there is no classifier of a known kind, or not the whole of it.
+        FileError: its configuration cannot be loaded.
         ImportError: it is an adapter, and peft is missing.
     """
-    if _find(path, ADAPTER_CONFIG_NAME) is not None:
+    if loading.find_file(path, ADAPTER_CONFIG_NAME) is not None:
         return _read_adapter(path, base)
-    config = read_config(path)
+    config = loading.load_config(path)
     kind = _kind_of_class(config.architectures or ())
     if kind is None:
         found = ", ".join(config.architectures or ()) or "a model without a class"
@@ -126,31 +125,7 @@ def _kind_of_class(class_names: Sequence[str]) -> str | None:
     return None if task is None else TAGS.get(task.tag)
 
 
-def read_config(path: str) -> PretrainedConfig:
-    """
-    The configuration of a saved model.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    try:
-        return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path!r} has no configuration of a model: {first_sentence(error)}") from error
-
-
 # Adapters
-
-
-def _find(path: str, name: str) -> str | None:
-    """A file of a folder, or of a repository on the Hub."""
-    if Path(path).is_dir():
-        file = Path(path) / name
-        return str(file) if file.is_file() else None
-    try:
-        return cached_file(path, name, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError):  # there is no such repository, which is told where its configuration is read
-        return None
 
 
 def _read_adapter(path: str, base: str | None) -> SavedModel:
@@ -159,27 +134,29 @@ def _read_adapter(path: str, base: str | None) -> SavedModel:
     except ImportError as error:
         raise ImportError(f"{path!r} is an adapter, which needs peft: `pip install peft`.") from error
 
-    weights = _find(path, ADAPTER_SAFE_WEIGHTS_NAME)
+    weights = loading.find_file(path, ADAPTER_SAFE_WEIGHTS_NAME)
     if weights is None:
         raise ConfigError(
             f"{path!r} is an adapter without {ADAPTER_SAFE_WEIGHTS_NAME}; other files of weights, which may be pickles, are not read."
         )
     folder = str(Path(weights).parent)
-    try:
+    loading.read_json(Path(folder) / ADAPTER_CONFIG_NAME)
+    with reading(f"{path!r} has no {ADAPTER_CONFIG_NAME} of PEFT"):
         adapter_config = PeftConfig.from_pretrained(folder)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path!r} has no {ADAPTER_CONFIG_NAME} of PEFT: {first_sentence(error)}") from error
     base = base or adapter_config.base_model_name_or_path
     if not base:
         raise ConfigError(f"The adapter in {path!r} does not say what its base model is: give `--base_model`.")
     try:
-        config = AutoConfig.from_pretrained(base)
-    except (OSError, ValueError) as error:
+        config = loading.load_config(str(base))
+    except FileError as error:
         raise ConfigError(
-            f"{base!r}, the base model of the adapter in {path!r}, cannot be found: give `--base_model`. {first_sentence(error)}"
+            f"{base!r}, the base model of the adapter in {path!r}, cannot be loaded: give `--base_model`. {error}"
         ) from error
     kind = _adapter_kind(config, adapter_config, path)
-    num_labels = _labels_of_adapter(kind, config, weights)
+    with reading(f"The adapter in {path!r} cannot be loaded"), torch.device("meta"):
+        model = AUTO_MODELS[kind].from_config(config, trust_remote_code=False)
+        loading.check_adapter(folder, weights, model)
+    num_labels = _labels_of_adapter(model, weights)
     if num_labels is None and _kind_of_class(config.architectures or ()) is None:
         raise ConfigError(
             f"The adapter in {path!r} has no head, and its base model {base!r} is no classifier: there is nothing to evaluate."
@@ -191,8 +168,9 @@ def _read_adapter(path: str, base: str | None) -> SavedModel:
 
 
 def _adapter_kind(config: PretrainedConfig, adapter_config: Any, path: str) -> str:
-    """By the class that PEFT noted, else by the classes that transformers has for the base model."""
-    noted = (adapter_config.auto_mapping or {}).get("base_model_class")
+    """Return what a model classifies, by the class that PEFT noted, else by the classes that transformers has for it."""
+    mapping = adapter_config.auto_mapping
+    noted = mapping.get("base_model_class") if isinstance(mapping, dict) else None
     kind = _kind_of_class([noted] if noted else [])
     if kind is not None:
         return kind
@@ -202,10 +180,8 @@ def _adapter_kind(config: PretrainedConfig, adapter_config: Any, path: str) -> s
     return kinds[0]
 
 
-def _labels_of_adapter(kind: str, config: PretrainedConfig, weights: str) -> int | None:
-    """The outputs of the head that an adapter brings with it; `None` where it has none."""
-    with torch.device("meta"):
-        model = AUTO_MODELS[kind].from_config(config)
+def _labels_of_adapter(model: PreTrainedModel, weights: str) -> int | None:
+    """Return the number of outputs of the head in an adapter's weights; `None` where they have none."""
     name = f"{PEFT_PREFIX}{find_head(model)}.weight"
     with safe_open(weights, framework="pt") as file:
         return file.get_slice(name).get_shape()[0] if name in file.keys() else None

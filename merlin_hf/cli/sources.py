@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .exit_status import FAILURE, USAGE_ERROR, fail
+from .exit_status import fail
 
 
 DESCRIPTION = """\
@@ -80,18 +80,11 @@ def sources(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     Returns:
         `int`: the exit status.
     """
-    from ..comparison.values import ConfigError
-
     if rest:
-        return fail("sources", f"unrecognized arguments: {' '.join(rest)}", USAGE_ERROR)
-    try:
-        # Whatever libraries print must not get between the table and a program that reads it.
-        with contextlib.redirect_stdout(sys.stderr):
-            ranking = _rank(arguments)
-    except (ConfigError, FileNotFoundError, ImportError) as error:
-        return fail("sources", error, USAGE_ERROR)
-    except (ValueError, RuntimeError) as error:
-        return fail("sources", f"{type(error).__name__}: {error}", FAILURE)
+        return fail("sources", f"unrecognized arguments: {' '.join(rest)}")
+    # Whatever libraries print must not get between the table and a program that reads it.
+    with contextlib.redirect_stdout(sys.stderr):
+        ranking = _rank(arguments)
     _write(ranking, arguments)
     return 0
 

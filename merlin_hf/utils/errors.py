@@ -1,0 +1,41 @@
+"""Turn the errors of libraries about files of others into one kind that names the file."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .files import FileError
+from .markdown import visible
+
+
+@contextmanager
+def reading(what: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """
+    Turn whatever a damaged or forged file raises into [`FileError`].
+
+    Libraries raise anything here: `KeyError`, `RecursionError`, `MemoryError`, and panics of those written in Rust, which are not even an
+    `Exception`.
+
+    Args:
+        what (`str`): begins the message, such as `"'out' cannot be loaded"`.
+        but (`tuple[type[Exception], ...]`): kinds of errors that say enough themselves.
+
+    Raises:
+        FileError: anything was raised within but an interruption, a [`FileError`] or an `ImportError` of a library that is missing.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, FileError, ImportError, *but):
+        raise
+    except BaseException as error:
+        raise FileError(f"{what}: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """Return the first sentence of an error on one line, with its kind where the text alone says little."""
+    text = visible(error)
+    text = re.split(r"(?<=[.!?])\s+(?=[A-Z`])", text, maxsplit=1)[0]
+    if len(text) > 500:
+        text = f"{text[:499]}…"
+    is_told = isinstance(error, ValueError | OSError) and not isinstance(error, UnicodeError)
+    return text if text and is_told else f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,332 @@
+"""
+Load configurations, models, tokenizers and processors that others made.
+
+A folder or a repository may be damaged or forged. Everything here loads weights from safetensors only, runs no code of a repository
+unless the user asks for it, refuses sizes that the weights do not have before a model is built, and raises one kind of error that
+names what cannot be loaded.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, FEATURE_EXTRACTOR_NAME, cached_file
+
+from .errors import reading
+from .files import FileError
+from .markdown import visible
+
+
+MOST_LABELS = 1_000_000  # `transformers` makes two dictionaries of them
+MOST_LAYERS = 4096  # where no weights are there to compare with
+LARGEST_SIZE = 10_000_000  # of any other size in a configuration
+MOST_PIXELS = 16_384  # of a side of an image
+LARGEST_JSON = 1 << 28  # bytes of a tokenizer or a configuration
+WEIGHTS_FACTOR = (
+    16  # a model may have so many times the values of its weights: they may be packed, and a head may be new
+)
+NEW_WEIGHTS = 50_000_000  # and so many beside
+REGEX_SECONDS = 5
+# Numbers in a configuration that are no sizes.
+NO_SIZES = re.compile(
+    r"token_ids?$|theta|seed|scale|max_position|sampling_rate|window|max_length|_step|steps?$|version|ratio|base$"
+)
+LAYERS = re.compile(r"layers?$|depths?$|blocks?$|experts?$|stages?$|(^|_)groups?$")
+LABELS = re.compile(r"num_labels$|n_labels$")
+PIXELS = re.compile(r"^(height|width|shortest_edge|longest_edge|size|crop_size|image_size)$")
+# Fields of adapters whose texts are matched with names of modules as regular expressions, and those that are sizes.
+ADAPTER_PATTERNS = (
+    "target_modules",
+    "exclude_modules",
+    "modules_to_save",
+    "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
+)
+ADAPTER_SIZES = re.compile(r"(^|_)r$|rank|num_virtual_tokens|hidden_size|block_size|layer_replication|num_")
+PLAIN_NAME = re.compile(r"[\w.-]*")
+
+
+# Loading
+
+
+def load_config(path: str, **options: Any) -> PretrainedConfig:
+    """
+    Load the configuration of a model, with sizes that can be.
+
+    Args:
+        path (`str`): a folder, or a name on the Hub.
+        options: of `AutoConfig.from_pretrained`.
+
+    Raises:
+        FileError: it cannot be loaded.
+    """
+    options.setdefault("trust_remote_code", False)
+    with reading(f"{path!r} has no configuration of a model that can be read"):
+        check_config(path, **_hub_options(options))
+        config = AutoConfig.from_pretrained(path, **options)
+    return config
+
+
+def load_model(auto_class: Any, path: str, **options: Any) -> PreTrainedModel:
+    """
+    Load a model from safetensors.
+
+    Args:
+        auto_class: such as `AutoModelForSequenceClassification`.
+        path (`str`): a folder, or a name on the Hub.
+        options: of `from_pretrained`, with the `config` if it is known.
+
+    Raises:
+        FileError: it cannot be loaded.
+    """
+    options = {"trust_remote_code": False, "use_safetensors": True, **options}
+    if options.get("config") is None:
+        options["config"] = load_config(path, **_hub_options(options), trust_remote_code=options["trust_remote_code"])
+    with reading(f"{path!r} cannot be loaded"):
+        check_weights(auto_class, path, options["config"], options["trust_remote_code"])
+        return auto_class.from_pretrained(path, **options)
+
+
+def load_processor(auto_class: Any, path: str, **options: Any) -> Any:
+    """
+    Load a tokenizer, an image processor or a feature extractor.
+
+    Raises:
+        FileError: it cannot be loaded; its cause is an `OSError` or a `ValueError` where there is none.
+    """
+    options.setdefault("trust_remote_code", False)
+    with reading(f"{path!r} has no {_title(auto_class)} that can be read"):
+        for name in ("tokenizer.json", FEATURE_EXTRACTOR_NAME):
+            found = find_file(path, name, **_hub_options(options))
+            if found is not None:
+                check_processor(found)
+        return auto_class.from_pretrained(path, **options)
+
+
+def _title(auto_class: Any) -> str:
+    name = getattr(auto_class, "__name__", "processor")
+    return {
+        "AutoTokenizer": "tokenizer",
+        "AutoImageProcessor": "image processor",
+        "AutoFeatureExtractor": "feature extractor",
+    }.get(name, name)
+
+
+def _hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: options[name] for name in ("cache_dir", "revision", "token", "local_files_only") if options.get(name)
+    }
+
+
+def find_file(path: str, name: str, **options: Any) -> str | None:
+    """Return the path of a file of a folder, or of a repository on the Hub; `None` where there is none."""
+    if Path(path).is_dir():
+        file = Path(path) / name
+        return str(file) if file.is_file() else None
+    try:
+        return cached_file(path, name, _raise_exceptions_for_missing_entries=False, **options)
+    except (OSError, ValueError):  # no such repository, which is told where its configuration is read
+        return None
+
+
+# Sizes
+
+
+def check_config(path: str, **options: Any) -> None:
+    """
+    Check the sizes in a model's `config.json`, which `transformers` may make lists of when it reads them.
+
+    Raises:
+        FileError: a number cannot be a size of this model.
+    """
+    found = find_file(path, CONFIG_NAME, **options)
+    if found is None:
+        return
+    content = read_json(found)
+    folder = Path(found).parent
+    most_layers = max(64, len(_shapes(folder))) if any(folder.glob("*.safetensors")) else MOST_LAYERS
+    for name, value in _numbers(content):
+        if LABELS.search(name):
+            most = MOST_LABELS
+        elif LAYERS.search(name):
+            most = most_layers
+        elif NO_SIZES.search(name):
+            continue
+        else:
+            most = LARGEST_SIZE
+        if value > most:
+            raise FileError(f"{found} has {name}={_shown(value)}, and at most {most:,} can be. Is the file damaged?")
+
+
+def check_weights(auto_class: Any, path: str, config: PretrainedConfig, trust_remote_code: bool = False) -> None:
+    """
+    Check that a model in a folder is about as large as its weights, before memory is taken for it.
+
+    Raises:
+        FileError: its configuration describes a much larger one.
+    """
+    folder = Path(path)
+    shapes = _shapes(folder) if folder.is_dir() else {}
+    if not shapes:
+        return
+    saved = sum(_product(shape) for shape in shapes.values())
+    with torch.device("meta"):
+        model = auto_class.from_config(config, trust_remote_code=trust_remote_code)
+    described = sum(parameter.numel() for parameter in model.parameters()) + sum(
+        buffer.numel() for buffer in model.buffers()
+    )
+    if described > WEIGHTS_FACTOR * saved + NEW_WEIGHTS:
+        raise FileError(
+            f"{folder / CONFIG_NAME} describes a model of {described:,} values, and its weights have {saved:,}. Is the file damaged?"
+        )
+
+
+def check_processor(path: str) -> None:
+    """
+    Check the numbers of a tokenizer, an image processor or a feature extractor that memory is taken for.
+
+    Raises:
+        FileError: one cannot be.
+    """
+    content = read_json(path)
+    if Path(path).name == FEATURE_EXTRACTOR_NAME:
+        for name, value in _numbers(content):
+            most = MOST_PIXELS if PIXELS.search(name) else LARGEST_SIZE
+            if value > most:
+                raise FileError(
+                    f"{path} has {name}={_shown(value)}, and at most {most:,} can be. Is the file damaged?"
+                )
+        return
+    # Room is made for as many tokens as the largest id.
+    model = content.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    added = content.get("added_tokens")
+    ids += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    largest = max((id for id in ids if isinstance(id, int)), default=0)
+    if largest > 10 * len(ids) + 1_000_000:
+        raise FileError(
+            f"{path} has a token with the id {_shown(largest)}, and {len(ids):,} tokens. Is the file damaged?"
+        )
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """
+    Read a JSON object.
+
+    Raises:
+        FileError: it is none.
+    """
+    with reading(f"{path} is no JSON object"):
+        if Path(path).stat().st_size > LARGEST_JSON:
+            raise FileError(f"{path} has more than {LARGEST_JSON:,} bytes.")
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise FileError(f"{path} is no JSON object.")
+    return content
+
+
+def _shown(value: float) -> str:
+    return f"{value:,}" if value < 1e21 else "a number of more than 20 digits"
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int | float]]:
+    """Go through the numbers in a JSON value, with the name of the field that they are in."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _numbers(inner, key if isinstance(inner, dict | list) or not str(key).isdigit() else name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _numbers(inner, name)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, value
+
+
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """Return the shapes of all weights in the files of a folder, by name."""
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        if path.name == "transfer_state.safetensors" or not path.is_file():
+            continue
+        with reading(f"{path} is damaged"), safe_open(path, framework="pt") as file:
+            found.update({name: file.get_slice(name).get_shape() for name in file.keys()})
+    return found
+
+
+def _product(shape: Iterable[int]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product
+
+
+# Adapters
+
+
+def check_adapter(folder: str, weights: str, base: PreTrainedModel) -> None:
+    """
+    Check the configuration of an adapter before it is laid around its base model.
+
+    Args:
+        folder (`str`): the folder with its configuration.
+        weights (`str`): its weights.
+        base ([`~transformers.PreTrainedModel`]): the base model, which may be on the meta device.
+
+    Raises:
+        FileError: a size is larger than all of the weights, or a regular expression takes too long.
+    """
+    path = Path(folder) / ADAPTER_CONFIG_NAME
+    content = read_json(path)
+    with reading(f"{weights} is damaged"), safe_open(weights, framework="pt") as file:
+        largest = max((size for name in file.keys() for size in file.get_slice(name).get_shape()), default=0)
+    for name, value in _numbers(content):
+        if ADAPTER_SIZES.search(name) and value > max(largest, 64):
+            raise FileError(f"{path} has {name}={_shown(value)}, and its weights have no size above {largest:,}.")
+    ranks = content.get("rank_pattern")
+    for _, value in _numbers(list(ranks.values()) if isinstance(ranks, dict) else []):
+        if value > max(largest, 64):
+            raise FileError(f"{path} has a rank of {_shown(value)}, and its weights have no size above {largest:,}.")
+    names = [name for name, _ in base.named_modules()]
+    for field in ADAPTER_PATTERNS:
+        given = content.get(field)
+        patterns = [given] if isinstance(given, str) else list(given) if isinstance(given, list | dict) else []
+        odd = [pattern for pattern in patterns if isinstance(pattern, str) and not PLAIN_NAME.fullmatch(pattern)]
+        if odd:
+            _check_patterns(odd, names, f"`{field}` in {path}")
+
+
+# A regular expression can run for longer than the universe is old, and Python cannot interrupt it in all of its threads.
+MATCH = r"""
+import json, re, sys
+patterns, names = json.load(sys.stdin)
+for pattern in patterns:
+    for name in names:
+        for form in ("{}$", r"(?:.*\.)?({})$", r".*\.[^.]*\.{}\.(\d+)\."):
+            re.match(form.replace("{}", pattern), name)
+"""
+
+
+def _check_patterns(patterns: list[str], names: list[str], where: str) -> None:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", MATCH],
+            input=json.dumps([patterns, names]),
+            capture_output=True,
+            text=True,
+            timeout=REGEX_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise FileError(
+            f"The regular expression of {where} takes more than {REGEX_SECONDS} seconds to match."
+        ) from None
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["it ended early"])[-1]
+        raise FileError(f"The regular expression of {where} cannot be used: {visible(last)}.")
