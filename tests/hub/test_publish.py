@@ -1,6 +1,5 @@
 """`merlin-hf publish` and `push_to_hub` against a Hub over HTTP, and what happens when they fail."""
 
-import argparse
 import json
 import os
 import shutil
@@ -10,7 +9,8 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 
-from merlin_hf.cli.publish import add_publish_parser, publish, readable
+from merlin_hf.cli.main import main
+from merlin_hf.cli.publish import readable
 from merlin_hf.hub import PublishError, publish_folder
 from merlin_hf.hub.errors import reason
 from merlin_hf.hub.publish import plan_of
@@ -39,9 +39,9 @@ def folder(trained, tmp_path):
 
 
 def command(*arguments):
-    parser = argparse.ArgumentParser()
-    add_publish_parser(parser.add_subparsers())
-    return publish(*parser.parse_known_args(["publish", *map(str, arguments)]))
+    with pytest.raises(SystemExit) as ended:
+        main(["publish", *map(str, arguments)])
+    return ended.value.code
 
 
 # What is published
