@@ -32,6 +32,9 @@ class TransferTrainingArguments(TrainingArguments):
             [`~merlin_hf.transfer.model.find_head`]).
         head_learning_rate (`float`, *optional*): learning rate of the heads that are trained by gradient descent (the
             source head; the model's own last layer where a method trains it); `learning_rate` if not given.
+        overwrite_output_dir (`bool`): delete the checkpoints in `output_dir` when a training starts that does not resume from one.
+            `merlin-hf train` and the programs resume by themselves where they find a checkpoint of the same run, and refuse that
+            of another; with this they do neither.
     """
 
     per_device_source_batch_size: int | None = field(
@@ -56,6 +59,12 @@ class TransferTrainingArguments(TrainingArguments):
     head_learning_rate: float | None = field(
         default=None,
         metadata={"help": "Learning rate of heads trained by gradient descent. Default: learning_rate."},
+    )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={
+            "help": "Delete the checkpoints of earlier runs in output_dir and start anew, in place of resuming."
+        },
     )
 
     def __post_init__(self):

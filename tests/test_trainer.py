@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, Trainer, TrainingAr
 
 from merlin_hf import MerlinTrainer, MerlinTrainingArguments
 from merlin_hf.transfer.checkpoint import TRANSFER_STATE_NAME
+from merlin_hf.transfer.manifest import MANIFEST_NAME
 from merlin_hf.transfer.trainer import SOURCE_INPUTS
 from tests.tiny import NUM_LABELS, TINY_CLASSIFIERS, tiny_bert, tiny_dataset
 
@@ -283,7 +284,9 @@ def test_without_a_source_it_is_trainer(tmp_path):
         assert trainer.model is model and type(model).__name__ == "BertForSequenceClassification"
         metrics = trainer.evaluate()
         files = sorted(
-            os.path.relpath(os.path.join(d, f), tmp_path / name) for d, _, fs in os.walk(tmp_path / name) for f in fs
+            os.path.relpath(os.path.join(d, f), tmp_path / name)
+            for d, _, fs in os.walk(tmp_path / name)
+            for f in set(fs) - {MANIFEST_NAME}  # the one file more
         )
         runs[name] = (losses(trainer), [set(e) for e in trainer.state.log_history], files, metrics["eval_loss"])
         runs[name] += (torch.get_rng_state().tolist(),)
@@ -430,7 +433,7 @@ def test_the_head_is_fit_again_only_when_the_model_has_changed(tmp_path):
 def test_resuming_a_checkpoint_without_transfer_state_is_an_error(tmp_path):
     trainer = make_trainer(tmp_path, without_source=True, save_strategy="steps", save_steps=2, max_steps=2)
     trainer.train()
-    with pytest.raises(FileNotFoundError, match="source_dataset"):
+    with pytest.raises(ValueError, match="`source_dataset` .this run has one, the checkpoint has none"):
         make_trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 

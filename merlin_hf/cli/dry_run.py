@@ -7,7 +7,6 @@ from typing import Any
 from ..comparison.quiet import quiet
 from ..scripts.labels import Labels
 from ..scripts.text_classification import Program
-from ..transfer.whole_checkpoints import last_whole_checkpoint
 from .arguments import Request
 from .memory import estimate, steps_by_gradient
 from .programs import build
@@ -44,7 +43,7 @@ def plan_of(request: Request) -> dict[str, Any] | None:
             "evaluation_rows": sum(len(rows) for rows in program.validation.values()) or None,
             "prediction_rows": sum(len(rows) for rows in program.test.values()) or None,
             "output_dir": output_dir,
-            "resumes_from": args.resume_from_checkpoint or last_whole_checkpoint(output_dir),
+            "resumes_from": resumes_from(program.trainer, output_dir) if args.do_train else None,
             "push_to_hub": push,
         }
         if program.source_labels is not None:
@@ -53,6 +52,23 @@ def plan_of(request: Request) -> dict[str, Any] | None:
             plan["training"] = _training(program)
             plan["memory"] = estimate(program.trainer)
     return plan if program.trainer.is_world_process_zero() else None
+
+
+def resumes_from(trainer: Any, output_dir: str) -> str | None:
+    """
+    The checkpoint that training would go on from.
+
+    Raises:
+        RunRefusedError: the one in `output_dir` is of another run.
+    """
+    args, folder = trainer.args, trainer.args.output_dir
+    if args.resume_from_checkpoint is not None or args.overwrite_output_dir:
+        return args.resume_from_checkpoint
+    args.output_dir = output_dir
+    try:
+        return trainer.checkpoint_to_continue()
+    finally:
+        args.output_dir = folder
 
 
 def _described(labels: Labels, dataset: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import traceback
 
 from ..utils.errors import reason
 from ..utils.markdown import visible
+from ..utils.secret import without_any_token
 
 
 FAILURE = 1
@@ -19,7 +20,8 @@ EXPECTED = (ValueError, OSError, ImportError, NotImplementedError)
 
 def fail(command: str, message: object, status: int = USAGE_ERROR) -> int:
     """Say on stderr what went wrong; return the exit status."""
-    print(f"merlin-hf {command}: {visible(message, keep_lines=status == FAILURE)}", file=sys.stderr)
+    shown = visible(without_any_token(str(message)), keep_lines=status == FAILURE)
+    print(f"merlin-hf {command}: {shown}", file=sys.stderr)
     return status
 
 

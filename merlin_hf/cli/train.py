@@ -174,10 +174,15 @@ def _train(request: Any) -> tuple[int, dict[str, Any] | None]:
     from transformers import set_seed
 
     from ..scripts.text_classification import run, setup_logging
+    from ..transfer.output_dir import RunRefusedError, check_output_dir
+    from ..transfer.weights import NotFiniteError
+    from ..utils.secret import without_any_token
     from .programs import build
 
     try:
         model_args, data_args, args = request.arguments()
+        if args.do_train:
+            check_output_dir(args.output_dir)
         setup_logging(args)
         set_seed(args.seed)
         program = build(request.task, model_args, data_args, args)
@@ -185,11 +190,15 @@ def _train(request: Any) -> tuple[int, dict[str, Any] | None]:
         return fail("train", error), None
     try:
         metrics = run(program)
+    except RunRefusedError as error:
+        return fail("train", error), None
+    except NotFiniteError as error:
+        return fail("train", error, FAILURE), None
     except KeyboardInterrupt:
         print(f"\nThe same command goes on from the last checkpoint in {args.output_dir}.", file=sys.stderr)
         raise
     except Exception:
-        traceback.print_exc()
+        print(without_any_token(traceback.format_exc()), end="", file=sys.stderr)
         message = f"the run failed; its last checkpoint, if it has one, is in {args.output_dir}"
         return fail("train", message, FAILURE), None
     if not program.trainer.is_world_process_zero():

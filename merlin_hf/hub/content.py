@@ -278,8 +278,8 @@ HOUSEKEEPING_PREFIXES = (
 )  # fmt: skip
 # What `TrainingArguments` makes of arguments that are not given.
 FILLED_IN = {"accelerator_config"}
-# Options of methods that say how much is computed at once.
-HOUSEKEEPING_OPTIONS = {"target_chunk_size"}
+# Options of methods that say how much is computed at once, and what to do with the checkpoints of earlier runs.
+HOUSEKEEPING_OPTIONS = {"overwrite_output_dir", "target_chunk_size"}
 
 
 def changed_options(args: TrainingArguments, options: type | None) -> dict[str, str]:

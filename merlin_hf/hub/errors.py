@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from .secret import without_token
+from ..utils.secret import without_token
 
 
 # What `huggingface_hub` raises: the answers of a server, no answer, a token or a name that cannot be; `RuntimeError` around

@@ -10,10 +10,10 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from ..trainer_base import TrainerBase
+from ..utils.secret import keep_token_secret
 from .card import write_card
 from .content import content_of
 from .errors import PublishError, explained
-from .secret import SecretToken
 
 
 logger = logging.get_logger(__name__)
@@ -105,13 +105,12 @@ class ModelCardMixin(TrainerBase):
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def _push_from_checkpoint(self, checkpoint_folder):
-        if self._writes_own_card:
-            self._keep_token_out_of_files()
-            if self._will_push():
-                try:
-                    self.create_model_card()
-                except Exception as error:  # a card is not worth a training run
-                    logger.warning(f"Pushing without a new card, which could not be written: {error!r}")
+        # The card must be there before the upload begins, and no callback is called at that moment in all releases.
+        if self._writes_own_card and self._will_push():
+            try:
+                self.create_model_card()
+            except Exception as error:  # a card is not worth a training run
+                logger.warning(f"Pushing without a new card, which could not be written: {error!r}")
         return super()._push_from_checkpoint(checkpoint_folder)
 
     def _will_push(self) -> bool:
@@ -121,15 +120,15 @@ class ModelCardMixin(TrainerBase):
         is_uploading = self.push_in_progress is not None and not self.push_in_progress.is_done()
         return self.args.hub_strategy != HubStrategy.END and (self.args.hub_always_push or not is_uploading)
 
-    def _save(self, output_dir=None, state_dict=None):
-        if self._writes_own_card:
-            self._keep_token_out_of_files()
-        return super()._save(output_dir, state_dict)
+    def train(self, *args, **kwargs):
+        """[`~transformers.Trainer.train`]; a token that was set since the trainer was made stays out of its files too."""
+        keep_token_secret(self.args)
+        return super().train(*args, **kwargs)
 
-    def _keep_token_out_of_files(self) -> None:
-        # Trainer pickles its arguments with the token among them, and uploads the file.
-        if isinstance(self.args.hub_token, str):
-            self.args.hub_token = SecretToken(self.args.hub_token)
+    def save_model(self, output_dir=None, _internal_call=False):
+        """[`~transformers.Trainer.save_model`], without the token in `training_args.bin`."""
+        keep_token_secret(self.args)
+        super().save_model(output_dir, _internal_call)
 
     def init_hf_repo(self, *args, **kwargs):
         """[`~transformers.Trainer.init_hf_repo`], with errors that say what would work."""

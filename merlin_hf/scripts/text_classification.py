@@ -7,6 +7,7 @@ of data sets (see `merlin_hf.data`). The output is a plain `AutoModelForSequence
 """
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -33,7 +34,7 @@ from ..hub.content import given_arguments
 from ..methods import get_method
 from ..training_args import TransferTrainingArguments
 from ..transfer.distributed import end_training
-from ..transfer.whole_checkpoints import last_whole_checkpoint
+from ..transfer.manifest import has_weights
 from .labels import Labels
 from .model_arguments import BaseModelArguments, TaskArguments
 from .text_tasks import DataTrainingArguments, Task, load_task, make_compute_metrics, predicted, prepare
@@ -215,13 +216,25 @@ def build_trainer(
 
 
 def train(trainer: Trainer, args: TransferTrainingArguments) -> dict[str, float]:
-    """Train, from the last checkpoint in `output_dir` where there is one; returns the metrics of the training."""
+    """
+    Train, from the last checkpoint in `output_dir` where there is one of this run; a finished run is left as it is.
+
+    Returns:
+        The metrics of the training.
+
+    Raises:
+        RunRefusedError: the checkpoint is of another run.
+    """
     checkpoint = args.resume_from_checkpoint
-    if checkpoint is None and os.path.isdir(args.output_dir):
-        checkpoint = last_whole_checkpoint(args.output_dir)
+    if checkpoint is None and not args.overwrite_output_dir:
+        checkpoint = trainer.checkpoint_to_continue()
         if checkpoint is not None:
-            logger.info(f"Resuming from {checkpoint}. To train from scratch, give another `output_dir`.")
+            logger.info(
+                f"Resuming from {checkpoint}. To start anew, set `overwrite_output_dir`, or give another `output_dir`."
+            )
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    if trainer.is_finished and has_weights(args.output_dir):
+        return earlier_metrics(args.output_dir)
     metrics["train_samples"] = len(trainer.train_dataset)
     if getattr(trainer, "source_dataset", None) is not None:
         metrics["source_samples"] = len(trainer.source_dataset)
@@ -230,6 +243,16 @@ def train(trainer: Trainer, args: TransferTrainingArguments) -> dict[str, float]
     trainer.save_metrics("train", metrics)
     trainer.save_state()
     return metrics
+
+
+def earlier_metrics(output_dir: str) -> dict[str, float]:
+    """The metrics of a training that is finished, as far as they are still there."""
+    try:
+        with open(os.path.join(output_dir, "train_results.json"), encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def evaluate_on(trainer: Trainer, eval_datasets: dict[str, datasets.Dataset]) -> dict[str, float]:

@@ -10,9 +10,9 @@ from torch import Tensor
 from ..trainer_base import TrainerBase
 from .distributed import whole
 from .model import TransferModel
+from .whole_checkpoints import TRANSFER_STATE_NAME
 
 
-TRANSFER_STATE_NAME = "transfer_state.safetensors"
 PREFIX = "model."  # of the classifier's tensors in a TransferModel
 KEPT = "kept."  # of what a regularizer keeps beside its parameters
 RUN = "run."  # of what a resumed run must agree with

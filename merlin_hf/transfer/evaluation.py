@@ -26,6 +26,7 @@ class SettledHeadMixin(TrainerBase):
     def settle_head(self) -> None:
         """[`SettledHeadMixin.refit_head`] if the backbone has changed since; a collective, so every rank calls it."""
         if self._head_is_stale:
+            self.check_finite()  # no solver says as well what is at fault
             # Schedule-free optimizers evaluate and save other weights than they train; a training step switches back.
             if callable(getattr(self.optimizer, "eval", None)):
                 self.optimizer.eval()

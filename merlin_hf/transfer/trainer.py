@@ -13,6 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..hub.mixin import ModelCardMixin
 from ..training_args import TransferTrainingArguments, add_missing_options
+from ..utils.secret import keep_token_secret
 from .adapters import add_adapter, check_head_is_saved
 from .batches import SOURCE_INPUTS, Batches
 from .checkpoint import TransferCheckpointsMixin
@@ -34,6 +35,7 @@ from .mean_loss import MeanLoss, MeanLossMixin
 from .metrics import MetricAverager
 from .model import TransferModel
 from .optimizer import OwnLearningRatesMixin
+from .output_dir import make_output_dir
 from .regularizer import Regularizer
 from .seeding import isolated_rng
 from .source import SourceStream, is_iterable
@@ -119,6 +121,10 @@ class TransferTrainer(
         if self.is_active:
             args, kwargs = self._with_options(args, kwargs)
         self._given_args = args[1] if len(args) > 1 else kwargs.get("args")
+        if self._given_args is not None:
+            keep_token_secret(self._given_args)
+            if self._given_args.should_save:
+                make_output_dir(self._given_args.output_dir)
         if args:
             args = (self._with_adapter(args[0]), *args[1:])
         elif "model" in kwargs:

@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, EarlyStoppingCallba
 from transformers.trainer_pt_utils import EvalLoopContainer
 
 from merlin_hf import MerlinTrainer, get_method
+from merlin_hf.transfer.manifest import MANIFEST_NAME
 from tests.compatibility.test_callbacks import StopAt
 from tests.compatibility.test_training_features import BOTH
 from tests.test_trainer import losses, make_trainer
@@ -238,7 +239,7 @@ def test_save_only_model(tmp_path):
     trainer = build(tmp_path, save_strategy="steps", save_steps=4, save_only_model=True)
     trainer.train()
     files = set(os.listdir(tmp_path / "checkpoint-4"))
-    assert files == {"config.json", "model.safetensors", "trainer_state.json", "training_args.bin"}
+    assert files == {"config.json", "model.safetensors", "trainer_state.json", "training_args.bin", MANIFEST_NAME}
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "checkpoint-4")
     predictions = trainer.predict(DATASET).predictions
     torch.testing.assert_close(logits_of(loaded, DATASET), torch.tensor(predictions))
