@@ -128,6 +128,7 @@ def make_trainer(method: str, data: Data, tokenizer, args: argparse.Namespace, s
     set_seed(seed)
     model = AutoModelForSequenceClassification.from_pretrained(
         model_path(args),
+        trust_remote_code=False,
         num_labels=len(data.label_names),
         id2label=dict(enumerate(data.label_names)),
         label2id={name: i for i, name in enumerate(data.label_names)},
@@ -241,7 +242,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     disable_progress_bars()
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    tokenizer = AutoTokenizer.from_pretrained(model_path(args))
+    tokenizer = AutoTokenizer.from_pretrained(model_path(args), trust_remote_code=False)
     results = []
     for seed in args.seeds:
         data = load_data(args, seed)

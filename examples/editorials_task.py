@@ -61,9 +61,12 @@ def load_task(args: argparse.Namespace) -> Task:
     train, _, test = split_by_group(load_sentences("editorials", args.data_dir), args.target_rows, seed=0)
     test = test.shuffle(seed=0).select(range(min(args.test_rows, len(test))))
     names = train.features["label"].names
-    tokenizer = AutoTokenizer.from_pretrained(model_path(args))
+    tokenizer = AutoTokenizer.from_pretrained(model_path(args), trust_remote_code=False)
     model = AutoModelForSequenceClassification.from_pretrained(
-        model_path(args), id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)}
+        model_path(args),
+        trust_remote_code=False,
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
     )
     source = load_sentences("films", args.data_dir)
     return Task(*(tokenize(part, tokenizer) for part in (train, test, source)), tokenizer, model)

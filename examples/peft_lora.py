@@ -34,7 +34,9 @@ def main(argv: list[str] | None = None) -> float:
 
     # PEFT saves no names of labels; it reads them where the base model comes from, or takes them here.
     names = {name: getattr(task.model.config, name) for name in ("id2label", "label2id")}
-    merged = AutoPeftModelForSequenceClassification.from_pretrained(args.output_dir, **names).merge_and_unload()
+    merged = AutoPeftModelForSequenceClassification.from_pretrained(
+        args.output_dir, trust_remote_code=False, **names
+    ).merge_and_unload()
     merged.save_pretrained(f"{args.output_dir}/merged")
     task.tokenizer.save_pretrained(f"{args.output_dir}/merged")
     classify = pipeline("text-classification", model=f"{args.output_dir}/merged", device="cpu")

@@ -30,6 +30,7 @@ from merlin_hf.scripts.image_classification import (
 from merlin_hf.scripts.image_tasks import load_task
 from merlin_hf.scripts.model_arguments import BaseModelArguments
 from merlin_hf.scripts.text_classification import Program, choose_method, run, setup_logging
+from merlin_hf.utils.loading import load_processor
 
 
 @dataclass
@@ -54,9 +55,8 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args) ->
         wants_source = args.do_train and data_args.has_source and trainer_class.takes_source
         source = load_task(data_args, "source_", AUDIO, **hub) if wants_source else None
         config = load_config(model_args, target.labels)
-        extractor = AutoFeatureExtractor.from_pretrained(
-            model_args.feature_extractor_name or model_args.model_name_or_path, **model_args.hub_options
-        )
+        path = model_args.feature_extractor_name or model_args.model_name_or_path
+        extractor = load_processor(AutoFeatureExtractor, path, **model_args.hub_options)
         options = (extractor, data_args.max_length_seconds, data_args.array_sampling_rate)
         encode, encode_train = EncodeAudio(*options), EncodeAudio(*options, at_random=True)
         data = load_data(target, source, data_args, args, encode, encode_train)

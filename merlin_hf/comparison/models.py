@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -18,11 +17,12 @@ from transformers import (
 
 from ..scripts.text_tasks import Labels
 from ..transfer.layers import KEPT_STATISTICS
+from ..utils.loading import load_config, load_model, load_processor
 from .config import CompareConfig
 from .encoding import ImageEncoder, TextEncoder, by_processor, resize_and_scale
 from .frozen import embeddings_name, layer_stack
 from .tasks import IMAGE, TEXT
-from .values import ConfigError, first_sentence
+from .values import ConfigError
 
 
 AUTO_MODELS = {TEXT: AutoModelForSequenceClassification, IMAGE: AutoModelForImageClassification}
@@ -36,12 +36,8 @@ def load_model_config(config: CompareConfig, labels: Labels) -> PretrainedConfig
     Raises:
         ConfigError: there is no such model.
     """
-    try:
-        model_config = AutoConfig.from_pretrained(
-            config.model, num_labels=labels.num_labels, attn_implementation=config.attn_implementation
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"`model={config.model!r}` cannot be loaded: {first_sentence(error)}") from error
+    options = {"num_labels": labels.num_labels, "attn_implementation": config.attn_implementation}
+    model_config = load_config(config.model, f"`model={config.model!r}`", **options)
     if labels.is_regression:
         model_config.problem_type = "regression"
     else:
@@ -60,10 +56,7 @@ def load_encoder(config: CompareConfig, model_config: PretrainedConfig, kind: st
     """
     if kind == IMAGE:
         return ImageEncoder(_preprocess(config, model_config))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config.model)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"`model={config.model!r}` has no tokenizer: {first_sentence(error)}") from error
+    tokenizer = load_processor(AutoTokenizer, config.model, f"`model={config.model!r}`")
     if tokenizer.pad_token is None:  # decoders such as GPT-2
         tokenizer.pad_token = tokenizer.eos_token
     if model_config.get_text_config().pad_token_id is None:
@@ -76,7 +69,7 @@ def _preprocess(config: CompareConfig, model_config: PretrainedConfig):
     if size is None:
         try:
             # The PIL backend needs no torchvision, and gives the same pixels with and without it.
-            processor = AutoImageProcessor.from_pretrained(config.model, backend="pil")
+            processor = load_processor(AutoImageProcessor, config.model, backend="pil")
             return by_processor(processor, model_config)
         except (OSError, ValueError, ImportError):
             size = getattr(model_config, "image_size", None)
@@ -96,11 +89,10 @@ def build_model(config: CompareConfig, model_config: PretrainedConfig, kind: str
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if config.from_scratch:
-            model = AUTO_MODELS[kind].from_config(model_config)
+            model = AUTO_MODELS[kind].from_config(model_config, trust_remote_code=False)
         else:
-            model = AUTO_MODELS[kind].from_pretrained(
-                config.model, config=model_config, ignore_mismatched_sizes=True, use_safetensors=True
-            )
+            options = {"config": model_config, "ignore_mismatched_sizes": True}
+            model = load_model(AUTO_MODELS[kind], config.model, f"`model={config.model!r}`", **options)
     if config.freeze_layers:
         freeze(model, config.freeze_layers)
     return model

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     HfArgumentParser,
@@ -26,6 +25,7 @@ from transformers import (
 
 from ..data.images import EncodeImages, mode_of
 from ..methods import get_method
+from ..utils import loading
 from .image_tasks import DataTrainingArguments, MediaArguments, MediaTask, load_task, prepare
 from .labels import Labels
 from .model_arguments import BaseModelArguments
@@ -62,11 +62,10 @@ def parse_args(
 
 def load_config(model_args: BaseModelArguments, labels: Labels) -> PretrainedConfig:
     """The configuration of a model for the target's labels, whose numbers it settles."""
-    config = AutoConfig.from_pretrained(
-        model_args.config_name or model_args.model_name_or_path,
-        num_labels=labels.num_labels,
-        **model_args.hub_options,
-    )
+    name = "model_name_or_path" if model_args.config_name is None else "config_name"
+    path = getattr(model_args, name)
+    called = f"`{name}={path!r}`"
+    config = loading.load_config(path, called, num_labels=labels.num_labels, **model_args.hub_options)
     if labels.is_regression:
         config.problem_type = "regression"
         return config
@@ -81,8 +80,11 @@ def load_model(
     model_args: BaseModelArguments, config: PretrainedConfig, auto_class: Any = AutoModelForImageClassification
 ) -> Any:
     """The model, on all processes at once: under ZeRO-3 each has its shard of every weight from the start."""
-    return auto_class.from_pretrained(
-        model_args.model_name_or_path,
+    path = model_args.model_name_or_path
+    return loading.load_model(
+        auto_class,
+        path,
+        f"`model_name_or_path={path!r}`",
         config=config,
         ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
         **model_args.hub_options,
@@ -177,9 +179,8 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args) ->
         source = load_task(data_args, "source_", **hub) if wants_source else None
         config = load_config(model_args, target.labels)
         # The PIL backend needs no torchvision, and gives the same pixels with and without it.
-        processor = AutoImageProcessor.from_pretrained(
-            model_args.image_processor_name or model_args.model_name_or_path, backend="pil", **model_args.hub_options
-        )
+        path = model_args.image_processor_name or model_args.model_name_or_path
+        processor = loading.load_processor(AutoImageProcessor, path, backend="pil", **model_args.hub_options)
         mode = mode_of(config)
         augmented = EncodeImages(processor, mode, data_args.random_resized_crop, data_args.horizontal_flip)
         data = load_data(target, source, data_args, args, EncodeImages(processor, mode), augmented)

@@ -19,7 +19,6 @@ import datasets
 import transformers
 import yaml
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -35,6 +34,7 @@ from ..methods import get_method
 from ..training_args import TransferTrainingArguments
 from ..transfer.distributed import end_training
 from ..transfer.manifest import has_weights
+from ..utils import loading
 from .labels import Labels
 from .model_arguments import BaseModelArguments, TaskArguments
 from .text_tasks import DataTrainingArguments, Task, load_task, make_compute_metrics, predicted, prepare
@@ -110,15 +110,12 @@ def load_config(model_args: ModelArguments, labels: Labels):
     The configuration of a model for the target's labels, whose numbers it settles, and the tokenizer.
 
     Raises:
-        OSError: there is no such model.
+        FileError: there is no such model.
     """
     options = model_args.hub_options
     name = "model_name_or_path" if model_args.config_name is None else "config_name"
     path = getattr(model_args, name)
-    try:
-        config = AutoConfig.from_pretrained(path, num_labels=labels.num_labels, **options)
-    except OSError as error:
-        raise OSError(f"`{name}={path!r}` cannot be loaded: {error}") from error
+    config = loading.load_config(path, f"`{name}={path!r}`", num_labels=labels.num_labels, **options)
     if labels.is_regression:
         config.problem_type = "regression"
     else:
@@ -126,7 +123,9 @@ def load_config(model_args: ModelArguments, labels: Labels):
         config.problem_type = "single_label_classification"
         config.label2id = dict(zip(labels.names, labels.ids, strict=True))
         config.id2label = {id: name for name, id in config.label2id.items()}
-    tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or model_args.model_name_or_path, **options)
+    tokenizer = loading.load_processor(
+        AutoTokenizer, model_args.tokenizer_name or model_args.model_name_or_path, **options
+    )
     if tokenizer.pad_token is None:  # decoders such as GPT-2
         tokenizer.pad_token = tokenizer.eos_token
     if config.get_text_config().pad_token_id is None:
@@ -136,8 +135,11 @@ def load_config(model_args: ModelArguments, labels: Labels):
 
 def load_model(model_args: ModelArguments, config: PretrainedConfig):
     """The model, on all processes at once: under ZeRO-3 each has its shard of every weight from the start."""
-    return AutoModelForSequenceClassification.from_pretrained(
-        model_args.model_name_or_path,
+    path = model_args.model_name_or_path
+    return loading.load_model(
+        AutoModelForSequenceClassification,
+        path,
+        f"`model_name_or_path={path!r}`",
         config=config,
         ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
         **model_args.hub_options,

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, FEATURE_EXTRACTOR_NAME, cached_file
 
 from .errors import reading
@@ -57,31 +58,33 @@ PLAIN_NAME = re.compile(r"[\w.-]*")
 # Loading
 
 
-def load_config(path: str, **options: Any) -> PretrainedConfig:
+def load_config(path: str, called: str | None = None, **options: Any) -> PretrainedConfig:
     """
     Load the configuration of a model, with sizes that can be.
 
     Args:
         path (`str`): a folder, or a name on the Hub.
+        called (`str`, *optional*): how messages call it, such as "`model='out'`".
         options: of `AutoConfig.from_pretrained`.
 
     Raises:
         FileError: it cannot be loaded.
     """
     options.setdefault("trust_remote_code", False)
-    with reading(f"{path!r} has no configuration of a model that can be read"):
+    with reading(f"{called or repr(path)} has no configuration of a model that can be read"):
         check_config(path, **_hub_options(options))
         config = AutoConfig.from_pretrained(path, **options)
     return config
 
 
-def load_model(auto_class: Any, path: str, **options: Any) -> PreTrainedModel:
+def load_model(auto_class: Any, path: str, called: str | None = None, **options: Any) -> PreTrainedModel:
     """
     Load a model from safetensors.
 
     Args:
         auto_class: such as `AutoModelForSequenceClassification`.
         path (`str`): a folder, or a name on the Hub.
+        called (`str`, *optional*): how messages call it.
         options: of `from_pretrained`, with the `config` if it is known.
 
     Raises:
@@ -89,21 +92,23 @@ def load_model(auto_class: Any, path: str, **options: Any) -> PreTrainedModel:
     """
     options = {"trust_remote_code": False, "use_safetensors": True, **options}
     if options.get("config") is None:
-        options["config"] = load_config(path, **_hub_options(options), trust_remote_code=options["trust_remote_code"])
-    with reading(f"{path!r} cannot be loaded"):
+        options["config"] = load_config(
+            path, called, **_hub_options(options), trust_remote_code=options["trust_remote_code"]
+        )
+    with reading(f"{called or repr(path)} cannot be loaded"):
         check_weights(auto_class, path, options["config"], options["trust_remote_code"])
         return auto_class.from_pretrained(path, **options)
 
 
-def load_processor(auto_class: Any, path: str, **options: Any) -> Any:
+def load_processor(auto_class: Any, path: str, called: str | None = None, **options: Any) -> Any:
     """
-    Load a tokenizer, an image processor or a feature extractor.
+    Load a tokenizer, an image processor or a feature extractor; arguments as in [`load_model`].
 
     Raises:
         FileError: it cannot be loaded; its cause is an `OSError` or a `ValueError` where there is none.
     """
     options.setdefault("trust_remote_code", False)
-    with reading(f"{path!r} has no {_title(auto_class)} that can be read"):
+    with reading(f"{called or repr(path)} has no {_title(auto_class)} that can be read"):
         for name in ("tokenizer.json", FEATURE_EXTRACTOR_NAME):
             found = find_file(path, name, **_hub_options(options))
             if found is not None:
@@ -175,10 +180,10 @@ def check_weights(auto_class: Any, path: str, config: PretrainedConfig, trust_re
     """
     folder = Path(path)
     shapes = _shapes(folder) if folder.is_dir() else {}
-    if not shapes:
+    if not shapes or is_deepspeed_zero3_enabled():  # which makes no models on the meta device
         return
     saved = sum(_product(shape) for shape in shapes.values())
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = auto_class.from_config(config, trust_remote_code=trust_remote_code)
     described = sum(parameter.numel() for parameter in model.parameters()) + sum(
         buffer.numel() for buffer in model.buffers()

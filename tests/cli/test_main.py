@@ -64,3 +64,31 @@ def test_tables_are_drawn_in_a_terminal():
     terminal = Terminal()
     show_table(("metric", "value"), ROWS, terminal, title="of a model")
     assert "┃" in terminal.getvalue() and "[red]a[/red]" in terminal.getvalue() and "0.1235" in terminal.getvalue()
+
+
+# Errors
+
+
+def raising(error):
+    def command(arguments, rest):
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("bad\nvalue"), 2), (FileNotFoundError("no file"), 2), (ImportError("no peft"), 2), (NotImplementedError("not"), 2),
+        (KeyError("a"), 1), (RecursionError("deep"), 1), (MemoryError(), 1), (type("PanicException", (BaseException,), {})("panic"), 1),
+    ],
+)  # fmt: skip
+def test_errors_are_a_line_and_with_a_variable_a_traceback(error, status, run, monkeypatch):
+    monkeypatch.setattr("merlin_hf.cli.env.env", raising(error))
+    monkeypatch.delenv("MERLIN_DEBUG", raising=False)
+    ended, shown, said = run("env")
+    assert ended == status and shown == "" and said.startswith("merlin-hf env: ") and said.count("\n") == 1
+    assert (type(error).__name__ in said and "MERLIN_DEBUG=1" in said) == (status == 1)
+    monkeypatch.setenv("MERLIN_DEBUG", "1")
+    ended, _, said = run("env")
+    assert ended == status and "Traceback (most recent call last)" in said and "in command" in said
