@@ -71,7 +71,7 @@ def load_config(path: str, called: str | None = None, **options: Any) -> Pretrai
         FileError: it cannot be loaded.
     """
     options.setdefault("trust_remote_code", False)
-    with reading(f"{called or repr(path)} has no configuration of a model that can be read"):
+    with reading(f"{called or repr(path)} cannot be loaded"):
         check_config(path, **_hub_options(options))
         config = AutoConfig.from_pretrained(path, **options)
     return config

@@ -217,7 +217,7 @@ def test_a_folder_without_a_classifier(model_path, tmp_path, run):  # noqa: F811
     status, _, said = run("evaluate", model_path, "--validation_file", "x.csv")
     assert status == 2 and "BertModel" in said and "classifiers of texts, of images and of recordings" in said
     status, _, said = run("evaluate", tmp_path, "--validation_file", "x.csv")
-    assert status == 2 and "has no configuration of a model" in said
+    assert status == 2 and "cannot be loaded: Unrecognized model" in said
 
 
 def test_labels_of_the_data_are_matched_with_the_models():
