@@ -59,7 +59,7 @@ def resumes_from(trainer: Any, output_dir: str) -> str | None:
     The checkpoint that training would go on from.
 
     Raises:
-        RunRefusedError: the one in `output_dir` is of another run.
+        FileError: the one in `output_dir` is of another run.
     """
     args, folder = trainer.args, trainer.args.output_dir
     if args.resume_from_checkpoint is not None or args.overwrite_output_dir:

@@ -174,8 +174,8 @@ def _train(request: Any) -> tuple[int, dict[str, Any] | None]:
     from transformers import set_seed
 
     from ..scripts.text_classification import run, setup_logging
-    from ..transfer.output_dir import RunRefusedError, check_output_dir
     from ..transfer.weights import NotFiniteError
+    from ..utils.files import FileError, check_output_dir
     from ..utils.secret import without_any_token
     from .programs import build
 
@@ -190,7 +190,7 @@ def _train(request: Any) -> tuple[int, dict[str, Any] | None]:
         return fail("train", error), None
     try:
         metrics = run(program)
-    except RunRefusedError as error:
+    except FileError as error:
         return fail("train", error), None
     except NotFiniteError as error:
         return fail("train", error, FAILURE), None

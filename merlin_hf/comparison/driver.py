@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from accelerate.utils import broadcast_object_list
 
-from ..utils.files import FileError, check_output_dir, locked, to_json, write_text
+from ..utils.files import FileError, check_output_dir, to_json, write_text
+from ..utils.lock import locked
 from .config import CompareConfig, load_config
 from .experiment import Experiment
 from .figure import check_can_draw, save_figure

@@ -225,7 +225,7 @@ def train(trainer: Trainer, args: TransferTrainingArguments) -> dict[str, float]
         The metrics of the training.
 
     Raises:
-        RunRefusedError: the checkpoint is of another run.
+        FileError: the checkpoint is of another run.
     """
     checkpoint = args.resume_from_checkpoint
     if checkpoint is None and not args.overwrite_output_dir:

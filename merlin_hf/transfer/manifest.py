@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..utils.files import FileError, read_json
+
 
 MANIFEST_NAME = "checkpoint_manifest.json"
 CHECKSUM_LIMIT = 1 << 20  # bytes; larger files are known by their size
@@ -49,20 +51,20 @@ def read_manifest(folder: str) -> dict[str, Any] | None:
     Raises:
         ValueError: it is damaged.
     """
-    path = Path(folder) / MANIFEST_NAME
-    if not path.is_file():
-        return None
     try:
-        if path.stat().st_size > MANIFEST_LIMIT:
-            raise ValueError("it is too large")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(Path(folder) / MANIFEST_NAME, MANIFEST_LIMIT)
+    except FileNotFoundError:
+        return None
+    except FileError as error:
+        raise ValueError(f"its {MANIFEST_NAME} cannot be used: {error}") from error
+    try:
         files, run = found["files"], found.get("run")
         is_sound = isinstance(files, dict) and isinstance(run, dict | None)
-        is_sound = is_sound and all(isinstance(facts, dict) and type(facts["size"]) is int for facts in files.values())
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
-        raise ValueError(f"its {MANIFEST_NAME} cannot be read") from error
+        is_sound = is_sound and all(type(facts["size"]) is int for facts in files.values())
+    except (TypeError, KeyError, AttributeError):
+        is_sound = False
     if not is_sound or not all(map(_is_inside, files)):
-        raise ValueError(f"its {MANIFEST_NAME} is not one")
+        raise ValueError(f"its {MANIFEST_NAME} is none")
     return {"files": files, "run": run}
 
 
@@ -89,7 +91,7 @@ def lacking(folder: str, parts: Parts) -> str | None:
         parts (`Sequence[tuple[str, ...]]`): for each file that is needed the names, or patterns, that it may have.
     """
     for names in parts:
-        found = [path for name in names for path in sorted(Path(folder).glob(name))]
+        found = [path for name in names for path in sorted(Path(folder).glob(name)) if path.is_file() or path.is_dir()]
         if not found:
             return f"it has no {names[0].replace('*', '')}"
         for path in found:

@@ -3,16 +3,17 @@
 import dataclasses
 import enum
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import datasets
 from torch import nn
 from transformers import TrainingArguments
 
+from ..utils.files import read_json
 from .manifest import read_manifest
 
 
@@ -136,8 +137,7 @@ def read_record(checkpoint: str) -> dict[str, Any] | None:
     if manifest is not None and manifest["run"] is not None:
         return manifest["run"]
     try:
-        with open(os.path.join(checkpoint, "config.json"), encoding="utf-8") as file:
-            names = json.load(file)["id2label"]
+        names = read_json(Path(checkpoint, "config.json"))["id2label"]
         return {"labels": [str(names[key]) for key in sorted(names, key=int)]}
     except (OSError, ValueError, KeyError, TypeError):
         return None

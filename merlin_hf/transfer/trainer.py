@@ -35,12 +35,11 @@ from .mean_loss import MeanLoss, MeanLossMixin
 from .metrics import MetricAverager
 from .model import TransferModel
 from .optimizer import OwnLearningRatesMixin
-from .output_dir import make_output_dir
 from .regularizer import Regularizer
 from .seeding import isolated_rng
 from .source import SourceStream, is_iterable
 from .weights import SavedWeightsMixin
-from .whole_checkpoints import WholeCheckpointsMixin
+from .whole_checkpoints import make_output_dir
 
 
 if TYPE_CHECKING:
@@ -51,7 +50,6 @@ class TransferTrainer(
     SettledHeadMixin,
     OwnLearningRatesMixin,
     TransferCheckpointsMixin,
-    WholeCheckpointsMixin,
     SavedWeightsMixin,
     MeanLossMixin,
     ModelCardMixin,

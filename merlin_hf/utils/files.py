@@ -1,12 +1,10 @@
 """Read files that may be damaged, write files whole or not at all, and find names and folders for them."""
 
 import contextlib
-import datetime
 import hashlib
 import json
 import os
 import re
-import socket
 import stat
 import tempfile
 import unicodedata
@@ -255,54 +253,3 @@ def short_path(path: str | os.PathLike) -> str:
 def short_paths(text: str) -> str:
     """Return a message with [`short_path`] in place of each absolute path."""
     return ABSOLUTE.sub(lambda found: short_path(found.group()), text)
-
-
-# One process at a time
-
-
-@contextlib.contextmanager
-def locked(lock: Path, folder: str | os.PathLike, command: str, option: str = "output_dir") -> Iterator[None]:
-    """
-    Hold a folder, so that a second process which asks for it is refused. The system releases it where this process is killed.
-
-    Args:
-        lock (`Path`): a file in the folder, made with those above it; it stays.
-        folder (`str` or `os.PathLike`): the folder, for the message.
-        command (`str`): what this process does, for the message of the second.
-        option (`str`): what the user calls the folder.
-
-    Raises:
-        FileError: another process holds it; the message names that process.
-    """
-    from filelock import FileLock, Timeout
-
-    named, holder = f"`{option}={visible(folder)!r}`", lock.with_name(f"{lock.name}.json")
-    held = FileLock(lock)
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        held.acquire(timeout=0)
-    except Timeout:
-        raise FileError(
-            f"{named} is in use by {_described(holder)}. Wait until it has ended, or give another folder."
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        raise FileError(f"{named} cannot be locked: {_reason(error)}. Give another folder.") from None
-    try:
-        since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        write_text(
-            holder, to_json({"command": command, "process": os.getpid(), "host": socket.gethostname(), "since": since})
-        )
-        yield
-    finally:
-        holder.unlink(missing_ok=True)
-        held.release()
-
-
-def _described(holder: Path) -> str:
-    try:
-        told = read_json(holder, 2**16)
-        return visible(
-            f"another `{told['command']}`, process {told['process']} on {told['host']} since {told['since']}"
-        )
-    except (FileNotFoundError, FileError, KeyError, TypeError):
-        return "another process"

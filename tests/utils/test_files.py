@@ -2,8 +2,6 @@
 
 import os
 import socket
-import subprocess
-import sys
 
 import pytest
 
@@ -12,7 +10,6 @@ from merlin_hf.utils.files import (
     check_output_dir,
     file_name,
     file_names,
-    locked,
     read_json,
     short_path,
     short_paths,
@@ -179,32 +176,3 @@ def test_no_folder_of_this_machine_is_told(tmp_path, monkeypatch):
     assert short_path("C:\\Users\\me\\data.csv") == "data.csv"
     told = "No '/home/my name/a.csv', /home/me/b.csv or https://hub.example/a/b; and/or 1/2"
     assert short_paths(told) == "No 'a.csv', b.csv or https://hub.example/a/b; and/or 1/2"
-
-
-# One process at a time
-
-
-def test_a_second_process_is_refused_and_told_who_the_first_is(tmp_path):
-    lock = tmp_path / "runs" / ".lock"
-    hold = f"""
-import pathlib, sys
-from merlin_hf.utils.files import locked
-with locked(pathlib.Path({str(lock)!r}), "first", "merlin-hf compare"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-    process = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(FileError, match=f"`output_dir='mine'` is in use by .*`merlin-hf compare`.*{process.pid}"):
-            with locked(lock, "mine", "merlin-hf compare"):
-                pass
-    finally:
-        process.kill()
-        process.communicate()
-    with locked(lock, "mine", "merlin-hf compare"):
-        with pytest.raises(FileError, match=f"process {os.getpid()}"):
-            with locked(lock, "mine", "merlin-hf compare"):
-                pass
-    with locked(lock, "mine", "merlin-hf compare"):
-        pass
