@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo demo-table compare-table test test-versions test-deepspeed benchmarks benchmark-speed benchmark-heads benchmark-theory \
-	benchmark-semisynthetic benchmark-transfer transfer-report benchmark-ablations benchmark-sources docs types build lint format clean
+	benchmark-semisynthetic benchmark-transfer transfer-report benchmark-ablations benchmark-sources fuzz docs types build lint format clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/demo.py
@@ -83,6 +83,10 @@ benchmark-ablations: $(VENV)/.installed-test
 # Which source? About twelve minutes of one core; needs MERLIN_DATA_ROOT or the Hub.
 benchmark-sources: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/sources/run.py
+
+# Attacks: options, configurations, files, kills; a few minutes.
+fuzz: $(VENV)/.installed-test
+	set -e; for file in tests/fuzz/[a-z]*.py; do echo "$$file"; $(BIN)/python -W ignore -m "tests.fuzz.$$(basename $$file .py)"; done
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

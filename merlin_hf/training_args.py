@@ -2,17 +2,70 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 from transformers import TrainingArguments
+from transformers.debug_utils import DebugOption
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from .heads import get_head
 from .transfer.labels import REGRESSION, SINGLE_LABEL
+from .utils.validation import (
+    JSON_FILE,
+    ConfigError,
+    Count,
+    NonNegative,
+    Positive,
+    Share,
+    Words,
+    check_options,
+    interval,
+    shown,
+)
 
 
 META_LOSSES = ("cross_entropy", "squared_error")
 SPLITS = ("half", "kfold", "loo")
 HEAD_SCOPES = ("global", "local")
 BALANCE_REFERENCES = ("current", "chance")
+
+REPORTERS = ("all", "none", *INTEGRATION_TO_CALLBACK)
+# Ranges of the numbers that transformers takes, and types where it takes other values than its annotations say.
+INHERITED: dict[str, Any] = {
+    **dict.fromkeys(
+        (
+            "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "eval_accumulation_steps",
+            "torch_empty_cache_steps", "dataloader_prefetch_factor", "ddp_bucket_cap_mb", "ddp_timeout",
+        ),
+        interval("[1, inf)"),
+    ),
+    **dict.fromkeys(
+        (
+            "num_train_epochs", "warmup_steps", "weight_decay", "adam_epsilon", "neftune_noise_alpha", "logging_steps", "eval_steps",
+            "eval_delay", "save_steps", "save_total_limit",
+        ),
+        interval("[0, inf)"),
+    ),
+    "max_steps": interval("[-1, inf)"),
+    "local_rank": interval("[-1, inf)"),
+    "learning_rate": interval("[0, 1e6]"),
+    "adam_beta1": interval("[0, 1)"),
+    "adam_beta2": interval("[0, 1)"),
+    "label_smoothing_factor": interval("[0, 1]"),
+    "max_grad_norm": NonNegative | None,
+    "seed": interval(f"[0, {2**32 - 1}]"),  # of NumPy
+    "data_seed": interval(f"[0, {2**63 - 1}]"),  # of PyTorch
+    "dataloader_num_workers": interval("[0, 10_000]"),
+    "include_num_input_tokens_seen": bool | Literal["all", "non_padding", "no"],
+    "report_to": Literal[REPORTERS] | list[Literal[REPORTERS]] | None,
+    "resume_from_checkpoint": str | bool | None,
+    "debug": str | list[DebugOption] | None,
+    "fsdp": str | bool | list | None,
+    "fsdp_config": Annotated[dict | str, JSON_FILE] | None,
+    "deepspeed": Annotated[dict | str, JSON_FILE] | None,
+    "accelerator_config": Annotated[dict | str, JSON_FILE] | AcceleratorConfig | None,
+}  # fmt: skip
 
 
 @dataclass
@@ -37,18 +90,18 @@ class TransferTrainingArguments(TrainingArguments):
             of another; with this they do neither.
     """
 
-    per_device_source_batch_size: int | None = field(
+    per_device_source_batch_size: Count | None = field(
         default=None,
         metadata={"help": "Source rows per device and step. Default: per_device_train_batch_size."},
     )
-    target_chunk_size: int | None = field(
+    target_chunk_size: Count | None = field(
         default=None,
         metadata={
             "help": "Target rows per device that are in memory at a time, for large target batches. Default: all."
         },
     )
-    source_weight: float = field(default=1.0, metadata={"help": "Factor of the source loss."})
-    num_source_labels: int | None = field(
+    source_weight: NonNegative = field(default=1.0, metadata={"help": "Factor of the source loss."})
+    num_source_labels: Annotated[int, interval("[1, 10_000_000]")] | None = field(
         default=None,
         metadata={"help": "Outputs of the source head. Default: read from the labels of source_dataset."},
     )
@@ -56,7 +109,7 @@ class TransferTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Name of the model's last torch.nn.Linear, for models where it cannot be found."},
     )
-    head_learning_rate: float | None = field(
+    head_learning_rate: Annotated[float, interval("(0, 1e6]")] | None = field(
         default=None,
         metadata={"help": "Learning rate of heads trained by gradient descent. Default: learning_rate."},
     )
@@ -67,23 +120,27 @@ class TransferTrainingArguments(TrainingArguments):
         },
     )
 
+    checked_types = INHERITED  # without an annotation: no field
+
     def __post_init__(self):
+        check_options(self)  # before transformers uses them
+        if self.output_dir == "":
+            raise ConfigError("`output_dir` must name a folder, got ''.")
         super().__post_init__()
         self.check_options(self)
 
-    @staticmethod
-    def check_options(args: TrainingArguments) -> None:
+    @classmethod
+    def check_options(cls, args: TrainingArguments) -> None:
         """
-        Check these options where they were not set by the constructor: on plain `TrainingArguments`, by a search.
+        Check the options of this class again, where they were not set by the constructor: on plain `TrainingArguments`,
+        by a search, by assignment.
+
+        A method that has options which must fit together overrides this and calls it first.
 
         Raises:
             ValueError: one has a value that it cannot have.
         """
-        _check_positive(
-            args, "per_device_source_batch_size", "target_chunk_size", "num_source_labels", "head_learning_rate"
-        )
-        if args.source_weight < 0:
-            raise ValueError(f"`source_weight` must not be negative, got {args.source_weight}.")
+        check_options(args, cls)
 
 
 @dataclass
@@ -138,15 +195,15 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             training), or a number.
     """
 
-    source_phase_fraction: float = field(
+    source_phase_fraction: Annotated[float, interval("[0, 1)")] = field(
         default=0.0,
         metadata={"help": "Share of the steps, at their beginning, that train on the source alone, in [0, 1)."},
     )
-    target_phase_fraction: float = field(
+    target_phase_fraction: Annotated[float, interval("[0, 1)")] = field(
         default=0.0,
         metadata={"help": "Share of the steps, at their end, that train on the meta loss alone, in [0, 1)."},
     )
-    rho: float = field(default=0.3, metadata={"help": "Factor of the meta loss (rho in the paper)."})
+    rho: NonNegative = field(default=0.3, metadata={"help": "Factor of the meta loss (rho in the paper)."})
     balance_gradients: bool = field(
         default=True,
         metadata={
@@ -168,7 +225,7 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             "labels, loo and squared_error."
         },
     )
-    head_l2: float | None = field(
+    head_l2: Positive | None = field(
         default=None,
         metadata={"help": "Regulariser of the head, relative to its features. Default: the solver's own."},
     )
@@ -178,7 +235,7 @@ class MerlinTrainingArguments(TransferTrainingArguments):
     )
     learn_head_l2: bool = field(default=False, metadata={"help": "Learn the head's regulariser."})
     learn_logit_scale: bool = field(default=True, metadata={"help": "Learn the scale of the head's logits."})
-    logit_scale: float | None = field(
+    logit_scale: Positive | None = field(
         default=None,
         metadata={"help": "Scale of the head's logits, or its first value. Default: the solver's own."},
     )
@@ -193,58 +250,49 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         default="half",
         metadata={"help": "How a target batch is divided: half, kfold or loo (ridge only).", "choices": list(SPLITS)},
     )
-    validation_fraction: float = field(
-        default=0.5, metadata={"help": "Share of each target batch that the head is judged by, in (0, 1)."}
+    validation_fraction: Share = field(
+        default=0.5,
+        metadata={"help": "Share of each target batch that the head is judged by, in (0, 1)."},
     )
-    num_splits: int = field(default=8, metadata={"help": "Random splits of the same features per step, averaged."})
+    num_splits: Annotated[int, interval("[1, 100_000]")] = field(
+        default=8, metadata={"help": "Random splits of the same features per step, averaged."}
+    )
     meta_loss: str = field(
         default="cross_entropy",
         metadata={"help": "Loss of the validation rows.", "choices": list(META_LOSSES)},
     )
-    scalar_learning_rate: float = field(
-        default=1e-2, metadata={"help": "Learning rate of the learned scalars (which are logarithms)."}
+    scalar_learning_rate: Annotated[float, interval("(0, 1e6]")] = field(
+        default=1e-2,
+        metadata={"help": "Learning rate of the learned scalars (which are logarithms)."},
     )
-    refit_l2: str = field(
+    refit_l2: Annotated[str, Words(("auto", "meta")), interval("(0, inf)")] = field(
         default="meta",
         metadata={
             "help": "Regulariser of the final head: 'auto' (cross-validation), 'meta' (as trained) or a number."
         },
     )
 
-    @staticmethod
-    def check_options(args: TrainingArguments) -> None:
-        """As in [`TransferTrainingArguments.check_options`]; a number for `refit_l2` may come as text."""
-        TransferTrainingArguments.check_options(args)
-        solver = get_head(args.head or default_head(args, SINGLE_LABEL))
-        if args.head_scope not in HEAD_SCOPES:
-            raise ValueError(f"`head_scope` must be one of {', '.join(HEAD_SCOPES)}, got {args.head_scope!r}.")
-        if args.balance_reference not in BALANCE_REFERENCES:
-            listed = ", ".join(BALANCE_REFERENCES)
-            raise ValueError(f"`balance_reference` must be one of {listed}, got {args.balance_reference!r}.")
+    @classmethod
+    def check_options(cls, args: TrainingArguments) -> None:
+        """Check the options, and that they fit together; a number for `refit_l2` may come as text."""
+        super().check_options(args)
+        solver = check_head(default_head(args, SINGLE_LABEL) if args.head is None else args.head, "head")
         if args.balance_reference != "current" and not args.balance_gradients:
             raise ValueError(
                 f"`balance_reference={args.balance_reference!r}` is what `balance_gradients` compares with, which is False: leave one of them out."
             )
-        if args.split not in SPLITS:
-            raise ValueError(f"`split` must be one of {', '.join(SPLITS)}, got {args.split!r}.")
         if args.split == "loo" and not hasattr(solver, "leave_one_out"):
             raise ValueError(
                 f"`split='loo'` needs `head='ridge'`, the one with a closed form for it; got {args.head!r}."
             )
         if args.split == "kfold" and args.num_splits < 2:
             raise ValueError(f"`split='kfold'` needs `num_splits` of at least 2 folds, got {args.num_splits}.")
-        _check_positive(args, "head_l2", "logit_scale", "num_splits", "scalar_learning_rate")
-        _check_phases(args)
-        if args.rho < 0:
-            raise ValueError(f"`rho` must not be negative, got {args.rho}.")
-        if not 0 < args.validation_fraction < 1:
+        source, target = args.source_phase_fraction, args.target_phase_fraction
+        if source + target > 1 + 1e-9:
             raise ValueError(
-                f"`validation_fraction` must lie strictly between 0 and 1, got {args.validation_fraction}: both sides "
-                "of the split need rows. 0.5 halves each class."
+                "`source_phase_fraction` and `target_phase_fraction` are shares of the same steps and must not add up to more "
+                f"than 1, got {source} and {target}. Lower one of them; 0.5 and 0.5 leave no steps on both losses."
             )
-        if args.meta_loss not in META_LOSSES:
-            raise ValueError(f"`meta_loss` must be one of {', '.join(META_LOSSES)}, got {args.meta_loss!r}.")
-        check_l2(args, "refit_l2", ("auto", "meta"))
 
 
 def default_head(args: TrainingArguments, problem_type: str) -> str:
@@ -253,28 +301,17 @@ def default_head(args: TrainingArguments, problem_type: str) -> str:
     return "ridge" if needs_ridge else "centroid"
 
 
-def check_l2(args: TrainingArguments, name: str, words: tuple[str, ...]) -> None:
+def check_head(name: str, option: str) -> type:
     """
-    Make a number of the option `name`, where it is none of `words`: it may come as text.
+    Return the solver of that name.
 
     Raises:
-        ValueError: it is no positive number.
+        ValueError: there is none; the message names the option.
     """
-    value = getattr(args, name)
-    if value not in words:
-        try:
-            setattr(args, name, float(value))
-        except ValueError:
-            listed = ", ".join(map(repr, words))
-            raise ValueError(f"`{name}` must be {listed} or a number, got {value!r}.") from None
-        _check_positive(args, name)
-
-
-def _check_positive(args: TrainingArguments, *names: str) -> None:
-    for name in names:
-        value = getattr(args, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"`{name}` must be positive, got {value}.")
+    try:
+        return get_head(name)
+    except ValueError as error:
+        raise ConfigError(f"`{option}={shown(name)}` is unknown: {error}") from None
 
 
 def add_missing_options(args: TrainingArguments, options: type[TransferTrainingArguments]) -> None:
@@ -291,21 +328,3 @@ def add_missing_options(args: TrainingArguments, options: type[TransferTrainingA
         if option.name not in known and not hasattr(args, option.name):
             setattr(args, option.name, option.default)
     options.check_options(args)
-
-
-def _check_phases(args: TrainingArguments) -> None:
-    """
-    Raises:
-        ValueError: a share is not in [0, 1), or both together are more than all steps.
-    """
-    needs = {"source_phase_fraction": "the target needs steps", "target_phase_fraction": "the source needs steps"}
-    for name, reason in needs.items():
-        if not 0 <= getattr(args, name) < 1:
-            raise ValueError(
-                f"`{name}` must be at least 0 and less than 1, got {getattr(args, name)}: {reason} too. 0 leaves this phase out."
-            )
-    if args.source_phase_fraction + args.target_phase_fraction > 1 + 1e-9:
-        raise ValueError(
-            f"`source_phase_fraction` and `target_phase_fraction` are shares of the same steps and must not add up to more than 1, got "
-            f"{args.source_phase_fraction} and {args.target_phase_fraction}. Lower one of them; 0.5 and 0.5 leave no steps on both losses."
-        )

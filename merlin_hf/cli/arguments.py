@@ -1,7 +1,6 @@
 """The arguments of `merlin-hf train`: flags and a file, checked against the dataclasses that they fill."""
 
 import dataclasses
-import enum
 import os
 import typing
 from collections.abc import Mapping
@@ -9,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import HfArgumentParser
 
-from ..comparison.values import ConfigError, check_mapping, check_type, did_you_mean
 from ..methods import METHODS, get_method
+from ..utils.config_file import read_mapping
+from ..utils.validation import ConfigError, check_value, cut, did_you_mean, rules
 from .programs import ALIASES, TASKS, argument_classes, detect_task
 
 
@@ -151,15 +150,7 @@ def read_file(path: str) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
     """
     file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no configuration {path!r} (`--config`).")
-    try:
-        given = yaml.safe_load(file.read_text(encoding="utf-8"))  # json is yaml
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path!r} is neither YAML nor JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise ConfigError(f"{path!r} must be a mapping of arguments to values, got {given!r}.")
-    given = {name: value for name, value in check_mapping(given, path).items() if value is not None}
+    given = {name: value for name, value in read_mapping(file, "--config").items() if value is not None}
     for name, value in given.items():
         is_path = isinstance(value, str) and (name in PATHS or name.endswith(PATH_ENDINGS)) and name not in OUTPUTS
         if is_path and not os.path.exists(value) and (file.parent / value).exists():
@@ -181,27 +172,14 @@ def check_values(
     Raises:
         ConfigError: a name is unknown, or a value has another type than the field of that name.
     """
-    fields = {field.name: field for cls in classes for field in dataclasses.fields(cls) if field.init}
-    hints = {name: hint for cls in classes for name, hint in typing.get_type_hints(cls).items()}
+    known = {name: one for cls in classes for name, one in rules(cls).items()}
     values = {}
     for key, value in given.items():
         name = aliases.get(key, key)
-        if name not in fields:
+        if name not in known:
             raise ConfigError(f"{_unknown(key, classes, aliases, task, method)} It stands in {path!r}.")
-        values[name] = _check_choice(check_type(value, hints[name], key), hints[name], fields[name], key)
+        values[name] = check_value(value, known[name], key)
     return values
-
-
-def _check_choice(value: Any, hint: Any, field: dataclasses.Field, key: str) -> Any:
-    choices = list(field.metadata.get("choices", ()))
-    for part in (hint, *typing.get_args(hint)):
-        if isinstance(part, type) and issubclass(part, enum.Enum):
-            choices += [member.value for member in part]
-    if choices and value not in choices and not isinstance(value, list | bool):
-        raise ConfigError(
-            f"`{key}` must be one of {', '.join(map(str, choices))}, got {value!r}.{did_you_mean(value, map(str, choices))}"
-        )
-    return value
 
 
 def _scan(argv: list[str]) -> dict[str, Any]:
@@ -217,7 +195,7 @@ def _scan(argv: list[str]) -> dict[str, Any]:
 
 def _unknown(given: str, classes: tuple[type, ...], aliases: Mapping[str, str], task: str, method: str | None) -> str:
     """What to say of an argument that there is not: whose it is, or which name is near."""
-    shown = f"`{given.split('=')[0]}`"
+    shown = f"`{cut(given.split('=')[0])}`"
     name = shown.strip("`-").replace("-", "_")
     known = [field.name for cls in classes for field in dataclasses.fields(cls) if field.init] + list(aliases)
     owners = [label for label, cls in METHODS.items() if name in _names(cls.training_args_class)]

@@ -5,7 +5,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from .exit_status import fail
 from .tables import plain_table, show_table
@@ -92,16 +92,19 @@ def check_names_data(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: none is, or more than one.
     """
-    from ..comparison.values import ConfigError
+    from ..utils.validation import ConfigError, check_value, interval
 
     origins = ("task_name", "dataset_name", "validation_file", "validation_dir")
     given = [name for name in origins if getattr(arguments, name) is not None]
     if len(given) != 1:
         listed = ", ".join(f"`--{name}`" for name in origins)
         raise ConfigError(f"Name the data by one of {listed}, got {', '.join(given) or 'none'}.")
-    for name in ("batch_size", "max_eval_samples", "max_seq_length"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise ConfigError(f"`{name}` must be at least 1, got {getattr(arguments, name)}.")
+    for name, limits in (
+        ("batch_size", "[1, inf)"),
+        ("max_eval_samples", "[1, inf)"),
+        ("max_seq_length", "[1, 1_000_000]"),
+    ):
+        check_value(getattr(arguments, name), Annotated[int, interval(limits)] | None, name)
 
 
 def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from .accelerate_configs import NAMES, accelerate_config
 from .exit_status import FAILURE, USAGE_ERROR, fail
@@ -73,11 +73,13 @@ def _help(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _launcher(arguments: argparse.Namespace) -> list[str]:
     """The arguments of `accelerate launch` that are asked for."""
-    launcher = [
-        f"--{name}={value}"
-        for name in ("num_processes", "main_process_port")
-        if (value := getattr(arguments, name)) is not None
-    ]
+    from ..utils.validation import check_value, interval
+
+    launcher = []
+    for name, limits in (("num_processes", "[1, 10_000]"), ("main_process_port", "[0, 65_535]")):
+        value = getattr(arguments, name)
+        if value is not None:
+            launcher.append(f"--{name}={check_value(value, Annotated[int, interval(limits)], name)}")
     if arguments.accelerate_config is not None:
         launcher.append(f"--config_file={accelerate_config(arguments.accelerate_config)}")
     return launcher

@@ -1,20 +1,32 @@
 """What a comparison is: the configuration, with the checks that need no data."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
-
+from ..utils.config_file import read_mapping
+from ..utils.validation import (
+    ConfigError,
+    Positive,
+    Share,
+    check_fields,
+    check_options,
+    check_value,
+    did_you_mean,
+    interval,
+    shown,
+)
 from .method_config import MethodConfig, check_training, default_reference, read_methods
 from .metrics import METRICS
-from .values import ConfigError, check_at_least, check_fields, did_you_mean
 
 
 BUDGETS = ("rows", "steps")
+MAX_SEEDS, MAX_SEED = 1000, 2**32 - 1  # of NumPy
+MAX_SETTINGS = 10_000  # of a search space
 
 
 @dataclass
@@ -40,13 +52,12 @@ class TargetConfig:
     text_columns: list[str] | str | None = None
     image_column: str | None = None
     label_column: str | None = None
-    rows: int | None = None
-    test_rows: int | None = None
+    rows: Annotated[int, interval("[4, inf)")] | None = None
+    test_rows: Annotated[int, interval("[2, inf)")] | None = None
 
     def __post_init__(self):
+        check_options(self, prefix="target.")
         self.text_columns = _as_list(self.text_columns)
-        check_at_least(self.rows, 4, "target.rows")
-        check_at_least(self.test_rows, 2, "target.test_rows")
         if self.train_split == self.test_split:
             raise ConfigError(
                 f"`target.test_split` is the split that is trained on, {self.test_split!r}. Give another, or divide it: "
@@ -71,11 +82,11 @@ class SourceConfig:
     text_columns: list[str] | str | None = None
     image_column: str | None = None
     label_column: str | None = None
-    rows: int | None = None
+    rows: Annotated[int, interval("[2, inf)")] | None = None
 
     def __post_init__(self):
+        check_options(self, prefix="source.")
         self.text_columns = _as_list(self.text_columns)
-        check_at_least(self.rows, 2, "source.rows")
 
 
 @dataclass
@@ -90,21 +101,17 @@ class SearchConfig:
         learning_rates (`list[float]`): tried for every method that trains by gradient descent.
     """
 
-    trials: int = 6
-    validation_fraction: float = 0.25
+    trials: Annotated[int, interval("[0, 1_000]")] = 6
+    validation_fraction: Share = 0.25
     seeds: list[int] | int | None = None
-    learning_rates: list[float] = field(default_factory=lambda: [2e-5, 5e-5, 1e-4])
+    learning_rates: list[Positive] = field(default_factory=lambda: [2e-5, 5e-5, 1e-4])
 
     def __post_init__(self):
-        check_at_least(self.trials, 0, "search.trials")
+        check_options(self, prefix="search.")
         if self.seeds is not None:
             self.seeds = check_seeds(self.seeds, "search.seeds")
-        if not 0 < self.validation_fraction < 1:
-            raise ConfigError(
-                f"`search.validation_fraction` must lie between 0 and 1, got {self.validation_fraction}; 0.25 is usual."
-            )
-        if not self.learning_rates or not all(rate > 0 for rate in self.learning_rates):
-            raise ConfigError(f"`search.learning_rates` must be positive numbers, got {self.learning_rates}.")
+        if not self.learning_rates:
+            raise ConfigError("`search.learning_rates` must be positive numbers, got [].")
 
 
 @dataclass
@@ -149,20 +156,25 @@ class CompareConfig:
     source: SourceConfig | None = None
     seeds: list[int] | int = 3
     reference: str | None = None
-    metric: str | None = None
-    budget: str = "rows"
+    metric: str | None = field(default=None, metadata={"choices": tuple(METRICS)})
+    budget: str = field(default="rows", metadata={"choices": BUDGETS})
     training: dict[str, Any] = field(default_factory=dict)
     search: SearchConfig = field(default_factory=SearchConfig)
     from_scratch: bool = False
-    freeze_layers: int = 0
+    freeze_layers: Annotated[int, interval("[0, 10_000]")] = 0
     cache_frozen_layers: bool = False
     attn_implementation: str | None = None
-    max_seq_length: int = 128
-    image_size: int | None = None
+    max_seq_length: Annotated[int, interval("[1, 1_000_000]")] = 128
+    image_size: Annotated[int, interval("[1, 100_000]")] | None = None
     save_models: bool = False
     output_dir: str = "comparison"
 
+    checked_types = dict.fromkeys(("target", "source", "search"), Any)  # checked as sections
+
     def __post_init__(self):
+        check_options(self)
+        if self.target is None:
+            raise ConfigError("`target` is missing.")
         self.target = _section(self.target, TargetConfig, "target")
         self.source = _section(self.source, SourceConfig, "source")
         self.search = _section(self.search, SearchConfig, "search") or SearchConfig()
@@ -174,15 +186,9 @@ class CompareConfig:
             self.reference = default_reference(labels)
         elif self.reference not in labels:
             hint = did_you_mean(self.reference, labels)
-            raise ConfigError(f"`reference` must be one of {', '.join(labels)}, got {self.reference!r}.{hint}")
-        if self.metric is not None and self.metric not in METRICS:
-            hint = did_you_mean(self.metric, METRICS)
-            raise ConfigError(f"`metric` must be one of {', '.join(METRICS)}, got {self.metric!r}.{hint}")
-        if self.budget not in BUDGETS:
-            raise ConfigError(f"`budget` must be one of {', '.join(BUDGETS)}, got {self.budget!r}.")
-        check_at_least(self.freeze_layers, 0, "freeze_layers")
-        check_at_least(self.max_seq_length, 1, "max_seq_length")
-        check_at_least(self.image_size, 1, "image_size")
+            raise ConfigError(f"`reference` must be one of {', '.join(labels)}, got {shown(self.reference)}.{hint}")
+        for method in self.methods:
+            self._check_space(method)
         if self.from_scratch and self.freeze_layers:
             raise ConfigError("`freeze_layers` would keep random weights: leave it out with `from_scratch: true`.")
         if self.cache_frozen_layers:
@@ -190,6 +196,15 @@ class CompareConfig:
                 raise ConfigError("`cache_frozen_layers` has no layers to keep: give `freeze_layers`, at least 1.")
             if self.save_models:
                 raise ConfigError("`save_models` would save the upper layers alone: leave out `cache_frozen_layers`.")
+
+    def _check_space(self, method: MethodConfig) -> None:
+        space = method.trainer_class.search_space if method.search is None else method.search
+        settings = len(self.search.learning_rates) * math.prod(map(len, space.values()))
+        if self.search.trials > 1 and settings > MAX_SETTINGS:
+            raise ConfigError(
+                f"`methods.{method.label}.search` and `search.learning_rates` make {settings} settings, more than {MAX_SETTINGS}: "
+                "leave values out."
+            )
 
     @property
     def default_learning_rate(self) -> float:
@@ -215,13 +230,17 @@ def check_seeds(seeds: Any, key: str) -> list[int]:
         ConfigError: there is none, one is negative or there twice.
     """
     if isinstance(seeds, int) and not isinstance(seeds, bool):
-        check_at_least(seeds, 1, key)
+        check_value(seeds, Annotated[int, interval(f"[1, {MAX_SEEDS}]")], key)
         return list(range(seeds))
-    is_list = isinstance(seeds, list | tuple) and len(seeds) > 0
-    if not is_list or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds):
-        raise ConfigError(f"`{key}` must be a number of seeds or a list of seeds such as [0, 1, 2], got {seeds!r}.")
+    is_list = isinstance(seeds, list | tuple) and 0 < len(seeds) <= MAX_SEEDS
+    if not is_list or not all(
+        isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= MAX_SEED for seed in seeds
+    ):
+        raise ConfigError(
+            f"`{key}` must be a number of seeds or a list of seeds such as [0, 1, 2], up to {MAX_SEEDS} of them, got {shown(seeds)}."
+        )
     if len(set(seeds)) < len(seeds):
-        raise ConfigError(f"`{key}` must be different seeds, got {list(seeds)}.")
+        raise ConfigError(f"`{key}` must be different seeds, got {shown(list(seeds))}.")
     return list(seeds)
 
 
@@ -247,7 +266,7 @@ def load_config(config: Any, **overrides: Any) -> CompareConfig:
     elif isinstance(config, str | os.PathLike):
         config = _read(Path(config))
     if not isinstance(config, Mapping):
-        raise ConfigError(f"A configuration must be a mapping, got {config!r}.")
+        raise ConfigError(f"A configuration must be a mapping, got {shown(config)}.")
     config = dict(config)
     if "methods" in overrides:
         overrides["methods"] = _choose_methods(config.get("methods"), overrides["methods"])
@@ -257,14 +276,7 @@ def load_config(config: Any, **overrides: Any) -> CompareConfig:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no configuration {str(path)!r}.")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{str(path)!r} is not YAML: {error}") from None
-    if not isinstance(config, dict):
-        raise ConfigError(f"{str(path)!r} must be a mapping with `model`, `target`, `methods`, ..., got {config!r}.")
+    config = read_mapping(path)
     for section, name in ((config, "model"), (config.get("target"), "path"), (config.get("source"), "path")):
         given = section.get(name) if isinstance(section, dict) else None
         if isinstance(given, str) and not os.path.exists(given) and (path.parent / given).exists():

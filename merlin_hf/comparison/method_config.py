@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +11,7 @@ from transformers import TrainingArguments
 from ..methods import METHODS, get_method
 from ..training_args import TransferTrainingArguments
 from ..transfer.trainer import TransferTrainer
-from .values import ConfigError, check_mapping, check_type, did_you_mean
+from ..utils.validation import ConfigError, check_mapping, check_value, cut, did_you_mean, rules, shown
 
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -116,13 +115,13 @@ def check_training(given: Any) -> dict[str, Any]:
         if name not in fields and owners:
             raise ConfigError(
                 f"`training.{name}` is an option of {', '.join(owners)}: give it there, `methods: {{{owners[0]}: "
-                f"{{{name}: {given[name]}}}}}`."
+                f"{{{name}: {cut(given[name])}}}}}`."
             )
     _check_options(given, TransferTrainingArguments, "training", "finetune")
     options = _check_types(given, TransferTrainingArguments, "training")
     if options.get("max_steps", 0) < 1:
         raise ConfigError(
-            f"`training.max_steps` must be at least 1, got {given.get('max_steps')}: the steps of a method with one batch of "
+            f"`training.max_steps` must be at least 1, got {shown(given.get('max_steps'))}: the steps of a method with one batch of "
             "each task, which are the budget of all."
         )
     return options
@@ -138,7 +137,7 @@ def read_methods(given: Any, has_source: bool) -> list[MethodConfig]:
     if isinstance(given, str):
         given = [given]
     if not isinstance(given, list | tuple | Mapping) or not given:
-        raise ConfigError(f"`methods` must be a list of names or a mapping of names to options, got {given!r}.")
+        raise ConfigError(f"`methods` must be a list of names or a mapping of names to options, got {shown(given)}.")
     if isinstance(given, list | tuple) and all(isinstance(one, MethodConfig) for one in given):
         given = {one.label: one.to_mapping() for one in given}
     if not isinstance(given, Mapping):
@@ -152,10 +151,10 @@ def read_methods(given: Any, has_source: bool) -> list[MethodConfig]:
 
 def _read_method(label: Any, given: Any, has_source: bool) -> MethodConfig:
     if not isinstance(label, str) or not LABEL.fullmatch(label):
-        raise ConfigError(f"`methods` has the name {label!r}; letters, digits and _ . + - make a name.")
+        raise ConfigError(f"`methods` has the name {shown(label)}; letters, digits and _ . + - make a name.")
     key = f"methods.{label}"
     options = check_mapping(given, key)
-    name = options.pop("method", label)
+    name = check_value(options.pop("method", label), str, f"{key}.method")
     try:
         trainer_class = get_method(name)
     except ValueError as error:
@@ -180,9 +179,9 @@ def _check_search(given: Any, options: dict, args_class: type, key: str, method:
     _check_options(space, args_class, key, method)
     for name, values in space.items():
         if not isinstance(values, list | tuple) or not values:
-            raise ConfigError(f"`{key}.{name}` must be a list of values to try, got {values!r}.")
+            raise ConfigError(f"`{key}.{name}` must be a list of values to try, got {shown(values)}.")
         if name in options:
-            raise ConfigError(f"`{key}.{name}` is fixed to {options[name]!r} as well: leave one of the two out.")
+            raise ConfigError(f"`{key}.{name}` is fixed to {shown(options[name])} as well: leave one of the two out.")
         space[name] = [_check_types({name: value}, args_class, key)[name] for value in values]
     return space
 
@@ -190,7 +189,7 @@ def _check_search(given: Any, options: dict, args_class: type, key: str, method:
 def _check_use_source(given: Any, trainer_class: type, has_source: bool, key: str) -> bool:
     takes, needs = trainer_class.takes_source, needs_source(trainer_class)
     if given is not None and not isinstance(given, bool):
-        raise ConfigError(f"`{key}.use_source` must be true or false, got {given!r}.")
+        raise ConfigError(f"`{key}.use_source` must be true or false, got {shown(given)}.")
     if needs and (given is False or not has_source):
         remedy = "leave `use_source` out" if has_source else "give `source`"
         raise ConfigError(f"`{key}` trains on a source: {remedy}, or leave the method out.")
@@ -219,14 +218,13 @@ def _check_options(given: Mapping, args_class: type, key: str, method: str, more
             own = sorted(known - _field_names(TrainingArguments))
             close = did_you_mean(name, sorted({*more, *known}), most=3)
             raise ConfigError(
-                f"`{key}.{name}` is unknown.{close} Known here: {', '.join([*more, *own])}, and the training arguments of "
+                f"`{key}.{cut(name)}` is unknown.{close} Known here: {', '.join([*more, *own])}, and the training arguments of "
                 f"transformers; `merlin-hf train --method {method} --help_all` lists all."
             )
 
 
 def _check_types(given: Mapping, args_class: type, key: str) -> dict[str, Any]:
-    hints = typing.get_type_hints(args_class)
-    return {name: check_type(value, hints[name], f"{key}.{name}") for name, value in given.items()}
+    return {name: check_value(value, rules(args_class)[name], f"{key}.{name}") for name, value in given.items()}
 
 
 def _field_names(args_class: type) -> set[str]:

@@ -1,6 +1,7 @@
 """The settings that are tried for a method."""
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,24 +27,38 @@ def trial_settings(defaults: Mapping[str, Any], space: Mapping[str, Sequence], t
         `list[dict]`: different settings, the defaults first; all there are if they are not more than `trials`. Fewer trials are
         the first ones of more.
     """
-    ranks = {name: _shuffled_ranks(name, len(values)) for name, values in space.items()}
-    grid = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
-    places = list(itertools.product(*ranks.values()))
-    others = [
-        (setting, place)
-        for number, (setting, place) in enumerate(zip(grid, places, strict=True))
-        if setting != defaults and setting not in grid[:number]
-    ]
+    names, options = list(space), [_distinct(name, values) for name, values in space.items()]
+
+    def setting_of(places: Sequence[tuple[int, Any]]) -> dict[str, Any]:
+        return {name: value for name, (_, value) in zip(names, places, strict=True)}
+
+    others = [places for places in itertools.product(*options) if setting_of(places) != defaults]
+    uses = Counter(
+        (name, rank)
+        for name, option in zip(names, options, strict=True)
+        for rank, value in option
+        if value == defaults[name]
+    )
     tried = [dict(defaults)]
     while others and len(tried) < trials:
-        setting, place = min(others, key=lambda other: list(zip(_uses(other[0], tried), other[1], strict=True)))
-        others.remove((setting, place))
-        tried.append(setting)
+        chosen = min(
+            others,
+            key=lambda places: [(uses[name, rank], rank) for name, (rank, _) in zip(names, places, strict=True)],
+        )
+        others.remove(chosen)
+        uses.update((name, rank) for name, (rank, _) in zip(names, chosen, strict=True))
+        tried.append(setting_of(chosen))
     return tried
 
 
-def _uses(setting: dict, tried: list[dict]) -> list[int]:
-    return [sum(one[name] == value for one in tried) for name, value in setting.items()]
+def _distinct(name: str, values: Sequence) -> list[tuple[int, Any]]:
+    """Return the values of an option, each once, with their ranks."""
+    ranks = _shuffled_ranks(name, len(values))
+    return [
+        (rank, value)
+        for place, (rank, value) in enumerate(zip(ranks, values, strict=True))
+        if value not in values[:place]
+    ]
 
 
 def _shuffled_ranks(name: str, length: int) -> list[int]:

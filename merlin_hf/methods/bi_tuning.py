@@ -2,15 +2,15 @@
 
 import copy
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from transformers import TrainingArguments
 
 from ..transfer.distributed import gather_rows, is_distributed
 from ..transfer.regularizer import FrozenCopy, Regularizer, at_least_float32
+from ..utils.validation import NonNegative, Positive, interval
 from .regularized import RegularizedTrainer, RegularizedTrainingArguments, check_single_label
 
 
@@ -212,21 +212,17 @@ class BiTuningTrainingArguments(RegularizedTrainingArguments):
         projection_size (`int`): length of projected features.
     """
 
-    regularization_weight: float = field(default=1.0, metadata={"help": "Factor of the contrasts."})
-    queue_size: int = field(default=40, metadata={"help": "Keys of each class that are kept."})
-    key_momentum: float = field(default=0.999, metadata={"help": "Momentum of the copy that makes keys."})
-    contrast_temperature: float = field(default=0.07, metadata={"help": "Temperature of the contrasts."})
-    projection_size: int = field(default=128, metadata={"help": "Length of projected features."})
-
-    @staticmethod
-    def check_options(args: TrainingArguments) -> None:
-        """As in RegularizedTrainingArguments."""
-        RegularizedTrainingArguments.check_options(args)
-        for name in ("queue_size", "contrast_temperature", "projection_size"):
-            if not getattr(args, name) > 0:
-                raise ValueError(f"`{name}` must be positive, got {getattr(args, name)}.")
-        if not 0 <= args.key_momentum <= 1:
-            raise ValueError(f"`key_momentum` must be in [0, 1], got {args.key_momentum}.")
+    regularization_weight: NonNegative = field(default=1.0, metadata={"help": "Factor of the contrasts."})
+    queue_size: Annotated[int, interval("[1, 1_000_000]")] = field(
+        default=40, metadata={"help": "Keys of each class that are kept."}
+    )
+    key_momentum: Annotated[float, interval("[0, 1]")] = field(
+        default=0.999, metadata={"help": "Momentum of the copy that makes keys."}
+    )
+    contrast_temperature: Positive = field(default=0.07, metadata={"help": "Temperature of the contrasts."})
+    projection_size: Annotated[int, interval("[1, 1_000_000]")] = field(
+        default=128, metadata={"help": "Length of projected features."}
+    )
 
 
 class BiTuningTrainer(RegularizedTrainer):

@@ -1,13 +1,13 @@
 """Fine-tuning with batch spectral shrinkage."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
-from transformers import TrainingArguments
 
 from ..transfer.distributed import gather_rows, is_distributed
 from ..transfer.regularizer import Regularizer
+from ..utils.validation import NonNegative, interval
 from .regularized import RegularizedTrainer, RegularizedTrainingArguments
 
 
@@ -46,15 +46,10 @@ class BSSTrainingArguments(RegularizedTrainingArguments):
         num_singular_values (`int`): how many of the smallest ones are shrunk, k of the paper.
     """
 
-    regularization_weight: float = field(default=0.001, metadata={"help": "Factor of the regularizer."})
-    num_singular_values: int = field(default=1, metadata={"help": "How many of the smallest ones are shrunk."})
-
-    @staticmethod
-    def check_options(args: TrainingArguments) -> None:
-        """As in RegularizedTrainingArguments."""
-        RegularizedTrainingArguments.check_options(args)
-        if args.num_singular_values < 1:
-            raise ValueError(f"`num_singular_values` must be at least 1, got {args.num_singular_values}.")
+    regularization_weight: NonNegative = field(default=0.001, metadata={"help": "Factor of the regularizer."})
+    num_singular_values: Annotated[int, interval("[1, 1_000_000]")] = field(
+        default=1, metadata={"help": "How many of the smallest ones are shrunk."}
+    )
 
 
 class BSSTrainer(RegularizedTrainer):

@@ -11,6 +11,7 @@ from ..transfer.labels import split_labels
 from ..transfer.model import evaluating
 from ..transfer.regularizer import Regularizer, at_least_float32
 from ..transfer.seeding import isolated_rng
+from ..utils.validation import NonNegative
 from .regularized import (
     RegularizedTrainer,
     RegularizedTrainingArguments,
@@ -85,7 +86,7 @@ class CoTuningTrainingArguments(RegularizedTrainingArguments):
         regularization_weight (`float`): lambda of the paper.
     """
 
-    regularization_weight: float = field(default=2.3, metadata={"help": "Factor of the loss on source labels."})
+    regularization_weight: NonNegative = field(default=2.3, metadata={"help": "Factor of the loss on source labels."})
 
 
 class CoTuningTrainer(RegularizedTrainer):

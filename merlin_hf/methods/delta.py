@@ -3,11 +3,10 @@
 import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import TrainingArguments
 
 from ..heads import LinearHead
 from ..transfer.distributed import sum_over_ranks
@@ -17,6 +16,7 @@ from ..transfer.model import evaluating
 from ..transfer.refit import RefitHeadMixin
 from ..transfer.regularizer import FrozenCopy, Regularizer, at_least_float32
 from ..transfer.seeding import isolated_rng
+from ..utils.validation import interval
 from .l2_sp import StartingPointTrainingArguments
 from .linear_probe import default_probe_head
 from .new_layers import new_parameters, trained_parameters
@@ -207,21 +207,12 @@ class DeltaTrainingArguments(StartingPointTrainingArguments):
         default="gradient",
         metadata={"help": "How channels are weighted: gradient, exact or none.", "choices": list(ATTENTIONS)},
     )
-    num_layers: int = field(default=4, metadata={"help": "How many layers are compared."})
+    num_layers: Annotated[int, interval("[1, 10_000]")] = field(
+        default=4, metadata={"help": "How many layers are compared."}
+    )
     layer_modules: list[str] | None = field(
         default=None, metadata={"help": "Names of the layers. Default: found, evenly spaced."}
     )
-
-    @staticmethod
-    def check_options(args: TrainingArguments) -> None:
-        """As in StartingPointTrainingArguments."""
-        StartingPointTrainingArguments.check_options(args)
-        if args.channel_attention not in ATTENTIONS:
-            raise ValueError(
-                f"`channel_attention` must be one of {', '.join(ATTENTIONS)}, got {args.channel_attention!r}."
-            )
-        if args.num_layers < 1:
-            raise ValueError(f"`num_layers` must be at least 1, got {args.num_layers}.")
 
 
 class DeltaTrainer(RefitHeadMixin, RegularizedTrainer):

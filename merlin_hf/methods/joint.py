@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from transformers import TrainingArguments
-
 from ..training_args import TransferTrainingArguments
 from ..transfer.phases import check_finds_unused
 from ..transfer.seeding import derived_seed
@@ -27,15 +25,11 @@ class JointTrainingArguments(TransferTrainingArguments):
 
     batch_mix: str = field(
         default="equal",
-        metadata={"help": "Tasks of a step: one batch of each (equal), or of one by size (proportional)."},
+        metadata={
+            "help": "Tasks of a step: one batch of each (equal), or of one by size (proportional).",
+            "choices": list(BATCH_MIXES),
+        },
     )
-
-    @staticmethod
-    def check_options(args: TrainingArguments) -> None:
-        """As in [`TransferTrainingArguments.check_options`]."""
-        TransferTrainingArguments.check_options(args)
-        if args.batch_mix not in BATCH_MIXES:
-            raise ValueError(f"`batch_mix` must be one of {', '.join(BATCH_MIXES)}, got {args.batch_mix!r}.")
 
 
 class JointTrainer(TransferTrainer):

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
-from transformers import TrainingArguments
 
 from ..transfer.regularizer import Regularizer, at_least_float32
+from ..utils.validation import NonNegative
 from .new_layers import new_parameters, trained_parameters
 from .regularized import RegularizedTrainer, RegularizedTrainingArguments
 
@@ -66,18 +66,9 @@ class StartingPointTrainingArguments(RegularizedTrainingArguments):
         head_regularization_weight (`float`): alpha of the papers, for new layers, which are drawn to zero.
     """
 
-    head_regularization_weight: float = field(
+    head_regularization_weight: NonNegative = field(
         default=0.01, metadata={"help": "Weight decay, as a part of the loss, of the new layers."}
     )
-
-    @staticmethod
-    def check_options(args: TrainingArguments) -> None:
-        """As in RegularizedTrainingArguments."""
-        RegularizedTrainingArguments.check_options(args)
-        if args.head_regularization_weight < 0:
-            raise ValueError(
-                f"`head_regularization_weight` must not be negative, got {args.head_regularization_weight}."
-            )
 
 
 class L2SPTrainer(RegularizedTrainer):

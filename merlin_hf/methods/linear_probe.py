@@ -2,15 +2,15 @@
 
 import copy
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from transformers import TrainingArguments
 
-from ..heads import get_head
-from ..training_args import TransferTrainingArguments, check_l2
+from ..training_args import TransferTrainingArguments, check_head
 from ..transfer.labels import REGRESSION
 from ..transfer.refit import RefitHeadMixin
 from ..transfer.trainer import TransferTrainer
+from ..utils.validation import Words, interval
 
 
 @dataclass
@@ -28,20 +28,17 @@ class ProbeTrainingArguments(TransferTrainingArguments):
         default=None,
         metadata={"help": "Solver of the head. Default: logistic, and ridge for real labels."},
     )
-    probe_l2: str = field(
-        default="auto", metadata={"help": "Regulariser of the head: 'auto' (cross-validation) or a number."}
+    probe_l2: Annotated[str, Words(("auto",)), interval("(0, inf)")] = field(
+        default="auto",
+        metadata={"help": "Regulariser of the head: 'auto' (cross-validation) or a number."},
     )
 
-    @staticmethod
-    def check_options(args: TrainingArguments) -> None:
-        """As in [`TransferTrainingArguments.check_options`]; a number for `probe_l2` may come as text."""
-        TransferTrainingArguments.check_options(args)
+    @classmethod
+    def check_options(cls, args: TrainingArguments) -> None:
+        """Check the options; a number for `probe_l2` may come as text."""
+        super().check_options(args)
         if args.probe_head is not None:
-            try:
-                get_head(args.probe_head)
-            except ValueError as error:
-                raise ValueError(f"`probe_head={args.probe_head!r}` is unknown: {error}") from None
-        check_l2(args, "probe_l2", ("auto",))
+            check_head(args.probe_head, "probe_head")
 
 
 def default_probe_head(problem_type: str) -> str:

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import nn
-from transformers import TrainingArguments
 
 from ..transfer.regularizer import FrozenCopy, Regularizer, at_least_float32
+from ..utils.validation import NonNegative, Positive
 from .regularized import RegularizedTrainer, RegularizedTrainingArguments, check_source_classes
 
 
@@ -60,15 +60,8 @@ class LWFTrainingArguments(RegularizedTrainingArguments):
         temperature (`float`): T.
     """
 
-    regularization_weight: float = field(default=4.0, metadata={"help": "Factor of the distillation loss."})
-    temperature: float = field(default=3.0, metadata={"help": "Temperature of the distillation."})
-
-    @staticmethod
-    def check_options(args: TrainingArguments) -> None:
-        """As in RegularizedTrainingArguments."""
-        RegularizedTrainingArguments.check_options(args)
-        if args.temperature <= 0:
-            raise ValueError(f"`temperature` must be positive, got {args.temperature}.")
+    regularization_weight: NonNegative = field(default=4.0, metadata={"help": "Factor of the distillation loss."})
+    temperature: Positive = field(default=3.0, metadata={"help": "Temperature of the distillation."})
 
 
 class LWFTrainer(RegularizedTrainer):

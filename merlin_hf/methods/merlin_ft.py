@@ -1,7 +1,7 @@
 """MeRLin, then fine-tuning from its features and its head."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from transformers import TrainingArguments
 
@@ -9,7 +9,7 @@ from ..trainer import MerlinTrainer
 from ..training_args import MerlinTrainingArguments
 from ..transfer.checks import check_head_can_be_written
 from ..transfer.phases import share_between
-from .sequential import check_first_phase_fraction
+from ..utils.validation import Share, interval
 
 
 FINETUNING_PHASE = 3
@@ -28,26 +28,25 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
             `source_phase_fraction` and `target_phase_fraction`.
     """
 
-    source_phase_fraction: float = field(
+    source_phase_fraction: Annotated[float, interval("[0, 1)")] = field(
         default=0.4,
         metadata={"help": "Share of the steps, at their beginning, that train on the source alone, in [0, 1)."},
     )
-    target_phase_fraction: float = field(
+    target_phase_fraction: Annotated[float, interval("[0, 1)")] = field(
         default=0.0,
         metadata={
             "help": "Share of the steps, just before fine-tuning, that train on the meta loss alone, in [0, 1)."
         },
     )
-    first_phase_fraction: float = field(
+    first_phase_fraction: Share = field(
         default=0.8,
         metadata={"help": "Share of the steps before fine-tuning: MeRLin's and those of the two phases above."},
     )
 
-    @staticmethod
-    def check_options(args: TrainingArguments) -> None:
-        """As in [`MerlinTrainingArguments.check_options`]."""
-        MerlinTrainingArguments.check_options(args)
-        check_first_phase_fraction(args)
+    @classmethod
+    def check_options(cls, args: TrainingArguments) -> None:
+        """Check the options, and that there are steps for each phase."""
+        super().check_options(args)
         source, target, before = args.source_phase_fraction, args.target_phase_fraction, args.first_phase_fraction
         if source >= before or target >= before or source + target > before + 1e-9:
             raise ValueError(

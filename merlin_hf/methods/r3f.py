@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainingArguments
 
 from ..transfer.labels import REGRESSION, problem_type_of
 from ..transfer.model import TransferModel
 from ..transfer.regularizer import Regularizer, at_least_float32
+from ..utils.validation import NonNegative, Positive
 from .regularized import RegularizedTrainer, RegularizedTrainingArguments
 
 
@@ -98,18 +98,9 @@ class R3FTrainingArguments(RegularizedTrainingArguments):
         noise (`str`): `"uniform"` or `"normal"`.
     """
 
-    regularization_weight: float = field(default=1.0, metadata={"help": "Factor of the smoothness loss."})
-    noise_scale: float = field(default=1e-5, metadata={"help": "Scale of the noise on the input embeddings."})
+    regularization_weight: NonNegative = field(default=1.0, metadata={"help": "Factor of the smoothness loss."})
+    noise_scale: Positive = field(default=1e-5, metadata={"help": "Scale of the noise on the input embeddings."})
     noise: str = field(default="uniform", metadata={"help": "Kind of noise.", "choices": list(NOISES)})
-
-    @staticmethod
-    def check_options(args: TrainingArguments) -> None:
-        """As in RegularizedTrainingArguments."""
-        RegularizedTrainingArguments.check_options(args)
-        if args.noise not in NOISES:
-            raise ValueError(f"`noise` must be one of {', '.join(NOISES)}, got {args.noise!r}.")
-        if args.noise_scale <= 0:
-            raise ValueError(f"`noise_scale` must be positive, got {args.noise_scale}.")
 
 
 class R3FTrainer(RegularizedTrainer):

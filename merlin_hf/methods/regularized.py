@@ -3,11 +3,10 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from transformers import TrainingArguments
-
 from ..transfer.labels import label_values
 from ..transfer.model import TransferModel
 from ..transfer.regularizer import Regularizer
+from ..utils.validation import NonNegative
 from .sequential import SequentialTrainer, SequentialTrainingArguments
 
 
@@ -20,14 +19,7 @@ class RegularizedTrainingArguments(SequentialTrainingArguments):
         regularization_weight (`float`): factor of the regularizer; the default is the method's own.
     """
 
-    regularization_weight: float = field(default=0.01, metadata={"help": "Factor of the regularizer."})
-
-    @staticmethod
-    def check_options(args: TrainingArguments) -> None:
-        """As in SequentialTrainingArguments."""
-        SequentialTrainingArguments.check_options(args)
-        if args.regularization_weight < 0:
-            raise ValueError(f"`regularization_weight` must not be negative, got {args.regularization_weight}.")
+    regularization_weight: NonNegative = field(default=0.01, metadata={"help": "Factor of the regularizer."})
 
 
 class RegularizedTrainer(SequentialTrainer):

@@ -3,23 +3,10 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from transformers import TrainingArguments
-
 from ..training_args import TransferTrainingArguments
 from ..transfer.phases import PhasesMixin
 from ..transfer.trainer import TransferTrainer
-
-
-def check_first_phase_fraction(args: TrainingArguments) -> None:
-    """
-    Raises:
-        ValueError: it is no share of the steps.
-    """
-    if not 0 < args.first_phase_fraction < 1:
-        raise ValueError(
-            f"`first_phase_fraction` must lie strictly between 0 and 1, got {args.first_phase_fraction}: both phases need "
-            "steps. To train on the target alone, leave `source_dataset` out."
-        )
+from ..utils.validation import Share
 
 
 @dataclass
@@ -31,15 +18,10 @@ class SequentialTrainingArguments(TransferTrainingArguments):
         first_phase_fraction (`float`): share of all steps that train on the source, in (0, 1).
     """
 
-    first_phase_fraction: float = field(
-        default=0.5, metadata={"help": "Share of the steps that train on the source, before the target."}
+    first_phase_fraction: Share = field(
+        default=0.5,
+        metadata={"help": "Share of the steps that train on the source, before the target."},
     )
-
-    @staticmethod
-    def check_options(args: TrainingArguments) -> None:
-        """As in [`TransferTrainingArguments.check_options`]."""
-        TransferTrainingArguments.check_options(args)
-        check_first_phase_fraction(args)
 
 
 class SequentialTrainer(PhasesMixin, TransferTrainer):

@@ -3,15 +3,15 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import nn
 from torch.func import functional_call
-from transformers import TrainingArguments
 
 from ..transfer.layers import KEPT_STATISTICS
 from ..transfer.phases import checkpoints_activations
+from ..utils.validation import interval
 from .sequential import SequentialTrainer, SequentialTrainingArguments
 
 
@@ -81,18 +81,10 @@ class StochNormTrainingArguments(SequentialTrainingArguments):
         batch_statistics_probability (`float`): p of the paper, in [0, 1].
     """
 
-    batch_statistics_probability: float = field(
-        default=0.5, metadata={"help": "Probability of a channel to be normalised by the batch's statistics."}
+    batch_statistics_probability: Annotated[float, interval("[0, 1]")] = field(
+        default=0.5,
+        metadata={"help": "Probability of a channel to be normalised by the batch's statistics."},
     )
-
-    @staticmethod
-    def check_options(args: TrainingArguments) -> None:
-        """As in SequentialTrainingArguments."""
-        SequentialTrainingArguments.check_options(args)
-        if not 0 <= args.batch_statistics_probability <= 1:
-            raise ValueError(
-                f"`batch_statistics_probability` must be in [0, 1], got {args.batch_statistics_probability}."
-            )
 
 
 class StochNormTrainer(SequentialTrainer):

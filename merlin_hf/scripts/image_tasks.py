@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import datasets
 
 from ..data import load_dataset
 from ..data.images import IMAGES
 from ..data.media import MediaKind, check_media, listing, load_media_folders, read_media
+from ..utils.validation import Count, check_options, interval
 from .labels import HIDDEN_LABEL, Labels, find_labels, join_label_columns, several_labels
 from .text_tasks import select
 
@@ -34,7 +35,7 @@ class MediaArguments:
     train_split_name: str = field(default="train", metadata={"help": "Split of dataset_name to train on."})
     validation_split_name: str = field(default="validation", metadata={"help": "Its split to evaluate on."})
     test_split_name: str = field(default="test", metadata={"help": "Its split to predict."})
-    train_val_split: float = field(
+    train_val_split: Annotated[float, interval("[0, 1)")] = field(
         default=0.15,
         metadata={"help": "Share of the training rows to evaluate on, where no others are given; 0 for none."},
     )
@@ -48,14 +49,13 @@ class MediaArguments:
     source_label_column_name: str | None = field(
         default=None, metadata={"help": "As label_column_name, for the source."}
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many rows, drawn at random."})
-    max_source_samples: int | None = field(default=None, metadata={"help": "Use so many source rows, at random."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on so many rows, at random."})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "Predict the first rows."})
+    max_train_samples: Count | None = field(default=None, metadata={"help": "Train on so many rows, drawn at random."})
+    max_source_samples: Count | None = field(default=None, metadata={"help": "Use so many source rows, at random."})
+    max_eval_samples: Count | None = field(default=None, metadata={"help": "Evaluate on so many rows, at random."})
+    max_predict_samples: Count | None = field(default=None, metadata={"help": "Predict the first rows."})
 
     def __post_init__(self):
-        if not 0 <= self.train_val_split < 1:
-            raise ValueError(f"`train_val_split` must be at least 0 and below 1, got {self.train_val_split}.")
+        check_options(self)
         for prefix in ("", "source_"):
             given = [name for name in self.origins(prefix) if getattr(self, name) is not None]
             if len(given) > 1:

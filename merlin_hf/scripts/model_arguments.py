@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..methods import METHODS
+from ..utils.validation import check_options
 
 
 class TaskArguments(Protocol):
@@ -40,6 +41,9 @@ class BaseModelArguments:
     ignore_mismatched_sizes: bool = field(
         default=False, metadata={"help": "Accept a pretrained model whose last layer has another number of labels."}
     )
+
+    def __post_init__(self):
+        check_options(self)
 
     @property
     def hub_options(self) -> dict[str, Any]:

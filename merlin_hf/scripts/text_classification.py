@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import datasets
 import transformers
@@ -35,6 +35,7 @@ from ..training_args import TransferTrainingArguments
 from ..transfer.distributed import end_training
 from ..transfer.manifest import has_weights
 from ..utils import loading
+from ..utils.validation import interval
 from .labels import Labels
 from .model_arguments import BaseModelArguments, TaskArguments
 from .text_tasks import DataTrainingArguments, Task, load_task, make_compute_metrics, predicted, prepare
@@ -48,7 +49,7 @@ class ModelArguments(BaseModelArguments):
     """[`BaseModelArguments`] for texts."""
 
     tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if not the model's."})
-    examples_per_label: int = field(
+    examples_per_label: Annotated[int, interval("[0, 1_000]")] = field(
         default=0,
         metadata={"help": "Texts of the target in the model card for each label; they are public where it is."},
     )

@@ -5,12 +5,14 @@ import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import datasets
 import numpy as np
 from huggingface_hub import constants
 
 from ..data import load_dataset
+from ..utils.validation import Count, check_options, interval
 from .labels import HIDDEN_LABEL, LabelledTask, Labels, find_labels, join_label_columns, several_labels
 
 
@@ -54,17 +56,20 @@ class DataTrainingArguments:
     source_train_file: str | None = field(default=None, metadata={"help": "Source: a csv, json or parquet file."})
     source_text_columns: list[str] | None = field(default=None, metadata={"help": "As text_columns, for the source."})
     source_label_column: str | None = field(default=None, metadata={"help": "As label_column, for the source."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first rows of the target."})
-    max_source_samples: int | None = field(default=None, metadata={"help": "Train on the first rows of the source."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first rows."})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "Predict the first rows."})
-    max_seq_length: int = field(default=128, metadata={"help": "Longer texts are cut to so many tokens."})
+    max_train_samples: Count | None = field(default=None, metadata={"help": "Train on the first rows of the target."})
+    max_source_samples: Count | None = field(default=None, metadata={"help": "Train on the first rows of the source."})
+    max_eval_samples: Count | None = field(default=None, metadata={"help": "Evaluate on the first rows."})
+    max_predict_samples: Count | None = field(default=None, metadata={"help": "Predict the first rows."})
+    max_seq_length: Annotated[int, interval("[1, 1_000_000]")] = field(
+        default=128, metadata={"help": "Longer texts are cut to so many tokens."}
+    )
     pad_to_max_length: bool = field(
         default=True, metadata={"help": "Pad to max_seq_length; False pads each batch to its longest text (faster)."}
     )
     overwrite_cache: bool = field(default=False, metadata={"help": "Tokenize again what has been tokenized before."})
 
     def __post_init__(self):
+        check_options(self)
         for name in ("task_name", "source_task_name"):
             task = getattr(self, name)
             if task is not None and task.lower() not in TASK_TO_KEYS:

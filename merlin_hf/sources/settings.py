@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
 from ..comparison.config import check_seeds
 from ..comparison.tasks import IMAGE, TEXT
-from ..comparison.values import check_at_least
+from ..utils.validation import Count, check_options, interval
 
 
 DEFAULT_MODELS = {TEXT: "google-bert/bert-base-uncased", IMAGE: "google/vit-base-patch16-224-in21k"}
@@ -23,14 +24,14 @@ class RankingSettings:
     """
 
     model: str | None = None
-    target_rows: int | None = 200
-    source_rows: int | None = 500
+    target_rows: Annotated[int, interval("[4, inf)")] | None = 200
+    source_rows: Annotated[int, interval("[4, inf)")] | None = 500
     seeds: int | Sequence[int] = 1
-    batch_size: int = 16
-    num_splits: int = 4
-    layers: int | None = None
-    max_seq_length: int = 128
-    image_size: int | None = None
+    batch_size: Count = 16
+    num_splits: Annotated[int, interval("[1, 100_000]")] = 4
+    layers: Annotated[int, interval("[1, 10_000]")] | None = None
+    max_seq_length: Annotated[int, interval("[1, 1_000_000]")] = 128
+    image_size: Annotated[int, interval("[1, 100_000]")] | None = None
     device: torch.device | str | None = None
     from_scratch: bool = False
     freeze_layers: int = 0
@@ -38,10 +39,7 @@ class RankingSettings:
 
     def __post_init__(self):
         self.seeds = check_seeds(self.seeds, "seeds")
-        for name in ("batch_size", "num_splits", "layers", "max_seq_length", "image_size"):
-            check_at_least(getattr(self, name), 1, name)
-        for name in ("target_rows", "source_rows"):
-            check_at_least(getattr(self, name), 4, name)
+        check_options(self)
         self.device = str(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def set_model(self, kind: str) -> None:

@@ -69,7 +69,7 @@ def test_paths_in_a_file_are_found_beside_it(tmp_path):
     ("values", "message"),
     [
         ({"learning_rat": 1}, "`learning_rat` is unknown. Did you mean 'learning_rate'.*run.yaml"),
-        ({"max_steps": "many"}, "`max_steps` must be a whole number, got 'many'"),
+        ({"max_steps": "many"}, "`max_steps` must be a whole number of at least -1, got 'many'"),
         ({"bf16": "yes please"}, "`bf16` must be true or false"),
         ({"text_columns": "text"}, "`text_columns` must be a list"),
         ({"split": "thirds"}, "`split` must be one of half, kfold, loo, got 'thirds'"),
@@ -109,10 +109,10 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ConfigError, match="must be a mapping"):
         read_request([], str(path))
     path.write_text("a: [")
-    with pytest.raises(ConfigError, match="neither YAML nor JSON"):
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
         read_request([], str(path))
     path.write_text("a: !!python/object/apply:os.getcwd []")
-    with pytest.raises(ConfigError, match="neither YAML nor JSON"):
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
         read_request([], str(path))
     with pytest.raises(ConfigError, match="Give one file"):
         read_request([str(path)], str(path))

@@ -203,7 +203,10 @@ def test_images(tmp_path, run):
         (["--task_name", "rte", "--validation_file", "x.csv"], "got task_name, validation_file"),
         (["--validation_file", "nowhere.csv"], "nowhere.csv"),
         (["--validation_file", "{data}", "--label_column", "strs"], "`label_column='strs'` is no column"),
-        (["--validation_file", "{data}", "--batch_size", "0"], "`batch_size` must be at least 1, got 0"),
+        (
+            ["--validation_file", "{data}", "--batch_size", "0"],
+            "`batch_size` must be a whole number of at least 1 or null, got 0",
+        ),
         (["--validation_file", "{data}"], "The data has the labels ['a', 'b'], the model ['no', 'yes', 'maybe']"),
     ],
 )

@@ -171,7 +171,7 @@ def test_what_accelerate_is_asked_for(config, tmp_path, run, monkeypatch):
     ("flags", "message"),
     [
         (["--learning_rat", "1"], "`--learning_rat` is unknown. Did you mean 'learning_rate'"),
-        (["--rho", "-1"], "`rho` must not be negative, got -1.0"),
+        (["--rho", "-1"], "`rho` must be a number of at least 0, got -1.0"),
         (["--label_column", "start"], "`label_column='start'` is no column of `train_file`. Did you mean 'stars'"),
         (["--text_columns", "txt"], "`text_columns` must be one or two of the text columns"),
         (["--accelerate_config", "fsdp"], "`--accelerate_config fsdp` is no file. Did you mean 'fsdp2'"),

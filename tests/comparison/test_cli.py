@@ -36,7 +36,10 @@ def run(*arguments):
 def test_one_number_of_seeds_is_how_many(config_file, capsys):
     assert run(config_file, "--methods", "linear_probe", "--seeds", 2) == 0
     assert "over 2 seeds (0, 1)" in capsys.readouterr().out
-    assert run(config_file, "--seeds", 0) == 2 and "`seeds` must be at least 1" in capsys.readouterr().err
+    assert (
+        run(config_file, "--seeds", 0) == 2
+        and "`seeds` must be a whole number from 1 to 1000" in capsys.readouterr().err
+    )
 
 
 def test_the_table_is_on_stdout_and_progress_on_stderr(config_file, capsys, tmp_path):

@@ -286,7 +286,10 @@ def test_a_dry_run_trains_nothing_and_leaves_nothing(config, monkeypatch, tmp_pa
         ({"freeze_layers": 9}, "`freeze_layers` must be at most 2"),
         ({"metric": "mse"}, "`metric` must be one of accuracy, f1, matthews_correlation for labels that are classes"),
         ({"methods": {"merlin": {"search": {"head": ["rigde"]}}}}, r"`methods\.merlin` .*rigde"),
-        ({"methods": {"bss": {"regularization_weight": -1.0}}}, r"`methods\.bss` .*must not be negative"),
+        (
+            {"methods": {"bss": {"regularization_weight": -1.0}}},
+            r"`methods\.bss\.regularization_weight` must be a number of at least 0",
+        ),
     ],
 )
 def test_what_the_data_and_the_model_do_not_allow(config, section, message, texts):

@@ -42,9 +42,9 @@ def changed(path, value):
         ("target", "rte", "`target` must be a mapping of names to values, got 'rte'"),
         ("target.path", None, r"`target\.path` is missing"),
         ("target.test_spilt", "x", r"`target\.test_spilt` is unknown\. Did you mean 'test_split'"),
-        ("target.rows", "many", r"`target\.rows` must be a whole number or null, got 'many'"),
-        ("target.rows", True, r"`target\.rows` must be a whole number or null, got True"),
-        ("target.rows", 1, r"`target\.rows` must be at least 4, got 1"),
+        ("target.rows", "many", r"`target\.rows` must be a whole number of at least 4 or null, got 'many'"),
+        ("target.rows", True, r"`target\.rows` must be a whole number of at least 4 or null, got True"),
+        ("target.rows", 1, r"`target\.rows` must be a whole number of at least 4 or null, got 1"),
         ("target.test_split", "train", "is the split that is trained on.*train_split: train"),
         (
             "target.text_columns",
@@ -52,23 +52,35 @@ def changed(path, value):
             r"`target\.text_columns` must be a list \(each text\) or text or null, got \[1\]",
         ),
         ("source.test_split", "x", r"`source\.test_split` is unknown\."),
-        ("seeds", 0, "`seeds` must be at least 1, got 0"),
+        ("seeds", 0, "`seeds` must be a whole number from 1 to 1000, got 0"),
         ("seeds", [0, 0], "`seeds` must be different seeds"),
-        ("seeds", [-1], r"`seeds` must be a number of seeds or a list of seeds such as \[0, 1, 2\], got \[-1\]"),
+        (
+            "seeds",
+            [-1],
+            r"`seeds` must be a number of seeds or a list of seeds such as \[0, 1, 2\], up to 1000 of them, got \[-1\]",
+        ),
         ("reference", "merln", r"`reference` must be one of finetune, merlin, got 'merln'\. Did you mean 'merlin'"),
         ("metric", "acuracy", r"`metric` must be one of .*, got 'acuracy'\. Did you mean 'accuracy'"),
         ("budget", "flops", "`budget` must be one of rows, steps, got 'flops'"),
-        ("search.trials", -1, r"`search\.trials` must be at least 0, got -1"),
+        ("search.trials", -1, r"`search\.trials` must be a whole number from 0 to 1000, got -1"),
         ("search.trails", 1, r"`search\.trails` is unknown\. Did you mean 'trials'"),
-        ("search.validation_fraction", 1.0, r"`search\.validation_fraction` must lie between 0 and 1, got 1\.0"),
-        ("search.learning_rates", [0], r"`search\.learning_rates` must be positive numbers, got \[0\]"),
+        (
+            "search.validation_fraction",
+            1.0,
+            r"`search\.validation_fraction` must be a number more than 0 and less than 1, got 1\.0",
+        ),
+        (
+            "search.learning_rates",
+            [0],
+            r"`search\.learning_rates` must be a list \(each a positive number\), got \[0\]",
+        ),
         (
             "search.learning_rates",
             ["fast"],
-            r"`search\.learning_rates` must be a list \(each a number\), got \['fast'\]",
+            r"`search\.learning_rates` must be a list \(each a positive number\), got \['fast'\]",
         ),
         ("training", {}, r"`training\.max_steps` must be at least 1, got None"),
-        ("training.max_steps", 1.5, r"`training\.max_steps` must be a whole number, got 1\.5"),
+        ("training.max_steps", 1.5, r"`training\.max_steps` must be a whole number of at least -1, got 1\.5"),
         (
             "training.num_train_epochs",
             3,
@@ -82,7 +94,7 @@ def changed(path, value):
             r"`training\.rho` is an option of .*merlin.*: give it there, `methods: \{merlin: \{rho: 0\.5\}\}`",
         ),
         ("training.learnig_rate", 0.5, r"`training\.learnig_rate` is unknown\. Did you mean 'learning_rate'"),
-        ("training.bf16", "yes", r"`training\.bf16` must be true or false, got 'yes'"),
+        ("training.bf16", "yes please", r"`training\.bf16` must be true or false, got 'yes please'"),
         ("methods", [], r"`methods` must be a list of names or a mapping"),
         ("methods", ["merln"], r"`methods\.merln`: `method='merln'` is unknown\. Did you mean 'merlin'"),
         ("methods", ["merlin", "merlin"], r"has a name twice.*`merlin_2: \{method: merlin\}`"),
@@ -91,7 +103,7 @@ def changed(path, value):
         ("methods", {"merlin": {"rh": 1.0}}, r"`methods\.merlin\.rh` is unknown\. Did you mean 'rho'"),
         ("methods", {"merlin": {"head_l": 1.0}}, r"Did you mean 'head_l2', .+ or '\w+'\? Known here: method, search"),
         ("methods", {"merlin": {"search": {"rh": [1.0]}}}, r"`methods\.merlin\.search\.rh` is unknown\..+ 'rho'"),
-        ("methods", {"merlin": {"rho": "big"}}, r"`methods\.merlin\.rho` must be a number, got 'big'"),
+        ("methods", {"merlin": {"rho": "big"}}, r"`methods\.merlin\.rho` must be a number of at least 0, got 'big'"),
         ("methods", {"merlin": {"max_steps": 5}}, r"`methods\.merlin\.max_steps` cannot be given: all methods"),
         (
             "methods",
@@ -101,7 +113,7 @@ def changed(path, value):
         (
             "methods",
             {"merlin": {"search": {"rho": ["a"]}}},
-            r"`methods\.merlin\.search\.rho` must be a number, got 'a'",
+            r"`methods\.merlin\.search\.rho` must be a number of at least 0, got 'a'",
         ),
         ("methods", {"merlin": {"rho": 0.1, "search": {"rho": [0.1]}}}, "is fixed to 0.1 as well"),
         (
@@ -112,7 +124,7 @@ def changed(path, value):
         ("methods", {"finetune": {"use_source": True}}, "the method trains on the target alone"),
         ("methods", {"l2_sp": {"use_source": "no"}}, r"`methods\.l2_sp\.use_source` must be true or false, got 'no'"),
         ("source", None, r"`methods\.merlin` trains on a source: give `source`"),
-        ("image_size", 0, "`image_size` must be at least 1, got 0"),
+        ("image_size", 0, "`image_size` must be a whole number from 1 to 100000 or null, got 0"),
     ],
 )
 def test_bad_values_are_errors_that_say_what_would_work(path, value, message):
@@ -201,13 +213,13 @@ def test_what_is_no_configuration(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no configuration 'none.yaml'"):
         load_config("none.yaml")
     (tmp_path / "list.yaml").write_text("- a")
-    with pytest.raises(ConfigError, match="must be a mapping with `model`, `target`, `methods`"):
+    with pytest.raises(ConfigError, match="must be a mapping of names to values"):
         load_config(tmp_path / "list.yaml")
     (tmp_path / "broken.yaml").write_text("a: [")
-    with pytest.raises(ConfigError, match="is not YAML"):
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
         load_config(tmp_path / "broken.yaml")
     (tmp_path / "code.yaml").write_text("a: !!python/object/apply:os.getcwd []")
-    with pytest.raises(ConfigError, match="is not YAML"):
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
         load_config(tmp_path / "code.yaml")
     with pytest.raises(ConfigError, match="A configuration must be a mapping, got 3"):
         load_config(3)

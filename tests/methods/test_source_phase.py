@@ -461,14 +461,14 @@ def test_each_phase_has_its_share_of_the_steps(fractions, steps, expected):
         (
             "merlin",
             {"source_phase_fraction": 1.0},
-            "`source_phase_fraction` must be at least 0 and less than 1, got 1.0",
+            "`source_phase_fraction` must be a number of at least 0 and less than 1, got 1.0",
         ),
         ("merlin", {"source_phase_fraction": -0.1}, "at least 0 and less than 1, got -0.1"),
         ("merlin_ft", {"source_phase_fraction": 0.8}, "less than `first_phase_fraction`.*got 0.8, 0.0 and 0.8"),
         (
             "merlin",
             {"target_phase_fraction": 1.0},
-            "`target_phase_fraction` must be at least 0 and less than 1, got 1.0",
+            "`target_phase_fraction` must be a number of at least 0 and less than 1, got 1.0",
         ),
         (
             "merlin",

@@ -66,7 +66,7 @@ def test_a_terminal_gets_a_table_of_rich(tasks, model_path):
     "more, message",
     [
         (["--target_rows", "many"], "--target_rows: invalid int value"),
-        (["--target_rows", 2], "`target_rows` must be at least 4"),
+        (["--target_rows", 2], "`target_rows` must be a whole number of at least 4"),
         (["--nonsense", 1], "unrecognized arguments: --nonsense 1"),
         (["--label_column", "label"], "`--label_column` must be NAME=COLUMN"),
         (["--label_column", "random=lable"], "`label_column='lable'` is no column. Did you mean 'label'?"),

@@ -175,10 +175,10 @@ def test_data_sets_as_mappings_and_objects(tasks, model_path):
         ({"columns": {"same": {"text_columns": ["words"]}}}, "`text_columns` must be one or two"),
         ({"model": "nowhere/nothing"}, "`model='nowhere/nothing'` cannot be loaded"),
         ({"layers": 3}, "`layers` must be from 1 to 2"),
-        ({"layers": 0}, "`layers` must be at least 1"),
+        ({"layers": 0}, "`layers` must be a whole number from 1 to 10000"),
         ({"seeds": [1, 1]}, "`seeds` must be different"),
-        ({"target_rows": 3}, "`target_rows` must be at least 4"),
-        ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"target_rows": 3}, "`target_rows` must be a whole number of at least 4"),
+        ({"batch_size": 0}, "`batch_size` must be a whole number of at least 1"),
     ],
 )
 def test_what_is_refused_and_how(tasks, model_path, changes, message, monkeypatch):
