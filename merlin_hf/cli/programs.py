@@ -4,10 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import datasets
-
 from ..comparison.values import ConfigError
 from ..data import load_dataset
+from ..data.images import is_image
 from ..scripts import image_classification, image_tasks, text_classification, text_tasks
 from ..scripts.text_classification import Program
 
@@ -62,7 +61,7 @@ def detect_task(given: Mapping[str, Any]) -> str:
     except ValueError as error:
         raise ConfigError(f"`dataset_name={path!r}` cannot be read: {error}") from error
     split = next(iter(loaded.values()))
-    return IMAGE if any(isinstance(feature, datasets.Image) for feature in split.features.values()) else TEXT
+    return IMAGE if any(is_image(feature) for feature in split.features.values()) else TEXT
 
 
 def build(task: str, model_args: Any, data_args: Any, args: Any) -> Program:

@@ -175,6 +175,7 @@ def _train(request: Any) -> tuple[int, dict[str, Any] | None]:
     """The exit status, and the metrics; nothing of them where another process speaks."""
     from transformers import set_seed
 
+    from ..data.media import UnreadableMediaError
     from ..scripts.text_classification import run, setup_logging
     from ..transfer.weights import NotFiniteError
     from ..utils.files import FileError, check_output_dir
@@ -192,7 +193,7 @@ def _train(request: Any) -> tuple[int, dict[str, Any] | None]:
         return fail("train", error), None
     try:
         metrics = run(program)
-    except FileError as error:
+    except (FileError, UnreadableMediaError) as error:
         return fail("train", error), None
     except NotFiniteError as error:
         return fail("train", error, FAILURE), None

@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 
 from ..data import load_dataset
-from ..data.images import IMAGES
+from ..data.images import IMAGES, is_image
 from ..data.media import check_media
 from ..scripts.text_tasks import Labels, Task, find_labels, find_text_columns, labelled_rows
 from .config import SourceConfig, TargetConfig
@@ -133,7 +133,7 @@ def _name_label(dataset: datasets.Dataset, given: str | None, key: str) -> datas
 
 
 def _find_columns(dataset: datasets.Dataset, section: Any, key: str) -> tuple[str, list[str]]:
-    images = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
+    images = [name for name, feature in dataset.features.items() if is_image(feature)]
     if section.image_column is not None and section.image_column not in images:
         hint = did_you_mean(section.image_column, images)
         raise ConfigError(

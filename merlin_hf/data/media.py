@@ -329,9 +329,9 @@ def check_media(dataset: datasets.Dataset, column: str, kind: MediaKind, where: 
                 elif facts is not None:
                     found.append((name, facts))
     if damaged:
-        more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
         raise UnreadableMediaError(
-            f"{where}: {len(damaged)} of {len(dataset)} {kind.plural} cannot be read: {', '.join(damaged[:5])}{more}. Replace or "
+            f"{where}: {len(damaged)} of {len(dataset)} {kind.plural} cannot be read: {', '.join(damaged[:3])}{more}. Replace or "
             "remove them."
         )
     kind.survey(where, found)

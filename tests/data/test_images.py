@@ -226,7 +226,7 @@ def test_what_cannot_be_read_is_named(kind, many, tmp_path, monkeypatch):
 
 def test_rows_of_tables_are_named_by_their_number_and_many_faults_are_counted():
     values = [WHOLE, *[{"bytes": b"no", "path": f"{number}.png"} for number in range(7)]]
-    with pytest.raises(media.UnreadableMediaError, match=r"7 of 8 images .*row 1 \(0.png\) .* and 2 more"):
+    with pytest.raises(media.UnreadableMediaError, match=r"7 of 8 images .*row 1 \(0.png\) .* and 4 more"):
         checked(values)
     with pytest.raises(media.UnreadableMediaError, match="1 of 2 images .*row 1 .*no image in this row"):
         checked([WHOLE, None])

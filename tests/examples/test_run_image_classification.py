@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -16,6 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, ViTModel, pipeline
 
+from merlin_hf.cli.main import main
+from merlin_hf.cli.programs import detect_task
+from merlin_hf.data import media
+from merlin_hf.data.images import EncodeImages
 from merlin_hf.scripts import image_classification, image_tasks
 from tests.examples.conftest import ROOT
 from tests.tiny import TEXT, VISION
@@ -214,6 +219,38 @@ def test_errors_name_the_argument(arguments, message, root, tmp_path):
     arguments = [str(root / "source") if argument == "SOURCE" else argument for argument in arguments]
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         image_classification.main([*options(root, tmp_path / "out"), *arguments])
+
+
+def test_a_file_that_proves_damaged_in_the_run_is_named(root, tmp_path, monkeypatch, capfd):
+    """Of a large set only headers are read before the first step."""
+    monkeypatch.setattr(media, "CHECKED_ROWS", 1)
+    folder = folders(tmp_path / "train", ANIMALS, 12, seed=1)
+    file = tmp_path / "train" / "bee" / "4.png"
+    file.write_bytes(file.read_bytes()[:-60])
+    more = ["--train_dir", folder, "--do_train", "--task", "image", "--train_val_split", "0"]
+    with pytest.raises(SystemExit) as end:
+        main(["train", *options(root, tmp_path / "out", *more)])
+    said = capfd.readouterr().err
+    assert end.value.code == 2 and "Traceback" not in said
+    assert re.search(
+        r"merlin-hf train: `train_dir`, train split: \S*bee/4.png cannot be read: .* Replace or remove it", said
+    )
+
+
+def test_arrays_of_numbers_are_images(tmp_path):
+    features = datasets.Features(
+        {"pixels": datasets.Array3D((3, 8, 9), "uint8"), "label": datasets.ClassLabel(names=["a", "b"])}
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 8, 9), dtype=np.uint8)
+    rows = datasets.Dataset.from_dict({"pixels": list(pixels), "label": [0, 1] * 2}, features=features)
+    rows.to_parquet(tmp_path / "train.parquet")
+    assert detect_task({"dataset_name": str(tmp_path)}) == "image"
+    args = image_tasks.DataTrainingArguments(dataset_name=str(tmp_path), train_val_split=0.0)
+    shown = []
+    encode = EncodeImages(lambda images, **_: shown.extend(images) or {"pixel_values": [0] * len(images)})
+    read = image_tasks.prepare(image_tasks.load_task(args), "train", None, encode)[:]
+    np.testing.assert_array_equal(np.stack([np.asarray(image) for image in shown]), pixels.transpose(0, 2, 3, 1))
+    assert read["labels"] == [0, 1] * 2
 
 
 def test_two_columns_of_images_must_be_told_apart():
