@@ -1,14 +1,18 @@
 """Decide which files of a folder are sent to the Hub: those of a plain model, by exact name and checked content."""
 
+import importlib
 import io
 import json
 import os
 import pickletools
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
 from transformers.utils import (
     ADAPTER_CONFIG_NAME,
@@ -23,10 +27,14 @@ from transformers.utils import (
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
     VIDEO_PROCESSOR_NAME,
+    logging,
 )
 
+from ..utils.markdown import visible
 from .errors import PublishError
 
+
+logger = logging.get_logger(__name__)
 
 CARD = "README.md"
 TRAINER_STATE = "trainer_state.json"
@@ -122,6 +130,40 @@ def model_files(folder: str | os.PathLike) -> Files:
     tops = {name.split("/")[0] for name in (*sent, *refused)}
     left_out = {name: _reason(name) for name in sorted(os.listdir(root)) if name not in tops}
     return Files(sorted(sent), left_out, refused)
+
+
+class _Uploader:
+    """A client of the Hub whose uploads of a whole folder, but not those of a checkpoint, have a model's files only."""
+
+    def __init__(self, api: HfApi):
+        self._api = api
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._api, name)
+
+    def upload_folder(self, *, folder_path: str | os.PathLike, path_in_repo: str | None = None, **options: Any) -> Any:
+        if path_in_repo is None:
+            files = model_files(folder_path)
+            for name, reason in files.refused.items():
+                logger.warning(f"Not pushed: {visible(name)} in {folder_path} {reason}.")
+            options["allow_patterns"] = files.sent
+        return self._api.upload_folder(folder_path=folder_path, path_in_repo=path_in_repo, **options)
+
+
+@contextmanager
+def only_model_files() -> Iterator[None]:
+    """
+    Have the pushes of a Trainer send [`model_files`] of its `output_dir` only.
+
+    Trainer sends all that is in that folder, and asks nobody for the list of files. So the client that it takes is another meanwhile.
+    """
+    trainer_module: Any = importlib.import_module("transformers.trainer")
+    client = trainer_module.hf_api
+    trainer_module.hf_api = lambda: _Uploader(client())
+    try:
+        yield
+    finally:
+        trainer_module.hf_api = client
 
 
 def _reason(name: str) -> str:

@@ -14,6 +14,7 @@ from ..utils.secret import keep_token_secret
 from .card import write_card
 from .content import content_of
 from .errors import PublishError, explained
+from .folder import only_model_files
 
 
 logger = logging.get_logger(__name__)
@@ -111,7 +112,8 @@ class ModelCardMixin(TrainerBase):
                 self.create_model_card()
             except Exception as error:  # a card is not worth a training run
                 logger.warning(f"Pushing without a new card, which could not be written: {error!r}")
-        return super()._push_from_checkpoint(checkpoint_folder)
+        with only_model_files() if self._writes_own_card else nullcontext():
+            return super()._push_from_checkpoint(checkpoint_folder)
 
     def _will_push(self) -> bool:
         """Trainer's rule; where it does not push, an upload may be reading the card that is there."""
@@ -137,13 +139,16 @@ class ModelCardMixin(TrainerBase):
 
     def push_to_hub(self, *args, **kwargs):
         """
-        [`~transformers.Trainer.push_to_hub`]; further arguments are those of [`ModelCardMixin.create_model_card`].
+        Push as [`~transformers.Trainer.push_to_hub`]; further arguments are those of [`ModelCardMixin.create_model_card`].
+
+        Where the method is active, the files are those of [`~merlin_hf.hub.folder.model_files`].
 
         Raises:
             PublishError: it did not get there; the message says what would work. The model is in `args.output_dir`.
         """
         with self._explained(*args[2:3], kwargs.get("token")):
-            return super().push_to_hub(*args, **kwargs)
+            with only_model_files() if self._writes_own_card else nullcontext():
+                return super().push_to_hub(*args, **kwargs)
 
     def _explained(self, *tokens: str | None) -> AbstractContextManager:
         if not self._writes_own_card:

@@ -19,6 +19,7 @@ from .folder import CARD, ModelFolder
 from .results import last_evaluations
 
 
+DEEPEST_METADATA = 20  # levels
 WRITTEN_FOR = re.compile(r"<!-- Written by merlin_hf for (?P<repo_id>\S+?)\. ")
 # What a repository has before anybody has put a model there.
 NO_MODEL = {".gitattributes", "README.md", "LICENSE"}
@@ -149,9 +150,7 @@ def _read_card(path: Path) -> ModelCard:
     try:
         text = path.read_text(encoding="utf-8")
         block = REGEX_YAML_BLOCK.search(text)
-        # A few lines of aliases of aliases can stand for more than fits into memory.
-        if block and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(block[2], Loader=yaml.SafeLoader)):
-            raise PublishError(f"{path} has an alias (`*name`) in its metadata. Write out what it stands for.")
+        _check_yaml(block[2] if block else "", path)
         card = ModelCard(text)
         str(card)
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError, yaml.YAMLError) as error:
@@ -159,6 +158,22 @@ def _read_card(path: Path) -> ModelCard:
             f"{path} cannot be read: {error}. Correct or remove it; a new one is written then."
         ) from error
     return card
+
+
+def _check_yaml(text: str, path: Path) -> None:
+    """
+    Check metadata before they are loaded, which a few lines can make take all memory or hours.
+
+    Raises:
+        PublishError: there is an alias, or lists and mappings lie too deep in each other.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise PublishError(f"{path} has an alias (`*name`) in its metadata. Write out what it stands for.")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST_METADATA:
+            raise PublishError(f"{path} has metadata of more than {DEEPEST_METADATA} levels. Write a flatter one.")
 
 
 def _rename(card: ModelCard, old: str, new: str) -> None:

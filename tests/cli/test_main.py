@@ -92,3 +92,11 @@ def test_errors_are_a_line_and_with_a_variable_a_traceback(error, status, run, m
     monkeypatch.setenv("MERLIN_DEBUG", "1")
     ended, _, said = run("env")
     assert ended == status and "Traceback (most recent call last)" in said and "in command" in said
+
+
+@pytest.mark.parametrize("command", ["evaluate out", "publish a b", "env"])
+def test_a_token_where_it_does_not_belong_is_not_repeated(command, run, monkeypatch):
+    token = "hf_QmVyLXNlY3JldC10b2tlbi0wMTIz"
+    monkeypatch.setenv("MERLIN_DEBUG", "1")
+    status, shown, said = run(*command.split(), "--token", token)
+    assert status == 2 and "unrecognized arguments: --token <token>" in said and token not in shown + said

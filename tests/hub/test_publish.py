@@ -242,7 +242,7 @@ def no_folder(folder):
         (broken_config, "config.json is no JSON"),
         (broken_card, "README.md cannot be read.*Correct or remove it"),
         (a_card_of_aliases, "README.md has an alias"),
-        (a_deep_card, "README.md cannot be read"),
+        (a_deep_card, "README.md has metadata of more than 20 levels"),
         (no_folder, "is no folder"),
     ],
 )

@@ -30,7 +30,7 @@ def test_push_to_hub_has_the_card_and_the_token_is_in_no_file(tmp_path, online, 
     assert card.data.license == "mit" and card.data.datasets == ["ada/books"] and card.data.eval_results
     assert 'model="ada/films"' in card.text and "transfer_state.safetensors" not in repository.files
     everything = {**contents(tmp_path), **{f"{c.oid}/{n}": f for c in repository.commits for n, f in c.files.items()}}
-    assert "out/training_args.bin" in everything and f"{repository.commits[-1].oid}/training_args.bin" in everything
+    assert "out/training_args.bin" in everything and "training_args.bin" not in repository.files
     assert [name for name, content in everything.items() if holds(content, TOKEN)] == []
     shown = "".join(capsys.readouterr()) + caplog.text + repr(trainer.args) + str(trainer.args)
     assert not holds(shown, TOKEN) and not any(TOKEN in request for request in online.requests)
@@ -56,11 +56,33 @@ def test_strategies(strategy, tmp_path, online):
     assert [name for name, content in {**files, **contents(tmp_path)}.items() if holds(content, TOKEN)] == []
 
 
+def test_what_else_lies_in_the_folder_is_not_pushed(tmp_path, online, caplog):
+    trainer = pushing(tmp_path / "out", push_to_hub=True, save_strategy="steps", save_steps=1, hub_always_push=True)
+    (tmp_path / "key").write_text("secret")
+    for name in (".env", "vocab.pkl", "notes.txt", "model.py"):
+        (tmp_path / "out" / name).write_text("secret")
+    (tmp_path / "out" / "vocab.txt").symlink_to(tmp_path / "key")
+    trainer.train()
+    trainer._finish_current_push()
+    trainer.push_to_hub()
+    sent = {name for commit in online.repositories["ada/films"].commits for name in commit.files}
+    model = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {name for name in sent if not name.startswith("last-checkpoint/")} == {".gitattributes", *model}
+    assert any("vocab.txt" in message and "is a link" in message for message in caplog.messages)
+
+
+def test_without_a_source_a_push_is_trainers(tmp_path, online):
+    trainer = pushing(tmp_path / "out", source=False)
+    trainer.push_to_hub()
+    assert "training_args.bin" in online.repositories["ada/films"].files
+
+
 def test_plain_training_arguments_keep_the_token_too(tmp_path, online):
     trainer = pushing(tmp_path / "out", args_class=TrainingArguments)
     trainer.push_to_hub()
     files = {**contents(tmp_path), **online.repositories["ada/films"].files}
-    assert "training_args.bin" in files and [name for name, content in files.items() if holds(content, TOKEN)] == []
+    assert "training_args.bin" not in online.repositories["ada/films"].files
+    assert [name for name, content in files.items() if holds(content, TOKEN)] == []
     assert torch.load(tmp_path / "out" / "training_args.bin", weights_only=False).hub_token is None
     assert trainer.args.hub_token == TOKEN and TOKEN not in str(trainer.args.to_dict())
 
