@@ -10,7 +10,7 @@ import torch
 
 from merlin_hf import JointTrainer, MerlinTrainer
 from tests.distributed.launch import ROOT
-from tests.test_trainer import make_trainer
+from tests.support import make_trainer
 from tests.tiny import tiny_bert
 
 
@@ -46,7 +46,7 @@ def test_a_step_waits_for_the_device_no_more_often_than_joint_training(tmp_path,
 
 def test_one_process_over_nccl(tmp_path):
     script = (
-        "import sys, torch; from tests.test_trainer import make_trainer; "
+        "import sys, torch; from tests.support import make_trainer; "
         "trainer = make_trainer(sys.argv[1], use_cpu=False); trainer.train(); "
         "assert torch.distributed.get_backend() == 'nccl'; trainer.save_model(); trainer.accelerator.end_training()"
     )

@@ -16,7 +16,7 @@ from transformers import AutoModelForImageClassification, TrainingArguments
 
 from merlin_hf import JointTrainer, MerlinTrainer
 from merlin_hf.transfer.adapters import new_modules
-from tests.test_trainer import SOURCE_LABELS, losses, make_args
+from tests.support import SOURCE_LABELS, losses, make_args
 from tests.tiny import TINY_CLASSIFIERS, tiny_bert, tiny_dataset, tiny_inputs
 
 

@@ -9,7 +9,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from merlin_hf import MerlinTrainer
 from tests.compatibility.test_training_features import BOTH, RATES
-from tests.test_trainer import SOURCE_LABELS, losses, make_args, make_trainer, recording
+from tests.support import SOURCE_LABELS, losses, make_args, make_trainer, recording
 from tests.tiny import tiny_bert, tiny_dataset
 
 

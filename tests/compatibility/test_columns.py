@@ -5,7 +5,7 @@ from datasets import Dataset
 
 from merlin_hf import MerlinTrainer
 from merlin_hf.transfer.columns import rename_columns
-from tests.test_trainer import SOURCE_LABELS, losses, make_args
+from tests.support import SOURCE_LABELS, losses, make_args
 from tests.tiny import tiny_bert, tiny_dataset
 
 

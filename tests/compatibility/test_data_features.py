@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from merlin_hf import JointTrainer, MerlinTrainer
 from merlin_hf.transfer.source import plain_dataloader
 from tests.compatibility.test_training_features import BOTH
-from tests.test_trainer import SOURCE_LABELS, losses, make_args, make_trainer, recording
+from tests.support import SOURCE_LABELS, losses, make_args, make_trainer, recording
 from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset
 
 

@@ -14,7 +14,7 @@ from merlin_hf import MerlinTrainer, get_method
 from merlin_hf.transfer.manifest import MANIFEST_NAME
 from tests.compatibility.test_callbacks import StopAt
 from tests.compatibility.test_training_features import BOTH
-from tests.test_trainer import losses, make_trainer
+from tests.support import losses, make_trainer
 from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset
 
 

@@ -5,7 +5,7 @@ import pytest
 from transformers import TrainerCallback
 
 from merlin_hf import MerlinTrainer
-from tests.test_trainer import SOURCE_LABELS, make_args
+from tests.support import SOURCE_LABELS, make_args
 from tests.tiny import tiny_bert, tiny_dataset
 
 

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from merlin_hf import JointTrainer, MerlinTrainer
 from merlin_hf.methods import FinetuneTrainer
-from tests.test_trainer import SOURCE_LABELS, losses, make_args, one_step_inputs
+from tests.support import SOURCE_LABELS, losses, make_args, one_step_inputs
 from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset
 
 

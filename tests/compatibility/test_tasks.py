@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from merlin_hf import JointTrainer, MerlinTrainer
-from tests.test_trainer import make_args
+from tests.support import make_args
 from tests.tiny import TINY_CLASSIFIERS, tiny_bert, tiny_dataset
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, TrainerCallback, TrainingArguments, get_scheduler
 
 from merlin_hf import JointTrainer, MerlinTrainer
-from tests.test_trainer import losses, make_trainer
+from tests.support import losses, make_trainer
 from tests.tiny import tiny_bert
 
 

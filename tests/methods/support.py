@@ -13,7 +13,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from merlin_hf import METHODS
 from merlin_hf.transfer.trainer import SOURCE_INPUTS
-from tests.test_trainer import SOURCE_LABELS
+from tests.support import SOURCE_LABELS
 from tests.tiny import CONV, NUM_LABELS, tiny_bert, tiny_dataset
 
 

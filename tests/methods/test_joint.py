@@ -4,7 +4,7 @@ from torch import nn
 
 from merlin_hf import METHODS, JointTrainer
 from tests.methods.support import assert_same_weights, build, traced
-from tests.test_trainer import SOURCE_LABELS, make_args, one_step_inputs
+from tests.support import SOURCE_LABELS, make_args, one_step_inputs
 from tests.tiny import tiny_bert, tiny_dataset
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from merlin_hf import METHODS, JointTrainer, MerlinTrainer, get_method
-from tests.test_trainer import make_trainer
+from tests.support import make_trainer
 from tests.tiny import tiny_bert
 
 

@@ -16,7 +16,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from tests.test_trainer import make_trainer
+from tests.support import make_trainer
 
 
 MAX_STEPS = 40

@@ -19,7 +19,7 @@ from merlin_hf.transfer.weights import NotFiniteError
 from merlin_hf.transfer.whole_checkpoints import LOCK_NAME, STAGING_PREFIX, staging_name
 from merlin_hf.utils.files import FileError
 from tests.methods.support import build, tiny_resnet
-from tests.test_trainer import make_trainer
+from tests.support import make_trainer
 from tests.tiny import tiny_bert, tiny_dataset
 
 

@@ -9,7 +9,7 @@ from accelerate.utils import DistributedType
 
 from merlin_hf import MerlinTrainer
 from merlin_hf.transfer.checks import check_parallelism, check_sharding
-from tests.test_trainer import make_args
+from tests.support import make_args
 from tests.tiny import tiny_bert, tiny_dataset
 
 

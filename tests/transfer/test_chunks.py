@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from merlin_hf import JointTrainer, MerlinTrainer
-from tests.test_trainer import losses, make_trainer, one_step_inputs
+from tests.support import losses, make_trainer, one_step_inputs
 from tests.tiny import TINY_CLASSIFIERS, tiny_bert
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from merlin_hf import MerlinTrainer
 from merlin_hf.heads import LinearHead, encode_targets, get_head
 from merlin_hf.transfer.frequencies import add_class_frequencies, class_frequencies
-from tests.test_trainer import SOURCE_LABELS, make_args, make_trainer
+from tests.support import SOURCE_LABELS, make_args, make_trainer
 from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset
 
 

@@ -12,7 +12,7 @@ from merlin_hf import MerlinTrainer
 from merlin_hf.heads import get_head, whole_set
 from merlin_hf.transfer.refit import FeatureBatches
 from merlin_hf.transfer.source import RankRows
-from tests.test_trainer import make_args, make_trainer
+from tests.support import make_args, make_trainer
 from tests.tiny import tiny_bert, tiny_dataset
 
 

@@ -6,7 +6,7 @@ from transformers import AutoModelForImageClassification, GPT2Config, GPT2LMHead
 
 from merlin_hf import get_method
 from merlin_hf.transfer.weights import is_renamed, load_renamed, saved_names
-from tests.test_trainer import losses, make_args
+from tests.support import losses, make_args
 from tests.tiny import TINY_CLASSIFIERS, tiny_bert, tiny_inputs
 
 

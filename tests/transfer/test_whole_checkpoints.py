@@ -12,7 +12,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from merlin_hf import get_method
 from merlin_hf.transfer.whole_checkpoints import JIT_SENTINEL, discard_old_checkpoints, last_whole_checkpoint
-from tests.test_trainer import make_trainer
+from tests.support import make_trainer
 from tests.transfer import kill_script
 
 
