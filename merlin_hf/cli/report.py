@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..utils.files import short_path
+from ..utils.markdown import visible
 from .evaluate import add_data_arguments, check_names_data
-from .exit_status import fail
+from .exit_status import FAILURE, fail
 
 
 ORIGINS = ("task_name", "dataset_name", "validation_file", "validation_dir")
@@ -23,7 +25,7 @@ def add_report_parser(commands: argparse._SubParsersAction) -> argparse.Argument
         help="tables and figures of a training run, or of many comparisons",
         description="Of a run (a folder with trainer_state.json): its score and course; with data, its confusion matrix and features. Of "
         "comparisons (results.json in folders at any depth): scores, ranks, wins, learning curves, costs. Prints Markdown. "
-        "Exit status: 0; 2 for files that cannot be used.",
+        "Exit status: 0; 1 where some of what was given could not be used and is left out; 2 where nothing could.",
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="folders or files")
     parser.add_argument("--output_dir", help="write results.md, its figures (PNG and SVG) and report.json there")
@@ -46,49 +48,77 @@ def report(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         return fail("report", f"unrecognized arguments: {' '.join(rest)}")
     # Whatever libraries print must not get between the report and a program that reads it.
     with contextlib.redirect_stdout(sys.stderr):
-        text, summary = _report(arguments)
+        text, summary, damaged = _report(arguments)
     print(summary if arguments.json else text, end="")
     if arguments.output_dir is not None:
-        print(f"Report in {arguments.output_dir}", file=sys.stderr)
-    return 0
+        print(f"Report in {visible(arguments.output_dir)}", file=sys.stderr)
+    if not damaged:
+        return 0
+    for name, problem in damaged.items():
+        fail("report", f"{name} is left out: {problem}", FAILURE)
+    return fail("report", f"{len(damaged)} of what was given could not be used; the report has the rest", FAILURE)
 
 
-def _report(arguments: argparse.Namespace) -> tuple[str, str]:
-    """The report as Markdown, and what it says as JSON."""
-    from ..comparison.runs import to_json, write_text
+def _report(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:
+    """Return the report as Markdown, what it says as JSON, and why something was left out, by name."""
     from ..report.canvas import check_can_draw
+    from ..report.run import name_of
+    from ..report.write import RESULTS, left_out
+    from ..utils.files import check_output_dir, file_name, to_json, write_text
 
     check_can_draw()
     runs, others = _sorted_paths([Path(path) for path in arguments.paths], arguments)
-    texts, files = [], []
-    found: dict[str, Any] = {"comparisons": [], "ranks": None, "left_out": [], "runs": []}
-    if others:
-        written = _report_comparisons(others, arguments.output_dir, found)
-        texts.append(written.text)
-        files += written.files
     is_alone = len(runs) + len(others) == 1
-    for path in runs:
-        # Beside other reports, each has a folder of its own.
-        name = "" if is_alone else _name_of(path)
-        written = _report_run(path, name, arguments, found)
+    # Beside other reports, each run has a folder of its own.
+    folders = {path: "" if is_alone else file_name(name_of(path)) for path in runs}
+    if arguments.output_dir is not None:
+        names = [f"{folder}/{RESULTS}" if folder else RESULTS for folder in folders.values()]
+        check_output_dir(arguments.output_dir, [SUMMARY, *([RESULTS] if others else []), *names])
+    texts, files = [], []
+    damaged: dict[str, str] = {}
+    found: dict[str, Any] = {"comparisons": [], "ranks": None, "left_out": [], "runs": []}
+    problems: list[Exception] = []
+    if others:
+        try:
+            written = _report_comparisons(others, arguments.output_dir, found, damaged)
+            texts.append(written.text)
+            files += written.files
+        except ValueError as error:
+            if not runs or not damaged:
+                raise
+            problems.append(error)
+    for path, name in folders.items():
+        try:
+            written = _report_run(path, name, arguments, found)
+        except (ValueError, OSError, RuntimeError) as error:
+            problems.append(error)
+            damaged[str(path)] = str(error)
+            continue
         texts.append(written.text)
         files += [f"{name}/{file}" if name else file for file in written.files]
+    if not texts:
+        raise problems[0] if isinstance(problems[0], ValueError | OSError) else ValueError(str(problems[0]))
+    if runs and damaged:
+        texts.append("\n\n".join(left_out({short_path(name): problem for name, problem in damaged.items()})) + "\n")
+    found["damaged"] = damaged
     summary = to_json({**found, "files": [*files, SUMMARY] if files else []}, indent=2) + "\n"
     if arguments.output_dir is not None:
         write_text(Path(arguments.output_dir) / SUMMARY, summary)
-    return "\n".join(texts), summary
+    return "\n".join(texts), summary, damaged
 
 
 def _sorted_paths(paths: list[Path], arguments: argparse.Namespace) -> tuple[list[Path], list[Path]]:
     """
-    The runs among the paths, and the others.
+    Return the runs among the paths, and the others.
 
     Raises:
         ConfigError: what is asked for is not for all of them, or would be written to one place.
     """
     from ..comparison.values import ConfigError
     from ..report.curves import find_state
+    from ..report.run import name_of
 
+    paths = list(dict.fromkeys(paths))
     runs = [path for path in paths if path.name == "trainer_state.json" or (path.is_dir() and find_state(path))]
     others = [path for path in paths if path not in runs]
     has_data = any(getattr(arguments, name) is not None for name in ORIGINS)
@@ -96,8 +126,8 @@ def _sorted_paths(paths: list[Path], arguments: argparse.Namespace) -> tuple[lis
         raise ConfigError("`--base_model` needs rows to compare features on: give data, such as `--validation_file`.")
     if others and has_data:
         raise ConfigError(f"Data and `--base_model` are for runs, and {str(others[0])!r} is none.")
-    names = [_name_of(path) for path in runs]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    names = [name_of(path).casefold() for path in runs]
+    twice = next((name_of(path) for path in runs if names.count(name_of(path).casefold()) > 1), None)
     if twice is not None and arguments.output_dir is not None:
         raise ConfigError(
             f"Two runs are called {twice!r}: report them one by one, each with an `--output_dir` of its own."
@@ -105,39 +135,40 @@ def _sorted_paths(paths: list[Path], arguments: argparse.Namespace) -> tuple[lis
     return runs, others
 
 
-def _name_of(run: Path) -> str:
-    return (run if run.is_dir() else run.parent).resolve().name
-
-
-def _report_comparisons(paths: list[Path], output_dir: str | None, found: dict[str, Any]) -> Any:
-    """Report on comparisons, and note in `found` what they are."""
-    from ..report.comparisons import read_comparisons
+def _report_comparisons(
+    paths: list[Path], output_dir: str | None, found: dict[str, Any], damaged: dict[str, str]
+) -> Any:
+    """Report on comparisons, and note in `found` what they are, and in `damaged` which files were left out."""
+    from ..report.comparisons import read_result_files
     from ..report.summary import comparison_summary, ranked, ranks_summary
     from ..report.write import make_report
 
-    comparisons, skipped = read_comparisons(paths)
-    for name in skipped:
-        print(f"Not of a comparison, left out: {name}", file=sys.stderr)
+    read = read_result_files(paths)
+    for name in read.others:
+        print(f"Not of a comparison, left out: {visible(name)}", file=sys.stderr)
+    damaged.update(read.damaged)
+    comparisons = read.comparisons
     found["comparisons"] = [comparison_summary(comparison) for comparison in comparisons]
     found["ranks"], found["ranked"] = ranks_summary(comparisons), ranked(comparisons)
-    found["left_out"] = skipped
-    return make_report(comparisons, output_dir)
+    found["left_out"] = read.others
+    return make_report(comparisons, output_dir, read.damaged)
 
 
 def _report_run(path: Path, name: str, arguments: argparse.Namespace, found: dict[str, Any]) -> Any:
     """Report on a run, in the folder `name` of `output_dir`, and note in `found` what it is."""
     from ..report.curves import read_log_history
     from ..report.final import final_score
-    from ..report.run import make_run_report
+    from ..report.run import make_run_report, name_of
     from ..report.summary import run_summary
 
     has_data = any(getattr(arguments, origin) is not None for origin in ORIGINS)
+    history = read_log_history(path)
+    score = final_score(path, history)
     known = _on_data(str(path if path.is_dir() else path.parent), arguments) if has_data else {}
     folder = None if arguments.output_dir is None else Path(arguments.output_dir) / name
     written = make_run_report(path, folder, **known)
     labelled = {key: value for key, value in known.items() if key != "features"}
-    history = read_log_history(path)
-    found["runs"].append(run_summary(_name_of(path), history, **labelled, score=final_score(path, history)))
+    found["runs"].append(run_summary(name_of(path), history, **labelled, score=score))
     return written
 
 

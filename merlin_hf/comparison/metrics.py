@@ -1,11 +1,12 @@
 """How predictions are scored."""
 
 import math
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from ..utils.log_history import is_number
 
 
 CLASSIFICATION = ("accuracy", "f1", "matthews_correlation")
@@ -28,9 +29,10 @@ def default_metric(is_regression: bool) -> str:
     return "pearson" if is_regression else "accuracy"
 
 
-def is_number(value: Any) -> bool:
-    """Return whether a value of JSON is a number that a float can hold; neither true nor false is one."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+def can_be_score(value: Any, metric: str) -> bool:
+    """Return whether a value of JSON can be a score: a finite number in the range of the metric, or `None` for NaN."""
+    low, high = RANGES.get(metric, (-math.inf, math.inf))
+    return value is None or (is_number(value) and math.isfinite(value) and low - 1e-9 <= value <= high + 1e-9)
 
 
 def is_better(score: float, other: float, metric: str) -> bool:

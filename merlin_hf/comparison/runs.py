@@ -11,8 +11,9 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 
 from ..utils.files import FileError, file_name, read_json, to_json, whole_file, write_text
+from ..utils.log_history import is_number
 from ..utils.markdown import visible
-from .metrics import RANGES, is_number
+from .metrics import can_be_score
 
 
 __all__ = ["FINAL", "FORMAT", "TRIAL", "Run", "RunStore", "to_json", "whole_file", "write_text"]
@@ -167,7 +168,11 @@ def find_problem(result: Any, name: str, metric: str | None = None) -> str | Non
                 return f"it has no `{key}`"
             continue
         value = result[key]
-        is_right = is_number(value) if kind is float else isinstance(value, kind) and not isinstance(value, bool)
+        is_right = (
+            is_number(value) and value - value == 0
+            if kind is float
+            else isinstance(value, kind) and not isinstance(value, bool)
+        )
         if not is_right or (kind in (int, float) and value < 0):
             return f"its `{key}` cannot be {_shown(value)}"
     content = result["determined_by"]
@@ -181,8 +186,7 @@ def find_problem(result: Any, name: str, metric: str | None = None) -> str | Non
     if metric is not None and metric not in result["metrics"]:
         return f"it has no {metric}"
     for key, value in result["metrics"].items():
-        low, high = RANGES.get(key, (float("-inf"), float("inf")))
-        if value is not None and not (is_number(value) and low - 1e-9 <= value <= high + 1e-9):
+        if not can_be_score(value, key):
             return f"its {visible(key)} cannot be {_shown(value)}"
     if result.get("checksum") != checksum(result):
         return "its `checksum` does not fit: something in it is missing or has been changed"

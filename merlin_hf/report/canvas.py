@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..comparison.runs import whole_file
+from ..utils.files import whole_file
 
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 REFERENCE_COLOR = "#c44e52"
 PANEL = (4.2, 3.2)  # inches
 PANELS_A_ROW = 3
+MOST_PANELS = 60  # more would make a figure that no program shows
 FORMATS = ("png", "svg")
 # Against which dots and lines of the reference, in red, can be told.
 COLORS = (
@@ -49,7 +50,8 @@ def new_figure(width: float = PANEL[0] * 1.5, height: float = PANEL[1] * 1.3) ->
 
 
 def panels(count: int) -> tuple["Figure", list[Any]]:
-    """A figure with so many axes, three in a row."""
+    """Return a figure with so many axes, three in a row; with the first [`MOST_PANELS`] of them, and a title that says so, if there are more."""
+    whole, count = count, min(count, MOST_PANELS)
     columns = min(count, PANELS_A_ROW)
     rows = math.ceil(count / columns)
     figure = new_figure(PANEL[0] * max(columns, 1.4), PANEL[1] * rows + 0.6)
@@ -58,6 +60,8 @@ def panels(count: int) -> tuple["Figure", list[Any]]:
         unused.remove()
     for one in axes[:count]:
         tidy(one)
+    if whole > count:
+        figure.suptitle(f"the first {count} of {whole}", fontsize="medium")
     return figure, axes[:count]
 
 

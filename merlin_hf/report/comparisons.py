@@ -7,16 +7,23 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..comparison.metrics import LOWER_IS_BETTER, RANGES, can_be_score
 from ..comparison.values import ConfigError
+from ..utils.files import FileError, read_json, short_path
+from ..utils.log_history import MOST_STEPS, is_number
+from ..utils.markdown import visible
 
 
 RESULTS = "results.json"
 NOT_SHARED = ("methods", "seeds", "output_dir", "reference", "metric", "search", "model", "save_models")
 NOT_OF_A_TASK = ("path", "name", "rows")
+MOST_METHODS = 60
+MOST_SEEDS = 10_000
+STATUSES = ("ok", "not applicable", "failed")
 KEYS = ("metric", "lower_is_better", "reference", "data", "methods", "config")
 
 
@@ -71,6 +78,7 @@ class Comparison:
         files (`list[str]`): where this was read, without the folders above.
         environments (`list[dict]`): versions and devices.
         test_rows (`int`, *optional*).
+        classes (`frozenset[str]`): of the target; empty where labels are real numbers or nothing is told of them.
     """
 
     pair: str
@@ -85,6 +93,7 @@ class Comparison:
     files: list[str] = field(default_factory=list)
     environments: list[dict[str, Any]] = field(default_factory=list)
     test_rows: int | None = None
+    classes: frozenset[str] = frozenset()
 
     @property
     def sign(self) -> int:
@@ -108,20 +117,43 @@ def find_files(paths: Iterable[str | os.PathLike]) -> list[tuple[Path, str]]:
     """
     found: dict[Path, str] = {}
     for given in map(Path, paths):
-        if given.is_file():
-            found.setdefault(given.resolve(), given.name)
-            continue
         if not given.is_dir():
-            raise FileNotFoundError(f"There is no file or folder {str(given)!r}.")
+            if not os.path.lexists(given):
+                raise FileNotFoundError(f"There is no file or folder {visible(given)!r}.")
+            found.setdefault(_resolved(given), given.name)
+            continue
         files = sorted(given.rglob(RESULTS))
         if not files:
             raise FileNotFoundError(
-                f"{str(given)!r} has no {RESULTS}, which `merlin-hf compare` writes into its `output_dir`, and no "
+                f"{visible(given)!r} has no {RESULTS}, which `merlin-hf compare` writes into its `output_dir`, and no "
                 "trainer_state.json, which a training run leaves."
             )
         for file in files:
-            found.setdefault(file.resolve(), str(Path(given.resolve().name, file.relative_to(given))))
+            found.setdefault(_resolved(file), str(Path(given.resolve().name, file.relative_to(given))))
     return list(found.items())
+
+
+def _resolved(path: Path) -> Path:
+    """Return the path without links; as it is where a link leads to itself."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # RuntimeError before Python 3.13
+        return path.absolute()
+
+
+class ResultFiles(NamedTuple):
+    """
+    What was read.
+
+    Args:
+        comparisons (`list[Comparison]`): by pair and number of rows.
+        others (`list[str]`): names of files that are of another kind.
+        damaged (`dict[str, str]`): why a file cannot be used, by name.
+    """
+
+    comparisons: list[Comparison]
+    others: list[str]
+    damaged: dict[str, str]
 
 
 def read_comparisons(paths: Iterable[str | os.PathLike]) -> tuple[list[Comparison], list[str]]:
@@ -136,25 +168,90 @@ def read_comparisons(paths: Iterable[str | os.PathLike]) -> tuple[list[Compariso
 
     Raises:
         FileNotFoundError: there are no result files.
-        ConfigError: two files have scores of the same method on the same data, or of methods that were searched in other ways, or no file is
-            of a comparison.
+        ConfigError: a file is damaged, two files do not belong into one table, or no file is of a comparison.
     """
-    read, skipped = [], []
+    found = read_result_files(paths)
+    for name, problem in found.damaged.items():
+        raise ConfigError(f"{visible(name)!r} cannot be used: {problem}.")
+    return found.comparisons, found.others
+
+
+def read_result_files(paths: Iterable[str | os.PathLike]) -> ResultFiles:
+    """
+    Do as [`read_comparisons`], and leave out files that are damaged.
+
+    Raises:
+        FileNotFoundError: there are no result files.
+        ConfigError: two files have scores of the same method on the same data, of methods that were searched in other ways, or of a data set
+            with other classes; or no file is of a comparison.
+    """
+    read: list[Comparison] = []
+    others: list[str] = []
+    damaged: dict[str, str] = {}
     for path, name in find_files(paths):
-        comparison = _read(path, name)
-        if comparison is None:
-            skipped.append(name)
-        else:
-            read.append(comparison)
+        try:
+            comparison = read_comparison(path, name)
+            if comparison is None:
+                others.append(name)
+            else:
+                read.append(comparison)
+        except FileNotFoundError:
+            damaged[name] = "it is a link to nothing, or has just been removed"
+        except FileError as error:
+            damaged[name] = str(error)
     if not read:
-        raise ConfigError(f"No file is of a comparison by `merlin-hf compare`: {', '.join(skipped)}.")
+        raise ConfigError(
+            f"No file is of a comparison by `merlin-hf compare`: {', '.join(map(visible, others)) or 'none is left'}."
+            if not damaged
+            else f"No file of {len(damaged) + len(others)} can be used. " + _listed(damaged)
+        )
+    _check_labels(read)
+    _check_classes(read)
     merged: dict[tuple, Comparison] = {}
     for comparison in read:
         key = (comparison.identity, comparison.rows, comparison.metric, comparison.shared)
         merged[key] = _merge(merged[key], comparison) if key in merged else comparison
     comparisons = list(merged.values())
     _name_pairs(comparisons)
-    return sorted(comparisons, key=lambda comparison: (comparison.pair, comparison.rows)), skipped
+    return ResultFiles(sorted(comparisons, key=lambda comparison: (comparison.pair, comparison.rows)), others, damaged)
+
+
+def _listed(damaged: dict[str, str], most: int = 5) -> str:
+    lines = [f"{visible(name)!r}: {problem}." for name, problem in list(damaged.items())[:most]]
+    return " ".join(lines) + (f" And {len(damaged) - most} more." if len(damaged) > most else "")
+
+
+def _check_labels(comparisons: list[Comparison]) -> None:
+    labels = {label for comparison in comparisons for label in comparison.methods}
+    if len(labels) > MOST_METHODS:
+        raise ConfigError(
+            f"The files have {len(labels)} methods in all, and a report takes {MOST_METHODS}: give fewer files at a time."
+        )
+
+
+def _check_classes(comparisons: list[Comparison]) -> None:
+    """Refuse files about data sets of one name that share some of their classes: these may be one task with a class lost, or two."""
+    known: dict[tuple, Comparison] = {}
+    for comparison in comparisons:
+        if not comparison.classes:
+            continue
+        for other in [one for key, one in known.items() if key[0] == comparison.identity]:
+            if comparison.classes != other.classes and comparison.classes & other.classes:
+                raise ConfigError(
+                    f"{visible(other.files[0])!r} and {visible(comparison.files[0])!r} are about {visible(_pair_of(other))}, with the classes "
+                    f"{_names(other.classes)} and {_names(comparison.classes)}: leave one out, or report them by themselves."
+                )
+        known.setdefault((comparison.identity, comparison.classes), comparison)
+
+
+def _names(classes: Iterable[str], most: int = 20) -> str:
+    names = sorted(map(visible, classes))
+    return f"[{', '.join(names[:most])}{', ...' if len(names) > most else ''}]"
+
+
+def _pair_of(comparison: Comparison) -> str:
+    source, target, _ = comparison.identity
+    return f"{source} → {target}" if source else target
 
 
 def by_pair(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:
@@ -165,70 +262,163 @@ def by_pair(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:
     return pairs
 
 
-def _read(path: Path, name: str) -> Comparison | None:
-    """What a file says; `None` where it is of another kind."""
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name!r} is not JSON: {error}") from None
-    if not isinstance(summary, dict) or any(key not in summary for key in KEYS):
+def read_comparison(path: Path, name: str) -> Comparison | None:
+    """
+    Return what a file says; `None` where it is of another kind.
+
+    Args:
+        path (`Path`).
+        name (`str`): what reports call it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileError: it is damaged; the message says how, and does not name the file.
+    """
+    summary = read_json(path)
+    if isinstance(summary, list) or (
+        isinstance(summary, dict) and sum(key in summary for key in KEYS) < len(KEYS) / 2
+    ):
         return None
-    config, target = summary["config"], summary["data"]["target"]
-    methods = {method["label"]: _read_method(method) for method in summary["methods"]}
-    identity = (_task(config.get("source")), _task(config["target"]), str(config.get("model")))
-    return Comparison(
-        pair=f"{identity[0]} → {identity[1]}" if identity[0] else identity[1],
-        rows=int(target["train_rows"]),
-        metric=summary["metric"],
-        lower_is_better=bool(summary["lower_is_better"]),
+    _need(isinstance(summary, dict), "it is no mapping")
+    for key in KEYS:
+        _need(key in summary, f"it has no `{key}`")
+    config, target = _section(summary, "config"), _section(_section(summary, "data"), "target")
+    metric, lower = summary["metric"], summary["lower_is_better"]
+    _need(isinstance(metric, str) and metric, "its `metric` is no name")
+    _need(
+        lower is (metric in LOWER_IS_BETTER) if metric in RANGES else isinstance(lower, bool),
+        "its `lower_is_better` is wrong",
+    )
+    _need(isinstance(summary["reference"], str), "its `reference` is no name")
+    rows, test_rows = target.get("train_rows"), target.get("test_rows")
+    _need(_is_count(rows), "its number of labelled rows (`data.target.train_rows`) is no number")
+    _need(test_rows is None or _is_count(test_rows), "its number of test rows (`data.target.test_rows`) is no number")
+    given = summary["methods"]
+    _need(
+        isinstance(given, list) and 0 < len(given) <= MOST_METHODS, f"its `methods` are no list of 1 to {MOST_METHODS}"
+    )
+    methods = [_read_method(method, metric) for method in given]
+    by_label = {method.label: method for method in methods}
+    _need(len(by_label) == len(methods), "it has two methods of one label")
+    environment = summary.get("environment") or {}
+    _need(isinstance(environment, dict), "its `environment` is no mapping")
+    identity = (_task(config, "source"), _task(config, "target"), str(config.get("model")))
+    comparison = Comparison(
+        pair="",
+        rows=rows,
+        metric=metric,
+        lower_is_better=lower,
         reference=summary["reference"],
-        methods=methods,
+        methods=by_label,
         identity=identity,
-        shared=_shared(config),
+        shared=_shared(config, summary["data"]),
         search=json.dumps(config.get("search"), sort_keys=True),
         files=[name],
-        environments=[summary.get("environment") or {}],
-        test_rows=target.get("test_rows"),
+        environments=[environment],
+        test_rows=test_rows,
+        classes=frozenset(_classes(target) or ()),
     )
+    comparison.pair = _pair_of(comparison)
+    return comparison
 
 
-def _shared(config: dict[str, Any]) -> str:
-    """What is the same for all methods of a comparison, but for what its name, its rows, its seeds and its search tell."""
+def _need(is_right: object, problem: str) -> None:
+    if not is_right:
+        raise FileError(problem)
+
+
+def _section(mapping: dict[str, Any], name: str) -> dict[str, Any]:
+    section = mapping.get(name)
+    _need(isinstance(section, dict), f"its `{name}` is no mapping")
+    return section
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_STEPS
+
+
+def _classes(task: dict[str, Any]) -> list[str] | None:
+    classes = task.get("classes")
+    is_list = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    _need(classes is None or is_list, "its `classes` are no list of names")
+    return sorted(classes) if classes is not None else None
+
+
+def _shared(config: dict[str, Any], data: dict[str, Any]) -> str:
+    """Return what is the same for all methods of a comparison, but for what its name, its rows, its seeds and its search tell."""
     kept = {name: value for name, value in config.items() if name not in NOT_SHARED}
-    for section in ("target", "source"):
-        kept[section] = {
-            name: value for name, value in (config.get(section) or {}).items() if name not in NOT_OF_A_TASK
-        }
+    for name in ("target", "source"):
+        section, described = config.get(name) or {}, data.get(name) or {}
+        _need(isinstance(section, dict) and isinstance(described, dict), f"its `{name}` is no mapping")
+        kept[name] = {key: value for key, value in section.items() if key not in NOT_OF_A_TASK}
+        kept[f"{name} of the data"] = [
+            _classes(described),
+            *(described.get(key) for key in ("columns", "pool_rows", "test_rows")),
+        ]
     return json.dumps(kept, sort_keys=True)
 
 
-def _read_method(method: dict[str, Any]) -> MethodScores:
-    if method["status"] != "ok":
-        return MethodScores(method["label"], reason=f"{method['status']}: {method.get('reason')}")
-    scores = {int(seed): math.nan if score is None else float(score) for seed, score in method["scores"].items()}
-    seconds = {int(seed): float(run["train_seconds"]) for seed, run in method.get("runs", {}).items()}
-    return MethodScores(method["label"], scores, seconds)
+def _read_method(method: Any, metric: str) -> MethodScores:
+    _need(isinstance(method, dict), "one of its methods is no mapping")
+    label, status = method.get("label"), method.get("status")
+    _need(isinstance(label, str) and label, "one of its methods has no label")
+    shown = visible(label)
+    _need(status in STATUSES, f"the status of {shown} is none of {', '.join(STATUSES)}")
+    if status != "ok":
+        return MethodScores(label, reason=f"{status}: {method.get('reason')}")
+    given, runs = method.get("scores"), method.get("runs", {})
+    _need(isinstance(given, dict) and given and len(given) <= MOST_SEEDS, f"{shown} has no scores by seed")
+    _need(isinstance(runs, dict), f"the runs of {shown} are no mapping")
+    for seed, score in given.items():
+        _need(seed.isdecimal() and len(seed) < 20, f"{shown} has a score of the seed {visible(seed)!r}")
+        _need(can_be_score(score, metric), f"{visible(metric)} of {shown}, seed {seed}, cannot be {_short(score)}")
+    scores = {int(seed): math.nan if score is None else float(score) for seed, score in given.items()}
+    mean = method.get("mean")
+    found = float(np.mean(list(scores.values())))
+    is_mean = mean is None or (is_number(mean) and math.isclose(mean, found, rel_tol=1e-6, abs_tol=1e-6))
+    _need(is_mean, f"the mean of {shown} is {_short(mean)}, and that of its scores {found:.6g}")
+    seconds = {}
+    for seed, run in runs.items():
+        took = run.get("train_seconds") if isinstance(run, dict) else None
+        _need(
+            seed in given and is_number(took) and 0 <= took < math.inf,
+            f"{shown} has no time of training with seed {visible(seed)}",
+        )
+        of_run = run.get("metrics", {})
+        told = of_run.get(metric, given[seed]) if isinstance(of_run, dict) else None
+        _need(told == given[seed], f"{shown} has two scores with seed {seed}")
+        seconds[int(seed)] = float(took)
+    return MethodScores(label, scores, seconds)
 
 
-def _task(section: dict[str, Any] | None) -> str:
-    """A data set as on the Hub, or the last part of a path of this machine."""
-    if section is None:
+def _short(value: Any) -> str:
+    text = visible(repr(value))
+    return text if len(text) < 40 else f"{text[:36]} ..."
+
+
+def _task(config: dict[str, Any], name: str) -> str:
+    """Return the name of a data set as on the Hub, or the last part of a path of this machine."""
+    section = config.get(name)
+    if section is None and name == "source":
         return ""
-    path, name = str(section["path"]), section.get("name")
-    is_local = os.path.isabs(path) or path.startswith(".") or path.count("/") > 1
-    path = Path(path).name if is_local else path
-    return f"{path}:{name}" if name else path
+    section = _section(config, name)
+    path, configuration = section.get("path"), section.get("name")
+    _need(isinstance(path, str) and path, f"its `{name}` has no path")
+    _need(configuration is None or isinstance(configuration, str), f"the configuration of its `{name}` is no name")
+    is_local = os.path.isabs(path) or path.startswith(".") or path.count("/") > 1 or "\\" in path
+    path = short_path(path).replace("\\", "/").rstrip("/").split("/")[-1] if is_local else path
+    return f"{path}:{configuration}" if configuration else path
 
 
 def _merge(one: Comparison, other: Comparison) -> Comparison:
     twice = sorted(one.methods.keys() & other.methods.keys())
     if twice:
         raise ConfigError(
-            f"{one.files[0]!r} and {other.files[0]!r} both have {twice[0]!r} on {one.pair} with {one.rows} rows: leave one out."
+            f"{visible(one.files[0])!r} and {visible(other.files[0])!r} both have {visible(twice[0])!r} on {visible(one.pair)} with {one.rows} rows: leave one out."
         )
     if one.search != other.search:
         raise ConfigError(
-            f"{one.files[0]!r} and {other.files[0]!r} are about {one.pair} with {one.rows} rows, and chose settings by other searches, {one.search} "
+            f"{visible(one.files[0])!r} and {visible(other.files[0])!r} are about {visible(one.pair)} with {one.rows} rows, and chose settings by other searches, {one.search} "
             f"and {other.search}, so that their methods do not belong into one table: leave one out."
         )
     one.methods.update(other.methods)
@@ -248,7 +438,7 @@ def _name_pairs(comparisons: list[Comparison]) -> None:
         source, target, model = comparison.identity
         comparison.pair = f"{short[source]} → {short[target]}" if source else short[target]
         if len(models) > 1:
-            comparison.pair += f" ({Path(model).name})"
+            comparison.pair += f" ({short_path(model).split('/')[-1]})"
         metrics = {other.metric for other in comparisons if other.identity == comparison.identity}
         if len(metrics) > 1:
             comparison.pair += f" by {comparison.metric}"

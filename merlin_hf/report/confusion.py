@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..utils.markdown import figure_text
 from .canvas import new_figure
 
 
@@ -92,6 +93,7 @@ def confusion_figure(matrix: np.ndarray, names: Sequence[str]) -> "Figure":
     axes.set_xlabel("predicted")
     axes.set_ylabel("class")
     if len(names) <= MOST_NUMBERS:
+        names = [figure_text(name, most=30) for name in names]
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(names)), names)
         for row, column in np.ndindex(*matrix.shape):

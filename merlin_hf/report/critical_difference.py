@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..comparison.statistics import holm
+from ..utils.markdown import figure_text
 from .canvas import new_figure
 from .comparisons import Comparison, by_pair
 from .ranks import LEAST_PAIRS, SIGNIFICANCE, complete_methods, mean_ranks
@@ -107,7 +108,7 @@ def critical_difference_figure(comparisons: Sequence[Comparison]) -> "Figure":
         end = low - 0.15 if is_left else high + 0.15
         axes.plot([rank, rank, end], [0, height, height], color="#555555", linewidth=0.8)
         side = "right" if is_left else "left"
-        axes.text(end + (-0.05 if is_left else 0.05), height, f"{label} {rank:.2f}", ha=side, va="center")
+        axes.text(end + (-0.05 if is_left else 0.05), height, f"{figure_text(label)} {rank:.2f}", ha=side, va="center")
     axes.plot([low, high], [0, 0], color="black", linewidth=1)
     for tick in range(low, high + 1):
         axes.plot([tick, tick], [0, 0.15], color="black", linewidth=1)

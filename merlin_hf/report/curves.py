@@ -1,6 +1,6 @@
 """The course of a training run, from the `trainer_state.json` that Trainer leaves."""
 
-import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 
 from ..comparison.values import ConfigError
-from ..hub.results import metrics_of
+from ..utils.files import FileError, read_json
+from ..utils.log_history import MOST_METRICS, check_log_history, is_number, metrics_of
+from ..utils.markdown import figure_text, visible
 from .canvas import COLORS, panels
 
 
@@ -36,22 +38,24 @@ def read_log_history(folder: str | Path) -> list[dict[str, Any]]:
     """
     given = Path(folder)
     path = find_state(given) if given.is_dir() else given
-    if path is None or not path.is_file():
+    if path is None or not os.path.lexists(path):
         raise FileNotFoundError(
-            f"{str(folder)!r} has no {TRAINER_STATE_NAME}, which Trainer writes with a checkpoint and `trainer.save_state()`."
+            f"{visible(folder)!r} has no {TRAINER_STATE_NAME}, which Trainer writes with a checkpoint and `trainer.save_state()`."
         )
     try:
-        history = json.loads(path.read_text(encoding="utf-8"))["log_history"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{str(path)!r} is no state of a Trainer: {error!r}.") from None
-    return [entry for entry in history if isinstance(entry, dict) and "step" in entry]
+        state = read_json(path)
+        if not isinstance(state, dict) or "log_history" not in state:
+            raise FileError("it has no `log_history`")
+        return check_log_history(state["log_history"])
+    except FileError as error:
+        raise ConfigError(f"{visible(path)!r} is no state of a Trainer: {error}.") from None
 
 
 def find_state(folder: Path) -> Path | None:
     """The `trainer_state.json` of a run, else that of its newest checkpoint."""
     found = [folder / TRAINER_STATE_NAME]
     found += [Path(checkpoint) / TRAINER_STATE_NAME for checkpoint in reversed(sort_checkpoints(str(folder)))]
-    return next((path for path in found if path.is_file()), None)
+    return next((path for path in found if os.path.lexists(path)), None)
 
 
 def series(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
@@ -65,7 +69,7 @@ def series(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[fl
     for entry in history:
         value = entry.get(name)
         # The summary that Trainer logs in the end repeats no value of the course.
-        if isinstance(value, int | float) and not isinstance(value, bool) and "train_runtime" not in entry:
+        if is_number(value) and "train_runtime" not in entry:
             found[entry["step"]] = float(value)
     return list(found), list(found.values())
 
@@ -76,7 +80,7 @@ def shown_series(history: list[dict[str, Any]]) -> dict[str, dict[str, tuple[lis
     groups = {
         "loss": LOSSES,
         "accuracy of the head": ACCURACIES,
-        "evaluation": tuple(evaluated),
+        "evaluation": tuple(evaluated[:MOST_METRICS]),
         "learning rate": ("learning_rate",),
         **{name: (name,) for name in SCALARS},
     }
@@ -108,7 +112,7 @@ def training_curves(history: list[dict[str, Any]]) -> "Figure":
         for number, (name, (steps, values)) in enumerate(lines.items()):
             marker = "o" if name.startswith("eval_") or len(steps) == 1 else None
             color = COLORS[number % len(COLORS)]
-            axes.plot(steps, values, marker=marker, markersize=3, label=name, color=color, linewidth=1.3)
+            axes.plot(steps, values, marker=marker, markersize=3, label=figure_text(name), color=color, linewidth=1.3)
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel("step")
         bounded = [values for name, (_, values) in lines.items() if "accuracy" in name]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..utils.markdown import figure_text
 from .canvas import REFERENCE_COLOR, color_map, new_figure, panels
 from .comparisons import Comparison, by_pair
 from .ranks import win_counts
@@ -34,7 +35,7 @@ def learning_curve_figure(comparisons: Sequence[Comparison]) -> "Figure | None":
         return None
     colors = _colors(comparisons)
     figure, all_axes = panels(len(pairs))
-    for axes, (pair, of_pair) in zip(all_axes, pairs.items(), strict=True):
+    for axes, (pair, of_pair) in zip(all_axes, pairs.items(), strict=False):
         for label, color in colors.items():
             found = [
                 (comparison.rows, comparison.methods[label])
@@ -47,15 +48,15 @@ def learning_curve_figure(comparisons: Sequence[Comparison]) -> "Figure | None":
             means = np.array([method.mean for _, method in found])
             spreads = np.array([method.spread or 0.0 for _, method in found])
             width = 2.2 if color == REFERENCE_COLOR else 1.2
-            axes.plot(rows, means, marker="o", markersize=3, label=label, color=color, linewidth=width)
+            axes.plot(rows, means, marker="o", markersize=3, label=figure_text(label), color=color, linewidth=width)
             axes.fill_between(rows, means - spreads, means + spreads, color=color, alpha=0.12, linewidth=0)
         axes.set_xscale("log")
         ticks = sorted({comparison.rows for comparison in of_pair})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.set_xticks([], minor=True)
-        axes.set_title(pair, fontsize="medium")
+        axes.set_title(figure_text(pair), fontsize="medium")
         axes.set_xlabel("labelled target rows")
-        axes.set_ylabel(of_pair[0].metric)
+        axes.set_ylabel(figure_text(of_pair[0].metric))
     _legend(figure, all_axes)
     return figure
 
@@ -80,16 +81,15 @@ def cost_figure(comparisons: Sequence[Comparison]) -> "Figure | None":
         return None
     colors = _colors(comparisons)
     figure, all_axes = panels(len(largest))
-    for axes, comparison in zip(all_axes, largest, strict=True):
+    for axes, comparison in zip(all_axes, largest, strict=False):
         for label, color in colors.items():
             method = comparison.methods.get(label)
             if method is None or not (math.isfinite(method.mean) and method.mean_seconds > 0):
                 continue
-            axes.errorbar(
-                method.mean_seconds, method.mean, yerr=method.spread or 0, fmt="o", color=color, label=label, capsize=2
-            )
+            spread = method.spread or 0
+            axes.errorbar(method.mean_seconds, method.mean, yerr=spread, fmt="o", color=color, capsize=2)
             axes.annotate(
-                label,
+                figure_text(label),
                 (method.mean_seconds, method.mean),
                 xytext=(4, 3),
                 textcoords="offset points",
@@ -100,9 +100,9 @@ def cost_figure(comparisons: Sequence[Comparison]) -> "Figure | None":
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_title(f"{comparison.pair}, {comparison.rows} rows", fontsize="medium")
+        axes.set_title(f"{figure_text(comparison.pair)}, {comparison.rows} rows", fontsize="medium")
         axes.set_xlabel("seconds of training")
-        axes.set_ylabel(comparison.metric)
+        axes.set_ylabel(figure_text(comparison.metric))
     return figure
 
 
@@ -125,8 +125,9 @@ def win_figure(comparisons: Sequence[Comparison], labels: Sequence[str]) -> "Fig
             color = "white" if abs(shares[row, column] - 0.5) > 0.35 else "black"
             text = f"{wins[row, column]}\n({significant[row, column]})"
             axes.text(column, row, text, ha="center", va="center", fontsize="x-small", color=color)
-    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(labels)), labels)
+    names = [figure_text(label) for label in labels]
+    axes.set_xticks(range(len(labels)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(labels)), names)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of comparisons in which the row beats the column")
     return figure
 

@@ -1,12 +1,13 @@
 """The score that a training run ended with."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..comparison.values import ConfigError
-from ..hub.results import NO_RESULT_PREFIXES, NO_RESULTS, last_evaluations, metric_title, shown
+from ..utils.files import FileError, read_json
+from ..utils.log_history import NO_RESULT_PREFIXES, NO_RESULTS, is_number, last_evaluations, metric_title, shown
+from ..utils.markdown import visible
 from .tables import markdown
 
 
@@ -14,6 +15,7 @@ from .tables import markdown
 FILES = ("eval_results.json", "all_results.json")
 PREFIXES = {"eval_": "", "predict_": " (predictions)"}
 NO_SCORES = (*NO_RESULTS, "samples")
+MOST_RESULTS = 1000
 
 
 class FinalScore(NamedTuple):
@@ -55,21 +57,24 @@ def score_section(score: FinalScore) -> str:
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
-    path = folder / name
-    if not path.is_file():
-        return {}
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{str(path)!r} is no JSON: {error}. Remove it, or evaluate again.") from None
-    if not isinstance(results, dict):
-        raise ConfigError(f"{str(path)!r} is no JSON object of metrics. Remove it, or evaluate again.")
+        results = read_json(folder / name)
+        if not isinstance(results, dict):
+            raise FileError("it is no JSON object of metrics")
+        if len(results) > MOST_RESULTS:
+            raise FileError(f"it has {len(results):,} numbers, more than {MOST_RESULTS:,}")
+    except FileNotFoundError:
+        return {}
+    except FileError as error:
+        raise ConfigError(
+            f"{visible(folder / name)!r} cannot be used: {error}. Remove it, or evaluate again."
+        ) from None
     return results
 
 
 def _is_score(name: str, value: Any) -> bool:
     """Whether it says how well the model does; `_mm` is MNLI's second evaluation set."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         return False
     prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
     return (

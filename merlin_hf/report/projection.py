@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..utils.markdown import figure_text
 from .canvas import COLORS, panels
 
 
@@ -70,8 +71,15 @@ def projection_figure(features: Mapping[str, np.ndarray], labels: np.ndarray, na
             dots = axes.scatter(*points.T, c=labels, cmap="viridis", s=10, alpha=0.8, linewidths=0)
         for number, name in enumerate(names or ()):
             chosen = points[labels == number]
-            axes.scatter(*chosen.T, color=COLORS[number % len(COLORS)], s=10, alpha=0.7, linewidths=0, label=name)
-        axes.set_title(title, fontsize="medium")
+            axes.scatter(
+                *chosen.T,
+                color=COLORS[number % len(COLORS)],
+                s=10,
+                alpha=0.7,
+                linewidths=0,
+                label=figure_text(name, most=30),
+            )
+        axes.set_title(figure_text(title), fontsize="medium")
         axes.set_xlabel(f"first component ({shares[0]:.0%} of the variance)", fontsize="small")
         axes.set_ylabel(f"second component ({shares[1]:.0%})", fontsize="small")
     if names is None:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..comparison.runs import write_text
 from ..comparison.values import ConfigError
-from ..hub.results import training_table
+from ..utils.files import write_text
+from ..utils.log_history import training_table
+from ..utils.markdown import escape, visible
 from .canvas import save
 from .confusion import confusion_figure, confusion_matrix
 from .curves import has_curves, read_log_history, training_curves
@@ -50,6 +51,12 @@ def write_run_report(
     return make_run_report(folder, output_dir, references, predictions, features, names).text
 
 
+def name_of(path: str | Path) -> str:
+    """Return the name of a run: that of its folder, also where `path` is its `trainer_state.json`."""
+    path = Path(path)
+    return (path if path.is_dir() else path.parent).resolve().name or "run"
+
+
 def make_run_report(
     folder: str | Path,
     output_dir: str | Path | None = None,
@@ -71,8 +78,10 @@ def make_run_report(
         figures["features"] = (title, projection_figure(features, references, names))
     rows, score = training_table(history), final_score(folder, history)
     if not rows and not figures and score is None:
-        raise ConfigError(f"The run in {str(folder)!r} has logged nothing: set `logging_steps` or `eval_strategy`.")
-    parts = [HEADER, f"# {Path(folder).resolve().name}"]
+        raise ConfigError(
+            f"The run in {visible(folder)!r} has logged nothing: set `logging_steps` or `eval_strategy`."
+        )
+    parts = [HEADER, f"# {escape(name_of(folder))}"]
     if score is not None:
         parts.append(score_section(score))
     if rows:

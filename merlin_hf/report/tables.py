@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from ..utils.files import short_paths
+from ..utils.markdown import Markdown, cell, escape
 from .comparisons import Comparison, MethodScores
 from .ranks import SIGNIFICANCE, compared_with_reference, complete_methods, mean_ranks, ranks_of_pairs, win_counts
 
@@ -11,8 +13,12 @@ SIGNIFICANT = "\\*"
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose source is aligned as well; the columns after the first are right-aligned."""
-    cells = [[_cell(text) for text in row] for row in (headings, *rows)]
+    """
+    Return a table whose source is aligned as well; the columns after the first are right-aligned.
+
+    All is escaped but [`~merlin_hf.utils.markdown.Markdown`].
+    """
+    cells = [[cell(value) for value in row] for row in (headings, *rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(headings))]
     lines = []
     for row in cells:
@@ -46,7 +52,7 @@ def score_table(of_pair: Sequence[Comparison]) -> str:
             p = tested.get(label, {}).get("p")
             text = _score(comparison.methods.get(label))
             text = f"**{text}**" if _has(comparison, label) and comparison.gain(label) == top else text
-            row.append(text + (SIGNIFICANT if p is not None and p < SIGNIFICANCE else ""))
+            row.append(Markdown(text + (SIGNIFICANT if p is not None and p < SIGNIFICANCE else "")))
         rows.append(row)
     return markdown([of_pair[0].metric, *(f"{comparison.rows} rows" for comparison in of_pair)], rows)
 
@@ -82,7 +88,7 @@ def win_table(comparisons: Sequence[Comparison], labels: Sequence[str]) -> str:
 def problems(comparisons: Sequence[Comparison]) -> list[str]:
     """A line for each method without scores in a comparison."""
     return [
-        f"{comparison.pair}, {comparison.rows} rows: {label} is {method.reason}"
+        f"{escape(comparison.pair)}, {comparison.rows} rows: {escape(label)} is {escape(short_paths(method.reason))}"
         for comparison in comparisons
         for label, method in comparison.methods.items()
         if method.reason is not None
@@ -122,7 +128,3 @@ def _score(method: MethodScores | None) -> str:
     if method.reason is not None:
         return method.reason.split(":")[0]
     return f"{method.mean:.4f}" + (f" ± {method.spread:.4f}" if method.spread is not None else "")
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

@@ -1,11 +1,12 @@
 """A report on comparisons: `results.md` with its figures."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..comparison.runs import write_text
+from ..utils.files import short_paths, write_text
+from ..utils.markdown import code, escape, visible
 from .canvas import save
 from .comparisons import Comparison, by_pair
 from .critical_difference import can_draw, critical_difference_figure, groups, wilcoxon_holm
@@ -34,8 +35,18 @@ def write_report(comparisons: Sequence[Comparison], output_dir: str | Path | Non
     return make_report(comparisons, output_dir).text
 
 
-def make_report(comparisons: Sequence[Comparison], output_dir: str | Path | None = None) -> Report:
-    """[`write_report`], with the names of the files that it wrote."""
+def make_report(
+    comparisons: Sequence[Comparison], output_dir: str | Path | None = None, damaged: Mapping[str, str] | None = None
+) -> Report:
+    """
+    Do as [`write_report`].
+
+    Args:
+        damaged (`Mapping[str, str]`, *optional*): why files were left out, by name.
+
+    Returns:
+        [`Report`], with the names of the files that it wrote.
+    """
     folder = None if output_dir is None else Path(output_dir)
     parts = [HEADER, "# Results", *_scores(comparisons)]
     if len(comparisons) > 1:
@@ -47,6 +58,8 @@ def make_report(comparisons: Sequence[Comparison], output_dir: str | Path | None
     if folder is not None:
         parts += _figures(comparisons, folder, files)
     parts += _provenance(comparisons)
+    if damaged:
+        parts += left_out(damaged)
     text = "\n\n".join(parts) + "\n"
     if folder is not None:
         write_text(folder / RESULTS, text)
@@ -57,11 +70,11 @@ def make_report(comparisons: Sequence[Comparison], output_dir: str | Path | None
 def _scores(comparisons: Sequence[Comparison]) -> list[str]:
     parts = []
     for pair, of_pair in by_pair(comparisons).items():
-        parts += [f"## {pair}", score_table(of_pair)]
-    references = sorted({comparison.reference for comparison in comparisons})
+        parts += [f"## {escape(pair)}", score_table(of_pair)]
+    references = sorted({escape(comparison.reference) for comparison in comparisons})
     seeds = sorted({len(m.scores) for comparison in comparisons for m in comparison.methods.values() if m.scores})
     counted = f"{seeds[0]}" if seeds[:1] == seeds[-1:] else f"{seeds[0]} to {seeds[-1]}"
-    lower = sorted({comparison.metric for comparison in comparisons if comparison.lower_is_better})
+    lower = sorted({escape(comparison.metric) for comparison in comparisons if comparison.lower_is_better})
     parts.append(
         f"Mean ± sample standard deviation over {counted} seeds; the best mean of each column is bold"
         + (f" ({', '.join(lower)}: the lower the better)" if lower else "")
@@ -76,7 +89,7 @@ def _what_is_ranked(comparisons: Sequence[Comparison], alike: Sequence[Compariso
     """Which of the comparisons are in ranks and tests."""
     rows = ", ".join(str(rows) for rows in sorted({comparison.rows for comparison in alike}))
     ranked = by_pair(alike)
-    left_out = [pair for pair in by_pair(comparisons) if pair not in ranked]
+    left_out = [escape(pair) for pair in by_pair(comparisons) if pair not in ranked]
     if not left_out:
         return f"Ranks and tests are of {rows} rows alone, which every pair has been run with."
     return f"Ranks and tests are of {rows} rows alone, and without what has not been run with them: {', '.join(left_out)}."
@@ -92,7 +105,7 @@ def _ranks(comparisons: Sequence[Comparison]) -> list[str]:
         f"The rank of the mean score, 1 is best and equal means share a rank; averaged over the numbers of rows of a pair, then "
         f"over {pairs} pair{'s' if pairs > 1 else ''}.",
     ]
-    left_out = incomplete_methods(comparisons)
+    left_out = [escape(label) for label in incomplete_methods(comparisons)]
     if left_out:
         parts.append(f"Without a score in some comparison, and not ranked: {', '.join(left_out)}.")
     return parts
@@ -120,7 +133,7 @@ def _differences(comparisons: Sequence[Comparison]) -> list[str]:
     found = groups(ordered, wilcoxon_holm(comparisons))
     # All differences of one sign, times the number of tests.
     least = 2 * 0.5**pairs * len(ordered) * (len(ordered) - 1) / 2
-    named = [", ".join(ordered[first : last + 1]) for first, last in found]
+    named = [", ".join(escape(label) for label in ordered[first : last + 1]) for first, last in found]
     text = (
         f"Over {pairs} pairs, by Wilcoxon's signed-rank test of each two methods on the means over seeds and numbers of rows, with "
         f"Holm's correction, p < 0.05 (the smallest that so many pairs allow is {least:.2g}): "
@@ -150,6 +163,13 @@ def _figures(comparisons: Sequence[Comparison], folder: Path, files: list[str]) 
     return parts if len(parts) > 1 else []
 
 
+def left_out(damaged: Mapping[str, str]) -> list[str]:
+    """Return the section that names what could not be used, and why."""
+    counted = f"{len(damaged)} file{'s' if len(damaged) > 1 else ''} could not be used, and nothing above has what is in there:"
+    lines = [f"- {code(name)}: {escape(short_paths(problem))}" for name, problem in damaged.items()]
+    return ["## Left out", counted, "\n".join(lines)]
+
+
 def _provenance(comparisons: Sequence[Comparison]) -> list[str]:
     files = sorted({name for comparison in comparisons for name in comparison.files})
     environments = {
@@ -158,9 +178,10 @@ def _provenance(comparisons: Sequence[Comparison]) -> list[str]:
         for environment in comparison.environments
         if environment
     }
-    lines = [f"- `{name}`" for name in files]
+    lines = [f"- {code(name)}" for name in files]
     described = [
-        ", ".join(f"{name} {value}" for name, value in environment.items()) for environment in environments.values()
+        escape(short_paths(", ".join(f"{visible(name)} {visible(value)}" for name, value in environment.items())))
+        for environment in environments.values()
     ]
     parts = ["## Read from", "\n".join(lines)]
     return parts + ["Run with " + "; and with ".join(described) + "."] if described else parts

@@ -18,9 +18,9 @@ INVISIBLE = frozenset(
 # Cc: control, Cs: half of a pair that UTF-8 cannot write, Zl and Zp: line breaks.
 UNPRINTABLE = frozenset(["Cc", "Cs", "Zl", "Zp"])
 # Signs that mean something wherever they stand; an underscore between letters or digits does not.
-INLINE = re.compile(r"[\\`*\[\]~|$]|(?<![^\W_])_|_(?![^\W_])")
+INLINE = re.compile(r"[\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_])")
 # Signs that mean something where a line begins: headings, lists, quotes, rules, the line below a heading or the head of a table.
-BLOCK = re.compile(r"(#|>|[-+](?=\s|$)|(?=[-=: |]+$)[-=:])|(\d{1,9})([.)](?=\s|$))")
+BLOCK = re.compile(r"(#|>|[-+](?=\s|$)|(?=[-=: |]+$)[-=:|])|(\d{1,9})([.)](?=\s|$))")
 
 
 class Markdown(str):
@@ -98,7 +98,7 @@ def table(headings: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
 
 def cell(value: Any) -> str:
     """Return a value as a cell of a Markdown table, where nothing is at the start of a line."""
-    return value if isinstance(value, Markdown) else _escape_inline(visible(value))
+    return value if isinstance(value, Markdown) else _escape_inline(visible(value)).replace("|", "\\|")
 
 
 def figure_text(value: Any, most: int = 60) -> str:

@@ -60,6 +60,7 @@ def is_text(token, text: str) -> bool:
 def check_escaped(text: str) -> None:
     shown = visible(text)
     assert "\n" not in escape(text)
+    assert parse(f"a | b\n{escape(text)}\n")[0].type == "paragraph_open", "no line below the head of a table"
     tokens = parse(f"before\n\n{escape(text)}\n\nafter")
     inlines = [token for token in tokens if token.type == "inline"]
     assert {token.type for token in tokens} == {"paragraph_open", "inline", "paragraph_close"}
