@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..utils.markdown import visible
 from .exit_status import fail
 
 
@@ -13,6 +14,7 @@ DESCRIPTION = """\
 Rank data sets by how much they promise as the source of a target, before any training. DATA is path[:config][@split], as in
 nyu-mll/glue:rte@validation; the split is train if not given, and a path is a name on the Hub, a file or a folder.
 Exit status: 0; 1 where measuring failed; 2 for arguments that cannot be used."""
+FILES = ("ranking.json", "table.txt", "ranking.png")
 COLUMNS = {
     "text_columns": "one or two columns of texts, NAME=COLUMN or NAME=COLUMN,COLUMN with NAME as given above",
     "image_column": "the column of images",
@@ -92,9 +94,11 @@ def sources(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
 def _rank(arguments: argparse.Namespace):
     from ..sources import rank_sources
     from ..sources.figure import check_can_draw
+    from ..utils.files import check_output_dir
 
     if arguments.output_dir is not None:
         check_can_draw()
+        check_output_dir(arguments.output_dir, FILES)
     seeds = arguments.seeds[0] if len(arguments.seeds) == 1 else arguments.seeds
     names = (
         "target_rows",
@@ -111,7 +115,7 @@ def _rank(arguments: argparse.Namespace):
         arguments.model,
         seeds=seeds,
         columns=_columns(arguments),
-        progress=lambda text: print(text, file=sys.stderr, flush=True),
+        progress=lambda text: print(visible(text, keep_lines=True), file=sys.stderr, flush=True),
         **{name: getattr(arguments, name) for name in names},
     )
 
@@ -130,9 +134,9 @@ def _columns(arguments: argparse.Namespace) -> dict[str, dict]:
 
 
 def _write(ranking, arguments: argparse.Namespace) -> None:
-    from ..comparison.runs import to_json, write_text
     from ..sources.figure import save_figure
     from ..sources.report import show, table
+    from ..utils.files import to_json, write_text
 
     text = to_json(ranking.to_dict(), indent=2) + "\n"
     if arguments.output_dir is not None:
@@ -140,7 +144,7 @@ def _write(ranking, arguments: argparse.Namespace) -> None:
         write_text(folder / "ranking.json", text)
         write_text(folder / "table.txt", table(ranking))
         save_figure(ranking, folder / "ranking.png")
-        print(f"Results in {folder}", file=sys.stderr)
+        print(f"Results in {visible(folder)}", file=sys.stderr)
     if arguments.json:
         print(text, end="")
     else:

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ..utils.markdown import visible
+
 
 def shown(value: Any) -> str:
     """A value as tables show it."""
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else visible(value)
 
 
 def plain_table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -19,7 +21,7 @@ def plain_table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         headings (`Sequence[str]`).
         rows (`Sequence[Sequence]`): as many values each as there are headings.
     """
-    cells = [list(headings), *([shown(value) for value in row] for row in rows)]
+    cells = [list(map(visible, headings)), *([shown(value) for value in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     lines = [
         "  ".join(
@@ -48,11 +50,13 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[Any]], stream: A
         from rich.table import Table
         from rich.text import Text
     except ImportError:
-        stream.write((f"{title}\n" if title else "") + plain_table(headings, rows))
+        stream.write((f"{visible(title)}\n" if title else "") + plain_table(headings, rows))
         return
-    table = Table(title=title and Text(title), title_justify="left")
+    table = Table(title=title and Text(visible(title)), title_justify="left")
     for column, heading in enumerate(headings):
-        table.add_column(Text(heading), justify="right" if column else "left", style=None if column else "bold")
+        table.add_column(
+            Text(visible(heading)), justify="right" if column else "left", style=None if column else "bold"
+        )
     for row in rows:
         table.add_row(*(Text(shown(value)) for value in row))  # as text: names may hold what rich reads as markup
     Console(file=stream).print(table)

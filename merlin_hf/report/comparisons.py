@@ -122,7 +122,9 @@ def find_files(paths: Iterable[str | os.PathLike]) -> list[tuple[Path, str]]:
                 raise FileNotFoundError(f"There is no file or folder {visible(given)!r}.")
             found.setdefault(_resolved(given), given.name)
             continue
-        files = sorted(given.rglob(RESULTS))
+        # Not by a pattern, which does not see links that lead nowhere.
+        walked = os.walk(given)
+        files = sorted(Path(folder, RESULTS) for folder, folders, names in walked if RESULTS in {*folders, *names})
         if not files:
             raise FileNotFoundError(
                 f"{visible(given)!r} has no {RESULTS}, which `merlin-hf compare` writes into its `output_dir`, and no "
@@ -302,7 +304,9 @@ def read_comparison(path: Path, name: str) -> Comparison | None:
     _need(len(by_label) == len(methods), "it has two methods of one label")
     environment = summary.get("environment") or {}
     _need(isinstance(environment, dict), "its `environment` is no mapping")
-    identity = (_task(config, "source"), _task(config, "target"), str(config.get("model")))
+    model = config.get("model")
+    _need(isinstance(model, str) and model, "its `config.model` is no name")
+    identity = (_task(config, "source"), _task(config, "target"), model)
     comparison = Comparison(
         pair="",
         rows=rows,

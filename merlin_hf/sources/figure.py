@@ -3,7 +3,8 @@
 import importlib.util
 from pathlib import Path
 
-from ..comparison.runs import whole_file
+from ..utils.files import short_path, whole_file
+from ..utils.markdown import figure_text
 from .results import MEASURES, SourceRanking
 
 
@@ -56,9 +57,10 @@ def save_figure(ranking: SourceRanking, path: Path) -> None:
         axes.tick_params(axis="x", labelsize="small")
         axes.locator_params(axis="x", nbins=4)
         axes.spines[["top", "right"]].set_visible(False)
-    all_axes[0].set_yticks(range(len(scores)), [score.name for score in scores])
+    all_axes[0].set_yticks(range(len(scores)), [figure_text(short_path(score.name)) for score in scores])
     figure.supxlabel(
-        f"sources for {ranking.target}; higher is better, the line is a source that says nothing", fontsize="small"
+        f"sources for {figure_text(short_path(ranking.target))}; higher is better, the line is a source that says nothing",
+        fontsize="small",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ..utils.files import short_path, short_paths
+from ..utils.markdown import visible
 from .results import MEASURES, SourceRanking, SourceScore
 
 
@@ -12,6 +14,7 @@ DECIMALS = {"alignment": 3, "logme": 4, "h_score": 4, "leep": 4}
 def table(ranking: SourceRanking) -> str:
     """The table and what to know about it as plain text, the same in every terminal."""
     cells = [list(HEADINGS), *rows(ranking)]
+    cells = [list(map(visible, row)) for row in cells]
     widths = [max(len(row[column]) for row in cells) for column in range(len(HEADINGS))]
     lines = [
         "  ".join(
@@ -30,14 +33,19 @@ def show(ranking: SourceRanking, stream: Any) -> None:
             raise ImportError
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
     except ImportError:
         stream.write(table(ranking))
         return
-    shown = Table(title=f"Sources for {ranking.target}, the best first", title_justify="left")
+    shown = Table(
+        title=Text(f"Sources for {visible(short_path(ranking.target))}, the best first"), title_justify="left"
+    )
     for number, heading in enumerate(HEADINGS):
         shown.add_column(heading, justify="right" if number else "left", style="bold" if number < 2 else None)
     for number, row in enumerate(rows(ranking)):
-        shown.add_row(*row, style="green" if number == 0 and len(ranking.sources) > 1 else None)
+        shown.add_row(
+            *(Text(visible(text)) for text in row), style="green" if number == 0 and len(ranking.sources) > 1 else None
+        )
     console = Console(file=stream)
     console.print(shown)
     for line in legend(ranking):
@@ -45,17 +53,18 @@ def show(ranking: SourceRanking, stream: Any) -> None:
 
 
 def rows(ranking: SourceRanking) -> list[list[str]]:
-    """The cells of each source."""
+    """Return the cells of each source, whose names have no folder of this machine where they stay different without."""
+    short = [short_path(score.name) for score in ranking.sources]
     return [
         [
-            score.name,
+            short[place] if short.count(short[place]) == 1 else score.name,
             f"{score.mean_rank:.2f}",
             *(_measured(score, name) for name in MEASURES),
             str(score.rows),
             str(score.num_labels) if score.num_labels > 1 else "real",
             f"{score.seconds:.0f}",
         ]
-        for score in ranking.sources
+        for place, score in enumerate(ranking.sources)
     ]
 
 
@@ -77,7 +86,7 @@ def legend(ranking: SourceRanking) -> list[str]:
         else "of the alignment over splits of the same rows (one seed)"
     )
     lines = [
-        f"Target: {ranking.target}, {ranking.target_rows} rows, {ranking.target_seconds:.0f} s. Higher is better; ranks in "
+        f"Target: {visible(short_path(ranking.target))}, {ranking.target_rows} rows, {ranking.target_seconds:.0f} s. Higher is better; ranks in "
         f"brackets; ± is the sample standard deviation {spread}.",
         "alignment: cosine of the source's gradient with that of the target's meta loss; where it is not clearly above 0, a "
         "first step on the source does not lower that loss. The others: how well a head of the source's, on the pretrained "
@@ -88,4 +97,4 @@ def legend(ranking: SourceRanking) -> list[str]:
     left_out = [label for name, label in MEASURES.items() if name not in ranking.measures]
     if left_out:
         lines.append(f"Not ranked by {', '.join(left_out)}, not defined for labels that are real numbers.")
-    return lines + [f"Warning: {warning}" for warning in ranking.warnings]
+    return lines + [f"Warning: {visible(short_paths(warning))}" for warning in ranking.warnings]
