@@ -44,7 +44,7 @@ def save_figure(summary: dict[str, Any], path: Path) -> None:
         axes.errorbar(method["mean"], place, xerr=method["spread"] or 0, fmt="o", color=color, capsize=3, zorder=3)
         scores = list(method["scores"].values())
         axes.plot(scores, [place] * len(scores), "o", color=color, alpha=0.35, markersize=4, markeredgewidth=0)
-    axes.set_yticks(range(len(methods)), [figure_text(method["label"]) for method in reversed(methods)])
+    axes.set_yticks(range(len(methods)), [figure_text(method["label"], most=40) for method in reversed(methods)])
     axes.set_ylim(-0.7, len(methods) - 0.3)
     axes.set_xlabel(f"{summary['metric']} on {summary['data']['target']['test_rows']} test rows")
     axes.grid(axis="x", alpha=0.3)
