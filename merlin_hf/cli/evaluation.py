@@ -1,8 +1,8 @@
 """A saved model on labelled rows: what it says, and the features that it says it by."""
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import datasets
@@ -20,9 +20,13 @@ from transformers import (
 
 from ..comparison.values import ConfigError, did_you_mean
 from ..data.audio import AUDIO, EncodeAudio
+from ..data.columns import warn_of_empty_texts
+from ..data.encoding import count_cut, tokenize
 from ..data.images import EncodeImages, mode_of
+from ..data.labels import REGRESSION, SINGLE_LABEL, Labels
+from ..data.models import longest_text, outputs_of, pad_by_known_token
+from ..data.tasks import make_task
 from ..scripts import audio_tasks, image_tasks, text_tasks
-from ..scripts.labels import Labels
 from ..transfer.labels import MULTI_LABEL
 from ..transfer.model import TransferModel
 from .programs import IMAGE, TEXT
@@ -91,38 +95,28 @@ def _load_texts(saved: SavedModel, arguments: argparse.Namespace) -> Rows:
     names = ("task_name", "dataset_name", "dataset_config_name", "validation_file", "text_columns", "label_column")
     given = {name: getattr(arguments, name) for name in names}
     _check_no_flags(saved, arguments, ("validation_dir", "image_column", "audio_column"))
-    data_args = text_tasks.DataTrainingArguments(
-        **given, max_seq_length=arguments.max_seq_length, pad_to_max_length=False
+    data_args = text_tasks.DataTrainingArguments(**given, pad_to_max_length=False)
+    argument, splits, origins = text_tasks.load_splits(data_args)
+    split = choose_split(splits, arguments.split, argument)
+    options = replace(
+        text_tasks.column_options(data_args), expected=saved.config.problem_type or expected_of(saved.config)
     )
-    task = text_tasks.load_task(data_args, several=several_labels_of(saved.config))
-    split = choose_split(task.splits, arguments.split, task.argument)
+    task = make_task({split: splits[split]}, origins, argument, options, several_labels_of(saved.config))
     tokenizer = saved.load_processor(AutoTokenizer)
-    if tokenizer.pad_token is None:  # decoders such as GPT-2
-        tokenizer.pad_token = tokenizer.eos_token
-    if saved.config.get_text_config().pad_token_id is None:
-        saved.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    pad_by_known_token(tokenizer, saved.config)
+    max_length = longest_text(tokenizer, saved.config, arguments.max_seq_length)
     rows = text_tasks.select(task.splits[split], task, "validation", arguments.max_eval_samples)
-    encoded = text_tasks.tokenize(rows, task, tokenizer, data_args)
-    max_length = min(arguments.max_seq_length, tokenizer.model_max_length)
-    cut = count_cut([rows[name] for name in task.text_columns], encoded["input_ids"], tokenizer, max_length)
-    is_most = max_length == tokenizer.model_max_length
+    texts = [rows[name] for name in task.text_columns]
+    warn_of_empty_texts(rows, task.text_columns, task.origin(split))
+    encoded = tokenize(rows, task.text_columns, task.labels, tokenizer, max_length)
+    cut = count_cut(texts, encoded["input_ids"], tokenizer, max_length)
+    is_most = max_length < arguments.max_seq_length
     return Rows(encoded, DataCollatorWithPadding(tokenizer), task.labels, split, Cut(cut, max_length, is_most))
 
 
-def count_cut(texts: Sequence[Sequence[str | None]], encoded: Sequence[list[int]], tokenizer, max_length: int) -> int:
-    """
-    How many rows have more than `max_length` tokens.
-
-    Args:
-        texts (`Sequence[Sequence[str]]`): one or two columns.
-        encoded (`Sequence[list[int]]`): the tokens of the rows, cut and not padded.
-    """
-    # Only a row that fills the length may have been cut; the others are not tokenized again.
-    full = [row for row, tokens in enumerate(encoded) if len(tokens) >= max_length]
-    if not full:
-        return 0
-    whole = tokenizer(*([column[row] or "" for row in full] for column in texts))["input_ids"]
-    return sum(len(tokens) > max_length for tokens in whole)
+def expected_of(config: PretrainedConfig) -> str | None:
+    """Return what a model's number of outputs says of its labels."""
+    return REGRESSION if config.num_labels == 1 else SINGLE_LABEL
 
 
 def _load_media(saved: SavedModel, arguments: argparse.Namespace) -> Rows:
@@ -222,39 +216,11 @@ def features(model: PreTrainedModel, rows: Rows, batch_size: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def is_unnamed(config: PretrainedConfig) -> bool:
-    """Whether labels are called `LABEL_0` and so on."""
-    return config.label2id == PretrainedConfig(num_labels=config.num_labels).label2id
-
-
 def model_ids(labels: Labels, config: PretrainedConfig, by_number: bool) -> np.ndarray:
     """
-    The output of the model for each class of the data.
-
-    Args:
-        labels ([`~merlin_hf.scripts.labels.Labels`]): of the data; they may be some of the model's.
-        config ([`~transformers.PretrainedConfig`]): of the model.
-        by_number (`bool`): take the classes by their numbers where the names are others.
-
-    Returns:
-        `np.ndarray` of shape `(classes,)`.
+    Find the output of the model for each class of the data, of shape `(classes,)`; see [`~merlin_hf.data.models.outputs_of`].
 
     Raises:
-        ConfigError: names or kinds of labels do not fit together.
+        ValueError: names of labels do not fit together.
     """
-    ids = {name.lower(): int(id) for name, id in config.label2id.items()}
-    names = [name.lower() for name in labels.names]
-    if all(name in ids for name in names):
-        return np.array([ids[name] for name in names])
-    numbers = list(labels.ids)
-    if all(isinstance(value, int) for value in labels.values):
-        numbers = list(labels.values)
-    # Sorted names have the numbers of training only where none is missing.
-    generic = is_unnamed(config) and (numbers == labels.values or len(names) == config.num_labels)
-    are_numbers = all(name.isdigit() for name in names)
-    if (generic or are_numbers or by_number) and 0 <= min(numbers) and max(numbers) < config.num_labels:
-        return np.array(numbers)
-    raise ConfigError(
-        f"The data has the labels {labels.names[:20]}, the model {list(config.id2label.values())[:20]}. Give data with the model's names, or "
-        f"`--labels_by_number` where both number the same {config.num_labels} classes alike."
-    )
+    return np.array(outputs_of(labels, config, by_number))

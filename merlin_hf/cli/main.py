@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     module = importlib.import_module(f".{command}", __package__)
     getattr(module, f"add_{command}_parser")(commands)
     arguments, rest = parser.parse_known_args(argv)
-    with _warnings_on_stderr(command):
+    with _warnings_on_stderr(command, logs_itself=command == "train" and not arguments.dry_run):
         try:
             status = getattr(module, command)(arguments, rest)
         except KeyboardInterrupt:
@@ -66,9 +66,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _warnings_on_stderr(command: str) -> Iterator[None]:
+def _warnings_on_stderr(command: str, logs_itself: bool) -> Iterator[None]:
     """Print what the package warns of as `merlin-hf COMMAND: warning: ...`; `train` logs as Trainer's programs do."""
-    if command == "train":
+    if logs_itself:
         yield
         return
     handler = logging.StreamHandler(sys.stderr)

@@ -8,11 +8,12 @@ from transformers import PretrainedConfig
 
 from ..comparison.metrics import classification_metrics, regression_metrics
 from ..comparison.values import ConfigError
+from ..data.labels import Labels
+from ..data.models import is_unnamed
 from ..report.confusion import class_scores, confusion_matrix, scores_by_class
-from ..scripts.labels import Labels
 from ..scripts.text_tasks import local_metric
 from ..transfer.labels import MULTI_LABEL, REGRESSION
-from .evaluation import is_unnamed, model_ids
+from .evaluation import model_ids
 
 
 CLASSES, SEVERAL, REAL = "classes", "several labels per row", "real numbers"

@@ -8,9 +8,9 @@ import datasets
 import numpy as np
 from transformers import DataCollatorWithPadding, PretrainedConfig, default_data_collator
 
+from ..data.encoding import tokenize
 from ..data.images import IMAGES, EncodeImages, mode_of, to_mode
 from ..data.media import read_media
-from ..scripts.text_tasks import DataTrainingArguments, tokenize
 from .tasks import Rows
 
 
@@ -24,10 +24,14 @@ class TextEncoder:
 
     def __call__(self, rows: Rows) -> datasets.Dataset:
         """The model's inputs and `labels`."""
-        data_args = DataTrainingArguments(
-            dataset_name=rows.task.argument, max_seq_length=self.max_seq_length, pad_to_max_length=False
+        return tokenize(
+            rows.dataset,
+            rows.task.text_columns,
+            rows.task.labels,
+            self.tokenizer,
+            self.max_seq_length,
+            desc="Tokenizing",
         )
-        return tokenize(rows.dataset, rows.task, self.tokenizer, data_args)
 
     @property
     def collator(self) -> Callable:
@@ -89,7 +93,7 @@ def computed_when_read(rows: Rows, column: str, read: Callable) -> datasets.Data
 
     Workers of a DataLoader can read it where they are forked; one that is sent to another process raises a `TypeError` there.
     """
-    labels = rows.labels.astype(np.float32) if rows.is_regression else rows.labels
+    labels = rows.labels.astype(np.float32) if rows.is_regression else rows.ids
     dataset = datasets.Dataset.from_dict({"place": np.arange(len(rows)), "labels": labels})
     return dataset.with_transform(_Transform(column, read, f"{column} of {rows.identity}"))
 

@@ -7,17 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
 )
 
-from ..scripts.text_tasks import Labels
+from ..data.labels import Labels
+from ..data.models import configure_labels, load_image_processor, load_tokenizer, longest_text
 from ..transfer.layers import KEPT_STATISTICS
-from ..utils.loading import load_config, load_model, load_processor
+from ..utils.loading import load_config, load_model
 from .config import CompareConfig
 from .encoding import ImageEncoder, TextEncoder, by_processor, resize_and_scale
 from .frozen import embeddings_name, layer_stack
@@ -36,14 +35,9 @@ def load_model_config(config: CompareConfig, labels: Labels) -> PretrainedConfig
     Raises:
         ConfigError: there is no such model.
     """
-    options = {"num_labels": labels.num_labels, "attn_implementation": config.attn_implementation}
+    options = {"attn_implementation": config.attn_implementation}
     model_config = load_config(config.model, f"`model={config.model!r}`", **options)
-    if labels.is_regression:
-        model_config.problem_type = "regression"
-    else:
-        model_config.problem_type = "single_label_classification"
-        model_config.label2id = dict(zip(labels.names, labels.ids, strict=True))
-        model_config.id2label = dict(zip(labels.ids, labels.names, strict=True))
+    configure_labels(model_config, labels, option=None)
     return model_config
 
 
@@ -56,21 +50,15 @@ def load_encoder(config: CompareConfig, model_config: PretrainedConfig, kind: st
     """
     if kind == IMAGE:
         return ImageEncoder(_preprocess(config, model_config))
-    tokenizer = load_processor(AutoTokenizer, config.model, f"`model={config.model!r}`")
-    if tokenizer.pad_token is None:  # decoders such as GPT-2
-        tokenizer.pad_token = tokenizer.eos_token
-    if model_config.get_text_config().pad_token_id is None:
-        model_config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return TextEncoder(tokenizer, config.max_seq_length)
+    tokenizer = load_tokenizer(config.model, model_config, f"`model={config.model!r}`")
+    return TextEncoder(tokenizer, longest_text(tokenizer, model_config, config.max_seq_length))
 
 
 def _preprocess(config: CompareConfig, model_config: PretrainedConfig):
     size, channels = config.image_size, getattr(model_config, "num_channels", 3)
     if size is None:
         try:
-            # The PIL backend needs no torchvision, and gives the same pixels with and without it.
-            processor = load_processor(AutoImageProcessor, config.model, backend="pil")
-            return by_processor(processor, model_config)
+            return by_processor(load_image_processor(config.model), model_config)
         except (OSError, ValueError, ImportError):
             size = getattr(model_config, "image_size", None)
     if size is None:

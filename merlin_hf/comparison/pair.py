@@ -5,7 +5,7 @@ from functools import cached_property
 from .config import CompareConfig
 from .draws import draw_rows, split_off_validation
 from .runs import FINAL
-from .tasks import Rows, load_rows, overlap
+from .tasks import Rows, load_rows, load_splits_of, overlap
 from .values import ConfigError
 
 
@@ -27,8 +27,8 @@ class Pair:
 
     def __init__(self, config: CompareConfig):
         self.config = config
-        pool = load_rows(config.target, "target", "train_split")
-        test = load_rows(config.target, "target", "test_split", like=pool)
+        target = load_splits_of(config.target, "target", {"train": "train_split", "test": "test_split"})
+        pool, test = target["train"], target["test"]
         source = load_rows(config.source, "source", "split") if config.source is not None else None
         self._check_rows(pool, "target.rows", config.target.rows)
         self._check_rows(test, "target.test_rows", config.target.test_rows)

@@ -1,20 +1,28 @@
 """Data sets under the names they have on the Hub, also where there is no network."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.packaged_modules.csv.csv import Csv
+from datasets.packaged_modules.json.json import Json
+from datasets.packaged_modules.parquet.parquet import Parquet
 
 from .audio import AUDIO
+from .files import FILE_TYPES, file_type, read_csv_files, read_file, reading
 from .images import IMAGES
 from .media import find_split_folders, load_media_folders
 
 
-DATA_ROOT = "MERLIN_DATA_ROOT"
+__all__ = ["DATA_ROOT", "FILE_TYPES", "data_root", "file_type", "load_dataset"]
 
-# How a file name ends, and the builder of `datasets` that reads it.
-FILE_TYPES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+DATA_ROOT = "MERLIN_DATA_ROOT"
+# Where others than these are given, `datasets` reads a file by itself.
+OWN_OPTIONS = {"split", "cache_dir", "token", "revision"}
+
+logger = logging.getLogger("merlin_hf.data")
 
 
 def load_dataset(
@@ -25,7 +33,7 @@ def load_dataset(
 
     The first of these that exists is read:
 
-    1. `path` itself, a csv, json, jsonl or parquet file (its rows are the split `train`) or a folder;
+    1. `path` itself, a csv, tsv, json, jsonl or parquet file (its rows are the split `train`) or a folder;
     2. `$MERLIN_DATA_ROOT/<name>`, where that environment variable is set;
     3. `$MERLIN_DATA_ROOT/<the last part of path>`;
     4. the data set `path` of the Hub, in its configuration `name`.
@@ -41,7 +49,10 @@ def load_dataset(
 
     Raises:
         FileNotFoundError: there is no such data set in any of these places; the message says what was tried.
-        ValueError: a file of a type that is not read.
+        ValueError: a file of a type that is not read, or that cannot be read; the message names the line and the reason.
+
+    The delimiter of a csv file and a byte order mark are found; all else is UTF-8. In a csv file only an empty cell is a missing
+    value: texts such as `None` and `NA` are texts.
 
     Example:
 
@@ -54,21 +65,27 @@ def load_dataset(
     """
     path = os.fspath(path)
     if os.path.isfile(path):
-        return datasets.load_dataset(file_type(path, argument), data_files={"train": path}, **kwargs)
+        return _load_file(path, argument, **kwargs)
     if os.path.isdir(path):
         found = load_class_folders(path, argument, kwargs.get("split"))
-        return datasets.load_dataset(path, name, **kwargs) if found is None else found
+        if found is not None:
+            return found
+        return _load_folder(path, name, f"`{argument}={path!r}`", **kwargs)
     root = data_root()
     if root is not None:
+        given = f"`{argument}={path!r}`" + (f" (configuration {name!r})" if name is not None else "")
         if name is not None and (root / name).is_dir():
-            return datasets.load_dataset(str(root / name), **kwargs)
+            return _load_folder(str(root / name), None, given, **kwargs)
         folder = root / path.rstrip("/").split("/")[-1]
         if folder.is_dir():
-            return datasets.load_dataset(str(folder), name, **kwargs)
+            return _load_folder(str(folder), name, given, **kwargs)
     try:
         return datasets.load_dataset(path, name, **kwargs)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(_not_found(path, name, argument, root, error)) from error
+    except datasets.exceptions.DatasetsError:
+        with reading(f"`{argument}={path!r}`"):
+            raise
 
 
 def load_class_folders(
@@ -88,37 +105,97 @@ def load_class_folders(
     for kind in (IMAGES, AUDIO):
         folders = find_split_folders(folder, kind, argument)
         if folders is not None:
-            splits = load_media_folders(folders, kind, dict.fromkeys(folders, argument))
-            break
-    else:
-        return None
-    if split is None:
-        return splits
-    lengths = {name: len(rows) for name, rows in splits.items()}
-    parts = datasets.ReadInstruction.from_spec(split).to_absolute(lengths)
-    rows = [
-        splits[part.splitname].select(range(part.from_ or 0, lengths[part.splitname] if part.to is None else part.to))
-        for part in parts
-    ]
-    return datasets.concatenate_datasets(rows)
+            return take_split(load_media_folders(folders, kind, dict.fromkeys(folders, argument)), split)
+    return None
 
 
-def file_type(path: str | os.PathLike, argument: str = "path") -> str:
+def _load_file(
+    path: str, argument: str, split: str | None = None, cache_dir: str | None = None, **kwargs: Any
+) -> datasets.DatasetDict | datasets.Dataset:
+    if set(kwargs) <= OWN_OPTIONS:
+        splits = datasets.DatasetDict(train=read_file(path, argument, cache_dir))
+        return splits if split is None else take_split(splits, split)
+    with reading(f"`{argument}={path!r}`"):
+        return datasets.load_dataset(
+            file_type(path, argument), data_files={"train": path}, split=split, cache_dir=cache_dir, **kwargs
+        )
+
+
+def _load_folder(
+    path: str, name: str | None, named: str, split: str | None = None, **kwargs: Any
+) -> datasets.DatasetDict | datasets.Dataset:
+    if (Path(path) / datasets.config.DATASETDICT_JSON_FILENAME).is_file():
+        return take_split(datasets.load_from_disk(path), split)
+    if (Path(path) / datasets.config.DATASET_STATE_JSON_FILENAME).is_file():
+        return take_split(datasets.DatasetDict(train=datasets.load_from_disk(path)), split)
+    pattern = next((sign for sign in "[]*?" if sign in path), None)
+    if pattern is not None:
+        raise ValueError(
+            f"{named}: `datasets` takes {pattern!r} in the path of a folder for a pattern. Rename the folder."
+        )
+    with reading(named):
+        if not set(kwargs) <= OWN_OPTIONS:
+            return datasets.load_dataset(path, name, split=split, **kwargs)
+        builder = datasets.load_dataset_builder(path, name, **kwargs)
+        files = {str(part): [str(file) for file in found] for part, found in (builder.config.data_files or {}).items()}
+        if isinstance(builder, Csv | Json | Parquet):
+            _warn_of_files_left_out(path, files, named)
+        if isinstance(builder, Csv) and builder.config.features is None:
+            # Each split is read as a file is: delimiters, encodings, and texts that are no missing values.
+            cache_dir = kwargs.get("cache_dir")
+            splits = {
+                part: read_csv_files(found, f"{named}, split {part!r},", cache_dir) for part, found in files.items()
+            }
+            return take_split(datasets.DatasetDict(splits), split)
+        try:
+            return datasets.load_dataset(path, name, split=split, **kwargs)
+        except Exception:
+            if isinstance(builder, Json):
+                for file in sum(files.values(), []):
+                    read_file(file, "file")  # which says the line
+            raise
+
+
+def _warn_of_files_left_out(path: str, files: dict[str, list[str]], named: str) -> None:
+    """Say which files of a folder are no split; a README may choose them on purpose."""
+    if (Path(path) / "README.md").exists():
+        return
+    taken = {os.path.realpath(file) for found in files.values() for file in found}
+    left = sorted(
+        str(file.relative_to(path))
+        for file in Path(path).rglob("*.*")
+        if file.suffix.lower() in FILE_TYPES and not file.name.startswith(".") and os.path.realpath(file) not in taken
+    )
+    if left and taken:
+        logger.warning(
+            f"{named}: {', '.join(left[:5])}{', ...' if len(left) > 5 else ''} in this folder is taken for no split; the splits are "
+            f"{', '.join(files)}. Call a file train.csv, validation.csv or test.csv, or name it by an option of its own."
+        )
+
+
+def take_split(splits: datasets.DatasetDict, split: str | None) -> datasets.DatasetDict | datasets.Dataset:
     """
-    The builder of `datasets` that reads a file, by how its name ends.
+    Return one split, or a slice such as `train[:80%]`; all splits for `None`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such split.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in FILE_TYPES:
-        raise ValueError(f"`{argument}` must be a {', '.join(FILE_TYPES)} file, got {os.fspath(path)!r}.")
-    return FILE_TYPES[suffix]
+    if split is None:
+        return splits
+    instruction = datasets.ReadInstruction.from_spec(split)
+    parts = instruction.to_absolute({name: len(rows) for name, rows in splits.items()})
+    chosen = [
+        splits[part.splitname].select(
+            range(part.from_ or 0, len(splits[part.splitname]) if part.to is None else part.to)
+        )
+        for part in parts
+    ]
+    return chosen[0] if len(chosen) == 1 else datasets.concatenate_datasets(chosen)
 
 
 def data_root() -> Path | None:
     """
-    The folder that the environment variable `MERLIN_DATA_ROOT` names.
+    Return the folder that the environment variable `MERLIN_DATA_ROOT` names.
 
     Raises:
         FileNotFoundError: it names something that is not a folder.

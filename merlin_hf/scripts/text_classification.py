@@ -20,7 +20,6 @@ import transformers
 import yaml
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     DataCollatorWithPadding,
     HfArgumentParser,
     PretrainedConfig,
@@ -29,17 +28,22 @@ from transformers import (
     set_seed,
 )
 
+from ..data.models import configure_labels, load_tokenizer, longest_text, outputs_of, pretrained_outputs
+from ..data.tasks import warn_of_shared_rows
 from ..hub.content import given_arguments
 from ..methods import get_method
 from ..training_args import TransferTrainingArguments
 from ..transfer.distributed import end_training
 from ..transfer.manifest import has_weights
 from ..utils import loading
-from ..utils.validation import interval
+from ..utils.validation import ConfigError, interval
 from .labels import Labels
 from .model_arguments import BaseModelArguments, TaskArguments
 from .text_tasks import DataTrainingArguments, Task, load_task, make_compute_metrics, predicted, prepare
 
+
+# Kinds of splits, and the argument that asks for each.
+KINDS = {"train": "do_train", "validation": "do_eval", "test": "do_predict"}
 
 logger = logging.getLogger("merlin_hf.scripts")
 
@@ -106,57 +110,62 @@ def named_method(argv: list[str]) -> str | None:
     return parser.parse_known_args(argv)[0].method
 
 
-def load_config(model_args: ModelArguments, labels: Labels):
+def load_config(model_args: ModelArguments, labels: Labels, is_trained: bool = True, by_number: bool = False):
     """
-    The configuration of a model for the target's labels, whose numbers it settles, and the tokenizer.
+    Load the configuration of a model for the target's labels, whose numbers it settles, and the tokenizer.
+
+    Args:
+        is_trained (`bool`): whether the model is trained on the target; else its own labels are kept.
+        by_number (`bool`): match these with the target's by number.
 
     Raises:
         FileError: there is no such model.
+        ConfigError: its labels do not fit.
     """
     options = model_args.hub_options
     name = "model_name_or_path" if model_args.config_name is None else "config_name"
     path = getattr(model_args, name)
-    config = loading.load_config(path, f"`{name}={path!r}`", num_labels=labels.num_labels, **options)
-    if labels.is_regression:
-        config.problem_type = "regression"
+    config = loading.load_config(path, f"`{name}={path!r}`", **options)
+    if is_trained or labels.is_regression:
+        configure_labels(config, labels, model_args.ignore_mismatched_sizes)
     else:
-        labels.ids = match_model_labels(labels.names, config)
-        config.problem_type = "single_label_classification"
-        config.label2id = dict(zip(labels.names, labels.ids, strict=True))
-        config.id2label = {id: name for name, id in config.label2id.items()}
-    tokenizer = loading.load_processor(
-        AutoTokenizer, model_args.tokenizer_name or model_args.model_name_or_path, **options
-    )
-    if tokenizer.pad_token is None:  # decoders such as GPT-2
-        tokenizer.pad_token = tokenizer.eos_token
-    if config.get_text_config().pad_token_id is None:
-        config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        labels.ids = outputs_of(labels, config, by_number)
+    name = "model_name_or_path" if model_args.tokenizer_name is None else "tokenizer_name"
+    path = getattr(model_args, name)
+    tokenizer = load_tokenizer(path, config, f"`{name}={path!r}`", **options)
     return config, tokenizer
 
 
 def load_model(model_args: ModelArguments, config: PretrainedConfig):
-    """The model, on all processes at once: under ZeRO-3 each has its shard of every weight from the start."""
+    """
+    Load the model, on all processes at once: under ZeRO-3 each has its shard of every weight from the start.
+
+    Raises:
+        FileError: it cannot be loaded.
+        ConfigError: its last layer has another number of labels.
+    """
     path = model_args.model_name_or_path
-    return loading.load_model(
-        AutoModelForSequenceClassification,
-        path,
-        f"`model_name_or_path={path!r}`",
-        config=config,
-        ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
-        **model_args.hub_options,
-    )
+    try:
+        return loading.load_model(
+            AutoModelForSequenceClassification,
+            path,
+            f"`model_name_or_path={path!r}`",
+            config=config,
+            ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+            **model_args.hub_options,
+        )
+    except ValueError as error:
+        if "ignore_mismatched_sizes" not in f"{error} {error.__cause__}":
+            raise
+        raise ConfigError(
+            f"`model_name_or_path={path!r}` has a last layer for another number of labels than the {config.num_labels} of the "
+            "data: `--ignore_mismatched_sizes` starts with a new one."
+        ) from error
 
 
 def match_model_labels(names: list[str], config: PretrainedConfig) -> list[int]:
-    """The ids that the pretrained model gives to labels of these names, or 0, 1, ... where it was trained for others."""
-    ids = {name.lower(): int(id) for name, id in config.label2id.items()}
-    if sorted(ids) == sorted(name.lower() for name in names):
-        return [ids[name.lower()] for name in names]
-    if config.label2id != PretrainedConfig(num_labels=config.num_labels).label2id:
-        logger.warning(
-            f"The model was trained for the labels {list(config.label2id)}; the data has {names}, used here."
-        )
-    return list(range(len(names)))
+    """Return the outputs of a pretrained model for labels of these names, or 0, 1, ... where it was trained for others."""
+    return pretrained_outputs(config, names)
 
 
 # Running
@@ -172,7 +181,9 @@ def setup_logging(training_args: TransferTrainingArguments) -> None:
     if training_args.should_log:
         transformers.utils.logging.set_verbosity_info()
     level = training_args.get_process_log_level()
-    logger.setLevel(level)
+    logging.getLogger("merlin_hf").setLevel(level)
+    if not training_args.should_log:
+        logging.getLogger("merlin_hf.data").setLevel(logging.ERROR)  # the first process has said it
     datasets.utils.logging.set_verbosity(level)
     transformers.utils.logging.set_verbosity(level)
     given = [f"\n  {name} = {value}" for name, value in given_arguments(training_args).items()]
@@ -289,7 +300,7 @@ def predict(
         path = os.path.join(
             trainer.args.output_dir, f"predict_results{'_' + task_name if task_name else ''}{suffix}.txt"
         )
-        names = dict(zip(labels.ids, labels.names, strict=True))
+        names = trainer.model.config.id2label
         with open(path, "w", encoding="utf-8") as file:
             file.write("index\tprediction\n")
             for index, value in enumerate(predicted(output.predictions, labels)):
@@ -326,23 +337,28 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args: Tr
     source = None
     with args.main_process_first(desc="loading and tokenizing"):
         hub: dict[str, Any] = {"cache_dir": model_args.cache_dir, "token": model_args.token}
-        target = load_task(data_args, **hub)
-        config, tokenizer = load_config(model_args, target.labels)
+        kinds = [kind for kind, asked in KINDS.items() if getattr(args, asked)]
+        target = load_task(data_args, kinds=kinds, **hub)
+        config, tokenizer = load_config(model_args, target.labels, args.do_train, data_args.labels_by_number)
+        max_length = longest_text(tokenizer, config, data_args.max_seq_length)
         data: dict[str, Any] = {"train": None, "source": None, "validation": {}, "test": {}}
         # For the card; where Trainer leaves unused columns in, collators would fail on texts.
         keep = args.remove_unused_columns
         if args.do_train:
             limit = data_args.max_train_samples
-            data["train"] = prepare(target, "train", limit, tokenizer, data_args, keep and not args.do_eval)[""]
+            keep_train = keep and not args.do_eval
+            data["train"] = prepare(target, "train", limit, tokenizer, data_args, max_length, keep_train)[""]
         if args.do_train and data_args.has_source and trainer_class.takes_source:
-            source = load_task(data_args, "source_", **hub)
-            data["source"] = prepare(source, "train", data_args.max_source_samples, tokenizer, data_args)[""]
+            source = load_task(data_args, "source_", kinds=["train"], **hub)
+            limit = data_args.max_source_samples
+            data["source"] = prepare(source, "train", limit, tokenizer, data_args, max_length)[""]
             args.num_source_labels = args.num_source_labels or source.labels.num_labels
         if args.do_eval:
             limit = data_args.max_eval_samples
-            data["validation"] = prepare(target, "validation", limit, tokenizer, data_args, keep)
+            data["validation"] = prepare(target, "validation", limit, tokenizer, data_args, max_length, keep)
         if args.do_predict:
-            data["test"] = prepare(target, "test", data_args.max_predict_samples, tokenizer, data_args)
+            data["test"] = prepare(target, "test", data_args.max_predict_samples, tokenizer, data_args, max_length)
+        warn_of_shared_rows(target, source)
 
     model = load_model(model_args, config)
     trainer = build_trainer(trainer_class, model, tokenizer, args, data_args, target, data)

@@ -1,6 +1,5 @@
 """Text tasks: where their rows, texts and labels are found, and how their answers are scored."""
 
-import difflib
 import importlib.util
 import logging
 from collections.abc import Callable, Sequence
@@ -12,21 +11,15 @@ import numpy as np
 from huggingface_hub import constants
 
 from ..data import load_dataset
+from ..data.columns import GLUE_COLUMNS as TASK_TO_KEYS
+from ..data.columns import ColumnOptions, find_text_columns, warn_of_empty_texts
+from ..data.encoding import tokenize as tokenize_split
+from ..data.labels import HIDDEN_LABEL, PROBLEM_TYPES, LabelledTask, Labels, find_labels
+from ..data.tasks import Task, make_task
 from ..utils.validation import Count, check_options, interval
-from .labels import HIDDEN_LABEL, LabelledTask, Labels, find_labels, join_label_columns, several_labels
 
 
-TASK_TO_KEYS = {
-    "cola": ("sentence",),
-    "mnli": ("premise", "hypothesis"),
-    "mrpc": ("sentence1", "sentence2"),
-    "qnli": ("question", "sentence"),
-    "qqp": ("question1", "question2"),
-    "rte": ("sentence1", "sentence2"),
-    "sst2": ("sentence",),
-    "stsb": ("sentence1", "sentence2"),
-    "wnli": ("sentence1", "sentence2"),
-}
+__all__ = ["TASK_TO_KEYS", "Labels", "Task", "find_labels", "find_text_columns"]
 
 logger = logging.getLogger("merlin_hf.scripts")
 
@@ -50,12 +43,22 @@ class DataTrainingArguments:
     label_column: str | None = field(
         default=None, metadata={"help": "Target: column of the labels. Default: label, labels, or the only classes."}
     )
+    problem_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "Target: single_label_classification or regression, where labels are numbers that could be either."
+        },
+    )
+    labels_by_number: bool = field(
+        default=False, metadata={"help": "Match classes of files by number where their names differ."}
+    )
     source_task_name: str | None = field(default=None, metadata={"help": "GLUE task of the source."})
     source_dataset_name: str | None = field(default=None, metadata={"help": "Source: name on the Hub, or a folder."})
     source_dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
     source_train_file: str | None = field(default=None, metadata={"help": "Source: a csv, json or parquet file."})
     source_text_columns: list[str] | None = field(default=None, metadata={"help": "As text_columns, for the source."})
     source_label_column: str | None = field(default=None, metadata={"help": "As label_column, for the source."})
+    source_problem_type: str | None = field(default=None, metadata={"help": "As problem_type, for the source."})
     max_train_samples: Count | None = field(default=None, metadata={"help": "Train on the first rows of the target."})
     max_source_samples: Count | None = field(default=None, metadata={"help": "Train on the first rows of the source."})
     max_eval_samples: Count | None = field(default=None, metadata={"help": "Evaluate on the first rows."})
@@ -75,6 +78,9 @@ class DataTrainingArguments:
             if task is not None and task.lower() not in TASK_TO_KEYS:
                 raise ValueError(f"`{name}` must be a GLUE task ({', '.join(TASK_TO_KEYS)}), got {task!r}.")
             setattr(self, name, task and task.lower())
+        for name in ("problem_type", "source_problem_type"):
+            if getattr(self, name) not in (None, *PROBLEM_TYPES):
+                raise ValueError(f"`{name}` must be {' or '.join(PROBLEM_TYPES)}, got {getattr(self, name)!r}.")
         for prefix in ("", "source_"):
             given = [name for name in self.origins(prefix) if getattr(self, name) is not None]
             if len(given) > 1:
@@ -93,102 +99,85 @@ class DataTrainingArguments:
         return any(getattr(self, name) is not None for name in self.origins("source_"))
 
 
-@dataclass
-class Task:
-    """A data set with what is known about its columns; `argument` is how the user named it, for messages."""
-
-    argument: str
-    splits: datasets.DatasetDict
-    text_columns: list[str]
-    labels: Labels
-
-
 # Loading
 
 
-def load_task(
-    data_args: DataTrainingArguments, prefix: str = "", several: Sequence[str] | None = None, **kwargs
-) -> Task:
+def load_splits(
+    data_args: DataTrainingArguments, prefix: str = "", **kwargs
+) -> tuple[str, datasets.DatasetDict, dict[str, str]]:
     """
-    The target, or with `prefix="source_"` the source.
+    Load the target, or with `prefix="source_"` the source.
 
     Args:
-        several (`Sequence[str]`, *optional*): names of a model's labels, where a row may have several of them.
         kwargs: for [`datasets.load_dataset`].
+
+    Returns:
+        The argument that names it, its splits as they are stored, and how the user named each of them.
     """
-    argument = next((name for name in data_args.origins(prefix) if getattr(data_args, name) is not None), "test_file")
+    argument = next((name for name in data_args.origins(prefix) if getattr(data_args, name) is not None), None)
     splits = datasets.DatasetDict()
-    if argument.endswith("task_name"):
+    if argument is not None and argument.endswith("task_name"):
         splits = load_dataset("nyu-mll/glue", getattr(data_args, argument), argument=argument, **kwargs)
-    elif argument.endswith("dataset_name"):
+    elif argument is not None and argument.endswith("dataset_name"):
         config_name = getattr(data_args, f"{prefix}dataset_config_name")
         splits = load_dataset(getattr(data_args, argument), config_name, argument=argument, **kwargs)
+    origins = {name: f"`{argument}={getattr(data_args, argument)!r}`, split {name!r}," for name in splits}
     for split in ("train", "validation", "test"):
         path = getattr(data_args, f"{prefix}{split}_file", None)
         if path is not None:
             splits[split] = load_dataset(path, argument=f"{prefix}{split}_file", split="train", **kwargs)
-    label_column = getattr(data_args, f"{prefix}label_column")
-    if several is not None and label_column is None:
-        splits = join_label_columns(splits, several)
-    splits = name_labels(splits, label_column, f"{prefix}label_column", argument)
-    found = None if several is None else several_labels(splits, several, argument)
-    splits, labels = found or (splits, None)
-    sample = splits["train"] if "train" in splits else next(iter(splits.values()))
-    columns = getattr(data_args, f"{prefix}text_columns") or TASK_TO_KEYS.get(getattr(data_args, f"{prefix}task_name"))
-    text_columns = find_text_columns(sample, columns, f"{prefix}text_columns")
-    task = Task(argument, splits, text_columns, labels or find_labels(sample, argument))
-    logger.info(f"{argument}: texts {task.text_columns}, labels {task.labels.names or 'real numbers'}")
-    return task
+            origins[split] = f"`{prefix}{split}_file={path!r}`"
+            argument = argument or f"{prefix}{split}_file"
+    return argument or "train_file", splits, origins
 
 
-def name_labels(splits: datasets.DatasetDict, given: str | None, option: str, argument: str) -> datasets.DatasetDict:
+def load_task(
+    data_args: DataTrainingArguments,
+    prefix: str = "",
+    several: Sequence[str] | None = None,
+    kinds: Sequence[str] | None = None,
+    **kwargs,
+) -> Task:
     """
-    The splits with their labels in a column `label`; a split that has none stays as it is.
+    Load the target, or with `prefix="source_"` the source, and find its columns and labels.
 
     Args:
-        given (`str`, *optional*): the column that the option names; `label`, `labels` or the only column of classes if not
-            given.
-
-    Raises:
-        ValueError: no split has the column that is given; the message lists the columns.
+        several (`Sequence[str]`, *optional*): names of a model's labels, where a row may have several of them.
+        kinds (`Sequence[str]`, *optional*): the splits that are used, such as `["train", "test"]`; all that there are if not given.
+        kwargs: for [`datasets.load_dataset`].
     """
-    named = {}
-    for name, split in splits.items():
-        classes = [column for column, kind in split.features.items() if isinstance(kind, datasets.ClassLabel)]
-        usual = [column for column in ("label", "labels") if column in split.column_names] or classes
-        column = given or (usual[0] if len(usual) == 1 or usual[:1] == ["label"] else None)
-        if column in split.column_names and column != "label":
-            if "label" in split.column_names:
-                split = split.remove_columns("label")
-            split = split.rename_column(column, "label")
-        named[name] = split
-    if given is not None and not any(given in split.column_names for split in splits.values()):
-        columns = list(next(iter(splits.values())).column_names)
-        close = difflib.get_close_matches(given, columns, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"`{option}={given!r}` is no column of `{argument}`.{hint} Columns: {', '.join(columns)}.")
-    return datasets.DatasetDict(named)
+    argument, splits, origins = load_splits(data_args, prefix, **kwargs)
+    for kind in kinds or ():
+        if not {kind, f"{kind}_matched"} & set(splits):
+            remedy = f" Give `{kind}_file`." if not prefix else ""
+            raise ValueError(f"`{argument}` has no {kind} split, only {', '.join(splits)}.{remedy}")
+    used = {name: split for name, split in splits.items() if not kinds or name.split("_")[0] in kinds}
+    return make_task(used, origins, argument, column_options(data_args, prefix), several)
 
 
-def find_text_columns(
-    dataset: datasets.Dataset, given: list[str] | tuple[str, ...] | None, argument: str
-) -> list[str]:
-    """The columns that are tokenized together: as given, else those of a GLUE task, else the first two with strings."""
-    features = dataset.features
-    texts = [name for name in features if getattr(features[name], "dtype", None) in ("string", "large_string")]
-    texts = [name for name in texts if name != "label"]
-    known = [keys for keys in (*TASK_TO_KEYS.values(), ("text",)) if set(keys) <= set(texts)]
-    columns = list(given or max(known, key=len, default=texts[:2]))
-    if not 1 <= len(columns) <= 2 or not set(columns) <= set(texts):
-        raise ValueError(f"`{argument}` must be one or two of the text columns {texts}, got {columns}.")
-    return columns
+def column_options(data_args: DataTrainingArguments, prefix: str = "") -> ColumnOptions:
+    """Return what the arguments say of the columns of the target, or with `prefix="source_"` of the source."""
+    task_name = getattr(data_args, f"{prefix}task_name")
+    return ColumnOptions(
+        getattr(data_args, f"{prefix}text_columns") or TASK_TO_KEYS.get(task_name),
+        getattr(data_args, f"{prefix}label_column"),
+        getattr(data_args, f"{prefix}problem_type"),
+        data_args.labels_by_number,
+        {name: f"{prefix}{name}" for name in ("text_columns", "label_column", "problem_type")},
+    )
 
 
 # From rows to what the model takes
 
 
 def prepare(
-    task: Task, kind: str, limit: int | None, tokenizer, data_args: DataTrainingArguments, keep_texts: bool = False
+    task: Task,
+    kind: str,
+    limit: int | None,
+    tokenizer,
+    data_args: DataTrainingArguments,
+    max_length: int,
+    keep_texts: bool = False,
 ) -> dict:
     """
     Tokenize one kind of split.
@@ -196,7 +185,8 @@ def prepare(
     Args:
         kind (`str`): `"train"`, `"validation"` or `"test"`.
         limit (`int`, *optional*): keep the first rows only.
-        keep_texts (`bool`): as in [`tokenize`].
+        max_length (`int`): tokens of a text, at most.
+        keep_texts (`bool`): keep the texts as well, for a model card.
 
     Returns:
         `dict[str, datasets.Dataset]`: the split under `""`; MNLI's second one, from other genres, under `"-mm"`.
@@ -206,10 +196,22 @@ def prepare(
     if "" not in found:
         remedy = f" Give `{kind}_file`." if "source" not in task.argument else ""
         raise ValueError(f"`{task.argument}` has no {kind} split, only {', '.join(task.splits)}.{remedy}")
-    return {
-        suffix: tokenize(select(split, task, kind, limit), task, tokenizer, data_args, keep_texts)
-        for suffix, split in found.items()
-    }
+    prepared = {}
+    for suffix, split in found.items():
+        rows = select(split, task, kind, limit)
+        warn_of_empty_texts(rows, task.text_columns, task.origin(names[suffix]))
+        prepared[suffix] = tokenize_split(
+            rows,
+            task.text_columns,
+            task.labels,
+            tokenizer,
+            max_length,
+            data_args.pad_to_max_length,
+            keep_texts,
+            not data_args.overwrite_cache,
+            f"Tokenizing {task.argument}",
+        )
+    return prepared
 
 
 def select(split: datasets.Dataset, task: LabelledTask, kind: str, limit: int | None) -> datasets.Dataset:
@@ -217,7 +219,12 @@ def select(split: datasets.Dataset, task: LabelledTask, kind: str, limit: int | 
     if "label" in split.column_names:
         rows = labelled_rows(split, task)
         if kind == "test" and len(rows) < len(split):
-            logger.info(f"{task.argument}: the test labels are not public, predictions are not scored")
+            if rows:
+                logger.warning(
+                    f"{task.argument}: {len(split) - len(rows)} of {len(split)} test rows have no label, so that no prediction is scored"
+                )
+            else:
+                logger.info(f"{task.argument}: the test labels are not public, predictions are not scored")
             split = split.remove_columns("label")
         elif len(rows) < len(split):
             logger.info(
@@ -246,47 +253,6 @@ def labelled_rows(split: datasets.Dataset, task: LabelledTask) -> list[int]:
             f"`{task.argument}` has labels {sorted(unknown, key=str)[:5]} that its train split lacks ({task.labels.values[:20]})."
         )
     return [row for row, value in enumerate(column) if value in task.labels.values]
-
-
-def tokenize(
-    split: datasets.Dataset, task: Task, tokenizer, data_args: DataTrainingArguments, keep_texts: bool = False
-) -> datasets.Dataset:
-    """
-    The model's inputs and `labels`, and no other column.
-
-    Args:
-        keep_texts (`bool`): keep the texts as well, as `text` and `text_pair`; a model card shows some of them.
-    """
-    ids = dict(zip(task.labels.values, task.labels.ids, strict=True))
-    if data_args.max_seq_length > tokenizer.model_max_length:
-        logger.warning(
-            f"`max_seq_length={data_args.max_seq_length}` is more than the model takes; {tokenizer.model_max_length} is used."
-        )
-    options = {
-        "padding": "max_length" if data_args.pad_to_max_length else False,
-        "max_length": min(data_args.max_seq_length, tokenizer.model_max_length),
-        "truncation": True,
-    }
-
-    def encode(rows):
-        # An empty cell of a csv file is None.
-        texts = [[text or "" for text in rows[name]] for name in task.text_columns]
-        batch = tokenizer(*texts, **options)
-        if keep_texts:
-            batch.update(zip(("text", "text_pair"), texts, strict=False))
-        if "label" in rows and task.labels.is_multi_label:
-            batch["labels"] = rows["label"]
-        elif "label" in rows:
-            batch["labels"] = [float(label) if not ids else ids[label] for label in rows["label"]]
-        return batch
-
-    return split.map(
-        encode,
-        batched=True,
-        remove_columns=split.column_names,
-        load_from_cache_file=not data_args.overwrite_cache,
-        desc=f"Tokenizing {task.argument}",
-    )
 
 
 # Metrics
@@ -348,12 +314,14 @@ def load_metric(task_name: str | None, is_regression: bool) -> Callable:
 def make_compute_metrics(task_name: str | None, labels: Labels) -> Callable:
     """`compute_metrics` of [`~transformers.Trainer`], on labels as the data set numbers them."""
     metric = load_metric(task_name, labels.is_regression)
-    order = np.argsort(labels.ids)
 
     def compute_metrics(output):
         predictions, references = predicted(output.predictions, labels), np.asarray(output.label_ids).reshape(-1)
         if not labels.is_regression:
-            predictions, references = order[predictions], order[references]
+            # The model may have more outputs than the data has classes.
+            places = np.full(max(predictions.max(initial=0), references.max(initial=0), *labels.ids) + 1, -1)
+            places[labels.ids] = np.arange(len(labels.ids))
+            predictions, references = places[predictions], places[references]
         result = metric(predictions, references)
         scores = [value for name, value in result.items() if name != "mse"]
         return {**result, "combined_score": float(np.mean(scores))} if len(scores) > 1 else result

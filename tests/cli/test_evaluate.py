@@ -17,9 +17,8 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from merlin_hf.cli.evaluation import model_ids
-from merlin_hf.comparison.values import ConfigError
-from merlin_hf.scripts.labels import Labels
+from merlin_hf.data.labels import Labels
+from merlin_hf.data.models import outputs_of
 from tests.examples.conftest import model_path  # noqa: F401
 from tests.examples.test_run_glue import rows, surroundings  # noqa: F401
 from tests.tiny import TEXT, VISION, tiny_bert
@@ -223,18 +222,26 @@ def test_a_folder_without_a_classifier(model_path, tmp_path, run):  # noqa: F811
     assert status == 2 and "cannot be loaded: Unrecognized model" in said
 
 
-def test_labels_of_the_data_are_matched_with_the_models():
+def test_labels_of_the_data_are_matched_with_the_models(caplog):
     config = with_labels(tiny_bert(num_labels=3), ["No", "Yes", "Maybe"]).config
-    assert model_ids(Labels([0, 1], ["maybe", "no"], [0, 1]), config, False).tolist() == [2, 0]
-    assert model_ids(Labels([0, 2], ["0", "2"], [0, 1]), config, False).tolist() == [0, 2], (
-        "numbers stand for themselves"
-    )
+    assert outputs_of(Labels([0, 1], ["Maybe", "No"], [0, 1]), config) == [2, 0]
+    assert "lower case" not in caplog.text
+    assert outputs_of(Labels([0, 1], ["maybe", "no"], [0, 1]), config) == [2, 0]
+    assert "upper and lower case" in caplog.text and "'maybe' as 'Maybe'" in caplog.text
     strange = Labels(["x", "y"], ["x", "y"], [0, 1])
-    assert model_ids(strange, config, True).tolist() == [0, 1]
-    assert model_ids(strange, tiny_bert(num_labels=2).config, False).tolist() == [0, 1], "the model names none"
+    assert outputs_of(strange, config, by_number=True) == [0, 1]
+    assert outputs_of(strange, tiny_bert(num_labels=2).config) == [0, 1], "the model names none"
     unnamed = tiny_bert(num_labels=3).config
-    assert model_ids(Labels([0, 1], ["x", "y"], [0, 1]), unnamed, False).tolist() == [0, 1], "numbered by the data"
     # Of three sorted names that the model was trained with, two do not tell which.
-    for labels, known in ((strange, config), (Labels([0, 3], ["0", "3"], [0, 1]), config), (strange, unnamed)):
-        with pytest.raises(ConfigError, match="--labels_by_number"):
-            model_ids(labels, known, False)
+    numbers, out_of_range = Labels([0, 2], ["0", "2"], [0, 1]), Labels([0, 3], ["0", "3"], [0, 1])
+    assert outputs_of(numbers, unnamed) == [0, 2] and outputs_of(numbers, config, by_number=True) == [0, 2]
+    for labels, known in ((strange, config), (numbers, config), (out_of_range, unnamed), (strange, unnamed)):
+        with pytest.raises(ValueError, match="--labels_by_number"):
+            outputs_of(labels, known)
+    # Some names are the model's: by number they would stand for others.
+    partly = Labels([0, 1], ["0", "1"], [0, 1])
+    with pytest.raises(ValueError, match=r"labels \['0', '1'\], the model \['1', '2', '3'\]"):
+        outputs_of(partly, with_labels(tiny_bert(num_labels=3), ["1", "2", "3"]).config)
+    twice = with_labels(tiny_bert(num_labels=3), ["May", "may", "no"]).config
+    with pytest.raises(ValueError, match="labels"):
+        outputs_of(Labels([0], ["MAY"], [0]), twice)

@@ -275,7 +275,10 @@ def test_a_dry_run_trains_nothing_and_leaves_nothing(config, monkeypatch, tmp_pa
     [
         ({"target": {"path": "no/such"}}, "`target.path='no/such'` is not a file or folder here"),
         ({"target": {"train_split": "trian"}}, r"`target\.train_split='trian'` cannot be read: Unknown split"),
-        ({"target": {"label_column": "lable"}}, r"`target\.label_column='lable'` is no column\. Did you mean 'label'"),
+        (
+            {"target": {"label_column": "lable"}},
+            r"`target\.label_column='lable'` is no column of `target\.path`\. Did you mean 'label'",
+        ),
         (
             {"target": {"text_columns": ["txt"]}},
             r"`target\.text_columns` must be one or two of the text columns \['text'\]",

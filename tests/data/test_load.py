@@ -40,7 +40,9 @@ def test_reads_a_file(tmp_path, ending):
 def test_refuses_other_files(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("a")
-    with pytest.raises(ValueError, match="`train_file` must be a .csv, .json, .jsonl, .parquet file, got .*mine.txt"):
+    with pytest.raises(
+        ValueError, match="`train_file` must be a .csv, .tsv, .json, .jsonl, .parquet file, got .*mine.txt"
+    ):
         load_dataset(path, argument="train_file")
 
 

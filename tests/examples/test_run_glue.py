@@ -314,7 +314,7 @@ def test_scores_of_minus_one_are_hidden_only_when_all_are():
         (["idx", "question1", "question2"], ["question1", "question2"]),
         (["text", "label_text", "label"], ["text"]),
         (["question", "sentence"], ["question", "sentence"]),
-        (["label", "query", "answer", "origin"], ["query", "answer"]),
+        (["label", "query", "answer"], ["query", "answer"]),
     ],
 )
 def test_text_columns_are_found(columns, expected):

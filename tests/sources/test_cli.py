@@ -69,7 +69,10 @@ def test_a_terminal_gets_a_table_of_rich(tasks, model_path):
         (["--target_rows", 2], "`target_rows` must be a whole number of at least 4"),
         (["--nonsense", 1], "unrecognized arguments: --nonsense 1"),
         (["--label_column", "label"], "`--label_column` must be NAME=COLUMN"),
-        (["--label_column", "random=lable"], "`label_column='lable'` is no column. Did you mean 'label'?"),
+        (
+            ["--label_column", "random=lable"],
+            "`label_column='lable'` is no column of `candidates`. Did you mean 'label'?",
+        ),
         (["--text_columns", "other=text"], "Columns are given for 'other'"),
         (["--target", "me/nothing"], "`target='me/nothing'` is not a file or folder"),
         (["--candidates", "same@test"], "its split `'test'` cannot be read"),

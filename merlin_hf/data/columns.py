@@ -1,0 +1,251 @@
+"""Columns: which hold the texts and which the label, said aloud wherever that is a guess."""
+
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+
+from ..utils.validation import ConfigError, did_you_mean
+
+
+GLUE_COLUMNS = {
+    "cola": ("sentence",),
+    "mnli": ("premise", "hypothesis"),
+    "mrpc": ("sentence1", "sentence2"),
+    "qnli": ("question", "sentence"),
+    "qqp": ("question1", "question2"),
+    "rte": ("sentence1", "sentence2"),
+    "sst2": ("sentence",),
+    "stsb": ("sentence1", "sentence2"),
+    "wnli": ("sentence1", "sentence2"),
+}
+KNOWN_TEXTS = (*dict.fromkeys(GLUE_COLUMNS.values()), ("text",))
+LABEL_COLUMNS = ("label", "labels")
+
+SAMPLE = 1000  # rows that tell what a column holds
+MOST = 0.95  # share of them that must be alike
+DATE = re.compile(r"\s*(\d{4}[-/.]\d{1,2}([-/.]\d{1,2})?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T ].*)?\s*")
+
+logger = logging.getLogger("merlin_hf.data")
+
+
+@dataclass(frozen=True)
+class ColumnOptions:
+    """
+    What a user says of the columns and labels of a data set.
+
+    Args:
+        text_columns (`Sequence[str]`, *optional*): one or two; found if not given.
+        label_column (`str`, *optional*): found if not given.
+        problem_type (`str`, *optional*): whether labels that are numbers are classes, as in a model's configuration.
+        labels_by_number (`bool`): match classes of different names by their numbers.
+        expected (`str`, *optional*): the problem type of a model that is to be judged: what numbers are that could be either.
+        names (mapping): what the user calls these options, where that is something else.
+    """
+
+    text_columns: Sequence[str] | None = None
+    label_column: str | None = None
+    problem_type: str | None = None
+    labels_by_number: bool = False
+    expected: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def name_of(self, option: str) -> str:
+        """Return what the user calls an option."""
+        return self.names.get(option, option)
+
+
+# Labels
+
+
+def name_label(split: datasets.Dataset, given: str | None, origin: str, option: str) -> datasets.Dataset:
+    """
+    Call the column of labels `label`: the one that is given, else `label`, `labels` or the only column of classes.
+
+    Args:
+        split (`datasets.Dataset`): one without such a column stays as it is.
+        given (`str`, *optional*).
+        origin (`str`): how the user named the split, for messages.
+        option (`str`): what the user calls `given`.
+
+    Raises:
+        ConfigError: both `label` and `labels` are there and differ.
+    """
+    names = split.column_names
+    if given is None:
+        usual = [name for name in LABEL_COLUMNS if name in names]
+        if len(usual) == 2 and split["label"][:] != split["labels"][:]:
+            raise ConfigError(
+                f"{origin} has a column `label` and a column `labels`, which differ: name one by `{option}`."
+            )
+        classes = [name for name, feature in split.features.items() if isinstance(feature, datasets.ClassLabel)]
+        given = usual[0] if usual else classes[0] if len(classes) == 1 else None
+    if given is None or given == "label" or given not in names:
+        return split
+    if "label" in names:
+        split = split.remove_columns("label")
+    return split.rename_column(given, "label")
+
+
+def check_label_column(splits: Mapping[str, datasets.Dataset], given: str | None, argument: str, option: str) -> None:
+    """
+    Check that a column of labels that is given is there in some split.
+
+    Raises:
+        ConfigError: it is not; the message lists the columns.
+    """
+    if given is None or any(given in split.column_names for split in splits.values()):
+        return
+    columns = next(iter(splits.values())).column_names
+    raise ConfigError(
+        f"`{option}={given!r}` is no column of `{argument}`.{did_you_mean(given, columns)} Columns: {', '.join(columns)}."
+    )
+
+
+def no_label_column(split: datasets.Dataset, origin: str, option: str) -> str:
+    """Return what to say of a split without a column of labels."""
+    names = split.column_names
+    near = [name for name in names if name.strip().casefold() in LABEL_COLUMNS]
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    if not near and not set(names) & {name for names in KNOWN_TEXTS for name in names}:
+        hint = " If these are a row, the first line of the file is missing: it must name the columns."
+    return f"{origin} has no column `label`, only {', '.join(names)}: name it by `{option}`.{hint}"
+
+
+# Texts
+
+
+def is_text(feature: Any) -> bool:
+    """Whether a column holds texts."""
+    return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
+def find_text_columns(
+    dataset: datasets.Dataset, given: Sequence[str] | None, argument: str, origin: str = "The data set"
+) -> list[str]:
+    """
+    Find the columns that are tokenized together: as given, else those of a GLUE task, `text`, or the only one or two of texts.
+
+    Columns of numbers, dates, names of rows or one single value are no texts. What is left is a guess where there were others,
+    and is said at WARNING.
+
+    Args:
+        dataset (`datasets.Dataset`): with its labels in `label`.
+        given (`Sequence[str]`, *optional*).
+        argument (`str`): what the user calls `given`, for messages.
+        origin (`str`): how the user named the data set.
+
+    Raises:
+        ConfigError: there is no such column of texts, or too many to choose from.
+    """
+    features = dataset.features
+    texts = [name for name in features if is_text(features[name]) and name != "label"]
+    if given is not None:
+        columns = [given] if isinstance(given, str) else list(given)
+        if not 1 <= len(columns) <= 2 or not set(columns) <= set(texts) or len(set(columns)) < len(columns):
+            wrong = next((name for name in columns if name not in texts), "")
+            why = f" {wrong!r} holds {_kind(features[wrong])}." if wrong in features else did_you_mean(wrong, texts)
+            raise ConfigError(f"`{argument}` must be one or two of the text columns {texts}, got {columns}.{why}")
+        return columns
+    if not texts:
+        raise ConfigError(
+            f"{origin} has no column of texts, only {_described(dataset)}. `{argument}` must be one or two of the text columns []."
+        )
+    known = [keys for keys in KNOWN_TEXTS if set(keys) <= set(texts)]
+    if known:
+        return list(max(known, key=len))
+    left_out = {name: reason for name in texts if (reason := _no_text(dataset, name)) is not None}
+    columns = [name for name in texts if name not in left_out]
+    if len(texts) == 1 and not left_out:
+        return texts
+    if not 1 <= len(columns) <= 2:
+        found = ", ".join(f"{name} ({left_out[name]})" if name in left_out else name for name in texts)
+        raise ConfigError(f"{origin} has the columns of texts {found}: name one or two of them by `{argument}`.")
+    others = [f"{name} ({reason})" for name, reason in left_out.items()]
+    logger.warning(
+        f"{origin}: the texts are taken from {' and '.join(columns)}"
+        + (
+            f", and {', '.join(others)} {'is' if len(others) == 1 else 'are'} left out"
+            if others
+            else ", read as a pair"
+        )
+        + f"; `{argument}` says otherwise."
+    )
+    return columns
+
+
+def check_text_columns(
+    split: datasets.Dataset, columns: Sequence[str], origin: str, known_of: str, option: str = "text_columns"
+) -> None:
+    """
+    Check that a split has the texts that were found in another.
+
+    Raises:
+        ConfigError: it lacks one, or holds something else there.
+    """
+    for name in columns:
+        if name not in split.column_names:
+            raise ConfigError(
+                f"{origin} has no column of texts `{name}`, as {known_of} has, only {', '.join(split.column_names)}. Give the "
+                f"columns of both the same names, or others by `{option}`.{did_you_mean(name, split.column_names)}"
+            )
+        if not is_text(split.features[name]):
+            raise ConfigError(
+                f"{origin} holds {_kind(split.features[name])} in its column `{name}`, and {known_of} texts. Give texts in both."
+            )
+
+
+def warn_of_empty_texts(split: datasets.Dataset, columns: Sequence[str], origin: str) -> None:
+    """
+    Say how many rows have no text at all.
+
+    Raises:
+        ConfigError: none has one.
+    """
+    rows = zip(*(split[name][:] for name in columns), strict=True)
+    empty = sum(not any(text and text.strip() for text in row) for row in rows)
+    if empty and empty == len(split):
+        raise ConfigError(f"{origin} has no text in {' and '.join(columns)}: all {empty} rows are empty there.")
+    if empty:
+        logger.warning(
+            f"{origin}: {empty} of {len(split)} rows have an empty text in {' and '.join(columns)}; they are kept."
+        )
+
+
+def _no_text(dataset: datasets.Dataset, name: str) -> str | None:
+    """Return why a column of texts holds no texts to classify, if it does not."""
+    values = [value.strip() for value in dataset[:SAMPLE][name] if value and value.strip()]
+    if not values:
+        return "empty"
+    different = len(set(values))
+    if len(values) > 2 and different == 1:
+        return "always the same"
+    if _share(bool(DATE.fullmatch(value)) for value in values) >= MOST:
+        return "dates"
+    single = _share(not re.search(r"\s", value) for value in values) >= MOST
+    if single and _share(any(sign.isdigit() for sign in value) for value in values) >= MOST:
+        return "names of rows" if different > MOST * len(values) else "codes"
+    if single and len(values) > 2 and 2 * different <= len(values):
+        return "a few words again and again"
+    return None
+
+
+def _share(found: Iterable[bool]) -> float:
+    found = list(found)
+    return sum(found) / max(len(found), 1)
+
+
+def _kind(feature: Any) -> str:
+    if isinstance(feature, datasets.ClassLabel):
+        return "classes"
+    dtype = str(getattr(feature, "dtype", None))
+    if dtype.startswith(("int", "uint", "float", "double")):
+        return "numbers"
+    return {"bool": "true and false", "null": "nothing"}.get(dtype, f"no texts ({type(feature).__name__})")
+
+
+def _described(dataset: datasets.Dataset) -> str:
+    return ", ".join(f"{name} ({_kind(feature)})" for name, feature in dataset.features.items() if name != "label")

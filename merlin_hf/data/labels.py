@@ -1,0 +1,564 @@
+"""Labels: which classes a task has, by name, which rows have none, and rows with several as zeros and ones."""
+
+import collections
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+
+from ..utils.validation import ConfigError
+from .columns import ColumnOptions
+
+
+HIDDEN_LABEL = -1  # what GLUE writes where a label is not public
+IGNORED_LABEL = -100  # what losses of torch leave out
+SINGLE_LABEL, REGRESSION = "single_label_classification", "regression"
+PROBLEM_TYPES = (SINGLE_LABEL, REGRESSION)
+MISSING = "empty, null, NaN or -100"
+
+SHOWN = 20  # names in a message
+MANY_CLASSES = 50  # whole numbers, of which so many are rather counts or scores
+FEW_VALUES = 20  # whole numbers written as decimals, of which so few are rather classes
+
+logger = logging.getLogger("merlin_hf.data")
+
+
+@dataclass
+class Labels:
+    """
+    The labels of a task.
+
+    Args:
+        values (`list`): each label as it stands in the data set; empty for regression.
+        names (`list[str]`): what it is called.
+        ids (`list[int]`): the output of the model that stands for it.
+        is_multi_label (`bool`): whether a row has any number of them, as zeros and ones.
+        numbers (`list[int]`, *optional*): the number of each class in the data: the label itself where it is a whole number, else
+            its place among the names.
+        has_names (`bool`): whether the classes are called something other than their numbers.
+    """
+
+    values: list = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    is_multi_label: bool = False
+    numbers: list[int] | None = None
+    has_names: bool = True
+
+    def __post_init__(self):
+        if self.numbers is None:
+            whole = all(isinstance(value, int) and not isinstance(value, bool) for value in self.values)
+            self.numbers = list(self.values) if whole else list(range(len(self.values)))
+            self.has_names = not whole or [str(value) for value in self.values] != self.names
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether labels are real numbers."""
+        return not self.values
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs that a model needs."""
+        return len(self.values) or 1
+
+
+class LabelledTask(Protocol):
+    """A task of any kind of data; `argument` is how the user named it, for messages."""
+
+    argument: str
+    labels: Labels
+
+
+# Names
+
+
+class LabelMismatchError(ConfigError):
+    """Classes of two data sets, or of a data set and a model, do not have the same names."""
+
+
+def match_names(names: Sequence[str], known: Sequence[str], of: str, known_of: str) -> list[int]:
+    """
+    Find each name among known ones: the same name, else one that differs in upper and lower case alone.
+
+    The latter counts only where no other name could be meant, and is said at WARNING.
+
+    Args:
+        names (`Sequence[str]`): to look up.
+        known (`Sequence[str]`): to find them in.
+        of, known_of (`str`): whose names these are, for messages.
+
+    Returns:
+        `list[int]`: the place of each name in `known`.
+
+    Raises:
+        LabelMismatchError: one is not there; the message has both lists.
+    """
+    places = {name: place for place, name in enumerate(known)}
+    folded = collections.defaultdict(list)
+    for name in known:
+        folded[name.casefold()].append(name)
+    taken = {name: name for name in names if name in places}
+    by_case, missing = {}, []
+    for name in names:
+        if name in taken:
+            continue
+        near = folded[name.casefold()]
+        if len(near) == 1 and near[0] not in taken.values():
+            taken[name] = by_case[name] = near[0]
+        else:
+            missing.append(name)
+    if missing:
+        raise LabelMismatchError(
+            f"{of} has {_label_word(missing)} {shown(missing)}, and {known_of} has no such {_label_word(missing)}. The labels are "
+            f"{shown(names)} there, and {shown(known)} here. Give both the same names."
+        )
+    if by_case:
+        pairs = ", ".join(f"{name!r} as {other!r}" for name, other in by_case.items())
+        logger.warning(
+            f"{of}: labels that differ in upper and lower case from those of {known_of} are taken as these: {pairs}."
+        )
+    return [places[taken[name]] for name in names]
+
+
+def shown(names: Sequence[Any]) -> str:
+    """Return names for a message, not more of them than can be read."""
+    return f"{list(names[:SHOWN])}" if len(names) <= SHOWN else f"{list(names[:SHOWN])} and {len(names) - SHOWN} more"
+
+
+def _label_word(names: Sequence[str]) -> str:
+    return "label" if len(names) == 1 else "labels"
+
+
+# One column of labels
+
+
+@dataclass
+class LabelColumn:
+    """
+    The labels of one split, each distinct one once.
+
+    Args:
+        origin (`str`): how the user named the split, for messages.
+        values (`list`): distinct labels, `None` for those that are missing.
+        codes (`np.ndarray` of shape `(rows,)`): the place of each row's label in `values`.
+        feature: the type of the column.
+    """
+
+    origin: str
+    values: list[Any]
+    codes: np.ndarray
+    feature: Any
+
+    @classmethod
+    def read(cls, split: datasets.Dataset, origin: str) -> "LabelColumn":
+        """
+        Read the column `label` of a split.
+
+        Raises:
+            ConfigError: it has something other than one label per row.
+        """
+        feature = split.features["label"]
+        if not isinstance(feature, datasets.Value | datasets.ClassLabel) or _is_strange(feature):
+            raise ConfigError(
+                f"{origin} needs a column of labels with one label per row, of one kind, got {feature} in the columns "
+                f"{', '.join(split.column_names)}. Name the column (`label_column`); for several labels per row, use `MerlinTrainer` "
+                "directly."
+            )
+        column = split.select_columns(["label"]).with_format("arrow")[:]["label"]
+        encoded = pc.dictionary_encode(column.combine_chunks() if hasattr(column, "combine_chunks") else column)
+        values = [*encoded.dictionary.to_pylist(), None]
+        codes = np.asarray(encoded.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False), dtype=np.int64)
+        found = cls(origin, values, codes, feature)
+        found._check_class_numbers()
+        found._strip()
+        found.values = [None if found.is_missing(value) else value for value in found.values]
+        return found
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Rows that have each value."""
+        return np.bincount(self.codes, minlength=len(self.values))
+
+    @property
+    def present(self) -> list[Any]:
+        """Values that a row has, without the missing ones."""
+        return [value for value, count in zip(self.values, self.counts, strict=True) if count and value is not None]
+
+    @property
+    def missing(self) -> int:
+        """Rows without a label."""
+        return int(sum(count for value, count in zip(self.values, self.counts, strict=True) if value is None))
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the column has real numbers."""
+        return isinstance(self.feature, datasets.Value) and self.feature.dtype.startswith("float")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the column has whole numbers that are not the numbers of named classes."""
+        dtype = getattr(self.feature, "dtype", "")
+        return isinstance(self.feature, datasets.Value) and dtype.startswith(("int", "uint"))
+
+    @property
+    def is_number(self) -> bool:
+        """Whether the labels can be real numbers."""
+        return self.is_float or self.is_whole
+
+    def is_missing(self, value: Any) -> bool:
+        """Whether a value stands for no label."""
+        if value is None or value == "" or value != value:
+            return True
+        if isinstance(self.feature, datasets.ClassLabel):
+            return value in (HIDDEN_LABEL, IGNORED_LABEL)
+        if self.is_float:  # which may be a temperature
+            return value == IGNORED_LABEL and not any(
+                other is not None and other < IGNORED_LABEL for other in self.values if other == other
+            )
+        return self.is_whole and value == IGNORED_LABEL
+
+    def name(self, value: Any) -> str:
+        """What a class is called."""
+        if isinstance(self.feature, datasets.ClassLabel):
+            return self.feature.names[value].strip()
+        if isinstance(value, float) and value.is_integer():
+            return str(int(value))
+        return str(value)
+
+    def hide(self, value: Any) -> None:
+        """Count a value as missing."""
+        self.values = [None if one == value else one for one in self.values]
+
+    def _check_class_numbers(self) -> None:
+        if not isinstance(self.feature, datasets.ClassLabel):
+            return
+        known = range(self.feature.num_classes)
+        wrong = [
+            one
+            for one in self.values
+            if one is not None and one not in known and one not in (HIDDEN_LABEL, IGNORED_LABEL)
+        ]
+        if wrong:
+            raise ConfigError(
+                f"{self.origin} has the class number {wrong[0]}, and names of {len(known)} classes, {shown(self.feature.names)}."
+            )
+
+    def _strip(self) -> None:
+        """Take names that differ in surrounding blanks alone as one."""
+        if isinstance(self.feature, datasets.ClassLabel):
+            padded = [name for name in self.feature.names if name != name.strip()]
+            if padded and len({name.strip() for name in self.feature.names}) < self.feature.num_classes:
+                first = {}
+                for place, name in enumerate(self.feature.names):
+                    first.setdefault(name.strip(), place)
+                self.values = [
+                    value if value is None or value < 0 else first[self.feature.names[value].strip()]
+                    for value in self.values
+                ]
+            self._warn_of_blanks(padded)
+            return
+        if not any(isinstance(value, str) for value in self.values):
+            return
+        padded = [
+            value for value in self.values if isinstance(value, str) and value != value.strip() and value.strip()
+        ]
+        self.values = [value.strip() if isinstance(value, str) else value for value in self.values]
+        self._warn_of_blanks(padded)
+
+    def _warn_of_blanks(self, padded: Sequence[str]) -> None:
+        if padded:
+            logger.warning(
+                f"{self.origin}: labels with a space before or behind are taken without it: {shown(padded)}."
+            )
+
+
+def _is_strange(feature: Any) -> bool:
+    """Whether a column has dates, bytes or the like."""
+    known = ("int", "uint", "float", "string", "large_string", "bool", "null", "decimal")
+    return isinstance(feature, datasets.Value) and not feature.dtype.startswith(known)
+
+
+# All splits of a task
+
+
+def settle_labels(
+    splits: Mapping[str, datasets.Dataset],
+    origins: Mapping[str, str],
+    argument: str,
+    options: ColumnOptions,
+) -> tuple[datasets.DatasetDict, Labels]:
+    """
+    Find the classes of a task and number them alike in all its splits, by their names.
+
+    Args:
+        splits (mapping of `datasets.Dataset`): with a column `label`; one without it stays as it is. The classes are those of
+            `train`, or of the first split.
+        origins (mapping of `str`): how the user named each split, for messages.
+        argument (`str`): how the user named the data set.
+        options ([`~merlin_hf.data.columns.ColumnOptions`]): what the user says of the labels.
+
+    Returns:
+        The splits, and the labels. `label` is then the place of a class in `labels.names`, or a real number, and `None` in a row
+        that has no label.
+
+    Raises:
+        ConfigError: labels cannot be used or do not fit together; the message names the split and has both lists of names.
+    """
+    columns = {
+        name: LabelColumn.read(split, origins[name]) for name, split in splits.items() if "label" in split.column_names
+    }
+    if not columns:
+        raise ConfigError(f"`{argument}` has no column of labels.")
+    main = columns.get("train") or next((one for one in columns.values() if one.present), next(iter(columns.values())))
+    _hide_unknown(main, columns.values())
+    is_regression = _is_regression(main, list(columns.values()), options)
+    known = Labels()
+    if not is_regression:
+        known = _classes_of(main, options)
+    settled = datasets.DatasetDict(splits)
+    for name, column in columns.items():
+        # Of a test split all labels may be hidden, which is nothing to warn of.
+        if column.missing and column.present:
+            logger.warning(
+                f"{column.origin}: {column.missing} of {len(column.codes)} rows have no label ({MISSING}) and are left out."
+            )
+        if is_regression:
+            new, feature = _as_numbers(column), datasets.Value("float64")
+        else:
+            new, feature = _as_places(column, main, known, options), datasets.ClassLabel(names=known.names)
+        rows = np.array(new, dtype=object)[column.codes].tolist()
+        settled[name] = splits[name].remove_columns("label").add_column("label", rows, feature=feature)
+    return settled, known
+
+
+def _hide_unknown(main: LabelColumn, columns: Any) -> None:
+    """Count -1 as missing where it cannot be a class or a score."""
+    for column in columns:
+        if HIDDEN_LABEL not in column.present or not column.is_number:
+            continue
+        others = [value for value in main.present if value != HIDDEN_LABEL]
+        if column.present == [HIDDEN_LABEL] or (not main.is_float and HIDDEN_LABEL not in main.present):
+            column.hide(HIDDEN_LABEL)  # a split of nothing else is a test of GLUE, also of scores
+        elif column.is_whole and sorted(others) == list(range(len(others))) and len(others) > 2:
+            logger.warning(
+                f"{column.origin}: rows with the label {HIDDEN_LABEL} are taken as rows without a label, beside the classes "
+                f"{shown(sorted(others))}. If it is a class, give the labels as names."
+            )
+            column.hide(HIDDEN_LABEL)
+        elif column.is_whole and column is main:
+            logger.warning(
+                f"{column.origin}: the label {HIDDEN_LABEL} is taken as a class of its own, beside {shown(sorted(others))}. If it "
+                "stands for no label, leave these rows out or their labels empty."
+            )
+
+
+def _is_regression(main: LabelColumn, columns: list[LabelColumn], options: ColumnOptions) -> bool:
+    """Whether labels are real numbers, said at WARNING where they could be either."""
+    flag, problem_type = options.name_of("problem_type"), options.problem_type
+    if problem_type is not None:
+        if problem_type not in PROBLEM_TYPES:
+            raise ConfigError(f"`{flag}` must be {' or '.join(PROBLEM_TYPES)}, got {problem_type!r}.")
+        if problem_type == REGRESSION and not main.is_number:
+            raise ConfigError(
+                f"`{flag}={REGRESSION}` needs numbers as labels, and {main.origin} has {shown(_names(main))}."
+            )
+        return problem_type == REGRESSION
+    values = main.present
+    everywhere = [value for column in columns if column.is_number for value in column.present]
+    if main.is_number and options.expected is not None and all(float(value).is_integer() for value in everywhere):
+        return options.expected == REGRESSION
+    if main.is_whole:
+        if len(values) > MANY_CLASSES and 2 * len(values) > len(main.codes) - main.missing:
+            logger.warning(
+                f"{main.origin}: the labels are {len(values)} whole numbers, taken as so many classes; `{flag}={REGRESSION}` takes "
+                "them as real numbers."
+            )
+        return False
+    if not main.is_float:
+        return False
+    if not values or not all(float(value).is_integer() for value in everywhere):
+        return True
+    are_classes = len(values) <= FEW_VALUES and 2 * len(values) <= len(main.codes) - main.missing
+    taken = (f"{len(values)} classes", REGRESSION) if are_classes else ("real numbers", SINGLE_LABEL)
+    logger.warning(
+        f"{main.origin}: the labels are whole numbers written as decimals, {shown(sorted(values))}, taken as {taken[0]}; "
+        f"`{flag}={taken[1]}` takes them otherwise."
+    )
+    return not are_classes
+
+
+def _names(column: LabelColumn) -> list[str]:
+    return [column.name(value) for value in column.present]
+
+
+def _classes_of(main: LabelColumn, options: ColumnOptions) -> Labels:
+    """The classes of a split, in the order of their numbers or names."""
+    if isinstance(main.feature, datasets.ClassLabel):
+        names = list(dict.fromkeys(name.strip() for name in main.feature.names))
+        numbers = list(range(len(names)))
+    else:
+        values = sorted(main.present)
+        names = [main.name(value) for value in values]
+        numbers = [int(value) for value in values] if main.is_number else list(range(len(values)))
+        if len(values) > 2 and len(values) == len(main.codes) - main.missing:
+            logger.warning(
+                f"{main.origin}: each of its {len(values)} rows has a label of its own; is this the column of labels? "
+                f"`{options.name_of('label_column')}` names another."
+            )
+    by_case = collections.defaultdict(list)
+    for name in names:
+        by_case[name.casefold()].append(name)
+    alike = [same for same in by_case.values() if len(same) > 1]
+    if alike:
+        logger.warning(
+            f"{main.origin}: labels that differ in upper and lower case alone are classes of their own: "
+            f"{', '.join(' and '.join(map(repr, same)) for same in alike[:5])}. Write them alike if they are one."
+        )
+    return Labels(
+        list(range(len(names))), names, list(range(len(names))), numbers=numbers, has_names=not main.is_number
+    )
+
+
+def _as_numbers(column: LabelColumn) -> list[float | None]:
+    if not column.is_number and column.present:
+        raise ConfigError(f"{column.origin} has the labels {shown(_names(column))}, and the others are real numbers.")
+    infinite = [value for value in column.present if abs(value) == float("inf")]
+    if infinite:
+        raise ConfigError(f"{column.origin} has the label {infinite[0]}; real labels must be finite.")
+    return [None if value is None else float(value) for value in column.values]
+
+
+def _as_places(column: LabelColumn, main: LabelColumn, known: Labels, options: ColumnOptions) -> list[int | None]:
+    """The place of each value among the classes."""
+    values = column.present
+    names = _names(column)
+    try:
+        found = match_names(names, known.names, column.origin, main.origin)
+    except LabelMismatchError as error:
+        numbers = [
+            int(value) if column.is_number or isinstance(column.feature, datasets.ClassLabel) else None
+            for value in values
+        ]
+        if not options.labels_by_number:
+            either = column.is_number != main.is_number and None not in numbers
+            hint = (
+                f" Or give `{options.name_of('labels_by_number')}`, if both number the classes alike."
+                if either
+                else ""
+            )
+            raise LabelMismatchError(f"{error}{hint}") from None
+        if not set(numbers) <= set(known.numbers or ()):
+            raise LabelMismatchError(f"{error} By number, the classes are {shown(known.numbers or ())}.") from None
+        found = [(known.numbers or []).index(number) for number in numbers]
+    places = dict(zip(values, found, strict=True))
+    return [None if value is None else places.get(value) for value in column.values]
+
+
+def find_labels(dataset: datasets.Dataset, argument: str) -> Labels:
+    """The labels of a column `label`: real numbers make a regression, all else is classes."""
+    feature = dataset.features.get("label")
+    if not isinstance(feature, datasets.Value | datasets.ClassLabel):
+        raise ConfigError(
+            f"`{argument}` needs a column of labels with one label per row, got the columns {dataset.features}. Name it "
+            "(`label_column` of the program); for several labels per row, use `MerlinTrainer` directly."
+        )
+    if isinstance(feature, datasets.ClassLabel):
+        return Labels(list(range(feature.num_classes)), feature.names, list(range(feature.num_classes)))
+    if feature.dtype.startswith("float"):
+        return Labels()
+    values = sorted(value for value in dataset.unique("label") if value is not None)
+    return Labels(values, [str(value) for value in values], list(range(len(values))))
+
+
+# Rows with several labels
+
+
+def element_of(feature: Any) -> Any | None:
+    """What a column of lists has lists of; `None` for another column."""
+    if isinstance(feature, list):
+        return feature[0]
+    return getattr(feature, "feature", None)
+
+
+def join_label_columns(splits: datasets.DatasetDict, names: Sequence[str]) -> datasets.DatasetDict:
+    """
+    The splits with a column `label` made of a column of zeros and ones for each label, as csv files have them.
+
+    Args:
+        splits (`datasets.DatasetDict`): those that have `label` or `labels` already, or lack one of the columns, stay as they are.
+        names (`Sequence[str]`): of the labels, in their order.
+    """
+    return datasets.DatasetDict({name: _joined(split, names) for name, split in splits.items()})
+
+
+def _joined(split: datasets.Dataset, names: Sequence[str]) -> datasets.Dataset:
+    if {"label", "labels"} & set(split.column_names) or not set(names) <= set(split.column_names):
+        return split
+    columns = [split[name][:] for name in names]
+    # An empty cell is a label that is not known, and so is the row.
+    rows = [None if None in row else [float(value) for value in row] for row in zip(*columns, strict=True)]
+    feature = datasets.Sequence(datasets.Value("float32"))
+    return split.remove_columns(list(names)).add_column("label", rows, feature=feature)
+
+
+def several_labels(
+    splits: datasets.DatasetDict, names: Sequence[str], argument: str
+) -> tuple[datasets.DatasetDict, Labels] | None:
+    """
+    The splits with a column `label` of zeros and ones, where it has lists: of classes, of names, of ids, or of zeros and ones.
+
+    Args:
+        splits (`datasets.DatasetDict`).
+        names (`Sequence[str]`): of the model's labels, for which rows of zeros and ones stand in their order.
+        argument (`str`): how the user named the data, for messages.
+
+    Returns:
+        the splits and what their columns stand for; `None` where a row has one label.
+
+    Raises:
+        ConfigError: the lists hold other numbers.
+    """
+    given = [split for split in splits.values() if element_of(split.features.get("label")) is not None]
+    if not given:
+        return None
+    element = element_of(given[0].features["label"])
+    columns = {name: split["label"][:] for name, split in splits.items() if "label" in split.column_names}
+    lists = [value for column in columns.values() for value in column if value is not None]
+    values: list
+    if isinstance(element, datasets.ClassLabel):
+        values, labels = list(range(element.num_classes)), list(element.names)
+    elif _are_flags(lists, len(names)):
+        columns = {
+            name: [None if value is None else np.flatnonzero(value).tolist() for value in column]
+            for name, column in columns.items()
+        }
+        values, labels = list(range(len(names))), list(names)
+    else:
+        values = sorted({label for value in lists for label in value}) or list(names)
+        labels = [str(value) for value in values]
+        if not all(isinstance(value, int | str) for value in values):
+            raise ConfigError(
+                f"`{argument}` has lists of labels such as {lists[0][:8]}; give lists of names, of ids, or of {len(names)} zeros and ones."
+            )
+    places = {value: place for place, value in enumerate(values)}
+    feature = datasets.Sequence(datasets.Value("float32"))
+    converted = datasets.DatasetDict(splits)
+    for name, column in columns.items():
+        flags = [None if value is None else _flags(value, places) for value in column]
+        converted[name] = splits[name].remove_columns("label").add_column("label", flags, feature=feature)
+    return converted, Labels(values, labels, list(range(len(values))), is_multi_label=True)
+
+
+def _are_flags(lists: list[list], length: int) -> bool:
+    return all(len(value) == length and set(value) <= {0, 1} for value in lists)
+
+
+def _flags(given: Sequence[Any], places: dict[Any, int]) -> list[float]:
+    flags = [0.0] * len(places)
+    for label in given:
+        flags[places[label]] = 1.0
+    return flags

@@ -1,0 +1,215 @@
+"""Prepare a model for a task: the names of its labels, its tokenizer or processor, and how much it reads."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, PretrainedConfig
+
+from ..utils.loading import load_processor
+from ..utils.validation import ConfigError
+from .labels import LabelMismatchError, Labels, match_names, shown
+
+
+NO_LIMIT = 10**9  # a tokenizer that does not know its model's limit says 1e30
+# What models call their table of learned positions.
+POSITION_TABLES = ("position_embeddings", "embed_positions", "position_embedding", "wpe", "positions_embed")
+
+logger = logging.getLogger("merlin_hf.data")
+
+
+# Labels
+
+
+def is_unnamed(config: PretrainedConfig) -> bool:
+    """Whether labels are called `LABEL_0` and so on, which says nothing of what they are."""
+    return config.label2id == PretrainedConfig(num_labels=config.num_labels).label2id
+
+
+def model_names(config: PretrainedConfig) -> list[str]:
+    """Return the names of a model's labels, in the order of its outputs."""
+    return [config.id2label[id] for id in range(config.num_labels)]
+
+
+def configure_labels(
+    config: PretrainedConfig,
+    labels: Labels,
+    accept_others: bool = False,
+    option: str | None = "ignore_mismatched_sizes",
+) -> None:
+    """
+    Set up the configuration of a pretrained model for a task, and settle which output stands for which class.
+
+    Where the model was trained for the same names, each keeps its output; for other names the outputs are in the order of the
+    data's classes.
+
+    Args:
+        config ([`~transformers.PretrainedConfig`]): of the pretrained model, changed in place.
+        labels ([`~merlin_hf.data.labels.Labels`]): of the task; its `ids` are set.
+        accept_others (`bool`): take a model that has some of the names and as many labels.
+        option (`str`, *optional*): what the user calls `accept_others`, where there is such an option.
+
+    Raises:
+        LabelMismatchError: a last layer as large as needed is there, and knows some of the names but not all.
+    """
+    if labels.is_regression:
+        config.num_labels = 1
+        config.problem_type = "regression"
+        return
+    labels.ids = pretrained_outputs(config, labels.names, accept_others, option)
+    config.num_labels = labels.num_labels
+    config.problem_type = "multi_label_classification" if labels.is_multi_label else "single_label_classification"
+    config.label2id = dict(zip(labels.names, labels.ids, strict=True))
+    config.id2label = {id: name for name, id in config.label2id.items()}
+
+
+def pretrained_outputs(
+    config: PretrainedConfig,
+    names: Sequence[str],
+    accept_others: bool = False,
+    option: str | None = "ignore_mismatched_sizes",
+) -> list[int]:
+    """Return the output of a pretrained model for each name; see [`configure_labels`]."""
+    order = list(range(len(names)))
+    if is_unnamed(config):
+        return order
+    known = model_names(config)
+    folded = {name.casefold() for name in known}
+    shared = [name for name in names if name.casefold() in folded]
+    if len(known) == len(names) and shared:
+        try:
+            return match_names(names, known, "The data", "the model")
+        except LabelMismatchError as error:
+            if not accept_others:
+                hint = f" To train on with its outputs for {shown(shared)}, and new names for the others, give `{option}`."
+                raise LabelMismatchError(f"{error}{hint if option else ''}") from None
+        places = {name: known.index(name) for name in names if name in known}
+        free = [place for place in order if place not in places.values()]
+        return [places[name] if name in places else free.pop(0) for name in names]
+    logger.warning(f"The model was trained for the labels {shown(known)}; the data has {shown(names)}, used here.")
+    return order
+
+
+def outputs_of(labels: Labels, config: PretrainedConfig, by_number: bool = False) -> list[int]:
+    """
+    Find the output of a trained model for each class of some data, by name.
+
+    Args:
+        labels ([`~merlin_hf.data.labels.Labels`]): of the data; they may be some of the model's.
+        config ([`~transformers.PretrainedConfig`]): of the model.
+        by_number (`bool`): take the classes by their numbers where the names are others.
+
+    Raises:
+        LabelMismatchError: names do not fit together; the message has both lists.
+    """
+    known = model_names(config)
+    numbers = labels.numbers or []
+    fits = bool(numbers) and 0 <= min(numbers) and max(numbers) < config.num_labels
+    if by_number and fits and not set(labels.names) <= set(known):
+        return list(numbers)
+    if is_unnamed(config) and fits and not set(labels.names) <= set(known):
+        # Numbers are the names of a model that has no others. Sorted names have them only where none is missing.
+        if not labels.has_names:
+            return list(numbers)
+        if len(labels.names) == config.num_labels:
+            logger.warning(
+                f"The model's labels have no names, only numbers; the data's are taken in their order: {shown(labels.names)}. "
+                "`--labels_by_number` says that this is right."
+            )
+            return list(numbers)
+    if labels.is_multi_label and not labels.has_names and fits and not set(labels.names) & set(known):
+        logger.warning(f"The numbers in the lists of labels are taken as those of the model's labels, {shown(known)}.")
+        return list(numbers)
+    try:
+        return match_names(labels.names, known, "The data", "the model")
+    except LabelMismatchError:
+        raise LabelMismatchError(
+            f"The data has the labels {shown(labels.names)}, the model {shown(known)}. Give data with the model's names, or "
+            f"`--labels_by_number` where both number the same {config.num_labels} classes alike."
+        ) from None
+
+
+# Texts
+
+
+def load_tokenizer(path: str, config: PretrainedConfig, called: str | None = None, **options: Any) -> Any:
+    """
+    Load a tokenizer, with a token to pad by, which the configuration of the model then knows as well.
+
+    Args:
+        path, called, options: as for [`~merlin_hf.utils.loading.load_processor`].
+        config ([`~transformers.PretrainedConfig`]): of the model.
+    """
+    tokenizer = load_processor(AutoTokenizer, path, called, **options)
+    pad_by_known_token(tokenizer, config)
+    return tokenizer
+
+
+def pad_by_known_token(tokenizer: Any, config: PretrainedConfig) -> None:
+    """Pad by the end of the text where a tokenizer, such as GPT-2's, has no token of its own for that."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if config.get_text_config().pad_token_id is None:
+        config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
+def longest_text(tokenizer: Any, config: PretrainedConfig, max_seq_length: int, option: str = "max_seq_length") -> int:
+    """
+    Return how many tokens of a text the model is shown, at most.
+
+    It is less than asked for, with a WARNING, where the tokenizer or the model's table of positions has less.
+
+    Raises:
+        ConfigError: fewer than one token beside the special ones.
+    """
+    most = tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None
+    positions = positions_of(config)
+    limits = [limit for limit in (most, positions) if limit is not None]
+    length = min([max_seq_length, *limits])
+    if length < max_seq_length:
+        logger.warning(f"`{option}={max_seq_length}` is more than the model takes; {length} is used.")
+    special = tokenizer.num_special_tokens_to_add(pair=False)
+    if length <= special:
+        raise ConfigError(
+            f"`{option}={length}` leaves no room for a text beside {special} special tokens; give at least {special + 1}."
+        )
+    return length
+
+
+def positions_of(config: PretrainedConfig) -> int | None:
+    """
+    Return how many tokens a model has positions for; `None` where these are computed, so that there is no limit.
+
+    Read from the tables of the model itself, built without memory, as configurations name and count them in many ways: RoBERTa's
+    begins after the token to pad by, BART's has an offset.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModel.from_config(config)
+    except Exception as error:  # a model of its own code, or one without a base model: its tokenizer must know
+        logger.debug(f"positions are not known: {error}")
+        return None
+    found = []
+    for name, module in model.named_modules():
+        part = name.rpartition(".")[2]
+        weight = getattr(module, "weight", None)
+        if part not in POSITION_TABLES or not isinstance(weight, nn.Parameter) or weight.ndim != 2:
+            continue
+        offset = getattr(module, "offset", 0)
+        if not offset and getattr(module, "padding_idx", None) is not None:
+            offset = module.padding_idx + 1
+        found.append(len(weight) - offset)
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if found and isinstance(most, int) and most > 0:
+        found.append(most)
+    return min(found, default=None)
+
+
+# Images
+
+
+def load_image_processor(path: str, **options: Any) -> Any:
+    """Load an image processor. The PIL backend needs no torchvision, and gives the same pixels with and without it."""
+    return load_processor(AutoImageProcessor, path, backend="pil", **options)
