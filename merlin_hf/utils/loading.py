@@ -74,6 +74,7 @@ def load_config(path: str, called: str | None = None, **options: Any) -> Pretrai
     with reading(f"{called or repr(path)} cannot be loaded"):
         check_config(path, **_hub_options(options))
         config = AutoConfig.from_pretrained(path, **options)
+        _check_labels(config, path)
     return config
 
 
@@ -169,6 +170,22 @@ def check_config(path: str, **options: Any) -> None:
             most = LARGEST_SIZE
         if value > most:
             raise FileError(f"{found} has {name}={_shown(value)}, and at most {most:,} can be. Is the file damaged?")
+
+
+def _check_labels(config: PretrainedConfig, path: str) -> None:
+    """
+    Check that names and numbers of labels are such.
+
+    Raises:
+        FileError: they are not; the message names the field.
+    """
+    for field, labels in (("id2label", config.id2label), ("label2id", config.label2id)):
+        numbers = (labels.values() if field == "label2id" else labels) if isinstance(labels, dict) else [None]
+        names = (labels if field == "label2id" else labels.values()) if isinstance(labels, dict) else [None]
+        if not all(isinstance(number, int | str) and str(number).isdecimal() for number in numbers) or not all(
+            isinstance(name, str) for name in names
+        ):
+            raise FileError(f"`{field}` in the {CONFIG_NAME} of {path!r} must hold names and numbers of labels.")
 
 
 def check_weights(auto_class: Any, path: str, config: PretrainedConfig, trust_remote_code: bool = False) -> None:

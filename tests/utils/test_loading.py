@@ -53,7 +53,8 @@ def test_a_whole_model_is_loaded_and_the_generator_is_not_moved(folder):
         ("num_labels", 10**9), ("num_hidden_layers", 10**7), ("hidden_size", 10**9), ("hidden_size", 10**6), ("vocab_size", 10**9),
         ("intermediate_size", 10**7), ("max_position_embeddings", 10**12), ("num_hidden_layers", 10**400), ("type_vocab_size", 10**8),
         ("num_attention_heads", 0), ("hidden_size", -1), ("hidden_size", 2.5), ("hidden_size", float("nan")), ("vocab_size", None),
-         ("model_type", "../.."), ("model_type", None), ("id2label", {"0": None}), ("dtype", "float7"),
+         ("model_type", "../.."), ("model_type", None), ("id2label", {"0": None}), ("label2id", float("nan")), ("label2id", {"a": -1}), ("id2label", {"a": "b"}), ("label2id", {"a": [0]}),
+        ("dtype", "float7"),
 
     ],
 )  # fmt: skip
