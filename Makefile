@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-table compare-table test test-versions test-deepspeed benchmarks benchmark-speed benchmark-heads benchmark-theory \
+.PHONY: demo demo-table compare-table test test-fast test-versions test-newest test-deepspeed benchmarks benchmark-speed benchmark-heads benchmark-theory \
 	benchmark-semisynthetic benchmark-transfer transfer-report benchmark-ablations benchmark-sources fuzz docs types build lint format clean
 
 demo: $(VENV)/.installed-demo
@@ -20,9 +20,17 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# The same tests with the oldest supported versions, in an environment of their own.
+# All but those marked as slow, in less than three minutes of two cores.
+test-fast: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+# The same tests with the oldest supported versions, in an environment of their own; PYTHON=python3.10 for the oldest Python too.
 test-versions: $(VENV)-oldest/.installed
 	$(VENV)-oldest/bin/python -m pytest -n 2 --dist worksteal
+
+# The same tests with the newest transformers that the index has; PYTHON=python3.13 for a newer Python too.
+test-newest: $(VENV)-newest/.installed
+	$(VENV)-newest/bin/python -m pytest -n 2 --dist worksteal
 
 # DeepSpeed's ZeRO on CPU processes; no operation of it is compiled.
 test-deepspeed: $(VENV)/.installed-test
@@ -111,6 +119,13 @@ $(VENV)-oldest/.installed: setup.py constraints-oldest.txt
 	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check -q -c constraints-oldest.txt -e ".[test]"
 	@touch $@
 
+$(VENV)-newest/.installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)-newest
+	grep -vE '^(transformers|tokenizers|huggingface_hub)==' constraints.txt > $(VENV)-newest/constraints.txt
+	$(VENV)-newest/bin/python -m pip install --disable-pip-version-check -q -c $(VENV)-newest/constraints.txt torch
+	$(VENV)-newest/bin/python -m pip install --disable-pip-version-check -q -c $(VENV)-newest/constraints.txt -e ".[test]"
+	@touch $@
+
 # The site, into runs/site; warnings are errors. The pages of the methods are written first, from docstrings and options.
 docs: $(VENV)/.installed-test $(VENV)-docs/.installed
 	$(BIN)/python docs/method_pages.py
@@ -136,4 +151,4 @@ $(VENV)-docs/.installed: constraints-docs.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-docs $(VENV)-wheel .mypy_cache runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest $(VENV)-docs $(VENV)-wheel .mypy_cache runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
