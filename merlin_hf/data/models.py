@@ -187,7 +187,7 @@ def positions_of(config: PretrainedConfig) -> int | None:
     """
     try:
         with torch.device("meta"):
-            model = AutoModel.from_config(config)
+            model = AutoModel.from_config(config, trust_remote_code=False)
     except Exception as error:  # a model of its own code, or one without a base model: its tokenizer must know
         logger.debug(f"positions are not known: {error}")
         return None

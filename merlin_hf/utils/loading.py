@@ -27,6 +27,8 @@ from .markdown import visible
 
 MOST_LABELS = 1_000_000  # `transformers` makes two dictionaries of them
 MOST_LAYERS = 4096  # where no weights are there to compare with
+MOST_EXPERTS = 65_536
+FEWEST_LAYERS = 256  # that may always be: layers may share weights
 LARGEST_SIZE = 10_000_000  # of any other size in a configuration
 MOST_PIXELS = 16_384  # of a side of an image
 LARGEST_JSON = 1 << 28  # bytes of a tokenizer or a configuration
@@ -39,7 +41,8 @@ REGEX_SECONDS = 5
 NO_SIZES = re.compile(
     r"token_ids?$|theta|seed|scale|max_position|sampling_rate|window|max_length|_step|steps?$|version|ratio|base$"
 )
-LAYERS = re.compile(r"layers?$|depths?$|blocks?$|experts?$|stages?$|(^|_)groups?$")
+LAYERS = re.compile(r"layers?$|depths?$|(num|n)_\w*(blocks|stages)$")
+EXPERTS = re.compile(r"experts$")
 LABELS = re.compile(r"num_labels$|n_labels$")
 PIXELS = re.compile(r"^(height|width|shortest_edge|longest_edge|size|crop_size|image_size)$")
 # Fields of adapters whose texts are matched with names of modules as regular expressions, and those that are sizes.
@@ -158,18 +161,29 @@ def check_config(path: str, **options: Any) -> None:
         return
     content = read_json(found)
     folder = Path(found).parent
-    most_layers = max(64, len(_shapes(folder))) if any(folder.glob("*.safetensors")) else MOST_LAYERS
+    most_layers = max(FEWEST_LAYERS, len(_shapes(folder))) if any(folder.glob("*.safetensors")) else MOST_LAYERS
+    check_sizes(content, most_layers, found)
+
+
+def check_sizes(content: dict[str, Any], most_layers: int, path: str) -> None:
+    """
+    Check the whole numbers in a configuration of a model.
+
+    Args:
+        content (`dict`): the configuration.
+        most_layers (`int`): a limit for numbers of layers.
+        path (`str`): for the message.
+
+    Raises:
+        FileError: one is too large.
+    """
     for name, value in _numbers(content):
-        if LABELS.search(name):
-            most = MOST_LABELS
-        elif LAYERS.search(name):
-            most = most_layers
-        elif NO_SIZES.search(name):
+        if isinstance(value, float) or NO_SIZES.search(name):
             continue
-        else:
-            most = LARGEST_SIZE
+        limits = {LABELS: MOST_LABELS, LAYERS: most_layers, EXPERTS: MOST_EXPERTS}
+        most = next((limit for pattern, limit in limits.items() if pattern.search(name)), LARGEST_SIZE)
         if value > most:
-            raise FileError(f"{found} has {name}={_shown(value)}, and at most {most:,} can be. Is the file damaged?")
+            raise FileError(f"{path} has {name}={_shown(value)}, and at most {most:,} can be. Is the file damaged?")
 
 
 def _check_labels(config: PretrainedConfig, path: str) -> None:
