@@ -73,6 +73,7 @@ class LinearProbeTrainer(ProbeMixin, TransferTrainer):
     takes_source: ClassVar[bool] = False
     trains_without_source: ClassVar[bool] = True
     trains_target_head: ClassVar[bool] = False
+    takes_steps: ClassVar[bool] = False
 
     @classmethod
     def rows_per_step(cls, args, has_source):

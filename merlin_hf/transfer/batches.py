@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from transformers import TrainerCallback
 
 
 class Batches(NamedTuple):
@@ -21,3 +22,42 @@ class Batches(NamedTuple):
 # Where a source batch travels in the inputs of `training_step`; no model has an argument of this name. It is there in
 # every training step, and `None` in those without a source batch.
 SOURCE_INPUTS = "__source_inputs__"
+
+
+def not_taken_error() -> ValueError:
+    """Return the error for a training step that did not use the batches of the method, and so neither its source nor its loss."""
+    return ValueError(
+        "A training step did not take the batches of both tasks: `compute_loss`, `training_step` or `get_batch_samples` has been replaced, and "
+        "the source and the method would have no part in training. Give a loss of the target as `compute_loss_func=` and one of the source as "
+        "`source_compute_loss_func=`, or begin `compute_loss` with `batches = self.take_batches(inputs)`."
+    )
+
+
+def no_batch_error(trainer: Any) -> ValueError:
+    """Return the error for a target that gives no batch."""
+    rows = f"{len(trainer.train_dataset)} rows" if hasattr(trainer.train_dataset, "__len__") else "no rows"
+    size = trainer._train_batch_size * trainer.args.world_size
+    remedy = "Check what the data set or its sampler yields."
+    if trainer.args.dataloader_drop_last:
+        remedy = "Leave out `dataloader_drop_last`, which drops a batch that is not full, or lower `per_device_train_batch_size`."
+    return ValueError(
+        f"`train_dataset` gives no batch, so that nothing would be trained: {rows}, batches of {size}. {remedy}"
+    )
+
+
+class BatchesAreTaken(TrainerCallback):
+    """
+    Stop before an update whose gradients are not of the method's batches, whatever was replaced in the trainer.
+
+    Args:
+        trainer ([`~merlin_hf.transfer.trainer.TransferTrainer`]): with a method that is active.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        """Check the micro-batches of an update, once all its gradients are there."""
+        if not 0 < self.trainer._micro_batches <= self.trainer._batches_taken:
+            raise not_taken_error()
+        self.trainer._batches_taken = self.trainer._micro_batches = 0

@@ -1,21 +1,107 @@
 """What can be wrong with the data, told before training starts."""
 
-from collections.abc import Callable, Mapping
+import copy
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import datasets
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from datasets import ClassLabel
+from torch import nn
 from transformers import TrainingArguments
+from transformers.utils import logging
 
-from .labels import LABEL_COLUMNS, infer_num_labels, label_column, label_values
+from .labels import (
+    LABEL_COLUMNS,
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    arrow_column,
+    class_names,
+    count_missing,
+    infer_num_labels,
+    kind_of_labels,
+    label_column,
+    label_values,
+)
 from .seeding import isolated_rng
 
 
 if TYPE_CHECKING:
     from .trainer import TransferTrainer
+
+
+logger = logging.get_logger(__name__)
+
+
+def check_is_one_data_set(dataset: Any, argument: str) -> None:
+    """
+    Check that an argument is one data set with rows, and nothing that holds several or that would have to be loaded.
+
+    Args:
+        argument (`str`): how the user calls the data set, for the message.
+
+    Raises:
+        ValueError: it is a dictionary or list of data sets, columns, a path, a table of another library, a DataLoader or an
+            iterator; or it has no rows.
+    """
+    if dataset is None:
+        return
+    kind = type(dataset).__name__
+    if isinstance(dataset, Mapping):
+        keys = ", ".join(map(repr, list(dataset)[:5])) or "nothing"
+        if any(_is_data_set(value) for value in dataset.values()) or isinstance(
+            dataset, datasets.DatasetDict | datasets.IterableDatasetDict
+        ):
+            raise ValueError(
+                f"`{argument}` is a {kind}, a dictionary of splits ({keys}), and one data set is needed: take one of them, such as "
+                f"`{argument}[{next(iter(dataset), 'train')!r}]`, or put several together with `datasets.concatenate_datasets`."
+            )
+        raise ValueError(
+            f"`{argument}` is a {kind} with {keys}, and one data set of rows is needed: make one of columns with "
+            "`datasets.Dataset.from_dict`."
+        )
+    if isinstance(dataset, list | tuple) and any(_is_data_set(part) for part in dataset):
+        raise ValueError(
+            f"`{argument}` is a {kind} of {len(dataset)} data sets, and one data set is needed: put them together with "
+            "`datasets.concatenate_datasets`."
+        )
+    remedies = {
+        "str": "load what it names, with `datasets.load_dataset`",
+        "DataLoader": "pass its data set; the batches are made by the trainer",
+        "DataFrame": "make one with `datasets.Dataset.from_pandas`",
+        "Series": "make one with `datasets.Dataset.from_pandas`",
+        "Table": "make one with `datasets.Dataset(table)`",
+        "Tensor": "make one of named columns with `datasets.Dataset.from_dict`",
+        "ndarray": "make one of named columns with `datasets.Dataset.from_dict`",
+    }
+    if isinstance(dataset, os.PathLike):
+        kind = "str"
+    if isinstance(dataset, Iterator):  # which is empty after one pass
+        remedies[kind] = "make one with `datasets.IterableDataset.from_generator`, which can be read more than once"
+    if kind in remedies:
+        shown = f"{dataset!r}" if kind == "str" else f"a {kind}"
+        raise ValueError(f"`{argument}` is {shown}, and one data set of rows is needed: {remedies[kind]}.")
+    if hasattr(dataset, "__len__") and len(dataset) == 0:
+        raise ValueError(f"`{argument}` has no rows.")
+
+
+def _is_data_set(value: Any) -> bool:
+    return isinstance(value, datasets.Dataset | datasets.IterableDataset | torch.utils.data.Dataset)
+
+
+def eval_data_sets(eval_dataset: Any) -> dict[str, Any]:
+    """The data sets of the argument `eval_dataset`, one or a dictionary of several, each under the name for messages."""
+    if eval_dataset is None:
+        return {}
+    if isinstance(eval_dataset, Mapping):
+        return {f"eval_dataset[{name!r}]": dataset for name, dataset in eval_dataset.items()}
+    return {"eval_dataset": eval_dataset}
 
 
 def check_parallelism(args: TrainingArguments, trainer: str) -> None:
@@ -96,7 +182,7 @@ def check_has_labels(dataset: Any, argument: str, needs_column: bool = True) -> 
         needs_column (`bool`): `False` where a transform or collator may make labels of any column.
 
     Raises:
-        ValueError: there is none, or it holds text, or lists of different lengths.
+        ValueError: there is none, or it holds text, missing values or lists of different lengths; or there are two that differ.
     """
     names = getattr(dataset, "column_names", None)
     if needs_column and names is not None and not any(name in names for name in LABEL_COLUMNS):
@@ -111,17 +197,59 @@ def check_has_labels(dataset: Any, argument: str, needs_column: bool = True) -> 
             f"`{argument}` has no labels: its columns are {', '.join(map(repr, names))}, and none is called `label` or "
             f"`labels`. {remedy}, if that is where they are."
         )
-    values = label_values(dataset)
-    if values is not None and len(values) and isinstance(values[0], str):
+    if has_transform(dataset):  # what is stored is not what is trained on
+        return
+    check_one_label_column(dataset, argument)
+    column = label_column(dataset)
+    values = None if column is None else arrow_column(dataset, column)
+    if values is None:
+        return
+    missing = count_missing(values)
+    if missing:
         raise ValueError(
-            f"The labels of `{argument}` are text, such as {str(values[0])!r}. Make class ids of them: "
-            f"`dataset.class_encode_column({label_column(dataset)!r})`."
+            f"`{argument}` has {missing} of {len(values)} rows without a label (None or NaN in the column {column!r}). Drop them with "
+            "`dataset.filter`, or give them the class id -100 to have them ignored."
         )
-    if values is not None and values.dtype.kind == "O" and len(values) and np.ndim(values[0]):
+    first = values[0].as_py()
+    if isinstance(first, str):
         raise ValueError(
-            f"The labels of `{argument}` are lists of different lengths, such as {list(values[0])}. Turn each into a list of zeros and ones, one "
+            f"The labels of `{argument}` are text, such as {first!r}. Make class ids of them: "
+            f"`dataset.class_encode_column({column!r})`."
+        )
+    if isinstance(first, list) and len(set(pc.list_value_length(values).unique().to_pylist())) > 1:
+        raise ValueError(
+            f"The labels of `{argument}` are lists of different lengths, such as {first}. Turn each into a list of zeros and ones, one "
             "for each label."
         )
+
+
+def has_transform(dataset: Any) -> bool:
+    """Whether rows of a `datasets.Dataset` are made when they are read."""
+    return (getattr(dataset, "format", None) or {}).get("type") == "custom"
+
+
+def check_one_label_column(dataset: Any, argument: str) -> None:
+    """
+    Check that columns that may all be taken for the labels agree, as it depends on the collator which of them is.
+
+    Raises:
+        ValueError: two of them differ.
+    """
+    names = [name for name in LABEL_COLUMNS if name in (getattr(dataset, "column_names", None) or ())]
+    columns = {name: values for name in names if (values := arrow_column(dataset, name)) is not None}
+    kept, *others = columns or [None]
+    for other in others:
+        if not _same_values(columns[kept], columns[other]):
+            raise ValueError(
+                f"`{argument}` has the columns {kept!r} and {other!r}, and they differ: some collators take one and some the other for the "
+                f"labels. Drop the one that is not meant, such as `dataset.remove_columns({other!r})`."
+            )
+
+
+def _same_values(one: Any, other: Any) -> bool:
+    if one.type == other.type:
+        return one.equals(other)
+    return np.array_equal(one.to_numpy(), other.to_numpy())
 
 
 def check_label_lists(labels: Any, dataset: Any) -> None:
@@ -143,32 +271,168 @@ def check_label_lists(labels: Any, dataset: Any) -> None:
         )
 
 
-def check_labels(dataset: Any, argument: str, num_labels: int) -> None:
+def check_labels(dataset: Any, argument: str, num_labels: int, problem_type: str | None = None) -> None:
     """
     Check the label column of a `datasets.Dataset` against the outputs of its head; other data sets pass.
 
     Args:
         argument (`str`): how the user calls the data set, for the message.
         num_labels (`int`): outputs of the head.
+        problem_type (`str`, *optional*): as in the model's configuration.
 
     Raises:
-        ValueError: there is a class id outside `0 ... num_labels - 1` (other than -100).
+        ValueError: there is a class id outside `0 ... num_labels - 1` (other than -100), there are none but -100, real labels are infinite,
+            or one of several labels a row is not between 0 and 1.
     """
     values = label_values(dataset)
-    if values is None or values.ndim != 1 or values.dtype.kind not in "iu" or num_labels == 1:
+    if values is None or values.dtype.kind not in "iuf" or len(values) == 0:
         return
-    ids = np.unique(values[values != -100])
-    outside = ids[(ids < 0) | (ids >= num_labels)]
-    if len(outside):
-        remedy = (
-            "Load the model with the target's `num_labels`"
-            if argument == "train_dataset"
-            else "Set `num_source_labels` to the number of source classes"
-        )
+    if values.dtype.kind == "f":
+        infinite = int((~np.isfinite(values)).reshape(len(values), -1).any(-1).sum())
+        if infinite:
+            raise ValueError(
+                f"`{argument}` has {infinite} of {len(values)} rows with an infinite label. Drop or correct them."
+            )
+    if values.ndim == 2 and num_labels > 1 and problem_type != REGRESSION:
+        outside = int(((values < 0) | (values > 1)).any(-1).sum())
+        if outside:
+            raise ValueError(
+                f"`{argument}` has {outside} of {len(values)} rows with a label outside 0 ... 1 in their lists, such as "
+                f"{values[(values < 0) | (values > 1)][0]}. Several labels a row are zeros and ones; drop rows that are not labelled."
+            )
+    if values.dtype.kind == "f":
+        return
+    if values.ndim != 1 or num_labels == 1:
+        return
+    labelled = _labelled(values, argument)
+    is_outside = (labelled < 0) | (labelled >= num_labels)
+    if is_outside.any():
+        remedy = "Encode its labels as those of `train_dataset`"
+        if argument == "train_dataset":
+            remedy = "Load the model with the target's `num_labels`"
+        elif argument == "source_dataset":
+            remedy = "Set `num_source_labels` to the number of source classes"
         raise ValueError(
-            f"`{argument}` has label ids {outside[:5].tolist()} outside 0 ... {num_labels - 1}. {remedy}, drop unlabelled "
-            "rows (often -1), or set them to -100 to have them ignored."
+            f"`{argument}` has label ids {np.unique(labelled[is_outside])[:5].tolist()} outside 0 ... {num_labels - 1}, in "
+            f"{int(is_outside.sum())} of {len(values)} rows. {remedy}, drop unlabelled rows (often -1), or set them to -100 to have them "
+            "ignored."
         )
+
+
+def _labelled(values: np.ndarray, argument: str) -> np.ndarray:
+    labelled = values[values != -100]
+    if len(labelled) == 0:
+        raise ValueError(
+            f"`{argument}` has no row with a label: all {len(values)} are -100, which is ignored. Use rows that are labelled"
+            f"{', or leave it out' if argument != 'train_dataset' else ''}."
+        )
+    return labelled
+
+
+def check_kind_of_labels(labels: Any, argument: str, num_labels: int, problem_type: str | None = None) -> None:
+    """
+    Check that the labels of a batch, as the collator made them, are of the kind that the head is for.
+
+    Args:
+        labels (`torch.Tensor` of shape `(n,)`, `(n, 1)` or `(n, num_labels)`).
+        argument (`str`): how the user calls the data set, for the message.
+        num_labels (`int`): outputs of the head.
+        problem_type (`str`, *optional*): as in the model's configuration, which may be that of another task.
+
+    Raises:
+        ValueError: they are of another kind, or lists of another length; or the configuration names no kind.
+    """
+    takes = {
+        SINGLE_LABEL: ["class ids"],
+        MULTI_LABEL: [f"lists of {num_labels}"],
+        REGRESSION: [f"lists of {num_labels}"],
+    }
+    if num_labels == 1:
+        takes[MULTI_LABEL] = takes[REGRESSION] = ["real numbers", "class ids"]
+    if problem_type is not None and problem_type not in takes:
+        raise ValueError(
+            f"`model.config.problem_type={problem_type!r}` is none of {', '.join(takes)}. Set it to None to have it follow from the labels."
+        )
+    if problem_type is None:
+        wanted = takes[REGRESSION] if num_labels == 1 else [*takes[SINGLE_LABEL], *takes[MULTI_LABEL]]
+    else:
+        wanted = takes[problem_type]
+    found = kind_of_labels(torch.as_tensor(labels))
+    if found in wanted:
+        return
+    head = "The source head" if argument == "source_dataset" else "The model"
+    outputs = f"{head} has {num_labels} output{'s' if num_labels > 1 else ''}"
+    if problem_type is not None:
+        outputs += f" and `config.problem_type={problem_type!r}`"
+    remedies = []
+    if problem_type is not None:
+        remedies.append("set `model.config.problem_type` to None where it is that of an earlier task")
+    if found == "real numbers":
+        remedies.append("make integers of class ids (`dataset.cast_column('label', datasets.Value('int64'))`)")
+    remedies.append(
+        "set `num_source_labels` to what the labels need (1 for real numbers)"
+        if argument == "source_dataset"
+        else "load the model with the `num_labels` that they need (1 for real numbers)"
+    )
+    raise ValueError(
+        f"The labels of `{argument}` are {found}. {outputs}, which takes {' or '.join(wanted)}: {', or '.join(remedies)}."
+    )
+
+
+def check_class_names(dataset: Any, argument: str, train_dataset: Any) -> None:
+    """
+    Check that a class has the same number in a data set as in `train_dataset`, as far as both name their classes.
+
+    Args:
+        argument (`str`): how the user calls the data set, for the message.
+
+    Raises:
+        ValueError: the names are others, or in another order.
+    """
+    names, trained = class_names(dataset), class_names(train_dataset)
+    if names is None or trained is None or names == trained:
+        return
+    remedy = f"`dataset.cast_column({label_column(dataset)!r}, train_dataset.features[{label_column(train_dataset)!r}])` encodes them alike"
+    if set(names) != set(trained):
+        remedy = "Drop the rows of other classes, or give both the same `ClassLabel`"
+    raise ValueError(
+        f"The classes of `{argument}` are {_listed(names)}, and those of `train_dataset` are {_listed(trained)}: their numbers do not "
+        f"stand for the same. {remedy}."
+    )
+
+
+def check_names_of_outputs(train_dataset: Any, config: Any, num_labels: int) -> None:
+    """
+    Check that the model's outputs are those of the classes, where these have names.
+
+    Args:
+        config: the model's configuration.
+        num_labels (`int`): outputs of the model's last layer.
+
+    Raises:
+        ValueError: there are classes and one output; or the outputs have the same names in another order, so that the saved model would
+            answer with the wrong ones.
+    """
+    trained = class_names(train_dataset)
+    outputs = list((getattr(config, "id2label", None) or {}).values())
+    if trained is not None and len(trained) > 1 and num_labels == 1:
+        raise ValueError(
+            f"`train_dataset` has {len(trained)} classes, {_listed(trained)}, and the model has one output, which would be fit to their "
+            f"numbers. Load the model with `num_labels={len(trained)}`; to fit numbers, `dataset.cast_column({label_column(train_dataset)!r}, "
+            "datasets.Value('float32'))`."
+        )
+    if trained is None or len(outputs) != len(trained) or outputs == trained:
+        return
+    if sorted(map(str, outputs)) == sorted(trained):
+        raise ValueError(
+            f"The classes of `train_dataset` are {_listed(trained)}, and `model.config.id2label` has them in another order, "
+            f"{_listed(outputs)}. Set `model.config.id2label = dict(enumerate(names))` and `label2id` to those of the data, or cast the column."
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:10]))
+    return f"[{shown}, and {len(names) - 10} more]" if len(names) > 10 else f"[{shown}]"
 
 
 def check_target_classes(dataset: Any, num_labels: int) -> None:
@@ -186,6 +450,21 @@ def check_target_classes(dataset: Any, num_labels: int) -> None:
         raise ValueError(
             f"`train_dataset` has {len(ids)} class ({ids.tolist()}) in {len(values)} rows; a head needs at least two. "
             "A sorted data set must be shuffled before rows are selected from it."
+        )
+
+
+def check_steps(args: TrainingArguments) -> None:
+    """
+    Check that there are steps to train.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if args.max_steps == 0 or (args.max_steps < 0 and args.num_train_epochs <= 0):
+        given = "max_steps=0" if args.max_steps == 0 else f"num_train_epochs={args.num_train_epochs}"
+        raise ValueError(
+            f"`{given}` trains nothing. Set `max_steps` or `num_train_epochs` to more; for a head on the features as they are, use "
+            "LinearProbeTrainer."
         )
 
 
@@ -215,7 +494,13 @@ def check_target_batch(dataset: Any, num_labels: int, batch_size: int) -> None:
 
 
 def probe_batch(
-    dataset: Any, collate: Callable[[list], Any], given: Any, argument: str, collator_argument: str
+    dataset: Any,
+    collate: Callable[[list], Any],
+    given: Any,
+    argument: str,
+    collator_argument: str,
+    rows: int = 2,
+    needs_labels: bool = True,
 ) -> dict[str, Any]:
     """
     Collate the first rows of a map-style data set, as training will.
@@ -225,6 +510,8 @@ def probe_batch(
         collate (`Callable`): makes a batch of rows.
         given: the data set as the user passed it, for the message.
         argument, collator_argument (`str`): how the user calls both.
+        rows (`int`): how many.
+        needs_labels (`bool`): `False` for rows that are only evaluated.
 
     Returns:
         `dict[str, Any]`: the batch.
@@ -233,11 +520,11 @@ def probe_batch(
         ValueError: the rows cannot be collated, or the batch has no labels.
     """
     with isolated_rng("probe", argument):
-        rows = [dataset[index] for index in range(min(2, len(dataset)))]
-        names = getattr(given, "column_names", None) or (list(rows[0]) if isinstance(rows[0], Mapping) else None)
-        layout = f"columns {', '.join(names)}" if names else f"rows of type {type(rows[0]).__name__}"
+        first = [dataset[index] for index in range(min(rows, len(dataset)))]
+        names = getattr(given, "column_names", None) or (list(first[0]) if isinstance(first[0], Mapping) else None)
+        layout = f"columns {', '.join(names)}" if names else f"rows of type {type(first[0]).__name__}"
         try:
-            batch = collate(rows)
+            batch = collate(first)
         except Exception as error:
             raise ValueError(
                 f"The collator cannot make a batch of `{argument}` ({layout}): {error} Tokenize or preprocess it like "
@@ -248,11 +535,11 @@ def probe_batch(
             f"The collator made a {type(batch).__name__} of `{argument}` ({layout}); a mapping of the model's argument "
             f"names to tensors is needed. Pass such a collator as `{collator_argument}=`."
         )
-    if batch.get("labels") is None:
+    if needs_labels and batch.get("labels") is None:
         raise ValueError(
             f"`{argument}` has no labels: its {layout} were collated to {', '.join(batch)}. The batch needs `labels`."
         )
-    if len(batch) == 1:
+    if list(batch) == ["labels"]:
         raise ValueError(
             f"`{argument}` has no model inputs: of its {layout} only labels are left after collation, as the model's "
             f"forward takes none of the others. Tokenize or preprocess it like the other data set, or pass a collator of "
@@ -276,4 +563,53 @@ def count_source_labels(dataset: Any, given: int | None) -> int:
             f"Cannot tell how many labels `source_dataset` ({type(dataset).__name__}) has, as it has no column `label` that tells. Set "
             "`num_source_labels` in the training arguments (1 for regression), or name the column by `source_column_mapping`."
         )
+    values = label_values(dataset)
+    if inferred < 2 and values is not None and values.dtype.kind == "f" and (values == values.round()).all():
+        logger.warning(
+            f"The labels of `source_dataset` are whole numbers stored as real ones, such as {values.flat[0]}, and are taken for a regression. "
+            "Set `num_source_labels=1` if they are, or make class ids of them with `dataset.cast_column('label', datasets.Value('int64'))`."
+        )
+    if inferred < 2 and values is not None and values.dtype.kind != "f":
+        classes = np.unique(_labelled(values, "source_dataset")).tolist()
+        raise ValueError(
+            f"`source_dataset` has one class ({classes}) in {len(values)} rows, which has nothing to tell apart. Use a "
+            "source with more, or set `num_source_labels`."
+        )
     return inferred
+
+
+def check_one_row_batches(model: nn.Module, batch: Mapping[str, Any], argument: str, remedy: str) -> None:
+    """
+    Check that a model can train on a batch of a single row, which BatchNorm cannot where a row has one value a channel.
+
+    Args:
+        batch (`Mapping[str, Any]`): one row, collated, with labels.
+        argument, remedy (`str`): how the user calls its data set and what would do, for the message.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not layers:
+        return
+    modes = {module: module.training for module in model.modules()}
+    statistics = {layer: copy.deepcopy(dict(layer.named_buffers())) for layer in layers}
+    device = next(model.parameters()).device
+    inputs = {
+        name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in batch.items() if name != "labels"
+    }
+    try:
+        with torch.no_grad(), isolated_rng("one row", argument):
+            model.train()
+            model(**inputs)
+    except ValueError as error:
+        raise ValueError(
+            f"`{argument}` gives a batch of a single row, on which the BatchNorm layers of {type(model).__name__} cannot train ({error}). "
+            f"{remedy}"
+        ) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for layer, buffers in statistics.items():
+            for name, buffer in layer.named_buffers():
+                buffer.copy_(buffers[name])

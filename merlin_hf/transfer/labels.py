@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
@@ -63,6 +65,41 @@ def label_values(dataset: Any) -> Any | None:
     if column is None or not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
         return None
     return dataset.select_columns([column]).with_format("numpy")[:][column]
+
+
+def arrow_column(dataset: Any, column: str) -> pa.ChunkedArray | None:
+    """
+    A column of a `datasets.Dataset` as it is stored, whatever its format or transform; `None` for other data sets.
+
+    Reading it costs no Python object a row, and tells what is missing, which an array of NumPy cannot.
+    """
+    if column not in (getattr(dataset, "column_names", None) or ()):
+        return None
+    if not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
+        return None
+    return dataset.select_columns([column]).with_format("arrow")[:][column]
+
+
+def count_missing(values: pa.ChunkedArray) -> int:
+    """How many rows of a column have no value: None or NaN, or one of both in a list."""
+    if not hasattr(values.type, "value_type"):
+        return pc.sum(pc.is_null(values, nan_is_null=True)).as_py() or 0
+    rows = values.combine_chunks()
+    is_missing = pc.is_null(pc.list_flatten(rows), nan_is_null=True)
+    return rows.null_count + len(pc.unique(pc.filter(pc.list_parent_indices(rows), is_missing)))
+
+
+def class_names(dataset: Any) -> list[str] | None:
+    """The names of a data set's classes in the order of their ids; `None` where its label column has none."""
+    feature = (getattr(dataset, "features", None) or {}).get(label_column(dataset))
+    return list(feature.names) if getattr(feature, "names", None) else None
+
+
+def kind_of_labels(labels: Tensor) -> str:
+    """What the labels of a batch `(n,)`, `(n, 1)` or `(n, num_labels)` are, in words: for messages, and to compare."""
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        return f"lists of {labels.shape[1]}"
+    return "real numbers" if labels.is_floating_point() else "class ids"
 
 
 def infer_num_labels(dataset: Any) -> int | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
+from .batches import SOURCE_INPUTS, not_taken_error
 from .regularizer import Regularizer
 from .seeding import isolated_rng
 
@@ -377,6 +378,8 @@ class TransferModel(nn.Module):
             [`TransferOutput`] or the classifier's own output.
         """
         if source_inputs is None and target_inputs is None:
+            if SOURCE_INPUTS in inputs:
+                raise not_taken_error()  # a `compute_loss` passes all on, as for a plain model
             return self.model(*args, **inputs)
         if with_target_logits is None:
             with_target_logits = self.trains_target_head

@@ -25,6 +25,23 @@ def check_optimizer(optimizer: torch.optim.Optimizer, transfer_model: TransferMo
         )
 
 
+def check_trains_own(optimizer: Any, transfer_model: TransferModel) -> None:
+    """
+    Check that an optimizer, whoever made it, has what the method trains beside the classifier.
+
+    Raises:
+        ValueError: it lacks the source head or other parameters, as where `create_optimizer` was replaced.
+    """
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    own = {n: p for n, p in transfer_model.named_parameters() if p.requires_grad and not n.startswith("model.")}
+    missing = [name for name, parameter in own.items() if id(parameter) not in known]
+    if missing:
+        raise ValueError(
+            f"The optimizer lacks {', '.join(missing[:4])}, which would not be trained: `create_optimizer` has been replaced. Have it call "
+            "`super().create_optimizer(model)`, which adds the missing parameters to `self.optimizer`, or pass `optimizer_cls_and_kwargs`."
+        )
+
+
 def move_to_own_group(
     optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], learning_rate: float | None
 ) -> None:

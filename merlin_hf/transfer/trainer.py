@@ -10,22 +10,30 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.trainer_utils import has_length
 
 from ..hub.mixin import ModelCardMixin
 from ..training_args import TransferTrainingArguments, add_missing_options
 from ..utils.secret import keep_token_secret
 from .adapters import add_adapter, check_head_is_saved
-from .batches import SOURCE_INPUTS, Batches
+from .batches import SOURCE_INPUTS, Batches, BatchesAreTaken, no_batch_error, not_taken_error
 from .checkpoint import TransferCheckpointsMixin
 from .checks import (
+    check_class_names,
     check_has_labels,
+    check_is_one_data_set,
+    check_kind_of_labels,
     check_label_lists,
     check_labels,
+    check_names_of_outputs,
+    check_one_row_batches,
     check_parallelism,
     check_sharding,
     check_source_is_wanted,
+    check_steps,
     check_target_classes,
     count_source_labels,
+    eval_data_sets,
     probe_batch,
 )
 from .columns import rename_columns
@@ -34,7 +42,7 @@ from .labels import problem_type_of, split_labels, task_loss
 from .mean_loss import MeanLoss, MeanLossMixin
 from .metrics import MetricAverager
 from .model import TransferModel
-from .optimizer import OwnLearningRatesMixin
+from .optimizer import OwnLearningRatesMixin, check_trains_own
 from .regularizer import Regularizer
 from .seeding import isolated_rng
 from .source import SourceStream, is_iterable
@@ -90,6 +98,7 @@ class TransferTrainer(
     needs_source: ClassVar[bool] = False
     trains_without_source: ClassVar[bool] = False
     trains_target_head: ClassVar[bool] = True
+    takes_steps: ClassVar[bool] = True  # False for a method that is done before the first
     search_space: ClassVar[Mapping[str, tuple]] = {}
 
     def __init__(
@@ -102,6 +111,7 @@ class TransferTrainer(
         peft_config: "PeftConfig | None" = None,
         **kwargs,
     ):
+        check_is_one_data_set(source_dataset, "source_dataset")
         if source_column_mapping and source_dataset is not None:
             source_dataset = rename_columns(
                 source_dataset, source_column_mapping, "source_dataset", "source_column_mapping"
@@ -116,6 +126,9 @@ class TransferTrainer(
         self._source_batches: deque[Any] = deque()
         self._step_metrics = MetricAverager()
         self.micro_step = 0  # how many micro-batches of this update came before the one in hand
+        self._micro_batches = 0  # of this update
+        self._batches_taken = 0  # how often `take_batches` gave the batches of a step
+        self._checked: tuple = ()
         if self.is_active:
             args, kwargs = self._with_options(args, kwargs)
         self._given_args = args[1] if len(args) > 1 else kwargs.get("args")
@@ -128,9 +141,20 @@ class TransferTrainer(
         elif "model" in kwargs:
             kwargs["model"] = self._with_adapter(kwargs["model"])
         super().__init__(*args, **kwargs)
-        if self.is_active:
+        self._get_ready()
+
+    def _get_ready(self) -> None:
+        """Check the data sets that there are now: scripts set some of them on a trainer that exists."""
+        if not self.is_active:
+            return
+        if not any(isinstance(callback, BatchesAreTaken) for callback in self.callback_handler.callbacks):
+            add_missing_options(self.args, self.training_args_class)
             self.use_mean_loss()
+            self.callback_handler.callbacks.insert(0, BatchesAreTaken(self))
+        data = (self.source_dataset, self.train_dataset, self.eval_dataset)
+        if not self._checked or any(now is not before for now, before in zip(data, self._checked, strict=True)):
             self.check_data()
+            self._checked = data
 
     @property
     def is_active(self) -> bool:
@@ -194,6 +218,7 @@ class TransferTrainer(
         """
         if not isinstance(inputs, Mapping) or SOURCE_INPUTS not in inputs:
             return None
+        self._batches_taken += 1
         source_inputs = inputs.pop(SOURCE_INPUTS)
         source = (None, None) if source_inputs is None else split_labels(source_inputs)
         return Batches(*source, *split_labels(inputs))
@@ -217,27 +242,73 @@ class TransferTrainer(
         """Raise an error that says what to change where the data sets, the labels, the model and the options do not fit together."""
         check_parallelism(self.args, type(self).__name__)
         check_sharding(self.accelerator, type(self).__name__)
-        needs_column = self.args.remove_unused_columns
-        check_has_labels(self.source_dataset, "source_dataset", needs_column)
-        check_has_labels(self.train_dataset, "train_dataset", needs_column)
+        evaluated = eval_data_sets(self.eval_dataset)
+        known = {"source_dataset": self.source_dataset, "train_dataset": self.train_dataset, **evaluated}
+        for argument, dataset in known.items():
+            check_is_one_data_set(dataset, argument)
+            needs_column = self.args.remove_unused_columns and argument not in evaluated
+            check_has_labels(dataset, argument, needs_column)
         transfer_model = self.build_transfer_model()
         check_head_is_saved(transfer_model.model, transfer_model.head_name)
+        config = getattr(self.model, "config", None)
         if self.source_dataset is not None:
-            check_labels(self.source_dataset, "source_dataset", transfer_model.source_head.out_features)
-            if not is_iterable(self.source_dataset):
-                probe_batch(*self._source_with_collator(), self.source_dataset, "source_dataset", "source_collator")
+            self._check_task(self.source_dataset, "source_dataset", transfer_model.source_head.out_features)
+        for argument, dataset in known.items():
+            if argument != "source_dataset" and dataset is not None:
+                problem_type = getattr(config, "problem_type", None)
+                self._check_task(dataset, argument, transfer_model.num_labels, problem_type)
         if self.train_dataset is not None:
-            check_labels(self.train_dataset, "train_dataset", transfer_model.num_labels)
+            check_names_of_outputs(self.train_dataset, config, transfer_model.num_labels)
             check_target_classes(self.train_dataset, transfer_model.num_labels)
-            if not is_iterable(self.train_dataset):
-                prepared = self._with_collator(self.train_dataset, None, "training")
-                batch = probe_batch(*prepared, self.train_dataset, "train_dataset", "data_collator")
-                if self.target_compute_loss_func is None:
-                    check_label_lists(batch["labels"], self.train_dataset)
+            for argument, dataset in evaluated.items():
+                check_class_names(dataset, argument, self.train_dataset)
         self.check_settings()
+
+    def _check_task(self, dataset: Any, argument: str, num_labels: int, problem_type: str | None = None) -> None:
+        """Check the labels of a data set, and its first rows as the collator makes them."""
+        check_labels(dataset, argument, num_labels, problem_type)
+        is_source, is_evaluated = argument == "source_dataset", argument.startswith("eval_dataset")
+        if is_iterable(dataset) or (
+            is_evaluated and type(self).get_eval_dataloader is not Trainer.get_eval_dataloader
+        ):
+            return
+        collator = self.source_collator if is_source else None
+        prepared = self._with_collator(
+            dataset, collator, "source" if is_source else "evaluation" if is_evaluated else "training"
+        )
+        batch = probe_batch(
+            *prepared,
+            dataset,
+            argument,
+            "source_collator" if is_source else "data_collator",
+            needs_labels=not is_evaluated,
+        )
+        if batch.get("labels") is None:
+            return
+        if argument == "train_dataset" and self.target_compute_loss_func is None:
+            check_label_lists(batch["labels"], dataset)
+        check_kind_of_labels(batch["labels"], argument, num_labels, problem_type)
+        if not is_evaluated and self._has_one_row_batches(dataset, is_source):
+            one = probe_batch(*prepared, dataset, argument, "", rows=1)
+            name = "per_device_source_batch_size" if is_source else "per_device_train_batch_size"
+            remedy = f"Set another `{name}`" + (
+                "." if is_source else ", or `dataloader_drop_last=True` to leave a last batch out."
+            )
+            check_one_row_batches(self.model, one, argument, remedy)
+
+    def _has_one_row_batches(self, dataset: Any, is_source: bool) -> bool:
+        """Whether a step may see a single row; the last batches of several processes are filled up, and those of the source are full."""
+        if self.args.world_size > 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return False
+        if is_source:
+            return self.source_batch_size == 1
+        size = self._train_batch_size
+        return size == 1 or (len(dataset) % size == 1 and not self.args.dataloader_drop_last)
 
     def check_settings(self) -> None:
         """Raise an error where options do not go with the model or the data; also called for each trial of a search."""
+        if self.takes_steps:
+            check_steps(self.args)
 
     def check_batch_size(self) -> None:
         """Raise an error where target batches of `_train_batch_size` rows are too small for the method."""
@@ -258,18 +329,28 @@ class TransferTrainer(
 
     def get_train_dataloader(self):
         """The target's DataLoader, as in Trainer; the source starts anew beside it."""
-        self._source_stream = None
-        self._source_batches.clear()
         if self.is_active:
             self.check_batch_size()
-        return super().get_train_dataloader()
+        loader = super().get_train_dataloader()
+        if self.is_active and has_length(loader) and len(loader) == 0:
+            raise no_batch_error(self)
+        return loader
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The target's micro-batches of one update; as many source batches wait for `training_step`."""
-        batch_samples, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if not self.is_active or not batch_samples:
+        if not self.is_active:
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+        try:
+            batch_samples, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        except ValueError as error:  # of accelerate, where a stream that it hands out has no rows
+            if self.state.global_step or "does not contain any data" not in str(error):
+                raise
+            batch_samples, num_items_in_batch = [], None
+        if not batch_samples:
+            if not self.state.global_step:
+                raise no_batch_error(self)
             return batch_samples, num_items_in_batch
-        self.micro_step = 0
+        self.micro_step, self._micro_batches, self._batches_taken = 0, len(batch_samples), 0
         self._source_batches = deque(self._draw_source()[: len(batch_samples)] if self.draws_source else ())
         return batch_samples, None
 
@@ -300,7 +381,10 @@ class TransferTrainer(
             inputs = {**inputs, SOURCE_INPUTS: source_inputs}
         elif self.is_active and not self.draws_source:
             inputs = {**inputs, SOURCE_INPUTS: None}
+        taken = self._batches_taken
         loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.is_active and self._batches_taken == taken:
+            raise not_taken_error()
         if SOURCE_INPUTS in inputs:
             self.micro_step += 1
             self._head_is_stale = not self.trains_target_head
@@ -372,11 +456,15 @@ class TransferTrainer(
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         plain_model = self.model
         self._step_metrics.reset()
+        self._source_stream = None
+        self._source_batches.clear()
         self.model = self.model_wrapped = self.build_transfer_model()
         self.transfer_model.leaves_out_nothing = self.is_deepspeed_enabled
         self.transfer_model.attach()
         try:
             prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+            if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # which train copies
+                check_trains_own(self.optimizer, self.transfer_model)
             # A checkpoint brings a head of its own.
             self._head_is_stale |= not self.trains_target_head and resume_from_checkpoint is None
             return prepared
@@ -394,6 +482,7 @@ class TransferTrainer(
     def train(self, *args, **kwargs):
         """[`~transformers.Trainer.train`]; the model is left plain, whatever happens, and its head fit to it."""
         self.training_args_class.check_options(self.args)  # they may have been assigned to
+        self._get_ready()
         try:
             output = super().train(*args, **kwargs)
             self.settle_head()

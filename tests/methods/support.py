@@ -65,12 +65,12 @@ def build(method, output_dir, model=None, target=None, source=True, trainer_clas
     """
     The trainer of a method on tiny texts, or for a ResNet on digits; `source` may be a data set of one's own.
 
-    Options are those of the training arguments, `callbacks` and `peft_config` of the trainer, and `image_size`. MeRLin-FT has the paper's
+    Options are those of the training arguments, `callbacks`, `peft_config` and `eval_dataset` of the trainer, and `image_size`. MeRLin-FT has the paper's
     two phases unless told otherwise.
     """
     trainer_class = trainer_class or METHODS[method]
     image_size = options.pop("image_size", 16)
-    given = {name: options.pop(name) for name in ("callbacks", "peft_config") if name in options}
+    given = {name: options.pop(name) for name in ("callbacks", "peft_config", "eval_dataset") if name in options}
     defaults = {
         "per_device_train_batch_size": 8,
         "max_steps": 4,
@@ -99,9 +99,7 @@ def build(method, output_dir, model=None, target=None, source=True, trainer_clas
         model=model,
         args=trainer_class.training_args_class(str(output_dir), **{**defaults, **options}) if args is None else args,
         train_dataset=target,
-        eval_dataset=held_out,
-        **({"source_dataset": source} if source else {}),
-        **given,
+        **{"eval_dataset": held_out, **({"source_dataset": source} if source else {}), **given},
     )
 
 

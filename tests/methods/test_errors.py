@@ -81,7 +81,7 @@ def test_targets_without_one_class_a_row(tmp_path, method, labels, model, messag
     with pytest.raises(
         ValueError, match=f"{METHODS[method].__name__} needs a target with one class per row.*{message}"
     ):
-        build(method, tmp_path, model=tiny_bert(**model), target=relabelled(labels))
+        build(method, tmp_path, model=tiny_bert(**model), target=relabelled(labels), eval_dataset=None)
 
 
 @pytest.mark.parametrize("method", ["lwf", "co_tuning"])

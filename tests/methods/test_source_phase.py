@@ -254,15 +254,6 @@ def test_with_too_few_steps_the_first_phases_are_left_out(tmp_path):
     torch.testing.assert_close(heads[0], fitted.model.classifier.weight.detach())
 
 
-@pytest.mark.parametrize("method", ["sequential", *PHASES])
-def test_no_steps_at_all(method, tmp_path):
-    """As in Trainer, which then only wraps and unwraps the model."""
-    options = {"source_phase_fraction": 0.3} if method in PHASES else {}
-    trainer = build(method, tmp_path, max_steps=-1, num_train_epochs=0, **options)
-    trainer.train()
-    assert trainer.state.global_step == 0
-
-
 def test_rates_follow_the_phases_of_the_run_that_goes_on(tmp_path):
     """With more steps than the run that was saved had, the first phase is longer."""
     first = build("merlin", tmp_path, max_steps=8, source_phase_fraction=0.5, save_strategy="steps", save_steps=2)

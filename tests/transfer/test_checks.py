@@ -1,16 +1,23 @@
 """What is refused before training starts, beside what tests/test_trainer.py has."""
 
+import functools
+import types
+from functools import partial
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from accelerate.parallelism_config import ParallelismConfig
 from accelerate.utils import DistributedType
+from datasets import ClassLabel, DatasetDict, IterableDatasetDict
 
-from merlin_hf import MerlinTrainer
-from merlin_hf.transfer.checks import check_parallelism, check_sharding
-from tests.support import make_args
-from tests.tiny import tiny_bert, tiny_dataset
+from merlin_hf import JointTrainer, MerlinTrainer
+from merlin_hf.methods import L2SPTrainer, SequentialTrainer
+from merlin_hf.transfer.checks import check_is_one_data_set, check_parallelism, check_sharding
+from tests.methods.support import digits, tiny_resnet
+from tests.support import SOURCE_LABELS, make_args
+from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset
 
 
 def test_several_devices_in_one_process(tmp_path, monkeypatch):
@@ -81,3 +88,390 @@ def test_labels_may_be_made_by_a_transform(tmp_path, argument):
     trainer = MerlinTrainer(model=tiny_bert(), args=args, data_collator=collate, **data)
     trainer.train()
     assert trainer.state.global_step == 2
+
+
+# A step that goes by the method
+
+
+def usual_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    labels = inputs.pop("labels")
+    outputs = model(**inputs)
+    loss = torch.nn.functional.cross_entropy(outputs.logits, labels)
+    return (loss, outputs) if return_outputs else loss
+
+
+def loss_of_named_inputs(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"])
+    return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
+def usual_step(self, model, inputs, num_items_in_batch=None):
+    model.train()
+    inputs = self._prepare_inputs(inputs)
+    loss = self.compute_loss(model, inputs)
+    self.accelerator.backward(loss)
+    return loss.detach()
+
+
+def plain_batches(self, epoch_iterator, num_batches, device):
+    return [next(epoch_iterator) for _ in range(num_batches)], None
+
+
+REPLACED = {
+    "compute_loss": [usual_loss, loss_of_named_inputs],
+    "training_step": [usual_step],
+    "get_batch_samples": [plain_batches],
+}
+REPLACED = [(name, function) for name, functions in REPLACED.items() for function in functions]
+
+
+def build_for(trainer_class, output_dir, given=None, model=None, **options):
+    data = {
+        "train_dataset": tiny_dataset(),
+        "source_dataset": tiny_dataset(rows=40, num_labels=SOURCE_LABELS, seed=1),
+        "eval_dataset": tiny_dataset(rows=12, seed=2),
+        **(given or {}),
+    }
+    return trainer_class(model=model or tiny_bert(), args=make_args(output_dir, **options), **data)
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "on_instance"),
+    [
+        (MerlinTrainer, False),
+        (MerlinTrainer, True),
+        (JointTrainer, False),
+        (SequentialTrainer, True),
+        (L2SPTrainer, False),
+    ],
+)
+@pytest.mark.parametrize(("name", "function"), REPLACED, ids=lambda value: getattr(value, "__name__", None))
+def test_a_step_without_the_methods_batches_is_an_error(tmp_path, name, function, trainer_class, on_instance):
+    replaced = trainer_class if on_instance else type("Replaced", (trainer_class,), {name: function})
+    given = {"source_dataset": None} if trainer_class is L2SPTrainer else {}
+    trainer = build_for(replaced, tmp_path, given)
+    if on_instance:
+        setattr(trainer, name, types.MethodType(function, trainer))
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"did not take the batches.*`compute_loss_func=`.*self.take_batches\(inputs\)`"
+    ):
+        trainer.train()
+    assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
+
+
+def test_a_forward_of_the_users_takes_both_tasks(tmp_path):
+    calls = []
+    model = tiny_bert()
+    forward = model.forward
+
+    @functools.wraps(forward)  # whose signature says which columns the model takes
+    def counting(*args, **kwargs):
+        calls.append(len(kwargs["input_ids"]))
+        return forward(*args, **kwargs)
+
+    model.forward = counting
+    trainer = build_for(MerlinTrainer, tmp_path, model=model, max_steps=2, per_device_source_batch_size=5)
+    trainer.train()
+    assert calls[:4] == [5, 8, 5, 8] and "source_loss" in trainer.state.log_history[0]
+
+
+def test_an_optimizer_that_lacks_the_source_head_is_an_error(tmp_path):
+    class OfTheModel(MerlinTrainer):
+        def create_optimizer(self, model=None):
+            parameters = [p for name, p in self.model.named_parameters() if name.startswith("model.")]
+            self.optimizer = torch.optim.SGD(parameters, lr=0.1)
+            return self.optimizer
+
+    with pytest.raises(ValueError, match="The optimizer lacks source_head.weight.*`create_optimizer`"):
+        build_for(OfTheModel, tmp_path).train()
+
+
+@pytest.mark.parametrize("argument", ["train_dataset", "source_dataset", "eval_dataset"])
+def test_data_sets_that_are_set_later_are_checked_as_well(tmp_path, argument):
+    trainer = build_for(MerlinTrainer, tmp_path, {"source_dataset": None} if argument == "source_dataset" else {})
+    setattr(trainer, argument, tiny_dataset().remove_columns("label").add_column("label", [None, *[0, 1] * 11, 1]))
+    with pytest.raises(ValueError, match=f"`{argument}` has 1 of 24 rows without a label"):
+        trainer.train()
+    setattr(trainer, argument, tiny_dataset(rows=48))
+    trainer.train()
+    assert "source_loss" in trainer.state.log_history[0]
+
+
+# What is no single data set
+
+
+def rows_one_by_one():
+    yield from tiny_dataset()
+
+
+DATA = tiny_dataset()
+NOT_ONE = {
+    "dictionary of splits": (DatasetDict(train=DATA), r"DatasetDict, a dictionary of splits \('train'\).*\['train'\]"),
+    "dictionary of streams": (IterableDatasetDict(train=DATA.to_iterable_dataset()), "a dictionary of splits"),
+    "several by name": ({"one": DATA, "two": DATA}, r"splits \('one', 'two'\).*`datasets.concatenate_datasets`"),
+    "several in a list": ([DATA, DATA], "list of 2 data sets.*`datasets.concatenate_datasets`"),
+    "columns": ({"input_ids": [[1]], "label": [0]}, "`datasets.Dataset.from_dict`"),
+    "a path": ("train.csv", "is 'train.csv'.*`datasets.load_dataset`"),
+    "a table": (pd.DataFrame({"label": [0, 1]}), "a DataFrame.*`datasets.Dataset.from_pandas`"),
+    "an array": (torch.zeros(3, 4), "a Tensor"),
+    "a loader": (torch.utils.data.DataLoader(DATA), "a DataLoader"),
+    "a generator": (rows_one_by_one(), "`datasets.IterableDataset.from_generator`"),
+    "no rows": (DATA.select([]), "has no rows"),
+    "an empty list": ([], "has no rows"),
+    "an empty dictionary": ({}, "a dict"),
+}
+
+
+@pytest.mark.parametrize("argument", ["train_dataset", "source_dataset"])
+@pytest.mark.parametrize("kind", NOT_ONE)
+def test_what_is_not_one_data_set(tmp_path, kind, argument):
+    dataset, message = NOT_ONE[kind]
+    with pytest.raises(ValueError, match=f"`{argument}` .*{message}"):
+        build_for(MerlinTrainer, tmp_path, {argument: dataset})
+
+
+def test_a_mapping_of_columns_needs_one_data_set_too(tmp_path):
+    given = {"source_dataset": DatasetDict(train=DATA), "source_column_mapping": {"stars": "label"}}
+    with pytest.raises(ValueError, match="`source_dataset` is a DatasetDict"):
+        build_for(MerlinTrainer, tmp_path, given)
+
+
+@pytest.mark.parametrize(
+    "dataset", [DATA, DATA.to_iterable_dataset(), [dict(row) for row in DATA], torch.utils.data.Subset(DATA, [0])]
+)
+def test_what_is_one_data_set(dataset):
+    check_is_one_data_set(dataset, "train_dataset")
+
+
+def test_several_evaluation_data_sets_are_checked_by_name(tmp_path):
+    several = DatasetDict(one=DATA, two=DATA.select([]))
+    with pytest.raises(ValueError, match=r"`eval_dataset\['two'\]` has no rows"):
+        build_for(MerlinTrainer, tmp_path, {"eval_dataset": several})
+    del several["two"]
+    build_for(MerlinTrainer, tmp_path, {"eval_dataset": several})
+
+
+# Labels
+
+
+def labelled(values, feature=None, name="label", rows=None):
+    data = tiny_dataset(rows=rows or len(values)).remove_columns("label")
+    return data.add_column(name, values, feature=feature)
+
+
+NAN = float("nan")
+IDS = [i % NUM_LABELS for i in range(24)]
+REAL = [float(i % NUM_LABELS) + 0.5 for i in range(24)]
+ONE_HOT = [[float(i % NUM_LABELS == j) for j in range(NUM_LABELS)] for i in range(24)]
+ALL = ["train_dataset", "source_dataset", "eval_dataset"]
+BAD_LABELS = {
+    "None": (partial(labelled, [None, *IDS[1:]]), "has 1 of 24 rows without a label"),
+    "None among classes": (partial(labelled, [None, None, *IDS[2:]], ClassLabel(num_classes=3)), "has 2 of 24 rows without"),
+    "NaN": (partial(labelled, [NAN, None, *REAL[2:]]), "has 2 of 24 rows without a label"),
+    "all None": (partial(labelled, [None] * 24), "has 24 of 24 rows without a label"),
+    "None in lists": (partial(labelled, [[1.0, None, 0.0], None, *ONE_HOT[2:]]), "has 2 of 24 rows without a label"),
+    "all -100": (partial(labelled, [-100] * 24), "has no row with a label: all 24 are -100"),
+    "infinite": (partial(labelled, [float("inf"), *REAL[1:]]), "has 1 of 24 rows with an infinite label"),
+    "-1 in lists": (partial(labelled, [[-1.0, -1.0, -1.0], *ONE_HOT[1:]]), "has 1 of 24 rows with a label outside 0 ... 1.*-1.0"),
+    "text": (partial(labelled, ["None", *"abc" * 7, "a", "b"]), "are text, such as 'None'"),
+    "two columns": (lambda: labelled(IDS).add_column("labels", IDS[1:] + [0]), "'labels' and 'label', and they differ"),
+    "label_ids": (lambda: labelled(IDS, name="label_ids").add_column("label", IDS[1:] + [0]), "'label' and 'label_ids', and they"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("argument", ALL)
+@pytest.mark.parametrize("kind", BAD_LABELS)
+def test_bad_labels_are_named_and_counted_in_every_data_set(tmp_path, kind, argument):
+    make, message = BAD_LABELS[kind]
+    with pytest.raises(ValueError, match=f"`{argument}`.* {message}"):
+        build_for(MerlinTrainer, tmp_path, {argument: make()})
+
+
+@pytest.mark.parametrize(
+    ("argument", "remedy"),
+    [
+        ("train_dataset", "Load the model with"),
+        ("source_dataset", "Set `num_source_labels`"),
+        ("eval_dataset", "Encode its labels as those of"),
+    ],
+)
+@pytest.mark.parametrize("bad", [-1, 7])
+def test_ids_outside_are_counted(tmp_path, bad, argument, remedy):
+    data = labelled([bad, bad, *IDS[2:]])
+    with pytest.raises(
+        ValueError, match=rf"`{argument}` has label ids \[{bad}\] outside 0 ... 2, in 2 of 24 rows. {remedy}"
+    ):
+        build_for(
+            MerlinTrainer, tmp_path, {argument: data}, num_source_labels=3 if argument == "source_dataset" else None
+        )
+
+
+def test_a_column_that_is_there_twice_is_trained_on(tmp_path):
+    twice = labelled(IDS).add_column("labels", IDS)
+    trainer = build_for(MerlinTrainer, tmp_path, {"train_dataset": twice, "source_dataset": twice}, max_steps=1)
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
+def test_what_a_transform_makes_is_not_judged_by_what_is_stored(tmp_path):
+    def encode(rows):
+        columns = {name: torch.tensor(rows[name]) for name in ("input_ids", "attention_mask")}
+        return {**columns, "labels": torch.tensor(["abc".index(label or "c") for label in rows["label"]])}
+
+    stored = labelled([*"abcabc", *[None] * 6]).with_transform(encode)
+    args = {"remove_unused_columns": False, "num_source_labels": 3, "max_steps": 1}
+    trainer = build_for(MerlinTrainer, tmp_path, {"train_dataset": stored, "source_dataset": stored}, **args)
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
+def test_a_source_of_one_class_has_nothing_to_tell_apart(tmp_path):
+    with pytest.raises(ValueError, match=r"`source_dataset` has one class \(\[0\]\) in 24 rows"):
+        build_for(MerlinTrainer, tmp_path, {"source_dataset": labelled([0] * 24)})
+
+
+@pytest.mark.parametrize("given", [None, 1])
+def test_whole_numbers_stored_as_real_ones_are_a_guess_that_is_said(tmp_path, monkeypatch, given):
+    warnings = []
+    monkeypatch.setattr("merlin_hf.transfer.checks.logger.warning", warnings.append)
+    floats = labelled([float(i) for i in IDS])
+    build_for(MerlinTrainer, tmp_path, {"source_dataset": floats}, num_source_labels=given)
+    assert ["`num_source_labels=1`" in warning for warning in warnings] == ([True] if given is None else [])
+
+
+@pytest.mark.parametrize(
+    ("labels", "model", "message"),
+    [
+        ([float(i) for i in IDS], {}, r"are real numbers. The model has 3 outputs.*cast_column\('label', datasets.Value\('int64'\)\)"),
+        (REAL, {}, "are real numbers. The model has 3 outputs.*`num_labels`"),
+        (IDS, {"problem_type": "regression"}, "are class ids.*`config.problem_type='regression'`.*to None"),
+        (IDS, {"problem_type": "multi_label_classification"}, "are class ids.*'multi_label_classification'"),
+        (ONE_HOT, {"problem_type": "single_label_classification"}, "are lists of 3.*'single_label_classification'"),
+        (REAL, {"problem_type": "single_label_classification"}, "are real numbers.*'single_label_classification'"),
+        ([row[:2] for row in ONE_HOT], {}, "are lists of 2. The model has 3 outputs"),
+        (ONE_HOT, {"num_labels": 1}, "are lists of 3. The model has 1 output"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("argument", ["train_dataset", "eval_dataset"])
+def test_labels_of_another_kind_than_the_models(tmp_path, labels, model, message, argument):
+    fitting = REAL if model.get("num_labels") == 1 else IDS
+    if model.get("problem_type") in ("regression", "multi_label_classification"):
+        fitting = ONE_HOT
+    given = {"train_dataset": labelled(fitting), argument: labelled(labels)}
+    with pytest.raises(ValueError, match=f"`{argument}` {message}"):
+        build_for(JointTrainer, tmp_path, given, model=tiny_bert(**model))
+
+
+def test_a_problem_type_that_is_none(tmp_path):
+    model = tiny_bert()
+    model.config.problem_type = "classification"
+    with pytest.raises(ValueError, match="`model.config.problem_type='classification'` is none of single_label"):
+        build_for(MerlinTrainer, tmp_path, model=model)
+
+
+def test_classes_and_a_single_output(tmp_path):
+    with pytest.raises(ValueError, match=r"3 classes, \['class0', 'class1', 'class2'\].*`num_labels=3`"):
+        build_for(MerlinTrainer, tmp_path, model=tiny_bert(num_labels=1))
+
+
+@pytest.mark.parametrize("labels", [REAL, IDS], ids=["real", "integers"])
+def test_numbers_and_a_single_output(tmp_path, labels):
+    data = labelled(labels)
+    trainer = build_for(JointTrainer, tmp_path, {"train_dataset": data, "eval_dataset": data}, tiny_bert(num_labels=1))
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] > 0
+
+
+# Names of classes
+
+
+def named(names, values=IDS):
+    return labelled(values).cast_column("label", ClassLabel(names=names))
+
+
+@pytest.mark.parametrize(
+    "names", [["b", "a", "c"], ["a", "b", "d"], ["a", "b", "c", "d"], ["A", "b", "c"], ["x", "y", "z"]], ids=str
+)
+@pytest.mark.parametrize("several", [False, True])
+def test_classes_of_the_evaluation_are_those_of_the_target(tmp_path, names, several):
+    evaluation, argument = named(names), "eval_dataset"
+    if several:
+        evaluation, argument = {"good": named(["a", "b", "c"]), "bad": evaluation}, r"eval_dataset\['bad'\]"
+    listed = [r"\[" + ", ".join(map(repr, some)) + r"\]" for some in (names, ["a", "b", "c"])]
+    with pytest.raises(
+        ValueError, match=f"`{argument}` are {listed[0]}, and those of `train_dataset` are {listed[1]}"
+    ):
+        build_for(MerlinTrainer, tmp_path, {"train_dataset": named(["a", "b", "c"]), "eval_dataset": evaluation})
+
+
+@pytest.mark.parametrize("evaluation", [named(["a", "b", "c"]), labelled(IDS), tiny_dataset().remove_columns("label")])
+def test_the_same_names_or_none(tmp_path, evaluation):
+    build_for(MerlinTrainer, tmp_path, {"train_dataset": named(["a", "b", "c"]), "eval_dataset": evaluation})
+
+
+def test_names_of_outputs_in_another_order(tmp_path):
+    model = tiny_bert(id2label=dict(enumerate("bac")))
+    with pytest.raises(
+        ValueError, match=r"`train_dataset` are \['a', 'b', 'c'\].*\['b', 'a', 'c'\].*`model.config.id2label ="
+    ):
+        build_for(MerlinTrainer, tmp_path, {"train_dataset": named(["a", "b", "c"]), "eval_dataset": None}, model)
+
+
+# Steps
+
+
+@pytest.mark.parametrize("options", [{"max_steps": 0}, {"max_steps": -1, "num_train_epochs": 0}], ids=str)
+@pytest.mark.parametrize("trainer_class", [MerlinTrainer, JointTrainer])
+def test_no_steps(tmp_path, trainer_class, options):
+    with pytest.raises(ValueError, match=f"`{list(options)[-1]}=0` trains nothing"):
+        build_for(trainer_class, tmp_path, **options)
+
+
+class NoRows(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(())
+
+
+class NoSampler(MerlinTrainer):
+    def _get_train_sampler(self, *args):
+        return torch.utils.data.SubsetRandomSampler([])
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "dataset", "options", "message"),
+    [
+        (MerlinTrainer, tiny_dataset(rows=7), {"dataloader_drop_last": True}, "7 rows, batches of 8.*`dataloader_drop_last`"),
+        (JointTrainer, NoRows(), {}, "`train_dataset` gives no batch"),
+        (NoSampler, tiny_dataset(), {}, "`train_dataset` gives no batch"),
+    ],
+    ids=["a batch that is dropped", "a stream without rows", "a sampler without rows"],
+)  # fmt: skip
+def test_no_batches(tmp_path, trainer_class, dataset, options, message):
+    with pytest.raises(ValueError, match=message):
+        build_for(trainer_class, tmp_path, {"train_dataset": dataset}, **options).train()
+
+
+@pytest.mark.parametrize(
+    ("target", "source", "options", "argument"),
+    [
+        (9, 12, {}, "train_dataset"),
+        (9, 12, {"dataloader_drop_last": True}, None),
+        (8, 12, {}, None),
+        (8, 12, {"per_device_source_batch_size": 1}, "source_dataset"),
+        (8, 13, {}, None),
+        (8, 12, {"per_device_train_batch_size": 1, "per_device_source_batch_size": 2}, "train_dataset"),
+    ],
+)
+def test_batch_norm_and_a_batch_of_a_single_row(tmp_path, target, source, options, argument):
+    model = tiny_resnet()
+    rows = {"train_dataset": digits([0, 1, 2], target), "source_dataset": digits([3, 4, 5, 6], source)}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    build = partial(build_for, JointTrainer, tmp_path, {**rows, "eval_dataset": None}, model)
+    options = {"num_source_labels": SOURCE_LABELS, "max_steps": 3, **options}
+    if argument is None:
+        build(**options).train()
+    else:
+        with pytest.raises(ValueError, match=f"`{argument}` gives a batch of a single row.*BatchNorm"):
+            build(**options)
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
