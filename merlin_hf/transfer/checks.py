@@ -23,6 +23,7 @@ from .labels import (
     SINGLE_LABEL,
     arrow_column,
     class_names,
+    column_names,
     count_missing,
     infer_num_labels,
     kind_of_labels,
@@ -225,7 +226,9 @@ def check_has_labels(dataset: Any, argument: str, needs_column: bool = True) -> 
 
 def has_transform(dataset: Any) -> bool:
     """Whether rows of a `datasets.Dataset` are made when they are read."""
-    return (getattr(dataset, "format", None) or {}).get("type") == "custom"
+    if isinstance(dataset, torch.utils.data.Subset):
+        return has_transform(dataset.dataset)
+    return isinstance(dataset, datasets.Dataset) and dataset.format["type"] == "custom"
 
 
 def check_one_label_column(dataset: Any, argument: str) -> None:
@@ -235,7 +238,7 @@ def check_one_label_column(dataset: Any, argument: str) -> None:
     Raises:
         ValueError: two of them differ.
     """
-    names = [name for name in LABEL_COLUMNS if name in (getattr(dataset, "column_names", None) or ())]
+    names = [name for name in LABEL_COLUMNS if name in column_names(dataset)]
     columns = {name: values for name in names if (values := arrow_column(dataset, name)) is not None}
     kept, *others = columns or [None]
     for other in others:
@@ -327,6 +330,31 @@ def _labelled(values: np.ndarray, argument: str) -> np.ndarray:
             f"{', or leave it out' if argument != 'train_dataset' else ''}."
         )
     return labelled
+
+
+def check_batch_labels(labels: torch.Tensor, argument: str, num_labels: int) -> None:
+    """
+    Check the labels of a batch of a stream, which cannot be checked before.
+
+    Args:
+        labels (`torch.Tensor` of shape `(n,)` or `(n, num_labels)`).
+        argument (`str`): how the user calls the stream, for the message.
+        num_labels (`int`): outputs of the head.
+
+    Raises:
+        ValueError: there is a class id outside `0 ... num_labels - 1` (other than -100), or NaN or infinity.
+    """
+    if labels.is_floating_point():
+        is_bad = ~labels.isfinite()
+    elif labels.ndim == 1 and num_labels > 1:
+        is_bad = ((labels < 0) & (labels != -100)) | (labels >= num_labels)
+    else:
+        return
+    if is_bad.any():
+        raise ValueError(
+            f"A batch of `{argument}` has labels such as {labels[is_bad][0].item()}, and its head is for finite numbers and class ids in "
+            f"0 ... {num_labels - 1}. Drop unlabelled rows, or set them to -100 to have them ignored."
+        )
 
 
 def check_kind_of_labels(labels: Any, argument: str, num_labels: int, problem_type: str | None = None) -> None:

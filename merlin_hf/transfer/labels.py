@@ -1,11 +1,14 @@
 """What kind of labels a task has, and the loss that goes with them."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 
 SINGLE_LABEL = "single_label_classification"
@@ -51,30 +54,52 @@ def task_loss(logits: Tensor, labels: Tensor, problem_type: str, label_smoothing
     return nn.functional.mse_loss(logits, labels)
 
 
+def column_names(dataset: Any) -> list[str]:
+    """The names of the columns of a `datasets.Dataset`, of a list of rows, or of what a `torch.utils.data.Subset` is of; else none."""
+    if isinstance(dataset, Subset):
+        return column_names(dataset.dataset)
+    if isinstance(dataset, list | tuple):
+        return list(dataset[0]) if dataset and isinstance(dataset[0], Mapping) else []
+    return list(getattr(dataset, "column_names", None) or ())
+
+
 def label_column(dataset: Any) -> str | None:
-    """The name of the column of a `datasets.Dataset` that holds its labels, if it has one."""
-    names = getattr(dataset, "column_names", None) or ()
+    """The name of the column that holds the labels of a data set, if it has one."""
+    names = column_names(dataset)
     return next((name for name in LABEL_COLUMNS if name in names), None)
 
 
-def label_values(dataset: Any) -> Any | None:
+def label_values(dataset: Any) -> np.ndarray | None:
     """
-    All labels of a `datasets.Dataset` as a NumPy array, whatever its format or transform; `None` for other data sets.
+    All labels of a data set in memory as a NumPy array, whatever its format or transform; `None` for data sets that cannot tell.
     """
     column = label_column(dataset)
-    if column is None or not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
+    if column is None:
         return None
-    return dataset.select_columns([column]).with_format("numpy")[:][column]
+    if hasattr(dataset, "select_columns") and hasattr(dataset, "__len__"):
+        return dataset.select_columns([column]).with_format("numpy")[:][column]
+    values = arrow_column(dataset, column)
+    if values is None:
+        return None
+    return np.array(values.to_pylist()) if hasattr(values.type, "value_type") else values.to_numpy()
 
 
 def arrow_column(dataset: Any, column: str) -> pa.ChunkedArray | None:
     """
-    A column of a `datasets.Dataset` as it is stored, whatever its format or transform; `None` for other data sets.
+    A column of a data set in memory as it is stored, whatever its format or transform; `None` for data sets that cannot tell.
 
-    Reading it costs no Python object a row, and tells what is missing, which an array of NumPy cannot.
+    Of a `datasets.Dataset` it costs no Python object a row. It tells what is missing, which an array of NumPy cannot.
     """
-    if column not in (getattr(dataset, "column_names", None) or ()):
+    if isinstance(dataset, Subset):
+        values = arrow_column(dataset.dataset, column)
+        return None if values is None else values.take(pa.array(list(dataset.indices), pa.int64()))
+    if column not in column_names(dataset):
         return None
+    if isinstance(dataset, list | tuple):
+        try:
+            return pa.chunked_array([pa.array([row.get(column) for row in dataset])])
+        except (pa.ArrowException, AttributeError):  # of tensors, or rows of several kinds
+            return None
     if not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
         return None
     return dataset.select_columns([column]).with_format("arrow")[:][column]
@@ -91,6 +116,8 @@ def count_missing(values: pa.ChunkedArray) -> int:
 
 def class_names(dataset: Any) -> list[str] | None:
     """The names of a data set's classes in the order of their ids; `None` where its label column has none."""
+    if isinstance(dataset, Subset):
+        return class_names(dataset.dataset)
     feature = (getattr(dataset, "features", None) or {}).get(label_column(dataset))
     return list(feature.names) if getattr(feature, "names", None) else None
 
@@ -111,7 +138,7 @@ def infer_num_labels(dataset: Any) -> int | None:
         `None` where the data set does not tell.
     """
     column = label_column(dataset)
-    if column is None:
+    if column is None or not hasattr(dataset, "column_names"):
         return None
     feature = (getattr(dataset, "features", None) or {}).get(column)
     num_classes = getattr(feature, "num_classes", None)

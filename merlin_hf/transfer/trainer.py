@@ -19,6 +19,7 @@ from .adapters import add_adapter, check_head_is_saved
 from .batches import SOURCE_INPUTS, Batches, BatchesAreTaken, no_batch_error, not_taken_error
 from .checkpoint import TransferCheckpointsMixin
 from .checks import (
+    check_batch_labels,
     check_class_names,
     check_has_labels,
     check_is_one_data_set,
@@ -242,6 +243,12 @@ class TransferTrainer(
         """Raise an error that says what to change where the data sets, the labels, the model and the options do not fit together."""
         check_parallelism(self.args, type(self).__name__)
         check_sharding(self.accelerator, type(self).__name__)
+        names = self.args.label_names
+        if names is not None and "labels" not in names:
+            raise ValueError(
+                f"`label_names={names!r}` lacks 'labels', under which the collator hands on the labels: evaluation would have no loss. Leave "
+                "it out, and name the column `label` or `labels`."
+            )
         evaluated = eval_data_sets(self.eval_dataset)
         known = {"source_dataset": self.source_dataset, "train_dataset": self.train_dataset, **evaluated}
         for argument, dataset in known.items():
@@ -352,7 +359,16 @@ class TransferTrainer(
             return batch_samples, num_items_in_batch
         self.micro_step, self._micro_batches, self._batches_taken = 0, len(batch_samples), 0
         self._source_batches = deque(self._draw_source()[: len(batch_samples)] if self.draws_source else ())
+        if is_iterable(self.train_dataset):
+            self._check_stream(batch_samples, "train_dataset", self.transfer_model.num_labels)
         return batch_samples, None
+
+    def _check_stream(self, batches: list[Any], argument: str, num_labels: int) -> None:
+        """Check the labels of a stream's batches; on an accelerator those of the first update alone, as it would be waited for."""
+        for batch in batches:
+            labels = batch.get("labels") if isinstance(batch, Mapping) else None
+            if isinstance(labels, Tensor) and (labels.device.type == "cpu" or self.state.global_step == 0):
+                check_batch_labels(labels, argument, num_labels)
 
     def _draw_source(self) -> list[Any]:
         # All of an update's batches are drawn, also where the target's epoch ends early: the position of the source is
@@ -365,7 +381,10 @@ class TransferTrainer(
                 batch_size=self.source_batch_size,
                 start=self.source_updates_before * steps,
             )
-        return self._source_stream.take(steps)
+        batches = self._source_stream.take(steps)
+        if is_iterable(self.source_dataset):
+            self._check_stream(batches, "source_dataset", self.transfer_model.source_head.out_features)
+        return batches
 
     @property
     def source_batch_size(self) -> int:

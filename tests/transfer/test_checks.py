@@ -11,6 +11,7 @@ import torch
 from accelerate.parallelism_config import ParallelismConfig
 from accelerate.utils import DistributedType
 from datasets import ClassLabel, DatasetDict, IterableDatasetDict
+from transformers import TrainerCallback
 
 from merlin_hf import JointTrainer, MerlinTrainer
 from merlin_hf.methods import L2SPTrainer, SequentialTrainer
@@ -187,6 +188,31 @@ def test_an_optimizer_that_lacks_the_source_head_is_an_error(tmp_path):
         build_for(OfTheModel, tmp_path).train()
 
 
+class Replacing(TrainerCallback):
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.model = tiny_bert(seed=1)
+
+
+def test_a_model_that_is_replaced_in_training_is_an_error(tmp_path):
+    callback = Replacing()
+    callback.trainer = build_for(MerlinTrainer, tmp_path, {"callbacks": [callback]})
+    with pytest.raises(ValueError, match="`trainer.model` has been replaced.*`model_init=`"):
+        callback.trainer.train()
+
+
+def test_a_model_that_is_replaced_before_training_is_trained(tmp_path):
+    trainer = build_for(MerlinTrainer, tmp_path)
+    trainer.model = other = tiny_bert(seed=1)
+    trainer.train()
+    assert trainer.transfer_model.model is other
+    assert not torch.equal(other.bert.pooler.dense.weight, tiny_bert(seed=1).bert.pooler.dense.weight)
+
+
+def test_label_names_without_labels(tmp_path):
+    with pytest.raises(ValueError, match=r"`label_names=\['label'\]` lacks 'labels'"):
+        build_for(MerlinTrainer, tmp_path, label_names=["label"])
+
+
 @pytest.mark.parametrize("argument", ["train_dataset", "source_dataset", "eval_dataset"])
 def test_data_sets_that_are_set_later_are_checked_as_well(tmp_path, argument):
     trainer = build_for(MerlinTrainer, tmp_path, {"source_dataset": None} if argument == "source_dataset" else {})
@@ -278,6 +304,29 @@ BAD_LABELS = {
     "two columns": (lambda: labelled(IDS).add_column("labels", IDS[1:] + [0]), "'labels' and 'label', and they differ"),
     "label_ids": (lambda: labelled(IDS, name="label_ids").add_column("label", IDS[1:] + [0]), "'label' and 'label_ids', and they"),
 }  # fmt: skip
+
+
+KEPT_IN = {
+    "list": lambda data: [dict(row) for row in data],
+    "subset": lambda data: torch.utils.data.Subset(data, range(len(data))),
+}
+
+
+@pytest.mark.parametrize("kept_in", KEPT_IN)
+@pytest.mark.parametrize("kind", ["None", "NaN", "all -100", "None in lists", "two columns"])
+def test_bad_labels_in_lists_and_subsets(tmp_path, kind, kept_in):
+    make, message = BAD_LABELS[kind]
+    with pytest.raises(ValueError, match=f"`train_dataset`.* {message}"):
+        build_for(MerlinTrainer, tmp_path, {"train_dataset": KEPT_IN[kept_in](make())})
+
+
+@pytest.mark.parametrize("bad", [7, -1])
+@pytest.mark.parametrize("argument", ["train_dataset", "source_dataset"])
+def test_bad_labels_in_a_stream(tmp_path, argument, bad):
+    stream = labelled([*IDS[:-1], bad]).to_iterable_dataset()
+    trainer = build_for(JointTrainer, tmp_path, {argument: stream}, num_source_labels=4)
+    with pytest.raises(ValueError, match=f"A batch of `{argument}` has labels such as {bad}"):
+        trainer.train()
 
 
 @pytest.mark.parametrize("argument", ALL)
