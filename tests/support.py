@@ -25,14 +25,21 @@ def make_args(output_dir, **kwargs):
 
 
 def make_trainer(
-    output_dir, model=None, trainer_class=MerlinTrainer, target=None, source=None, without_source=False, **kwargs
+    output_dir,
+    model=None,
+    trainer_class=MerlinTrainer,
+    target=None,
+    source=None,
+    evaluation=None,
+    without_source=False,
+    **kwargs,
 ):
     source = source or tiny_dataset(rows=40, num_labels=SOURCE_LABELS, seed=1)
     return trainer_class(
         model=model or tiny_bert(),
         args=make_args(output_dir, **kwargs),
         train_dataset=target or tiny_dataset(),
-        eval_dataset=tiny_dataset(rows=12, seed=2),
+        eval_dataset=evaluation or tiny_dataset(rows=12, seed=2),
         **({} if without_source else {"source_dataset": source}),
     )
 

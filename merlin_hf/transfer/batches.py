@@ -61,7 +61,9 @@ class BatchesAreTaken(TrainerCallback):
         if not 0 < self.trainer._micro_batches <= self.trainer._batches_taken:
             raise not_taken_error()
         self.trainer._batches_taken = self.trainer._micro_batches = 0
-        is_sharded = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled  # which have models of their own
+        is_sharded = (
+            self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
+        )  # which have models of their own
         if self.trainer.model is not self.trainer.transfer_model.model and not is_sharded:
             raise ValueError(
                 "`trainer.model` has been replaced during training, by a callback perhaps: what is trained would not be what is evaluated and "

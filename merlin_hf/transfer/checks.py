@@ -443,7 +443,8 @@ def check_names_of_outputs(train_dataset: Any, config: Any, num_labels: int) -> 
     """
     trained = class_names(train_dataset)
     outputs = list((getattr(config, "id2label", None) or {}).values())
-    if trained is not None and len(trained) > 1 and num_labels == 1:
+    is_one_of_several = getattr(config, "problem_type", None) == MULTI_LABEL  # a label that may be there or not
+    if trained is not None and len(trained) > 1 and num_labels == 1 and not is_one_of_several:
         raise ValueError(
             f"`train_dataset` has {len(trained)} classes, {_listed(trained)}, and the model has one output, which would be fit to their "
             f"numbers. Load the model with `num_labels={len(trained)}`; to fit numbers, `dataset.cast_column({label_column(train_dataset)!r}, "

@@ -183,7 +183,12 @@ def test_without_classes_there_are_no_frequencies(kind, tmp_path):
     weights = []
     for known in (False, True):
         trainer = make_trainer(
-            tmp_path, model=copy.deepcopy(model), target=target, max_steps=1, class_frequencies=known
+            tmp_path,
+            model=copy.deepcopy(model),
+            target=target,
+            evaluation=target,
+            max_steps=1,
+            class_frequencies=known,
         )
         trainer.train()
         weights.append(trainer.model.classifier.bias)

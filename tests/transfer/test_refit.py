@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from datasets import Value
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from merlin_hf import MerlinTrainer
@@ -185,8 +186,6 @@ def test_one_label_that_may_be_there_or_not_is_no_real_number(tmp_path):
     solver = get_head("centroid")
     assert not trainer.is_regression and "log_logit_scale" in trainer.learned_scalars()
     assert trainer.head_l2(None) == solver.default_l2 and trainer.logit_scale(None) == solver.default_logit_scale
-    model = tiny_bert(num_labels=1)
-    trainer = MerlinTrainer(
-        model=model, args=make_args(tmp_path), train_dataset=tiny_dataset(), source_dataset=tiny_dataset()
-    )
+    model, real = tiny_bert(num_labels=1), tiny_dataset().cast_column("label", Value("float32"))
+    trainer = MerlinTrainer(model=model, args=make_args(tmp_path), train_dataset=real, source_dataset=tiny_dataset())
     assert trainer.is_regression and trainer.head_l2(None) == get_head("ridge").default_l2
