@@ -49,6 +49,8 @@ setup(
         "psutil",
         "pyyaml>=6",
         "safetensors>=0.4.5",
+        "scikit-learn>=1.5",
+        "scipy>=1.11",
         "torch>=2.6",
         "transformers>=5.10,<6",
     ],

@@ -13,7 +13,7 @@ from .transfer.balance import at_chance, balance
 from .transfer.batches import Batches
 from .transfer.checks import check_target_batch
 from .transfer.distributed import gather_rows, is_distributed, sum_over_ranks
-from .transfer.frequencies import add_class_frequencies
+from .transfer.frequencies import add_log_prior
 from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .transfer.phases import PhasesMixin, share_between
 from .transfer.refit import RefitHeadMixin
@@ -224,7 +224,7 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
         self.record(**head.info)
         if self.knows_class_frequencies(self.problem_type(labels)):
             counts = (targets * (train * sample_weight).unsqueeze(-1)).sum(-2)
-            head = add_class_frequencies(head, counts, self.logit_scale(scalars))
+            head = add_log_prior(head, counts, self.logit_scale(scalars))
         return head
 
     def validate_head(
@@ -305,7 +305,7 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
             return head
         counts = torch.zeros_like(head.bias)
         counts += torch.as_tensor(batches.target_sum).to(counts)  # a plain 0 on a rank without rows
-        return add_class_frequencies(head, sum_over_ranks(counts), float(self.logit_scale(scalars)))
+        return add_log_prior(head, sum_over_ranks(counts), float(self.logit_scale(scalars)))
 
     def knows_class_frequencies(self, problem_type: str) -> bool:
         """

@@ -169,7 +169,7 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         head_l2 (`float`, *optional*): the head's regulariser, relative to the mean squared norm of its training
             features; the solver's own default if not given. The first value where it is learned.
         class_frequencies (`bool`): have class means also know how frequent each class is among the rows they are fit on, as far as
-            these rows tell it (see [`~merlin_hf.transfer.frequencies.class_frequencies`]). Has no effect on other heads, which learn it
+            these rows tell it (see [`~merlin_hf.transfer.frequencies.class_prior`]). Has no effect on other heads, which learn it
             from the labels, on `meta_loss="squared_error"`, on several labels per row, with a `compute_loss_func`, which may weigh classes
             otherwise, and where the model's last layer has no bias to keep it in.
         learn_head_l2 (`bool`): learn the regulariser with the backbone.

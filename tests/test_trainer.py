@@ -155,7 +155,7 @@ def test_logged_parts_are_means_over_the_logging_window(tmp_path):
     assert window.state.log_history[0]["meta_loss"] == pytest.approx(mean, rel=1e-5)
 
 
-@pytest.mark.parametrize("head", ["centroid", "logistic", "svm"])
+@pytest.mark.parametrize("head", ["centroid", "logistic"])
 def test_every_head_solves_the_target(tmp_path, head):
     trainer = make_trainer(
         tmp_path, max_steps=60, learning_rate=3e-3, per_device_train_batch_size=12, head=head, rho=1.0

@@ -148,7 +148,6 @@ RIDGE = {
 LOGISTIC = {
     "ours logistic": ours("logistic"),
     "ours logistic, float32": ours("logistic", dtype=torch.float32),
-    "ours svm": ours("svm"),
     "torchopt implicit": torchopt_implicit,
     "torch.func unrolled 5": unrolled(5),
     "torch.func unrolled 50": unrolled(50),

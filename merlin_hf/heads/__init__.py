@@ -10,7 +10,6 @@ from .base import HEADS, PROBLEM_TYPES, HeadSolver, LinearHead, available_heads,
 from .centroid import CentroidHead
 from .logistic import LogisticHead
 from .ridge import RidgeHead
-from .svm import SquaredHingeHead
 from .targets import encode_targets
 
 
@@ -22,7 +21,6 @@ __all__ = [
     "LinearHead",
     "LogisticHead",
     "RidgeHead",
-    "SquaredHingeHead",
     "available_heads",
     "encode_targets",
     "get_head",

@@ -6,7 +6,7 @@ import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -29,20 +29,70 @@ class LinearHead:
         bias: `(..., C)`.
         info: 0-dim tensors a caller may log (solver failures, gradient norm, chosen regulariser, ...). They are
             detached and stay on the device, so that collecting them never waits for it.
+        standard: the same head for standardised features, from which logits are computed where it is given: `weight` and
+            `bias` alone cannot give them where the mean of the features is far larger than their spread, or either is near
+            the ends of the precision's range.
     """
 
     weight: Tensor
     bias: Tensor
     info: Mapping[str, Tensor] = field(default_factory=dict)
+    standard: StandardHead | None = None
+
+    @classmethod
+    def standardised(
+        cls, weight: Tensor, bias: Tensor, origin: Tensor, unit: Tensor, info: Mapping[str, Tensor] | None = None
+    ) -> LinearHead:
+        """The head whose weight and bias are given for `(features - origin) * unit`."""
+        standard = StandardHead(weight, bias, origin, unit)
+        weight = weight * unit
+        return cls(weight, bias - (origin @ weight.mT).squeeze(-2), info or {}, standard)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Logits `(..., n, C)` of features `(..., n, d)`, in the head's own precision even under autocast."""
         with torch.autocast(features.device.type, enabled=False):
+            if self.standard is not None:
+                return self.standard(features).to(self.weight.dtype)
             return features.to(self.weight.dtype) @ self.weight.mT + self.bias.unsqueeze(-2)
 
     def detach(self) -> LinearHead:
         """The same head outside the graph."""
-        return LinearHead(self.weight.detach(), self.bias.detach(), self.info)
+        standard = self.standard and replace(
+            self.standard, weight=self.standard.weight.detach(), bias=self.standard.bias.detach()
+        )
+        return LinearHead(self.weight.detach(), self.bias.detach(), self.info, standard)
+
+    def to(self, dtype: torch.dtype) -> LinearHead:
+        """The same head with logits of another precision."""
+        return LinearHead(self.weight.to(dtype), self.bias.to(dtype), self.info, self.standard)
+
+    def add_to_bias(self, change: Tensor) -> LinearHead:
+        """The head with `change` `(..., C)` added to its logits."""
+        standard = self.standard and replace(self.standard, bias=self.standard.bias + change)
+        return LinearHead(self.weight, self.bias + change, self.info, standard)
+
+
+@dataclass(frozen=True, eq=False)
+class StandardHead:
+    """
+    A linear map from `(features - origin) * unit` to logits, in the precision of the solve.
+
+    Attributes:
+        weight: `(..., C, d)`.
+        bias: `(..., C)`.
+        origin: `(..., 1, d)`, a point among the rows that the head was fit on.
+        unit: `(..., 1, 1)`, one over their size.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    origin: Tensor
+    unit: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Logits `(..., n, C)` of features `(..., n, d)`."""
+        rows = (features - self.origin) * self.unit
+        return rows.to(self.weight.dtype) @ self.weight.mT + self.bias.unsqueeze(-2)
 
 
 class HeadSolver(ABC):
@@ -121,8 +171,10 @@ class HeadSolver(ABC):
         inputs = self._prepare(features, targets, l2, sample_weight)
         with torch.autocast(features.device.type, enabled=False):
             head = self._fit(*inputs)
-        dtype = result_dtype(features)
-        return LinearHead(head.weight.to(dtype), head.bias.to(dtype), head.info)
+        head = head.to(result_dtype(features))
+        if self._reads(features):
+            check_head(head)
+        return head
 
     @abstractmethod
     def _fit(self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor) -> LinearHead:
@@ -150,11 +202,11 @@ class HeadSolver(ABC):
         """Precision of the solve when the user left it open."""
         return result_dtype(features)
 
-    def _prepare(self, features, targets, l2, sample_weight):
+    def _prepare(self, features, targets, l2, sample_weight, dtype: torch.dtype | None = None):
         check_shapes(features, targets, sample_weight)
         rows = features.shape[-2]
         l2 = check_l2(l2)
-        dtype = self.dtype or self._working_dtype(features, l2, rows)
+        dtype = self.dtype or dtype or self._working_dtype(features, l2, rows)
         if features.device.type == "mps":
             dtype = torch.float32  # the only one it can solve in
         weighted = sample_weight is not None
@@ -168,11 +220,18 @@ class HeadSolver(ABC):
             counts = sample_weight != 0
             features = torch.where(any_to(counts, features.shape[:-1]).unsqueeze(-1), features, 0.0)
             targets = torch.where(any_to(counts, targets.shape[:-1]).unsqueeze(-1), targets, 0.0)
-        if self._checks(features):
+        if self._reads(features):
             check_values(features, targets, sample_weight, l2)
         return features, targets, l2, sample_weight
 
-    def _checks(self, features: Tensor) -> bool:
+    def _is_below(self, l2: float | Tensor, bound: float, features: Tensor) -> bool:
+        """Whether l2 is known to be below the bound."""
+        if isinstance(l2, Tensor):
+            return self._reads(features) and float(l2.detach()) < bound
+        return l2 < bound
+
+    def _reads(self, features: Tensor) -> bool:
+        """Whether numbers may be read from the features' device, for checks and for slower ways where they are needed."""
         if self.check_finite is None:
             return features.device.type == "cpu" and not torch.compiler.is_compiling()
         return self.check_finite
@@ -222,7 +281,10 @@ def check_shapes(features: Tensor, targets: Tensor, sample_weight: Tensor | None
         ) from None
 
 
-def check_l2(l2: float | Tensor | str, minimum: float = 0.0) -> float | Tensor:
+L2_RANGE = (1e-30, 1e30)  # what float32 can divide by, and a penalty that weights can still be told from 0 under
+
+
+def check_l2(l2: float | Tensor | str) -> float | Tensor:
     """`l2` as a float or a 0-dim tensor; a tensor's value is not read, since that would wait for the device."""
     if isinstance(l2, Tensor):
         if l2.numel() != 1:
@@ -230,25 +292,39 @@ def check_l2(l2: float | Tensor | str, minimum: float = 0.0) -> float | Tensor:
         return l2.reshape(())
     if isinstance(l2, bool) or not isinstance(l2, int | float):
         raise ValueError(f"l2 must be a float or a tensor with one element, got {l2!r}.")
-    if not (math.isfinite(l2) and l2 > minimum):
-        raise ValueError(f"l2={l2!r} must be a finite number greater than {minimum}; 1.0 is a usual start.")
+    if not L2_RANGE[0] <= l2 <= L2_RANGE[1]:
+        raise ValueError(
+            f"l2={l2!r} must be a finite number greater than 0, from 1e-30 to 1e30; 1.0 is a usual start."
+        )
     return float(l2)
 
 
 def check_values(features: Tensor, targets: Tensor, sample_weight: Tensor, l2: float | Tensor) -> None:
     """Raise a ValueError that says which argument holds NaN, infinity or a negative weight. Waits for the device."""
-    for name, tensor in (("features", features), ("targets", targets), ("sample_weight", sample_weight)):
-        # One number first: a sum is finite unless a value is not, or it overflows.
-        if not math.isfinite(float(tensor.detach().sum())) and not torch.isfinite(tensor).all():
+    tensors = features.detach(), targets.detach(), sample_weight.detach()
+    # One number first: a sum is finite unless a value is not, or it overflows.
+    if not math.isfinite(float(tensors[0].sum() + tensors[1].sum() + tensors[2].sum())):
+        for name, tensor in zip(("features", "targets", "sample_weight"), tensors, strict=True):
+            if torch.isfinite(tensor).all():
+                continue
             bad = int((~torch.isfinite(tensor)).sum())
             raise ValueError(
                 f"{name} holds {bad} values that are NaN or infinite (shape {tuple(tensor.shape)}). Find where they "
                 "arise (a diverged model, an overflow in float16), or give those rows sample_weight 0."
             )
-    if (sample_weight < 0).any():
+    if tensors[2].min() < 0:
         raise ValueError(f"sample_weight must not be negative, its smallest value is {float(sample_weight.min()):g}.")
-    if isinstance(l2, Tensor) and not bool(torch.isfinite(l2) & (l2 > 0)):
-        raise ValueError(f"l2={float(l2):g} must be finite and greater than 0; learn its logarithm.")
+    if isinstance(l2, Tensor) and not L2_RANGE[0] <= float(l2.detach()) <= L2_RANGE[1]:
+        raise ValueError(f"l2={float(l2):g} must be finite, from 1e-30 to 1e30; learn its logarithm.")
+
+
+def check_head(head: LinearHead) -> None:
+    """Raise a ValueError when a head of checked input is out of the range of its dtype. Waits for the device."""
+    if not math.isfinite(float(head.weight.detach().sum() + head.bias.detach().sum())):
+        raise ValueError(
+            f"The head of these features and targets is out of the range of {head.weight.dtype}: divide the features, or the "
+            "targets, by their standard deviation, give a larger l2, or use float64."
+        )
 
 
 HEADS: dict[str, type[HeadSolver]] = {}

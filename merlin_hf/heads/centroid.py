@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .base import Batch, HeadSolver, LinearHead, Reduce, check_l2, register_head
 from .linalg import Scale, centre, centred_rows, scale_of_rows
-from .statistics import check_auto, collect_moments
+from .statistics import check_auto, collect_moments, constant_below
 
 
 @register_head("centroid")
@@ -32,19 +32,18 @@ class CentroidHead(HeadSolver):
     problem_types = ("single_label_classification", "multi_label_classification")
 
     def _fit(self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor) -> LinearHead:
-        centred = centre(features, targets, sample_weight, self.fit_intercept)
+        centred = centre(features, targets, sample_weight, self.fit_intercept, careful=self._reads(features))
         rows = centred_rows(centred)
         scale = scale_of_rows(rows, centred)
         rows = rows * scale.varies
         share = sample_weight.unsqueeze(-1)
         weighted = targets * share
-        row_sum = (rows * share).sum(-2, keepdim=True)
+        # What is not of a class is summed for itself: rounding of a difference would be divided by l2 where nothing is left.
+        rest = share - weighted
         weight, bias = self._prototypes(
-            weighted.mT @ rows, weighted.sum(-2), row_sum, sample_weight.sum(-1, keepdim=True), scale.value, l2
+            weighted.mT @ rows, weighted.sum(-2), rest.mT @ rows, rest.sum(-2), scale.value, l2
         )
-        if self.fit_intercept:
-            bias = bias - (weight @ centred.feature_mean.mT).squeeze(-1)
-        return LinearHead(weight, bias)
+        return centred.head(weight, bias)
 
     @torch.no_grad()
     def fit_batches(
@@ -56,34 +55,31 @@ class CentroidHead(HeadSolver):
         `l2="auto"` is the default: nothing is cross-validated.
         """
         l2 = self.default_l2 if check_auto(l2) else float(check_l2(l2))
-        moments = collect_moments(batches, reduce=reduce, full=False)
+        moments = collect_moments(batches, reduce=reduce, full=False, shift=self.fit_intercept)
         total, sums, row_sum = moments.weight[:, None], moments.xy[0].mT, moments.x
         mean = moments.x / total if self.fit_intercept else torch.zeros_like(moments.x)
-        sums, row_sum = sums - moments.y.mT * mean, row_sum - total * mean
+        sums = sums - moments.y.mT * mean
+        rest, rest_count = row_sum - total * mean - sums, total[0] - moments.y[0]
+        rest_count = torch.where(rest_count > 1e-12 * total[0], rest_count, 0.0)
         square = moments.xx[:, None] / total - mean.square().sum(-1, keepdim=True)
-        floor = 1e6 * torch.finfo(torch.float64).tiny + 16 * torch.finfo(torch.float64).eps * mean.square().sum()
-        scale = Scale.of(square.squeeze(-1), floor)
-        weight, bias = self._prototypes(
-            sums * scale.varies[0], moments.y[0], row_sum * scale.varies[0], total[0], scale.value[0], l2
-        )
-        if self.fit_intercept:
-            bias = bias - (weight @ mean.mT).squeeze(-1)
-        return LinearHead(weight.to(moments.dtype), bias.to(moments.dtype))
+        scale = Scale.of(square.squeeze(-1), constant_below(mean))
+        sums, rest = sums * scale.varies[0], torch.where(rest_count[:, None] > 0, rest * scale.varies[0], 0.0)
+        weight, bias = self._prototypes(sums, moments.y[0], rest, rest_count, scale.value[0], l2)
+        return moments.head(weight, bias - (weight @ mean.mT).squeeze(-1))
 
-    def _prototypes(self, sums, counts, row_sum, total, scale, l2) -> tuple[Tensor, Tensor]:
+    def _prototypes(self, sums, counts, rest, rest_counts, scale, l2) -> tuple[Tensor, Tensor]:
         """
         Weight `(..., C, d)` and bias `(..., C)` for centred features.
 
-        From the sums of rows by class `(..., C, d)`, the classes' weights `(..., C)`, the sum `(..., 1, d)` and weight
-        `(..., 1)` of all rows, and their scale `(..., 1, 1)`.
+        From the sums of rows `(..., C, d)` and the weights `(..., C)` of each class, the same of all that is not of the class,
+        and the scale of the rows `(..., 1, 1)`.
         """
         mean = sums / (counts + l2).unsqueeze(-1)
         square = mean.square().sum(-1)
         scale_of_class = scale.squeeze(-1)
         if self.problem_type == "multi_label_classification":
-            negatives = total - counts
-            other = (row_sum - sums) / (negatives + l2).unsqueeze(-1)
-            one_sided = (negatives <= 0).to(square) - (counts <= 0).to(square)
+            other = rest / (rest_counts + l2).unsqueeze(-1)
+            one_sided = (rest_counts <= 0).to(square) - (counts <= 0).to(square)
             weight, bias = mean - other, (other.square().sum(-1) - square) / scale_of_class + one_sided
         else:
             below = -2 * square.amax(-1, keepdim=True) / scale_of_class - 1

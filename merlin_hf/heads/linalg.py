@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .base import LinearHead
 
 
 class _CholeskySolve(torch.autograd.Function):
@@ -61,17 +64,19 @@ def identity_like(matrix: Tensor) -> Tensor:
 @dataclass(frozen=True, eq=False)
 class Centred:
     """
-    Features and targets around their weighted means; see `centre`.
+    Features and targets around their weighted means, the features in units that their squares fit in; see `centre`.
 
     Attributes:
-        features: `(..., n, d)`, around their mean; around a common reference point when `shared`.
+        features: `(..., n, d)`, `(x - origin) * unit`; around their mean unless `shared`.
         targets: `(..., n, C)` around their mean.
         root: `(..., n, 1)`, the square roots of the weights.
         share: `(..., n, 1)`, the weights divided by their sum.
         direction: `(..., n, 1)`, the unit vector that centring removes from weighted rows; 0 without centring.
-        feature_mean, target_mean: `(..., 1, d)` and `(..., 1, C)`.
+        origin: `(..., 1, d)`, a row of the features; 0 without centring.
+        unit: `(..., 1, 1)`, one over the largest distance to the origin in any column.
+        mean: `(..., 1, d)`, the mean of `(x - origin) * unit`.
+        target_mean: `(..., 1, C)`.
         offset: `(..., 1, d)`, the mean of `features`; 0 unless `shared`.
-        floor: the spread below which the features count as constant.
         shared: whether one feature matrix serves several sets of weights.
     """
 
@@ -80,11 +85,17 @@ class Centred:
     root: Tensor
     share: Tensor
     direction: Tensor
-    feature_mean: Tensor
+    origin: Tensor
+    unit: Tensor
+    mean: Tensor
     target_mean: Tensor
     offset: Tensor
-    floor: Tensor
     shared: bool
+
+    def head(self, weight: Tensor, bias: Tensor, info: Mapping[str, Tensor] | None = None) -> LinearHead:
+        """The head of the features as they were given, from weight `(..., C, d)` and bias `(..., C)` at their mean."""
+        bias = bias - (self.mean @ weight.mT).squeeze(-2)
+        return LinearHead.standardised(weight, bias, self.origin, self.unit, info)
 
 
 def safe_sqrt(values: Tensor) -> Tensor:
@@ -102,49 +113,67 @@ def weighted_mean(rows: Tensor, normalised: Tensor) -> Tensor:
     return normalised.unsqueeze(-2) @ rows
 
 
-def centre(features: Tensor, targets: Tensor, sample_weight: Tensor, fit_intercept: bool = True) -> Centred:
+def centre(
+    features: Tensor, targets: Tensor, sample_weight: Tensor, fit_intercept: bool = True, careful: bool = False
+) -> Centred:
     """
     Centre features `(..., n, d)` and targets `(..., n, C)` by their means under `sample_weight` `(..., n)`.
 
-    The features are centred twice: first by a detached reference point, then by what is left of the mean. So a large
-    common offset costs no precision, and constant features become exact zeros. Without `fit_intercept` both stay as
-    they are, and all means are 0.
+    The features are centred twice: first by a row of theirs, then by what is left of the mean. So a large common offset
+    costs no precision, and columns that are constant become exact zeros. Between the two they are divided by their largest
+    absolute value, so that no square of theirs leaves the range of the dtype. No gradient flows to that row and that value:
+    the logits do not depend on them. Without `fit_intercept` nothing is subtracted, and all means are 0.
+
+    Several sets of weights share one feature matrix. With `careful`, which reads a number from the device, the sets are
+    centred one by one where a row that one of them leaves out is so far away that it would hide the spread of the others.
     """
     total = sample_weight.sum(-1, keepdim=True)
     share = sample_weight / torch.where(total > 0, total, 1.0)
-    root = safe_sqrt(sample_weight).unsqueeze(-1)
-    info = torch.finfo(features.dtype)
-    if not fit_intercept:
-        zero_feature, zero_target = features.new_zeros(1, features.shape[-1]), targets.new_zeros(1, targets.shape[-1])
-        floor = features.new_full((), 1e6 * info.tiny)
-        share, direction = share.unsqueeze(-1), torch.zeros_like(root)
-        return Centred(
-            features, targets, root, share, direction, zero_feature, zero_target, zero_feature, floor, shared=False
+    extra = sample_weight.dim() - (features.dim() - 1)
+    if fit_intercept:
+        largest = sample_weight.detach()
+        if extra > 0:
+            largest = largest.flatten(0, extra - 1).sum(0)
+        if largest.dim() < features.dim() - 1:
+            largest = largest.expand(features.shape[:-1])
+        origin = torch.take_along_dim(features.detach(), largest.argmax(-1)[..., None, None], -2)
+        rows = features - origin
+    else:
+        origin, rows = features.new_zeros(1, features.shape[-1]), features
+    unit = rows.detach().abs().amax((-2, -1), keepdim=True)
+    unit = unit.clamp_min(torch.finfo(unit.dtype).tiny).reciprocal()
+    rows = rows * unit
+    zero_feature, zero_target = features.new_zeros(1, features.shape[-1]), targets.new_zeros(1, targets.shape[-1])
+    mean = weighted_mean(rows, share) if fit_intercept else zero_feature
+    if extra > 0 and careful and _is_hidden(rows.detach(), share.detach(), mean.detach()):
+        features = features.expand(
+            *torch.broadcast_shapes(sample_weight.shape, features.shape[:-1]), features.shape[-1]
         )
-    shared = sample_weight.dim() > features.dim() - 1
-    overall = share.detach()
-    if shared:
-        overall = overall.reshape(-1, *features.shape[:-1]).mean(0)
-    reference = weighted_mean(features.detach(), overall)
-    features = features - reference
-    offset = weighted_mean(features, share)
-    feature_mean = reference + offset
-    if not shared:
-        features = features - offset
-        offset = torch.zeros_like(offset)
-    target_mean = weighted_mean(targets, share)
+        features = torch.where((sample_weight != 0).unsqueeze(-1), features, 0.0)
+        return centre(features, targets, sample_weight, fit_intercept)
+    shared = extra > 0 and fit_intercept
+    target_mean = weighted_mean(targets, share) if fit_intercept else zero_target
     return Centred(
-        features=features,
-        targets=targets - target_mean,
-        root=root,
+        features=rows if shared or not fit_intercept else rows - mean,
+        targets=targets - target_mean if fit_intercept else targets,
+        root=safe_sqrt(sample_weight).unsqueeze(-1),
         share=share.unsqueeze(-1),
-        direction=safe_sqrt(share).unsqueeze(-1),
-        feature_mean=feature_mean,
+        direction=safe_sqrt(share).unsqueeze(-1) if fit_intercept else torch.zeros_like(share).unsqueeze(-1),
+        origin=origin,
+        unit=unit,
+        mean=mean,
         target_mean=target_mean,
-        offset=offset,
-        floor=(8 * info.eps) ** 2 * reference.square().sum((-2, -1)) + 1e6 * info.tiny,
+        offset=mean if shared else zero_feature,
         shared=shared,
     )
+
+
+def _is_hidden(rows: Tensor, share: Tensor, mean: Tensor) -> bool:
+    """Whether the spread of some set of weights is lost in the rounding of the products of all rows. Waits for the device."""
+    norms = rows.square().sum(-1)
+    spread = (share * norms).sum(-1) - mean.square().sum((-2, -1))
+    lost = spread < 1e4 * torch.finfo(rows.dtype).eps * norms.amax(-1)
+    return bool((lost & (share.sum(-1) > 0)).any())
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,9 +190,9 @@ class Scale:
     varies: Tensor
 
     @classmethod
-    def of(cls, value: Tensor, floor: Tensor) -> Scale:
-        """From s `(...)` and the spread below which the features count as constant."""
-        varies = value > floor
+    def of(cls, value: Tensor, floor: Tensor | float | None = None) -> Scale:
+        """From s `(...)` and the spread below which the features count as constant; the least that can be divided by."""
+        varies = value > (1e6 * torch.finfo(value.dtype).tiny if floor is None else floor)
         value = torch.where(varies, value, 1.0)
         return cls(value[..., None, None], varies.to(value.dtype)[..., None, None])
 
@@ -176,12 +205,12 @@ def centred_gram(centred: Centred) -> tuple[Tensor, Scale]:
     """
     rows = centred.features
     gram = rows @ rows.mT
-    floor = centred.floor
+    floor = None
     weights = centred.share
     if centred.shared:
         norms = torch.diagonal(gram, dim1=-2, dim2=-1)
         # The correction cancels: what is left below the rounding of the product is not a spread.
-        floor = floor + 16 * torch.finfo(rows.dtype).eps * (norms.detach() * weights.squeeze(-1)).sum(-1)
+        floor = 16 * torch.finfo(rows.dtype).eps * (norms.detach() * weights.squeeze(-1)).sum(-1)
         column = gram @ weights
         gram = gram - column - column.mT + (column * weights).sum((-2, -1), keepdim=True)
     scale = Scale.of((torch.diagonal(gram, dim1=-2, dim2=-1) * weights.squeeze(-1)).sum(-1), floor)
@@ -195,7 +224,7 @@ def centred_rows(centred: Centred) -> Tensor:
 
 def scale_of_rows(rows: Tensor, centred: Centred) -> Scale:
     """The scale of centred rows."""
-    return Scale.of((rows.square().sum(-1) * centred.share.squeeze(-1)).sum(-1), centred.floor)
+    return Scale.of((rows.square().sum(-1) * centred.share.squeeze(-1)).sum(-1))
 
 
 def weight_from_dual(coef: Tensor, centred: Centred, scale: Scale) -> Tensor:
@@ -206,8 +235,3 @@ def weight_from_dual(coef: Tensor, centred: Centred, scale: Scale) -> Tensor:
     """
     coef = coef - centred.direction.square() * coef.sum(-2, keepdim=True)
     return (coef * (scale.varies / scale.value)).mT @ centred.features
-
-
-def bias_from_weight(weight: Tensor, centred: Centred) -> Tensor:
-    """The bias `(..., C)` under which the mean row has the mean target."""
-    return (centred.target_mean - centred.feature_mean @ weight.mT).squeeze(-2)

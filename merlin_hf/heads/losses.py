@@ -18,11 +18,9 @@ class Loss(Protocol):
 
     Attributes:
         coupled: whether a row's logits act on one another (softmax) or each column is a problem of its own.
-        soft: whether the targets may be any number in [0, 1], and gradients flow to them: `d residual / d target = 1`.
     """
 
     coupled: bool
-    soft: bool
 
     def value(self, logits: Tensor, targets: Tensor) -> Tensor:
         """`(..., n, C)`, or `(..., n, 1)` when coupled."""
@@ -41,7 +39,6 @@ class SoftmaxLoss:
     """Multinomial cross-entropy; the rows of the targets sum to 1."""
 
     coupled = True
-    soft = True
 
     def value(self, logits, targets):
         return torch.logsumexp(logits, -1, keepdim=True) - (targets * logits).sum(-1, keepdim=True)
@@ -65,7 +62,6 @@ class SigmoidLoss:
     """Binary cross-entropy of every column; targets in [0, 1]."""
 
     coupled = False
-    soft = True
 
     def value(self, logits, targets):
         return F.softplus(logits) - targets * logits
@@ -84,22 +80,7 @@ class SigmoidLoss:
         return (positive + smooth).log() - (negative + smooth).log(), active
 
 
-class SquaredHingeLoss:
-    """`max(0, 1 - y f)^2` of every column; targets 0 (y = -1) or 1 (y = 1)."""
-
-    coupled = False
-    soft = False
-
-    def value(self, logits, targets):
-        return (1 - (2 * targets - 1) * logits).clamp_min(0).square()
-
-    def residual(self, logits, targets):
-        sign = 2 * targets - 1
-        return 2 * sign * (1 - sign * logits).clamp_min(0)
-
-    def curvature(self, logits, targets):
-        return 2 * ((2 * targets - 1) * logits < 1).to(logits.dtype)
-
-    def start(self, targets, weight):
-        bias = torch.zeros_like(targets[..., :1, :])
-        return bias, torch.ones_like(bias, dtype=torch.bool)
+def without_mean(values: Tensor, active: Tensor) -> Tensor:
+    """The active entries of values `(..., 1, C)` less their mean, 0 elsewhere."""
+    mean = (values * active).sum(-1, keepdim=True) / active.sum(-1, keepdim=True).clamp_min(1)
+    return active * (values - mean)

@@ -11,11 +11,11 @@ from .base import Batch, HeadSolver, LinearHead, Reduce, register_head, result_d
 from .linalg import (
     Centred,
     Scale,
-    bias_from_weight,
     centre,
     centred_gram,
     centred_rows,
     identity_like,
+    scale_of_rows,
     solve_spd,
     weight_from_dual,
 )
@@ -25,6 +25,12 @@ from .statistics import fit_ridge_batches
 # At this l2 per row a float32 solve is off by up to 6e-5 (measured, n = d = 64, a spectrum over three decades; less for
 # all other shapes tried, and ten times as much at a tenth of it).
 FLOAT32_L2_PER_ROW = 1e-4
+
+
+# Below this l2 per row rounding decides what is left of a residual.
+LEAVE_ONE_OUT_L2_PER_ROW = 1e-9
+# Below this l2 per row the products of the rows, rounded in float64, would be off by more than 1e-5 of l2.
+CHOLESKY_L2_PER_ROW = 1e-11
 
 
 @register_head("ridge")
@@ -41,10 +47,11 @@ class RidgeHead(HeadSolver):
     `O(min(n, d)^2)` beyond the features. The gradient costs two more triangular solves; it can be differentiated
     again.
 
-    Precision: float32, or float64 where the features are, where `dtype` says so, or where `l2` is a Python number
-    below 1e-4 n (a tensor is not looked at, since that would wait for the device; pass `dtype=torch.float64` when a
-    learned `l2` may become that small). If TF32 matrix products are switched on they are used here too, unless in
-    float64.
+    Precision: float32, or float64 where the features are, where `dtype` says so, or where `l2` is below 1e-4 n. On a GPU
+    only a Python number is looked at, since reading a tensor would wait for the device; pass `dtype=torch.float64` when a
+    learned `l2` may become that small there. Below 1e-11 n the rows are decomposed (`torch.linalg.svd`) in place of their
+    products, which is slower, and its gradient is differentiable once. If TF32 matrix products are switched on they are
+    used here too, unless in float64.
     """
 
     # On halves of 16 rows in 384 dimensions 10 and 30 validate alike and better than 1 (films to editorials, examples/demo.py).
@@ -53,12 +60,15 @@ class RidgeHead(HeadSolver):
     decision_threshold = 0.5  # it estimates the targets 0 and 1 themselves
 
     def _working_dtype(self, features: Tensor, l2: float | Tensor, rows: int) -> torch.dtype:
-        if not isinstance(l2, Tensor) and l2 < FLOAT32_L2_PER_ROW * rows:
+        if self._is_below(l2, FLOAT32_L2_PER_ROW * rows, features):
             return torch.float64
         return super()._working_dtype(features, l2, rows)
 
     def _fit(self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor) -> LinearHead:
-        centred = centre(features, targets, sample_weight, self.fit_intercept)
+        reads = self._reads(features)
+        centred = centre(features, targets, sample_weight, self.fit_intercept, careful=reads)
+        if self._is_below(l2, CHOLESKY_L2_PER_ROW * features.shape[-2], features):
+            return _fit_by_svd(centred, l2)
         rhs = centred.root * centred.targets
         if features.shape[-2] <= features.shape[-1]:
             system, scale = _dual_system(centred, l2)
@@ -68,7 +78,9 @@ class RidgeHead(HeadSolver):
             rows, system, scale = _primal_system(centred, l2)
             solution, failures = solve_spd(system, rows.mT @ rhs)
             weight = (solution * (scale.varies / scale.value)).mT
-        return LinearHead(weight, bias_from_weight(weight, centred), {"solver_failures": failures})
+        if reads and failures > 0:
+            return _fit_by_svd(centred, l2)
+        return centred.head(weight, centred.target_mean.squeeze(-2), {"solver_failures": failures})
 
     def leave_one_out(
         self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor | None = None
@@ -88,7 +100,15 @@ class RidgeHead(HeadSolver):
         Returns:
             logits `(..., n, C)`, differentiable as `fit` is.
         """
-        inputs = self._prepare(features, targets, l2, sample_weight)
+        if self._is_below(l2, LEAVE_ONE_OUT_L2_PER_ROW * features.shape[-2], features):
+            raise ValueError(
+                f"l2={float(l2):g} is too small to leave out one of {features.shape[-2]} rows: use at least "
+                f"{LEAVE_ONE_OUT_L2_PER_ROW * features.shape[-2]:.0e}."
+            )
+        # What is left of a row's residual is divided by what is left of its weight, both as small as l2.
+        is_small = self._is_below(l2, 100 * FLOAT32_L2_PER_ROW * features.shape[-2], features)
+        features = features.to(result_dtype(features))  # once: gradients of 16 bits would not add up
+        inputs = self._prepare(features, targets, l2, sample_weight, torch.float64 if is_small else None)
         with torch.autocast(features.device.type, enabled=False):
             head, remains = self._fit_and_leverage(*inputs)
             # A row of weight 0 was blanked for the fit, but not for its prediction.
@@ -100,7 +120,7 @@ class RidgeHead(HeadSolver):
 
     def _fit_and_leverage(self, features, targets, l2, sample_weight) -> tuple[LinearHead, Tensor]:
         """The head, and one minus the leverage `(..., n)` of every row."""
-        centred = centre(features, targets, sample_weight, self.fit_intercept)
+        centred = centre(features, targets, sample_weight, self.fit_intercept, careful=self._reads(features))
         rhs = centred.root * centred.targets
         if features.shape[-2] <= features.shape[-1]:
             system, scale = _dual_system(centred, l2)
@@ -117,7 +137,7 @@ class RidgeHead(HeadSolver):
             weight = (solution * (scale.varies / scale.value)).mT
             leverage = (inverse_rows * rows.mT).sum(-2) * (scale.varies / scale.value).squeeze(-1)
             remains = 1 - leverage - centred.direction.squeeze(-1).square()
-        return LinearHead(weight, bias_from_weight(weight, centred)), remains
+        return centred.head(weight, centred.target_mean.squeeze(-2)), remains
 
     def fit_batches(
         self, batches: Iterable[Batch], l2: float | Tensor | str = "auto", reduce: Reduce | None = None
@@ -149,6 +169,44 @@ def _primal_system(centred: Centred, l2: float | Tensor):
     gram = rows.mT @ rows
     total = centred.root.square().sum((-2, -1))
     spread = torch.diagonal(gram, dim1=-2, dim2=-1).sum(-1) / torch.where(total > 0, total, 1.0)
-    scale = Scale.of(spread, centred.floor)
+    scale = Scale.of(spread)
     gram = gram * (scale.varies / scale.value)
     return rows, gram + l2 * identity_like(gram), scale
+
+
+def _fit_by_svd(centred: Centred, l2: float | Tensor) -> LinearHead:
+    """The head for an l2 that is too small beside the rounding of products of the rows."""
+    rows = centred_rows(centred)
+    scale = scale_of_rows(rows, centred)
+    rows = centred.root * rows * (scale.varies / scale.value.sqrt())
+    l2 = torch.as_tensor(l2, dtype=rows.dtype, device=rows.device)
+    rhs = centred.root * centred.targets
+    leading = torch.broadcast_shapes(rows.shape[:-2], rhs.shape[:-2])
+    rows, rhs = (t.expand(*leading, *t.shape[-2:]) for t in (rows, rhs))
+    weight = (_RidgeBySvd.apply(rows, rhs, l2) * (scale.varies / scale.value.sqrt())).mT
+    return centred.head(
+        weight, centred.target_mean.squeeze(-2), {"solver_failures": weight.new_zeros((), dtype=torch.long)}
+    )
+
+
+class _RidgeBySvd(torch.autograd.Function):
+    """`W = argmin ||y - X W||^2 + l2 ||W||^2` from the singular value decomposition of X, with its gradient in X, y and l2."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, targets: Tensor, l2: Tensor) -> Tensor:
+        u, sigma, v = torch.linalg.svd(rows, full_matrices=False)
+        weight = v.mT @ ((sigma / (sigma.square() + l2)).unsqueeze(-1) * (u.mT @ targets))
+        ctx.save_for_backward(rows, targets, l2, sigma, v, weight)
+        return weight
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        rows, targets, l2, sigma, v, weight = ctx.saved_tensors
+        # (X^T X + l2)^-1 grad; in directions that no row has, which X maps to 0, it is grad / l2.
+        seen = v @ grad
+        inside = v.mT @ (seen / (sigma.square() + l2).unsqueeze(-1))
+        adjoint = inside + (grad - v.mT @ seen) / l2
+        of_targets = rows @ inside
+        of_rows = (targets - rows @ weight) @ adjoint.mT - of_targets @ weight.mT
+        return of_rows, of_targets, -(inside * weight).sum()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .base import Batch, LinearHead, Reduce, check_l2, check_shapes, result_dtype
-from .linalg import solve_spd
+from .base import Batch, LinearHead, Reduce, check_head, check_l2, check_shapes, result_dtype
+from .linalg import identity_like, solve_spd
 
 
 L2_GRID = tuple(10.0 ** (half / 2) for half in range(-6, 9))  # 1e-3 ... 1e4, two values a decade
@@ -26,6 +27,8 @@ class Moments:
         weight: `(F,)`; x: `(F, d)`; y: `(F, C)`; xy: `(F, d, C)`; yy: `(F,)` sums of squared targets.
         xx: `(F, d, d)`, or its traces `(F,)` when only those were asked for.
         dtype: float64 if any features were, float32 otherwise.
+        origin: `(1, d)`, a point among the rows that was subtracted from the features first, so that a mean far larger than
+            the spread costs no precision; zeros where the head has no bias.
     """
 
     weight: Tensor
@@ -35,12 +38,13 @@ class Moments:
     yy: Tensor
     xx: Tensor
     dtype: torch.dtype
+    origin: Tensor
 
     @classmethod
-    def of(cls, sums: Iterable[Tensor], dtype: torch.dtype) -> Moments:
+    def of(cls, sums: Iterable[Tensor], dtype: torch.dtype, origin: Tensor) -> Moments:
         """From tensors as [`Moments.sums`] gives them."""
         weight, x, y, xy, yy, xx = sums
-        return cls(weight, x, y, xy, yy, xx, dtype)
+        return cls(weight, x, y, xy, yy, xx, dtype, origin)
 
     def sums(self) -> tuple[Tensor, ...]:
         """The tensors that add up over rows, folds and ranks."""
@@ -48,11 +52,49 @@ class Moments:
 
     def total(self) -> Moments:
         """All folds together, as one."""
-        return Moments.of((t.sum(0, keepdim=True) for t in self.sums()), self.dtype)
+        return Moments.of((t.sum(0, keepdim=True) for t in self.sums()), self.dtype, self.origin)
 
     def without_each_fold(self) -> Moments:
         """For each fold, the rows of all the others."""
-        return Moments.of((t.sum(0, keepdim=True) - t for t in self.sums()), self.dtype)
+        return Moments.of((t.sum(0, keepdim=True) - t for t in self.sums()), self.dtype, self.origin)
+
+    def moved_to(self, origin: Tensor) -> Moments:
+        """The moments of the same rows around another origin."""
+        step = origin - self.origin
+        weight = self.weight.unsqueeze(-1)
+        x = self.x - weight * step
+        xy = self.xy - step.unsqueeze(-1) * self.y.unsqueeze(-2)
+        if self.xx.dim() == 3:
+            both = self.x.unsqueeze(-1) * step.unsqueeze(-2)
+            xx = self.xx - both - both.mT + weight.unsqueeze(-1) * step.mT * step
+        else:
+            xx = self.xx - (self.x + x).mul(step).sum(-1)
+        return Moments(self.weight, x, self.y, xy, self.yy, xx, self.dtype, origin)
+
+    def head(self, weight: Tensor, bias: Tensor, info: Mapping[str, Tensor] | None = None) -> LinearHead:
+        """
+        The head with weight `(C, d)` and, at the origin, bias `(C,)`, in the precision of the features.
+
+        Warns where that is too coarse for the logits of a linear layer, whose bias is not at the origin.
+        """
+        unit = weight.new_ones(())
+        head = LinearHead.standardised(weight, bias, self.origin, unit, info).to(self.dtype)
+        check_head(head)
+        rounding = float(torch.finfo(self.dtype).eps * (self.origin.abs() @ weight.abs().mT).max())
+        if rounding > 1e-2 * float((self.yy.sum() / self.weight.sum()).sqrt()):
+            warnings.warn(
+                "The features' mean is so much larger than their spread that the logits of a linear layer, computed in "
+                f"{self.dtype}, are rounded by up to {rounding:.1g}. Normalise the features (a LayerNorm before the head).",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return head
+
+
+def constant_below(mean: Tensor) -> Tensor:
+    """The mean squared distance `(...)` to a mean `(..., d)` below which rounding could have made it, in sums around the origin."""
+    info = torch.finfo(mean.dtype)
+    return 1e6 * info.tiny + 16 * info.eps * mean.square().sum(-1)
 
 
 def clean_batches(
@@ -95,25 +137,29 @@ def hash_of_rows(start: int, rows: int) -> Tensor:
 
 @torch.no_grad()
 def collect_moments(
-    batches: Iterable[Batch], folds: int = 1, reduce: Reduce | None = None, full: bool = True
+    batches: Iterable[Batch], folds: int = 1, reduce: Reduce | None = None, full: bool = True, shift: bool = True
 ) -> Moments:
     """
-    Sum the moments of every fold over all rows of all ranks. `reduce` is called exactly twice.
+    Sum the moments of every fold over all rows of all ranks. `reduce` is called exactly three times, after all batches.
 
     Args:
         batches, reduce: as in `HeadSolver.fit_batches`.
         folds: into how many the rows are divided.
         full: keep the whole of `xx`, not its trace alone.
+        shift: subtract a row of the features from all others first.
 
     Raises:
         ValueError: on every rank alike, when there is no row, when ranks differ in d or C, or when the sums hold NaN.
     """
-    moments, seen = None, 0
+    moments, seen, has_origin = None, 0, False
     for features, targets, weight, dtype in clean_batches(batches, torch.float64):
         if moments is None:
             moments = _empty_moments(folds, features.shape[1], targets.shape[1], features.device, dtype, full)
         if dtype == torch.float64:
             moments.dtype = dtype
+        if shift and not has_origin and (weight > 0).any():
+            moments.origin, has_origin = features[(weight > 0).nonzero()[0]], True
+        features = torch.where((weight != 0).unsqueeze(-1), features - moments.origin, 0.0)
         fold = fold_of_rows(seen, len(features), folds)
         seen += len(features)
         for f in range(folds):
@@ -125,15 +171,15 @@ def collect_moments(
     if moments is not None and full:
         moments.xx = moments.xx.tril() + moments.xx.tril(-1).mT
     if reduce is not None:
-        moments = _reduce_moments(moments, folds, reduce, full)
+        moments = _reduce_moments(moments, folds, reduce, full, has_origin)
     if moments is None or not bool(moments.weight.sum() > 0):
         if moments is None or bool(torch.isfinite(moments.weight).all()):
             raise ValueError("batches hold no row whose sample_weight is positive; a head needs at least one.")
     for name, tensor in (("features", moments.xx), ("targets", moments.yy), ("sample_weight", moments.weight)):
         if not torch.isfinite(tensor).all():
             raise ValueError(
-                f"{name} in batches hold NaN or infinity. Find where they arise (a diverged model, an overflow in "
-                "float16), or give those rows sample_weight 0."
+                f"{name} in batches hold NaN or infinity, or have squares that do. Find where they arise (a diverged model, an "
+                "overflow in float16), or give those rows sample_weight 0."
             )
     return moments
 
@@ -141,7 +187,8 @@ def collect_moments(
 def _empty_moments(folds: int, d: int, c: int, device: torch.device, dtype: torch.dtype, full: bool) -> Moments:
     shapes = [(folds,), (folds, d), (folds, c), (folds, d, c), (folds,), (folds, d, d) if full else (folds,)]
     sums = (torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes)
-    return Moments.of(sums, torch.float64 if dtype == torch.float64 else torch.float32)
+    origin = torch.zeros(1, d, dtype=torch.float64, device=device)
+    return Moments.of(sums, torch.float64 if dtype == torch.float64 else torch.float32, origin)
 
 
 def _add(moments: Moments, fold: int, features: Tensor, targets: Tensor, weight: Tensor) -> None:
@@ -161,8 +208,15 @@ def _add(moments: Moments, fold: int, features: Tensor, targets: Tensor, weight:
         moments.xx[fold] += (weighted * features).sum()
 
 
-def _reduce_moments(moments: Moments | None, folds: int, reduce: Reduce, full: bool) -> Moments | None:
-    """Sum over ranks. The first message tells a rank without rows the shapes of the second."""
+def _reduce_moments(
+    moments: Moments | None, folds: int, reduce: Reduce, full: bool, has_origin: bool
+) -> Moments | None:
+    """
+    Sum over ranks.
+
+    The first message tells a rank without rows the shapes of the others. The second agrees on an origin, the mean of those of
+    all ranks, and the third has the sums around it.
+    """
     shape = torch.zeros(6, dtype=torch.float64)
     if moments is not None:
         d, c = moments.x.shape[1], moments.y.shape[1]
@@ -177,10 +231,13 @@ def _reduce_moments(moments: Moments | None, folds: int, reduce: Reduce, full: b
         raise ValueError(f"features or targets have different widths on different ranks (on average {d:g} and {c:g}).")
     if moments is None:
         moments = _empty_moments(folds, int(d), int(c), received.device, torch.float32, full)
+    vote = torch.full_like(moments.origin[:, :1], float(has_origin))
+    votes = reduce(torch.cat([moments.origin, vote], dim=-1))
+    moments = moments.moved_to(votes[:, :-1] / votes[:, -1:].clamp_min(1))
     flat = reduce(torch.cat([t.reshape(-1) for t in moments.sums()]))
     parts = flat.split([t.numel() for t in moments.sums()])
     sums = (part.view_as(t) for part, t in zip(parts, moments.sums(), strict=True))
-    return Moments.of(sums, torch.float64 if double else torch.float32)
+    return Moments.of(sums, torch.float64 if double else torch.float32, moments.origin)
 
 
 @torch.no_grad()
@@ -202,7 +259,7 @@ def fit_ridge_batches(
     `O(folds (d^2 + d C))` in float64.
     """
     automatic = check_auto(l2)
-    moments = collect_moments(batches, folds if automatic else 1, reduce)
+    moments = collect_moments(batches, folds if automatic else 1, reduce, shift=fit_intercept)
     info = {}
     if automatic:
         errors = cross_validated_errors(moments, grid, fit_intercept)
@@ -212,7 +269,7 @@ def fit_ridge_batches(
         l2 = float(check_l2(l2))
     total = moments.total()
     weight, bias = ridge_from_moments(total, l2, fit_intercept)
-    return LinearHead(weight[0].to(moments.dtype), bias[0].to(moments.dtype), info)
+    return total.head(weight[0], bias[0], info)
 
 
 def check_auto(l2: float | Tensor | str) -> bool:
@@ -225,24 +282,33 @@ def check_auto(l2: float | Tensor | str) -> bool:
 
 
 def ridge_from_moments(moments: Moments, l2: float, fit_intercept: bool) -> tuple[Tensor, Tensor]:
-    """Weight `(F, C, d)` and bias `(F, C)` of the ridge head of every fold."""
+    """Weight `(F, C, d)` and bias `(F, C)`, at the origin, of the ridge head of every fold."""
     total = moments.weight.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
     x_mean, y_mean = moments.x / total, moments.y / total
     gram, cross = moments.xx, moments.xy
-    floor: float | Tensor = 1e6 * torch.finfo(torch.float64).tiny
     if fit_intercept:
         gram = gram - moments.x.unsqueeze(-1) * x_mean.unsqueeze(-2)
         cross = cross - moments.x.unsqueeze(-1) * y_mean.unsqueeze(-2)
-        floor = floor + 16 * torch.finfo(torch.float64).eps * x_mean.square().sum(-1)
     scale = torch.diagonal(gram, dim1=-2, dim2=-1).sum(-1) / total.squeeze(-1)
-    varies = (scale > floor)[:, None, None]
+    varies = (scale > constant_below(x_mean * fit_intercept))[:, None, None]
     scale = torch.where(varies, scale[:, None, None], 1.0)
-    system = torch.where(varies, gram / scale, 0.0)
-    system.diagonal(dim1=-2, dim2=-1).add_(l2)
-    weight = solve_spd(system, torch.where(varies, cross / scale, 0.0))[0].mT
+    weight = _solve(torch.where(varies, gram / scale, 0.0), torch.where(varies, cross / scale, 0.0), l2).mT
     if not fit_intercept:
         return weight, torch.zeros_like(y_mean)
     return weight, y_mean - (weight @ x_mean.unsqueeze(-1)).squeeze(-1)
+
+
+def _solve(gram: Tensor, cross: Tensor, l2: float) -> Tensor:
+    """`(gram + l2 I)^-1 cross`, without the directions in which an l2 that small would only magnify the rounding of the gram."""
+    trace = torch.diagonal(gram, dim1=-2, dim2=-1).sum(-1)
+    if l2 >= 1e-11 * trace.max():
+        solution, failures = solve_spd(gram + l2 * identity_like(gram), cross)
+        if failures == 0:
+            return solution
+    values, vectors = torch.linalg.eigh(gram)
+    values = values.unsqueeze(-1)
+    seen = values > 8 * torch.finfo(gram.dtype).eps * trace[:, None, None]
+    return vectors @ torch.where(seen, vectors.mT @ cross / (values.clamp_min(0) + l2), 0.0)
 
 
 def cross_validated_errors(moments: Moments, grid: tuple[float, ...], fit_intercept: bool) -> Tensor:

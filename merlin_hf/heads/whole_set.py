@@ -1,25 +1,33 @@
-"""Whole-set fits of the classification losses: L-BFGS over passes through the rows, many fits in one pass."""
+"""Whole-set fits of the classification losses: scipy's L-BFGS over passes through the rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .base import Batch, LinearHead, Reduce, check_l2
-from .lbfgs import Lbfgs
-from .losses import HIDDEN, Loss
-from .newton_systems import without_mean
-from .sampled import Sample
-from .statistics import NUM_FOLDS, Moments, check_auto, clean_batches, collect_moments, fold_of_rows
+from .losses import HIDDEN, Loss, without_mean
+from .statistics import (
+    L2_GRID,
+    NUM_FOLDS,
+    Moments,
+    check_auto,
+    clean_batches,
+    collect_moments,
+    constant_below,
+    fold_of_rows,
+    hash_of_rows,
+)
 
 
-L2_GRID = tuple(10.0**power for power in range(-3, 5))
+COARSE_GRID = L2_GRID[::2]  # 1e-3 ... 1e4, one value a decade: a fit of this loss costs many passes
 MAX_PASSES = 500
-FIRST_ROUND = 12
-CHUNK = 2**22  # logits computed at once
+FIRST_ROUND = 30  # iterations
+CHUNK = 4096  # rows computed at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,198 +35,217 @@ class Objective:
     """
     The penalised loss of m heads, summed over all rows of all ranks, one pass over the rows for each evaluation.
 
+    The rows are standardised: less their mean, in units of their root mean squared distance to it. So the penalty of half the
+    squared weights is `l2` itself.
+
     Attributes:
-        mean: `(d,)` of the rows, 0 without a bias; penalty: `(m,)`, of half the squared weight.
-        start: `(C,)`, the bias to begin with; active: `(C,)`, see `Loss.start`; varies: whether the rows differ.
+        moments: of all rows, which have the origin that is subtracted first.
+        mean: `(1, d)` of the rows around the origin, 0 without a bias; unit: `()`, 0 where the rows do not differ.
+        start: `(C,)`, the bias to begin with; active: `(C,)`, see `Loss.start`.
     """
 
     batches: Iterable[Batch]
     reduce: Reduce | None
     loss: Loss
     intercept: bool
+    moments: Moments
     mean: Tensor
-    penalty: Tensor
+    unit: Tensor
     start: Tensor
     active: Tensor
-    varies: Tensor
 
     @classmethod
-    def of(cls, batches, reduce, loss: Loss, intercept: bool, moments: Moments, l2: list[float]) -> Objective:
-        """From moments of the rows and an l2 for each head."""
+    def of(cls, batches: Iterable[Batch], reduce: Reduce | None, loss: Loss, intercept: bool) -> Objective:
+        """Make it in one pass over the rows."""
+        moments = collect_moments(batches, reduce=reduce, full=False, shift=intercept)
         total = moments.weight[0]
-        mean = moments.x[0] / total * intercept
+        mean = moments.x / total * intercept
         spread = moments.xx[0] / total - mean.square().sum()
-        info = torch.finfo(torch.float64)
-        varies = spread > 16 * info.eps * mean.square().sum() + 1e6 * info.tiny
+        varies = spread > constant_below(mean[0])
+        unit = torch.where(varies, spread, 1.0).rsqrt() * varies
         start, active = loss.start(moments.y / total, total.reshape(1, 1))
         if not intercept:
             start, active = torch.zeros_like(start), torch.ones_like(active)
-        penalty = torch.tensor(l2, dtype=torch.float64, device=mean.device) * torch.where(varies, spread, 1.0)
-        return cls(batches, reduce, loss, intercept, mean, penalty, start[0], active[0], varies)
+        return cls(batches, reduce, loss, intercept, moments, mean, unit, start[0], active[0])
 
-    @property
-    def hidden(self) -> Tensor:
-        """Added to the logits, hides classes without rows from the softmax."""
-        return ~self.active * HIDDEN * self.loss.coupled
+    def rows(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+        """Chunks of this rank's standardised rows, targets, weights, folds, and which of them belong to a sample."""
+        total, device = self.moments.weight[0], self.moments.x.device
+        stride = max(1, int(total // max(8 * self.mean.shape[-1], 4096)))
+        parts: list[tuple[Tensor, ...]] = []
+        seen = 0
+
+        def joined() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+            x, y, w = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+            fold = fold_of_rows(seen, len(x), NUM_FOLDS).to(device)
+            sampled = (hash_of_rows(seen, len(x)) % stride == 0).to(device)
+            return (x - self.moments.origin - self.mean) * self.unit, y, w, fold, sampled
+
+        for batch in clean_batches(self.batches, torch.float64, device):
+            for part in zip(*(tensor.split(CHUNK) for tensor in batch[:3]), strict=True):
+                if sum(len(x) for x, *_ in parts) + len(part[0]) > CHUNK:
+                    chunk = joined()
+                    yield chunk
+                    seen, parts = seen + len(chunk[0]), []
+                parts.append(part)
+        if parts:
+            yield joined()
+
+    def sum_over_ranks(self, *tensors: Tensor) -> list[Tensor]:
+        """Add up what each rank has, in one message."""
+        if self.reduce is None:
+            return list(tensors)
+        flat = self.reduce(torch.cat([t.reshape(-1) for t in tensors])).split([t.numel() for t in tensors])
+        return [new.view_as(old) for new, old in zip(flat, tensors, strict=True)]
 
     def evaluate(
-        self, weight: Tensor, bias: Tensor, which: list[int], folds: list[int | None], dtype: torch.dtype
+        self, weight: Tensor, bias: Tensor, l2: float, folds: list[int], held_out: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """
-        Values `(m,)` and gradients in weight `(m, C, d)` and bias `(m, C)`, where the rows are centred.
+        Values `(m,)` and gradients in weight `(m, C, d)` and bias `(m, C)` of the penalised loss.
 
-        Head j has the penalty of `which[j]`, and the rows outside fold `folds[j]`, all if None.
+        Head j has the rows outside fold `folds[j]`, all if that is -1; with `held_out` those inside, and no penalty.
         """
-        value, grad_weight, grad_bias = self._sum(weight, bias, folds, dtype, held_out=False)
-        penalty = self.penalty[which]
-        value = value + penalty / 2 * weight.square().sum((-2, -1))
-        grad_weight = grad_weight - grad_bias.unsqueeze(-1) * self.mean + penalty[:, None, None] * weight
-        return value, grad_weight, grad_bias
+        models, classes, d = weight.shape
+        hidden = ~self.active * HIDDEN * self.loss.coupled * (not held_out)
+        fold = torch.tensor(folds, device=weight.device)
+        value, of_weight, of_bias = weight.new_zeros(models), torch.zeros_like(weight), torch.zeros_like(bias)
+        for x, y, w, fold_of_row, _ in self.rows():
+            logits = (x @ weight.reshape(-1, d).mT).view(len(x), models, classes).transpose(0, 1)
+            logits = logits + (bias + hidden).unsqueeze(-2)
+            row_weight = (w * ((fold_of_row == fold.unsqueeze(-1)) == held_out)).unsqueeze(-1)
+            value += (row_weight * self.loss.value(logits, y)).sum((-2, -1))
+            residual = row_weight * self.loss.residual(logits, y)
+            of_weight -= (residual.transpose(0, 1).reshape(len(x), -1).mT @ x).view_as(weight)
+            of_bias -= residual.sum(-2)
+        value, of_weight, of_bias = self.sum_over_ranks(value, of_weight, of_bias)
+        if held_out:
+            return value, of_weight, of_bias
+        return value + l2 / 2 * weight.square().sum((-2, -1)), of_weight + l2 * weight, of_bias
 
-    def held_out(self, weight: Tensor, bias: Tensor, folds: list[int | None], dtype: torch.dtype) -> Tensor:
-        """Loss `(m,)` of head j on the rows in fold `folds[j]`."""
-        return self._sum(weight, bias, folds, dtype, held_out=True)[0]
-
-    def _sum(self, weight, bias, folds, dtype, held_out: bool) -> tuple[Tensor, ...]:
-        models, classes, _ = weight.shape
-        value = torch.zeros(models, dtype=torch.float64, device=weight.device)
-        grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
-        # For rows as they are, not centred.
-        offset = bias - weight @ self.mean + (0.0 if held_out else self.hidden)
-        low_weight, offset = weight.to(dtype), offset.to(dtype)
-        fold = torch.tensor([-1 if f is None else f for f in folds], device=weight.device)
-        size, seen = max(1, CHUNK // (models * classes)), 0
-        for batch in clean_batches(self.batches, dtype, weight.device):
-            for x, y, w in zip(*(t.split(size) for t in batch[:3]), strict=True):
-                in_fold = fold_of_rows(seen, len(x), NUM_FOLDS).to(fold.device) == fold.unsqueeze(-1)
-                seen += len(x)
-                row_weight = (w * (in_fold == held_out)).unsqueeze(-1)
-                logits = (low_weight @ x.mT).mT + offset.unsqueeze(-2)
-                value += (row_weight * self.loss.value(logits, y)).double().sum((-2, -1))
-                if not held_out:
-                    residual = row_weight * self.loss.residual(logits, y)
-                    grad_weight -= residual.mT @ x
-                    grad_bias -= residual.sum(-2)
-        if self.reduce is not None:
-            parts = (value, grad_weight, grad_bias)
-            flat = self.reduce(torch.cat([t.reshape(-1) for t in parts])).split([t.numel() for t in parts])
-            value, grad_weight, grad_bias = (new.view_as(old) for new, old in zip(flat, parts, strict=True))
-        return value, grad_weight, grad_bias
+    def coordinates(self, weight: Tensor, bias: Tensor, l2: float) -> Coordinates:
+        """Coordinates around a head `(C, d)`, `(C,)`, from the curvature of the loss on a sample of the rows."""
+        gram = weight.new_zeros(weight.shape[1], weight.shape[1])
+        by_class, sampled_weight = torch.zeros_like(bias), bias.new_zeros(1)
+        for x, y, w, _, sampled in self.rows():
+            x, y, w = x[sampled], y[sampled], w[sampled]
+            curvature = self.loss.curvature(x @ weight.mT + bias + ~self.active * HIDDEN * self.loss.coupled, y)
+            if self.loss.coupled:
+                curvature = curvature * (1 - curvature)
+            curvature = curvature * self.active * w.unsqueeze(-1)
+            gram += (x * curvature.mean(-1, keepdim=True)).mT @ x
+            by_class += curvature.sum(0)
+            sampled_weight += w.sum()
+        gram, by_class, sampled_weight = self.sum_over_ranks(gram, by_class, sampled_weight)
+        total = self.moments.weight[0]
+        factor = total / sampled_weight.clamp_min(torch.finfo(weight.dtype).tiny)
+        values, rotation = torch.linalg.eigh(gram * factor)
+        by_class = by_class * factor
+        share = (by_class / by_class.mean().clamp_min(torch.finfo(weight.dtype).tiny)).clamp_min(1e-3)
+        spread = share.unsqueeze(-1) * values.clamp_min(0) + l2
+        weight_scale = spread.rsqrt() * self.active.unsqueeze(-1) * (self.unit > 0)
+        bias_scale = by_class.clamp_min(1e-6 * total).rsqrt() * self.active * self.intercept
+        return Coordinates(rotation, weight_scale, bias_scale)
 
 
 @dataclass(frozen=True, eq=False)
 class Coordinates:
     """
-    Coordinates of m heads in which the second derivative of the objective is near the identity.
+    Coordinates of changes of a head in which the second derivative of the objective is near the identity.
 
-    With the eigenvectors Q and eigenvalues e of the rows' covariance, weighted by the curvature of the loss at `weight`
-    and `bias` and estimated on a sample of the rows, the weight of class c is `weight + Q diag((r_c e + penalty)^-1/2)`
-    times its coordinates, `r_c` being the class's share of the curvature.
+    With the eigenvectors Q and eigenvalues e of the rows' covariance, weighted by the curvature of the loss, the change of the
+    weight of class c is `Q diag((r_c e + l2)^-1/2)` times its coordinates, `r_c` being the class's share of the curvature.
 
     Attributes:
-        weight: `(C, d)` and bias: `(C,)`, the origin; rotation: Q; weight_scale: `(m, C, d)`; bias_scale: `(C,)`.
+        rotation: Q; weight_scale: `(C, d)`; bias_scale: `(C,)`.
     """
 
-    weight: Tensor
-    bias: Tensor
     rotation: Tensor
     weight_scale: Tensor
     bias_scale: Tensor
 
-    @classmethod
-    def around(cls, objective: Objective, sample: Sample, weight: Tensor, bias: Tensor) -> Coordinates:
-        """Around a head for centred rows. Calls `reduce` once."""
-        gram, curvature = sample.curvature(objective, weight, bias)
-        values, rotation = torch.linalg.eigh(gram)
-        share = curvature / curvature.mean().clamp_min(torch.finfo(curvature.dtype).tiny)
-        share = share.clamp_min(1e-3)
-        spread = share[:, None] * values.clamp_min(0) + objective.penalty[:, None, None]
-        weight_scale = spread.rsqrt() * objective.active[:, None] * objective.varies
-        bias_scale = curvature.clamp_min(1e-6 * sample.total).rsqrt() * objective.active * objective.intercept
-        return cls(weight, bias, rotation, weight_scale, bias_scale)
+    def change(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Changes of weights `(m, C, d)` and biases `(m, C)` of points `(m, C, d + 1)`."""
+        return (points[..., :-1] * self.weight_scale) @ self.rotation.mT, points[..., -1] * self.bias_scale
 
-    def head(self, points: Tensor, which: list[int]) -> tuple[Tensor, Tensor]:
-        """Weight and bias of points `(m, C, d + 1)`."""
-        weight = self.weight + (points[..., :-1] * self.weight_scale[which]) @ self.rotation.mT
-        return weight, self.bias + points[..., -1] * self.bias_scale
-
-    def gradient(self, weight: Tensor, bias: Tensor, which: list[int]) -> Tensor:
+    def gradient(self, of_weight: Tensor, of_bias: Tensor) -> Tensor:
         """Gradient `(m, C, d + 1)` in the coordinates, from that in weight and bias."""
-        of_weight = weight @ self.rotation * self.weight_scale[which]
-        return torch.cat([of_weight, (bias * self.bias_scale).unsqueeze(-1)], dim=-1)
+        return torch.cat(
+            [of_weight @ self.rotation * self.weight_scale, (of_bias * self.bias_scale).unsqueeze(-1)], -1
+        )
 
 
-def minimise(
-    objective: Objective,
-    coordinates: Coordinates,
-    folds: list[int | None],
-    problems: list[Lbfgs],
-    which: list[int],
-    passes: int,
-    dtype: torch.dtype,
-) -> int:
+@dataclass(eq=False)
+class Search:
     """
-    Solve all problems, each pass shared by those that are not done; at most `passes`. Returns how many.
+    The minimisation of the objective for some heads, by rounds of L-BFGS in new coordinates.
 
-    Problem j has the penalty `which[j]` and leaves out the rows of fold `folds[j]`.
+    Attributes:
+        weight: `(m, C, d)` and bias: `(m, C)`, of standardised rows.
+        residual: norm of the gradient relative to the first.
+        step: size of a Newton step relative to that of the weights and biases.
+        passes: evaluations so far.
     """
-    for count in range(passes):
-        todo = [j for j, problem in enumerate(problems) if not problem.done]
-        if not todo:
-            return count
-        penalties = [which[j] for j in todo]
-        weight, bias = coordinates.head(torch.stack([problems[j].point for j in todo]), penalties)
-        value, of_weight, of_bias = objective.evaluate(weight, bias, penalties, [folds[j] for j in todo], dtype)
-        slopes = coordinates.gradient(of_weight, of_bias, penalties)
-        for j, number, slope in zip(todo, value.tolist(), slopes, strict=True):
-            problems[j].tell(number, slope)
-    return passes
 
+    objective: Objective
+    weight: Tensor
+    bias: Tensor
+    folds: list[int]
+    first: float = 0.0
+    residual: float = float("inf")
+    step: float = float("inf")
+    passes: int = 0
 
-def choose_l2(objective: Objective, sample: Sample, dtype: torch.dtype) -> tuple[int, int]:
-    """
-    The position of the penalty with the least loss on rows left out, and how many passes that took.
+    def minimise(self, l2: float, tolerance: float, rounds: int) -> bool:
+        """
+        Go on until converged, stopped by rounding, or `rounds` or `MAX_PASSES` are used up.
 
-    All fits are made together, to a coarse tolerance.
-    """
-    grid = len(objective.penalty)
-    which = [position for position in range(grid) for _ in range(NUM_FOLDS)]
-    folds: list[int | None] = [*range(NUM_FOLDS)] * grid
-    origin = torch.zeros(len(objective.start), len(objective.mean)).to(objective.mean), objective.start
-    coordinates = Coordinates.around(objective, sample, *origin)
-    start = torch.zeros(origin[0].shape[0], origin[0].shape[1] + 1).to(origin[0])
-    problems = [Lbfgs(start, 1e-3, 4 * torch.finfo(dtype).eps) for _ in which]
-    count = minimise(objective, coordinates, folds, problems, which, MAX_PASSES, dtype)
-    weight, bias = coordinates.head(torch.stack([problem.best for problem in problems]), which)
-    errors = objective.held_out(weight, bias, folds, dtype).view(grid, NUM_FOLDS).sum(1)
-    return int(errors.argmin()), count + 1
+        Returns whether the residual is below the tolerance, and the step too, which is large under a small l2 as long as the
+        weights of separable classes have to grow.
+        """
+        for number in range(rounds):
+            before = self.residual, self.step
+            around = self._look_around(l2)
+            if self.residual <= tolerance and self.step <= max(1e-3, tolerance):
+                return True
+            stalled = self.residual > before[0] / 2 and self.step > before[1] / 2
+            if (stalled and number > 0) or self.passes >= MAX_PASSES:
+                return False
+            goal = tolerance * self.first if self.residual > tolerance else 0.0
+            self._descend(around, l2, goal, FIRST_ROUND * 2**number)
+        return False
 
+    def _look_around(self, l2: float) -> Coordinates:
+        """Measure where the search is, and return coordinates for the next round."""
+        around = self.objective.coordinates(self.weight.mean(0), self.bias.mean(0), l2)
+        _, *gradients = self.objective.evaluate(self.weight, self.bias, l2, self.folds)
+        gradient = around.gradient(*gradients)
+        self.passes += 1
+        self.first = self.first or float(gradient.norm())
+        self.residual = float(gradient.norm()) / self.first if self.first > 0 else 0.0
+        moved = torch.stack([change.norm() for change in around.change(gradient)])
+        size = torch.stack([self.weight.norm(), self.bias.norm()])
+        self.step = float((moved / size.clamp_min(1e-3)).max()) if self.first > 0 else 0.0
+        return around
 
-def solve(objective: Objective, sample: Sample, which: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Lbfgs, int]:
-    """
-    Weight and bias for centred rows, the last state of the search, and the passes made.
+    def _descend(self, around: Coordinates, l2: float, goal: float, iterations: int) -> None:
+        from scipy.optimize import minimize  # a second to import, and only needed here
 
-    In rounds, each twice as long as the one before and in the coordinates of where that ended: in precision `dtype`
-    until the gradient is 1e-5 of the first, then in float64.
-    """
-    weight = torch.zeros(len(objective.start), len(objective.mean)).to(objective.mean)
-    bias, first, count, stalled, length = objective.start, None, 0, 0, FIRST_ROUND
-    fine = 1e-8 if dtype == torch.float64 else 1e-7
-    while True:
-        coarse = dtype != torch.float64
-        coordinates = Coordinates.around(objective, sample, weight, bias)
-        start = torch.zeros(weight.shape[0], weight.shape[1] + 1).to(weight)
-        problem = Lbfgs(start, 1e-5 if coarse else fine, 4 * torch.finfo(dtype).eps, first)
-        count += minimise(objective, coordinates, [None], [problem], [which], length, dtype)
-        (weight,), (bias,) = coordinates.head(problem.best.unsqueeze(0), [which])
-        first = problem.first
-        length *= 2
-        if coarse and problem.done:
-            dtype = torch.float64
-            continue
-        stalled += problem.done
-        if problem.converged or stalled == 2 or count >= MAX_PASSES:
-            return weight, bias, problem, count
+        shape = (*self.weight.shape[:-1], self.weight.shape[-1] + 1)
+        size = math.prod(shape)
+
+        def head(point) -> tuple[Tensor, Tensor]:
+            of_weight, of_bias = around.change(torch.from_numpy(point).view(shape).to(self.weight))
+            return self.weight + of_weight, self.bias + of_bias
+
+        def evaluate(point):
+            self.passes += 1
+            value, *gradients = self.objective.evaluate(*head(point), l2, self.folds)
+            return float(value.sum()), around.gradient(*gradients).reshape(-1).cpu().numpy()
+
+        options = {"maxiter": iterations, "maxfun": MAX_PASSES, "ftol": 0.0, "gtol": goal / size**0.5}
+        found = minimize(evaluate, torch.zeros(size).double().numpy(), jac=True, method="L-BFGS-B", options=options)
+        self.weight, self.bias = head(found.x)
 
 
 @torch.no_grad()
@@ -229,10 +256,9 @@ def fit_loss_batches(
     Fit a head of a classification loss on a whole data set.
 
     L-BFGS in coordinates that a sample of the rows gives (see `Coordinates`), so that it needs few passes. Each pass
-    costs `O(n d C)` and one call of `reduce`, each change of coordinates `O(d^3)`. `l2="auto"` first fits all of
-    `L2_GRID` on all 5 folds to a coarse tolerance, together in the same passes, and takes the value with the least loss
-    on the rows left out. Memory: the sample (8 d rows, at least 2048 and at most 16384), `O(d^2)`, and for each of the
-    problems fit together (1, or 40 for "auto") 20 copies of `(C, d)`.
+    costs `O(n d C)` in float64 and one call of `reduce`, each change of coordinates `O(d^3)`. `l2="auto"` first fits all of
+    `COARSE_GRID`, from the largest, on all 5 folds to a coarse tolerance, and takes the value with the least loss on the rows
+    left out. Memory: `O(d^2)`, and for each of the heads fit together (1, or 5 for "auto") 20 copies of `(C, d)`.
 
     Ranks take the same decisions because they compute the same from the same sums, which asks for like hardware.
 
@@ -240,23 +266,36 @@ def fit_loss_batches(
         A head whose `info` has the gradient norm relative to the first `solver_residual`, `solver_unconverged`
         (0 or 1), the `solver_passes`, and the `l2` chosen.
     """
-    automatic = check_auto(l2)
-    grid = list(L2_GRID) if automatic else [float(check_l2(l2))]
-    moments = collect_moments(batches, reduce=reduce, full=False)
-    objective = Objective.of(batches, reduce, loss, intercept, moments, grid)
-    sample = Sample.of(batches, moments)
-    best, info, count = 0, {}, 2
-    if automatic:
-        best, more = choose_l2(objective, sample, moments.dtype)
-        count += more
-        info["l2"] = torch.tensor(grid[best], dtype=torch.float64)
-    weight, bias, problem, more = solve(objective, sample, best, moments.dtype)
+    objective = Objective.of(batches, reduce, loss, intercept)
+    classes, d = len(objective.start), objective.mean.shape[-1]
+    chosen, info, passes = 0.0, {}, 1
+
+    def search(folds: list[int]) -> Search:
+        weight = objective.start.new_zeros(len(folds), classes, d)
+        return Search(objective, weight, objective.start.expand(len(folds), -1), folds)
+
+    if check_auto(l2):
+        of_folds, losses = search([*range(NUM_FOLDS)]), {}
+        for value in reversed(COARSE_GRID):
+            of_folds.minimise(value, tolerance=1e-3, rounds=2)
+            heads = of_folds.weight, of_folds.bias
+            losses[value] = float(objective.evaluate(*heads, 0.0, of_folds.folds, held_out=True)[0].sum())
+        chosen = min(losses, key=losses.__getitem__)
+        passes += of_folds.passes
+        info["l2"] = torch.tensor(chosen, dtype=torch.float64)
+    else:
+        chosen = float(check_l2(l2))
+    moments = objective.moments
+    tolerance = 1e-8 if moments.dtype == torch.float64 else 1e-7
+    found = search([-1])
+    converged = found.minimise(chosen, tolerance, rounds=8)
+    (weight,), (bias,) = found.weight, found.bias
     if loss.coupled:
         # The same added to all classes changes no probability; the optimum has none of it, and it converges last.
         weight = without_mean(weight.mT, objective.active).mT
         bias = torch.where(objective.active, without_mean(bias, objective.active), bias)
-    bias = bias - weight @ objective.mean
-    info["solver_residual"] = torch.tensor(problem.residual)
-    info["solver_unconverged"] = torch.tensor(int(not problem.converged))
-    info["solver_passes"] = torch.tensor(count + more)
-    return LinearHead(weight.to(moments.dtype), bias.to(moments.dtype), info)
+    info["solver_residual"] = torch.tensor(found.residual)
+    info["solver_unconverged"] = torch.tensor(int(not converged))
+    info["solver_passes"] = torch.tensor(passes + found.passes)
+    weight = weight * objective.unit
+    return moments.head(weight, bias - (weight @ objective.mean.mT).squeeze(-1), info)

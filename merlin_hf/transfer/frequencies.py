@@ -1,4 +1,4 @@
-"""How frequent each class is, for a head that only knows where the classes lie."""
+"""Class priors, for a head that only knows where the classes lie."""
 
 import torch
 from torch import Tensor
@@ -6,15 +6,15 @@ from torch import Tensor
 from ..heads import LinearHead
 
 
-def class_frequencies(counts: Tensor) -> Tensor:
+def class_prior(counts: Tensor) -> Tensor:
     """
-    How frequent each class is, estimated from few rows: shares of the rows, shrunk towards equal ones.
+    Estimate how frequent each class is from few rows: shares of the rows, shrunk towards equal ones.
 
         p_c = lambda / C + (1 - lambda) n_c / n
 
     With `lambda = (1 - sum_c (n_c / n)^2) / ((n - 1) sum_c (1 / C - n_c / n)^2)`, at most 1: the James-Stein estimator of Hausser and
     Strimmer 2009 (JMLR 10, equation 6). Shares that are as unequal as chance makes those of equal classes become equal, and clearly unequal
-    ones stay. `lambda` is at least that of a row more for each class (Laplace), so that no frequency is 0.
+    ones stay. `lambda` is at least that of one more row for each class (Laplace), so that no class has a prior of 0.
 
     Args:
         counts (`torch.FloatTensor` of shape `(..., C)`): rows of each class.
@@ -32,18 +32,17 @@ def class_frequencies(counts: Tensor) -> Tensor:
     return shrinkage / classes + (1 - shrinkage) * shares
 
 
-def add_class_frequencies(head: LinearHead, counts: Tensor, scale: Tensor | float) -> LinearHead:
+def add_log_prior(head: LinearHead, counts: Tensor, scale: Tensor | float) -> LinearHead:
     """
-    A head whose probabilities take into account how frequent each class is.
+    Return the head with the log prior of each class added to its logits.
 
-    Class means are the Gaussian model of the classes with one spherical covariance and equal frequencies. By Bayes' rule the frequencies
+    Class means are the Gaussian model of the classes with one spherical covariance and equal priors. By Bayes' rule the priors
     enter as `log p_c` in the logits.
 
     Args:
         head ([`~merlin_hf.heads.LinearHead`]): with bias `(..., C)`.
-        counts (`torch.Tensor` of shape `(..., C)`): rows of each class, which [`class_frequencies`] are estimated from.
-        scale (`float` or `torch.Tensor` of shape `()`): what the head's outputs are multiplied by before a softmax; the
-            frequencies are not.
+        counts (`torch.Tensor` of shape `(..., C)`): rows of each class, which the [`class_prior`] is estimated from.
+        scale (`float` or `torch.Tensor` of shape `()`): the factor of the head's outputs in a softmax; the prior is not
+            multiplied by it.
     """
-    frequencies = class_frequencies(counts.to(head.bias))
-    return LinearHead(head.weight, head.bias + frequencies.log() / scale, head.info)
+    return head.add_to_bias(class_prior(counts.to(head.bias)).log() / scale)

@@ -3,16 +3,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
-from sklearn.svm import LinearSVC
 
-from merlin_hf.heads import LogisticHead, SquaredHingeHead, logistic
+from merlin_hf.heads import LogisticHead, logistic
 
 
-CASES = [
-    (LogisticHead, "single_label_classification"),
-    (LogisticHead, "multi_label_classification"),
-    (SquaredHingeHead, "single_label_classification"),
-]
+PROBLEM_TYPES = LogisticHead.problem_types
 
 
 @pytest.fixture(params=["exact", "cg"])
@@ -83,50 +78,21 @@ def test_one_vs_rest_equals_scikit_learn(method, fit_intercept):
         torch.testing.assert_close(head(features)[:, c], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_svm_equals_scikit_learn(method):
-    features, _, targets, _ = problem(40, 6, 3, weighted=False)
-    head = SquaredHingeHead(fit_intercept=False).fit(features, targets, 0.1)
-    for c in range(3):
-        model = LinearSVC(
-            C=1 / penalty(features, torch.ones(40, dtype=torch.float64), 0.1, False),
-            fit_intercept=False,
-            dual=True,
-            tol=1e-10,
-            max_iter=200_000,
-        ).fit(features.numpy(), targets[:, c].numpy())
-        torch.testing.assert_close(head.weight[c], torch.as_tensor(model.coef_[0]), atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.parametrize("fit_intercept", [True, False])
-def test_svm_optimality_with_a_bias(method, fit_intercept):
-    """No change of weight or bias lowers the objective: its gradient is 0."""
-    features, _, targets, weight = problem(40, 6, 3)
-    head = SquaredHingeHead(fit_intercept=fit_intercept).fit(features, targets, 0.1, weight)
-    w, b = head.weight.clone().requires_grad_(), head.bias.clone().requires_grad_()
-    hinge = (1 - (2 * targets - 1) * (features @ w.T + b)).clamp_min(0).square()
-    loss = (weight[:, None] * hinge).sum() + penalty(features, weight, 0.1, fit_intercept) / 2 * w.square().sum()
-    grads = torch.autograd.grad(loss, [w, b])
-    assert grads[0].abs().max() < 1e-5
-    assert not fit_intercept or grads[1].abs().max() < 1e-6
-    assert fit_intercept or (head.bias == 0).all()
-
-
-@pytest.mark.parametrize("solver, problem_type", CASES)
+@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 @pytest.mark.parametrize("n, d, fit_intercept", [(7, 9, True), (8, 8, False), (9, 4, True)])
-def test_gradients(method, solver, problem_type, n, d, fit_intercept):
+def test_gradients(method, problem_type, n, d, fit_intercept):
     features, _, targets, weight = problem(n, d, 3)
-    soft = solver is LogisticHead
     single = problem_type == "single_label_classification"
-    fitted = solver(problem_type=problem_type, fit_intercept=fit_intercept, tolerance=1e-10)
+    fitted = LogisticHead(problem_type=problem_type, fit_intercept=fit_intercept, tolerance=1e-10)
 
     def fit(features, scores, l2, weight):
         # Soft targets of the softmax sum to 1, so they are moved through their own scores.
-        encoded = scores if not soft else scores.softmax(-1) if single else scores.sigmoid()
+        encoded = scores.softmax(-1) if single else scores.sigmoid()
         head = fitted.fit(features, encoded, l2, weight)
         return head.weight, head.bias
 
     l2 = torch.tensor(0.3, dtype=torch.float64)
-    inputs = [features.requires_grad_(), targets.requires_grad_(soft), l2.requires_grad_(), weight.requires_grad_()]
+    inputs = [features.requires_grad_(), targets.requires_grad_(), l2.requires_grad_(), weight.requires_grad_()]
     assert torch.autograd.gradcheck(fit, inputs, fast_mode=method == "cg")
 
 
@@ -161,12 +127,12 @@ def test_gradient_agrees_with_a_converged_unrolled_solve():
     torch.testing.assert_close(*grads, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("solver, problem_type", CASES)
+@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 @pytest.mark.parametrize("l2", [1e-6, 1e-3])
-def test_separable_classes_are_survived(solver, problem_type, l2):
+def test_separable_classes_are_survived(problem_type, l2):
     features, labels, targets, _ = problem(24, 40, 3)
     features.requires_grad_()
-    head = solver(problem_type=problem_type).fit(features, targets, l2)
+    head = LogisticHead(problem_type=problem_type).fit(features, targets, l2)
     assert head.info["solver_unconverged"] == 0
     assert torch.equal(head(features).argmax(-1), labels)
     head(features).square().sum().backward()
@@ -220,12 +186,11 @@ def test_one_row_per_class_of_many(monkeypatch):
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
-@given(shapes, st.integers(0, 10**6), st.sampled_from(CASES))
-def test_duplicated_rows_and_constant_features(shape, seed, case):
-    solver, problem_type = case
+@given(shapes, st.integers(0, 10**6), st.sampled_from(PROBLEM_TYPES))
+def test_duplicated_rows_and_constant_features(shape, seed, problem_type):
     features, _, targets, _ = problem(*shape, seed=seed, weighted=False)
     features = torch.cat([features, torch.full((len(features), 1), 5.0, dtype=torch.float64)], 1)
-    solver = solver(problem_type=problem_type)
+    solver = LogisticHead(problem_type=problem_type)
     twice = solver.fit(torch.cat([features, features[:2]]), torch.cat([targets, targets[:2]]), 0.1)
     weight = torch.ones(len(features), dtype=torch.float64)
     weight[:2] = 2
@@ -234,13 +199,13 @@ def test_duplicated_rows_and_constant_features(shape, seed, case):
     assert weighted.weight[:, -1].abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("solver, problem_type", CASES)
-def test_a_solve_that_did_not_converge_says_so(method, solver, problem_type):
+@pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
+def test_a_solve_that_did_not_converge_says_so(method, problem_type):
     features, _, targets, _ = problem(30, 20, 3)
     weight = torch.ones(2, 30)
-    early = solver(problem_type=problem_type, max_iter=1).fit(features, targets, 1e-3, weight)
+    early = LogisticHead(problem_type=problem_type, max_iter=1).fit(features, targets, 1e-3, weight)
     assert early.info["solver_unconverged"] == 2 and early.info["solver_residual"] > 1e-3
-    full = solver(problem_type=problem_type).fit(features, targets, 1e-3, weight)
+    full = LogisticHead(problem_type=problem_type).fit(features, targets, 1e-3, weight)
     assert full.info["solver_unconverged"] == 0 and full.info["solver_residual"] <= 1e-8
 
 
@@ -278,5 +243,5 @@ def test_bad_settings_are_named():
         LogisticHead(max_iter=0)
     with pytest.raises(ValueError, match="tolerance=-1"):
         LogisticHead(tolerance=-1)
-    with pytest.raises(ValueError, match="'regression' is not supported by SquaredHingeHead"):
-        SquaredHingeHead(problem_type="regression")
+    with pytest.raises(ValueError, match="'regression' is not supported by LogisticHead"):
+        LogisticHead(problem_type="regression")

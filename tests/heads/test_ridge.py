@@ -93,7 +93,7 @@ def test_float32_is_enough_above_the_bound(n, d, classes, per_row, decades):
     assert 1e-8 < error < 1e-4
 
 
-def test_small_python_l2_is_solved_in_double():
+def test_a_small_l2_is_solved_in_double():
     features, targets, _ = problem(0, 512, 512, 3, weighted=False)
     features, targets = features.float(), targets.float()
     exact = RidgeHead().fit(features.double(), targets.double(), 1e-5).weight.float()
@@ -106,8 +106,8 @@ def test_small_python_l2_is_solved_in_double():
             ("float32", RidgeHead(dtype=torch.float32), 1e-5),
         ]
     }
-    assert error["python"] < 1e-6 and error["tensor, dtype"] < 1e-6
-    assert error["tensor"] == error["float32"] > error["python"]
+    assert error["python"] < 1e-6 and error["tensor"] < 1e-6 and error["tensor, dtype"] < 1e-6
+    assert error["float32"] > 1e-5
 
 
 def test_one_row_per_class_and_an_absent_class():

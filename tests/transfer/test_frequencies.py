@@ -9,7 +9,7 @@ from torch import nn
 
 from merlin_hf import MerlinTrainer
 from merlin_hf.heads import LinearHead, encode_targets, get_head
-from merlin_hf.transfer.frequencies import add_class_frequencies, class_frequencies
+from merlin_hf.transfer.frequencies import add_log_prior, class_prior
 from tests.support import SOURCE_LABELS, make_args, make_trainer
 from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset
 
@@ -35,10 +35,10 @@ def test_probabilities_are_bayes_rule_for_spherical_classes():
     means = torch.stack([features[labels == c].mean(0) for c in (0, 1)])
     scatter = (features - features.mean(0)).square().sum(-1).mean()
     scale = (scatter / 2).item()  # for variance 1: (||x - m||^2 - ||x - m_c||^2) / scatter * scale
-    known = add_class_frequencies(head, targets.sum(0), scale)
+    known = add_log_prior(head, targets.sum(0), scale)
     found = (scale * known(features)).softmax(-1)
     densities = torch.exp(-(features[:, None] - means).square().sum(-1) / 2)
-    expected = densities * class_frequencies(torch.tensor([900.0, 100.0]).double())
+    expected = densities * class_prior(torch.tensor([900.0, 100.0]).double())
     torch.testing.assert_close(found, expected / expected.sum(-1, keepdim=True))
 
 
@@ -54,7 +54,7 @@ def shrunk(counts):
 
 @pytest.mark.parametrize("counts", [[66, 34], [14, 7, 3], [3, 2, 2, 1], [7, 0, 0], [1, 0], [43, 23, 9, 25], [5, 5]])
 def test_frequencies_are_those_of_the_shrinkage_estimator(counts):
-    found = class_frequencies(torch.tensor(counts, dtype=torch.float64))
+    found = class_prior(torch.tensor(counts, dtype=torch.float64))
     torch.testing.assert_close(found, torch.tensor(shrunk(counts), dtype=torch.float64))
     assert found.min() > 0
 
@@ -64,25 +64,25 @@ def test_shares_as_unequal_as_chance_makes_them_count_as_equal():
     generator = torch.Generator().manual_seed(0)
     draws = torch.randint(10, (200, 100), generator=generator)
     counts = torch.nn.functional.one_hot(draws, 10).sum(1).double()
-    error = (class_frequencies(counts) - 0.1).square().sum(-1)
+    error = (class_prior(counts) - 0.1).square().sum(-1)
     assert error.mean() < 0.25 * (counts / 100 - 0.1).square().sum(-1).mean()
     assert 0.25 < (error < 1e-20).double().mean() < 0.75
 
 
 def test_clearly_unequal_shares_stay():
-    found = class_frequencies(torch.tensor([800.0, 150.0, 50.0]))
+    found = class_prior(torch.tensor([800.0, 150.0, 50.0]))
     torch.testing.assert_close(found, torch.tensor([0.8, 0.15, 0.05]), atol=2e-3, rtol=0)
 
 
 def test_without_rows_all_classes_are_equal():
-    found = class_frequencies(torch.tensor([[0.0, 0.0], [3.0, 3.0]]))
+    found = class_prior(torch.tensor([[0.0, 0.0], [3.0, 3.0]]))
     torch.testing.assert_close(found, torch.full((2, 2), 0.5))
 
 
 def test_equal_frequencies_change_no_probability():
     head = LinearHead(torch.randn(4, 3, 5), torch.randn(4, 3))
     features = torch.randn(4, 6, 5)
-    known = add_class_frequencies(head, torch.full((4, 3), 7.0), 2.5)
+    known = add_log_prior(head, torch.full((4, 3), 7.0), 2.5)
     torch.testing.assert_close((2.5 * known(features)).softmax(-1), (2.5 * head(features)).softmax(-1))
 
 
@@ -114,7 +114,7 @@ def test_the_learned_scale_does_not_scale_the_frequencies(tmp_path):
     trainer = make_trainer(tmp_path, target=unequal(), class_frequencies=True)
     scalar = torch.tensor(0.5, requires_grad=True)
     weight = torch.zeros(NUM_LABELS, 4)
-    head = add_class_frequencies(
+    head = add_log_prior(
         LinearHead(weight, torch.zeros(NUM_LABELS)),
         torch.tensor(COUNTS),
         trainer.logit_scale({"log_logit_scale": scalar}),
