@@ -18,6 +18,7 @@ from .utils.validation import (
     NonNegative,
     Positive,
     Share,
+    Text,
     Words,
     check_options,
     interval,
@@ -47,6 +48,7 @@ INHERITED: dict[str, Any] = {
         ),
         interval("[0, inf)"),
     ),
+    "output_dir": Text | None,
     "max_steps": interval("[-1, inf)"),
     "local_rank": interval("[-1, inf)"),
     "learning_rate": interval("[0, 1e6]"),
@@ -124,8 +126,6 @@ class TransferTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         check_options(self)  # before transformers uses them
-        if self.output_dir == "":
-            raise ConfigError("`output_dir` must name a folder, got ''.")
         super().__post_init__()
         self.check_options(self)
 
@@ -218,7 +218,7 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             "choices": list(BALANCE_REFERENCES),
         },
     )
-    head: str | None = field(
+    head: Text | None = field(
         default=None,
         metadata={
             "help": "Solver of the target head, a name in merlin_hf.heads.HEADS. Default: centroid, or ridge for real "

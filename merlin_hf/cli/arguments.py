@@ -153,7 +153,7 @@ def read_file(path: str) -> dict[str, Any]:
     given = {name: value for name, value in read_mapping(file, "--config").items() if value is not None}
     for name, value in given.items():
         is_path = isinstance(value, str) and (name in PATHS or name.endswith(PATH_ENDINGS)) and name not in OUTPUTS
-        if is_path and not os.path.exists(value) and (file.parent / value).exists():
+        if is_path and not os.path.exists(value) and os.path.exists(file.parent / value):
             given[name] = str(file.parent / value)
     return given
 

@@ -13,6 +13,7 @@ from ..utils.validation import (
     ConfigError,
     Positive,
     Share,
+    Text,
     check_fields,
     check_options,
     check_value,
@@ -45,7 +46,7 @@ class TargetConfig:
         test_rows (`int`, *optional*): rows to test on, the same for all seeds; all if not given.
     """
 
-    path: str
+    path: Text
     name: str | None = None
     train_split: str = "train"
     test_split: str = "test"
@@ -76,7 +77,7 @@ class SourceConfig:
         rows (`int`, *optional*): rows to use, drawn once; all if not given.
     """
 
-    path: str
+    path: Text
     name: str | None = None
     split: str = "train"
     text_columns: list[str] | str | None = None
@@ -150,7 +151,7 @@ class CompareConfig:
         ConfigError: a value cannot be used; the message names its key and says what would work.
     """
 
-    model: str
+    model: Text
     target: TargetConfig
     methods: Any
     source: SourceConfig | None = None
@@ -167,7 +168,7 @@ class CompareConfig:
     max_seq_length: Annotated[int, interval("[1, 1_000_000]")] = 128
     image_size: Annotated[int, interval("[1, 100_000]")] | None = None
     save_models: bool = False
-    output_dir: str = "comparison"
+    output_dir: Text = "comparison"
 
     checked_types = dict.fromkeys(("target", "source", "search"), Any)  # checked as sections
 
@@ -279,7 +280,7 @@ def _read(path: Path) -> dict[str, Any]:
     config = read_mapping(path)
     for section, name in ((config, "model"), (config.get("target"), "path"), (config.get("source"), "path")):
         given = section.get(name) if isinstance(section, dict) else None
-        if isinstance(given, str) and not os.path.exists(given) and (path.parent / given).exists():
+        if isinstance(given, str) and not os.path.exists(given) and os.path.exists(path.parent / given):
             section[name] = str(path.parent / given)
     return config
 

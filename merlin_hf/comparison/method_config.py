@@ -141,7 +141,8 @@ def read_methods(given: Any, has_source: bool) -> list[MethodConfig]:
     if isinstance(given, list | tuple) and all(isinstance(one, MethodConfig) for one in given):
         given = {one.label: one.to_mapping() for one in given}
     if not isinstance(given, Mapping):
-        if len(set(map(str, given))) < len(given):
+        given = check_value(given, list[str], "methods")
+        if len(set(given)) < len(given):
             raise ConfigError(
                 f"`methods` has a name twice: {list(given)}. Give the second a label: `{given[0]}_2: {{method: {given[0]}}}`."
             )

@@ -1,9 +1,8 @@
 """The ways to use a source task, and to do without, that can be compared, by name."""
 
-import difflib
-
 from ..trainer import MerlinTrainer
 from ..transfer.trainer import TransferTrainer
+from ..utils.validation import did_you_mean, shown
 from .bi_tuning import BiTuningTrainer
 from .bss import BSSTrainer
 from .co_tuning import CoTuningTrainer
@@ -44,15 +43,15 @@ METHODS: dict[str, type[TransferTrainer]] = {
 
 def get_method(name: str) -> type[TransferTrainer]:
     """
-    The trainer class of a method.
+    Return the trainer class of a method.
 
     Raises:
         ValueError: there is no method of that name; the message lists those there are.
     """
-    if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"`method={name!r}` is unknown.{hint} Methods: {', '.join(METHODS)}.")
+    if not isinstance(name, str) or name not in METHODS:
+        raise ValueError(
+            f"`method={shown(name)}` is unknown.{did_you_mean(name, METHODS)} Methods: {', '.join(METHODS)}."
+        )
     return METHODS[name]
 
 

@@ -10,7 +10,7 @@ from ..training_args import TransferTrainingArguments, check_head
 from ..transfer.labels import REGRESSION
 from ..transfer.refit import RefitHeadMixin
 from ..transfer.trainer import TransferTrainer
-from ..utils.validation import Words, interval
+from ..utils.validation import Text, Words, interval
 
 
 @dataclass
@@ -24,7 +24,7 @@ class ProbeTrainingArguments(TransferTrainingArguments):
         probe_l2 (`str`): its regulariser: `"auto"` (by cross-validation on the target's training rows) or a number.
     """
 
-    probe_head: str | None = field(
+    probe_head: Text | None = field(
         default=None,
         metadata={"help": "Solver of the head. Default: logistic, and ridge for real labels."},
     )

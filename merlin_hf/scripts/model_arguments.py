@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..methods import METHODS
-from ..utils.validation import check_options
+from ..utils.validation import Text, check_options
 
 
 class TaskArguments(Protocol):
@@ -25,7 +25,7 @@ class TaskArguments(Protocol):
 class BaseModelArguments:
     """The model, and the way it is trained; what all programs share."""
 
-    model_name_or_path: str = field(metadata={"help": "Path of a pretrained model, or its name on the Hub."})
+    model_name_or_path: Text = field(metadata={"help": "Path of a pretrained model, or its name on the Hub."})
     method: str | None = field(
         default=None,
         metadata={"help": f"{', '.join(METHODS)}. Default: merlin with a source, else finetune."},

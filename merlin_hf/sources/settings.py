@@ -34,7 +34,7 @@ class RankingSettings:
     image_size: Annotated[int, interval("[1, 100_000]")] | None = None
     device: torch.device | str | None = None
     from_scratch: bool = False
-    freeze_layers: int = 0
+    freeze_layers: Annotated[int, interval("[0, 10_000]")] = 0
     attn_implementation: str | None = None
 
     def __post_init__(self):

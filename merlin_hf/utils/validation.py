@@ -66,7 +66,9 @@ Positive = Annotated[float, interval("(0, inf)")]
 NonNegative = Annotated[float, interval("[0, inf)")]
 Share = Annotated[float, interval("(0, 1)")]
 Count = Annotated[int, interval("[1, inf)")]
+NOT_EMPTY = "the text must not be empty"
 JSON_FILE = "the text may name a JSON file"
+Text = Annotated[str, NOT_EMPTY]
 
 
 class Rule(NamedTuple):
@@ -79,6 +81,7 @@ class Rule(NamedTuple):
         choices (`tuple`): the texts that it may be; any if empty.
         words (`tuple[str, ...]`): texts that stand for a number.
         is_file (`bool`): whether its text may name a JSON file, where it takes a mapping.
+        is_filled (`bool`): whether its text must not be empty.
     """
 
     types: tuple
@@ -86,6 +89,7 @@ class Rule(NamedTuple):
     choices: tuple = ()
     words: tuple[str, ...] = ()
     is_file: bool = False
+    is_filled: bool = False
 
 
 def rule(hint: Any, choices: Iterable[str] = ()) -> Rule:
@@ -93,7 +97,9 @@ def rule(hint: Any, choices: Iterable[str] = ()) -> Rule:
     types, extras = _divided(hint)
     limits = [extra for extra in extras if isinstance(extra, Interval)]
     words = [word for extra in extras if isinstance(extra, Words) for word in extra]
-    return Rule(types, limits[0] if limits else None, tuple(choices), tuple(words), JSON_FILE in extras)
+    return Rule(
+        types, limits[0] if limits else None, tuple(choices), tuple(words), JSON_FILE in extras, NOT_EMPTY in extras
+    )
 
 
 @cache
@@ -301,6 +307,8 @@ def _as_is(value: Any, kind: Any, known: Rule) -> tuple[bool, Any]:
         return _is_number(value) and isinstance(value, int), value
     if kind is str and any(map(_is_mapping, known.types)):
         return isinstance(value, str) and _is_configuration(value, known.is_file), value
+    if kind is str and value == "" and known.is_filled:
+        return False, value
     if origin is list:
         return _list(value, known._replace(types=_divided(parts[0])[0]))
     if origin is Literal:
@@ -407,4 +415,6 @@ def _described(kind: Any, known: Rule, finite: str = "") -> str:
         return f"one of {', '.join(map(str, parts))}"
     if _is_mapping(kind):
         return "a mapping, or JSON or a JSON file of one" if known.is_file else "a mapping, or JSON of one"
+    if kind is str and known.is_filled:
+        return "text that is not empty"
     return NAMES.get(kind) or getattr(kind, "__name__", str(kind))

@@ -11,6 +11,7 @@ from PIL import Image
 from merlin_hf.cli.arguments import read_request
 from merlin_hf.comparison.values import ConfigError
 from merlin_hf.methods import METHODS
+from tests.fuzz import configs as fuzz
 
 
 BASE = {"model_name_or_path": "m", "task_name": "rte", "source_task_name": "mnli", "output_dir": "out"}
@@ -136,3 +137,17 @@ def test_the_task_is_that_of_the_data(tmp_path, monkeypatch):
     assert read_request([*model, "--dataset_name", "nowhere"], task="image").task == "image"
     with pytest.raises(FileNotFoundError, match="`dataset_name='nowhere'` is not a file or folder"):
         read_request([*model, "--dataset_name", "nowhere"])
+
+
+@pytest.mark.parametrize("command", ["train", "images", "compare", "sources"])
+@pytest.mark.parametrize("name", ["nan", "None", "empty", "x", "2.5", "-1", "1e30", "[]"])
+def test_a_slice_of_the_fuzz_of_values(command, name):
+    """One key in four; `make fuzz` has all."""
+    some = [key for key in fuzz.keys() if key[0] == command][:: 4 if command != "sources" else 1]
+    found = [fuzz.give(*key, name) for key in some]
+    assert found and not [one for one in found if one.verdict in fuzz.FAULTS]
+
+
+@pytest.mark.parametrize("attack", list(fuzz.attacks())[::4], ids=lambda attack: f"{attack[0]} {attack[1]}"[:40])
+def test_a_slice_of_the_bombs(attack):
+    assert fuzz.attack(*attack).verdict == fuzz.NAMED

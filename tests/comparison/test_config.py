@@ -37,7 +37,7 @@ def changed(path, value):
     [
         ("modle", "x", r"`modle` is unknown\. Did you mean 'model'\? Known here: model, target"),
         ("model", None, "`model` is missing"),
-        ("model", 3, "`model` must be text, got 3"),
+        ("model", 3, "`model` must be text that is not empty, got 3"),
         ("target", None, "`target` is missing"),
         ("target", "rte", "`target` must be a mapping of names to values, got 'rte'"),
         ("target.path", None, r"`target\.path` is missing"),

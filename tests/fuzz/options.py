@@ -112,7 +112,7 @@ def give(cls: type, option: str, name: str, folder: str) -> Finding:
     """Construct the arguments with one value, and judge what happens."""
     given = {"output_dir": folder, "use_cpu": True, "report_to": "none", option: VALUES[name]}
     try:
-        with _time_limit():
+        with time_limit():
             kept = getattr(cls(**given), option)
     except TimeoutError:
         verdict, said = HANGS, f"more than {LIMIT} s"
@@ -126,7 +126,9 @@ def give(cls: type, option: str, name: str, folder: str) -> Finding:
 
 
 @contextlib.contextmanager
-def _time_limit() -> Iterator[None]:
+def time_limit() -> Iterator[None]:
+    """Raise a TimeoutError in the block after the limit."""
+
     def stop(*_: Any) -> None:
         raise TimeoutError
 
