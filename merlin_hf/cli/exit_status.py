@@ -1,7 +1,6 @@
 """Say on stderr what went wrong, and tell it to the shell by the exit status."""
 
 import os
-import re
 import sys
 import traceback
 
@@ -13,7 +12,6 @@ from ..utils.secret import without_any_token
 FAILURE = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130  # as shells have it for SIGINT
-TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 # Set to anything, it has every error followed by its traceback.
 DEBUG = "MERLIN_DEBUG"
 # Errors that say what to change: in arguments, files or the installation.
@@ -34,7 +32,7 @@ def fail_with(command: str, error: BaseException) -> int:
     It is 2 for an error that says what to change, and 1 for any other, of which the kind is told.
     """
     if os.environ.get(DEBUG):
-        print(TOKEN.sub("<token>", "".join(traceback.format_exception(error))), end="", file=sys.stderr)
+        print(without_any_token("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     if isinstance(error, EXPECTED):
         return fail(command, str(error) or type(error).__name__)
     hint = "" if os.environ.get(DEBUG) else f" This was not foreseen: {DEBUG}=1 shows where it comes from."

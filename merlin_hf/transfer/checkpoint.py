@@ -151,9 +151,19 @@ class TransferCheckpointsMixin(TrainerBase):
                 self._resumed_step = state.global_step
             elif getattr(self.args, "overwrite_output_dir", False) and trial is None:
                 self._on_main_process(lambda: discard_all(self.args.output_dir))
-            output = super().train(resume_from_checkpoint, trial, *args, **kwargs)
+            try:
+                output = super().train(resume_from_checkpoint, trial, *args, **kwargs)
+            except (ValueError, RuntimeError) as error:
+                # A head that is fit to NaN says so, but not why. Nothing is asked of other processes, which may be elsewhere.
+                self._check_own_weights(error)
+                raise
             self.check_finite()
             return output
+
+    def _check_own_weights(self, error: Exception) -> None:
+        name = None if isinstance(error, FileError) else not_finite(self._trained_model)
+        if name is not None:
+            raise NotFiniteError(diverged(name, self.state.global_step, self.args)) from error
 
     def set_initial_training_values(self, args, dataloader):
         """
@@ -380,6 +390,11 @@ class TransferCheckpointsMixin(TrainerBase):
         else:
             super()._push_from_checkpoint(checkpoint_folder)
 
+    @property
+    def _trained_model(self) -> torch.nn.Module:
+        transfer_model = getattr(self, "transfer_model", None)
+        return self.model if transfer_model is None or self.is_fsdp_enabled else transfer_model
+
     def check_finite(self) -> None:
         """
         Check that all weights are finite, on all processes.
@@ -387,9 +402,8 @@ class TransferCheckpointsMixin(TrainerBase):
         Raises:
             NotFiniteError: one is NaN or infinite; the message names it and what to change.
         """
-        transfer_model = getattr(self, "transfer_model", None)
         is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        name = not_finite(self.model if transfer_model is None or self.is_fsdp_enabled else transfer_model)
+        name = not_finite(self._trained_model)
         if is_sharded and self.args.world_size > 1:
             found = torch.tensor(name is not None, dtype=torch.float32, device=self.args.device)
             torch.distributed.all_reduce(found)

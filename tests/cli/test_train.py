@@ -261,6 +261,54 @@ def test_a_dry_run_checks_what_training_checks(config, run, tmp_path):
     assert status == 2 and shown == "" and "per_device_train_batch_size" in said
 
 
+def test_a_folder_with_the_checkpoint_of_another_run_is_refused(config, run, tmp_path, caplog):
+    assert run("train", config, "--save_steps", 2)[0] == 0
+    for flags, named in (
+        (("--learning_rate", "2e-3"), "`learning_rate` (0.001 in the checkpoint, 0.002 now)"),
+        (("--max_train_samples", 20), "`train_dataset` (24 in the checkpoint, 20 now)"),
+        (("--method", "joint"), "`JointTrainer` now"),
+    ):
+        for more in ((), ("--dry_run",)):
+            status, shown, said = run("train", config, *flags, *more)
+            assert (status, shown) == (2, "") and named in said and "`output_dir=" in said, said
+            assert "Traceback" not in said
+    status, _, said = run(
+        "train", config, "--learning_rate", "2e-3", "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-2"
+    )
+    assert status == 0 and "neither run" in caplog.text, said
+    assert run("train", config, "--method", "joint", "--overwrite_output_dir")[0] == 0
+    assert not (tmp_path / "out" / "checkpoint-2").exists()
+
+
+def test_a_finished_command_leaves_the_model_as_it_is(config, run, tmp_path, caplog):
+    found = []
+    for _ in range(3):
+        status, shown, said = run("train", config, "--do_train", "--do_eval", "--json")
+        assert status == 0, said
+        model = (tmp_path / "out" / "model.safetensors").read_bytes()
+        metrics = json.loads(shown)["metrics"]
+        found.append((model, {name: metrics[name] for name in ("train_loss", "eval_loss", "eval_accuracy")}))
+    assert found[0] == found[1] == found[2] and "is finished" in caplog.text
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-3"]
+    assert run("train", config, "--max_steps", 4)[0] == 0 and (tmp_path / "out" / "checkpoint-4").exists()
+
+
+@pytest.mark.parametrize("method", ["joint", "finetune"])
+def test_a_training_that_diverges_ends_in_one_line_and_no_model(config, run, tmp_path, method):
+    flags = ["--learning_rate", "1e6", "--weight_decay", 1, "--optim", "sgd", "--max_steps", 20]
+    status, shown, said = run("train", config, "--method", method, *flags)
+    last = said.strip().splitlines()[-1]
+    assert (status, shown) == (1, "") and last.startswith("merlin-hf train: Training has diverged"), said
+    assert "Traceback" not in said and not (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["file", "file/out", "o" * 300])
+def test_an_output_dir_that_cannot_be_is_found_before_data_are_read(config, run, tmp_path, name):
+    (tmp_path / "file").touch()
+    status, shown, said = run("train", config, "--output_dir", tmp_path / name, "--train_file", "nowhere.csv")
+    assert (status, shown) == (2, "") and "`output_dir=" in said and "nowhere" not in said
+
+
 def test_a_dry_run_says_where_training_would_go_on(config, run, tmp_path):
     assert run("train", config, "--save_steps", 2, "--max_steps", 2)[0] == 0
     shown = run("train", config, "--dry_run")[1]

@@ -34,7 +34,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from merlin_hf.transfer.manifest import MANIFEST_NAME, write_manifest
 from merlin_hf.transfer.whole_checkpoints import missing_part
-from tests.test_trainer import make_trainer
+from tests.support import make_trainer
 from tests.transfer.kill_script import Report, kill_at_file_event
 
 
