@@ -123,8 +123,8 @@ def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from ..comparison.quiet import quiet
-    from ..comparison.values import ConfigError
     from ..utils.errors import reading
+    from ..utils.validation import ConfigError
     from . import evaluation
     from .saved_model import read_saved
     from .scores import classes_of, metrics_of, names_of

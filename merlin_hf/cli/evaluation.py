@@ -18,7 +18,6 @@ from transformers import (
     default_data_collator,
 )
 
-from ..comparison.values import ConfigError, did_you_mean
 from ..data.audio import AUDIO, EncodeAudio
 from ..data.columns import warn_of_empty_texts
 from ..data.encoding import count_cut, tokenize
@@ -29,6 +28,7 @@ from ..data.tasks import make_task
 from ..scripts import audio_tasks, image_tasks, text_tasks
 from ..transfer.labels import MULTI_LABEL
 from ..transfer.model import TransferModel
+from ..utils.validation import ConfigError, did_you_mean
 from .programs import IMAGE, TEXT
 from .saved_model import SavedModel
 

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ..comparison.values import ConfigError
 from ..data import load_dataset
 from ..data.images import is_image
 from ..scripts import image_classification, image_tasks, text_classification, text_tasks
 from ..scripts.text_classification import Program
+from ..utils.validation import ConfigError
 
 
 TEXT, IMAGE = "text", "image"

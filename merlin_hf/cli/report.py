@@ -114,9 +114,9 @@ def _sorted_paths(paths: list[Path], arguments: argparse.Namespace) -> tuple[lis
     Raises:
         ConfigError: what is asked for is not for all of them, or would be written to one place.
     """
-    from ..comparison.values import ConfigError
     from ..report.curves import find_state
     from ..report.run import name_of
+    from ..utils.validation import ConfigError
 
     paths = list(dict.fromkeys(paths))
     runs = [path for path in paths if path.name == "trainer_state.json" or (path.is_dir() and find_state(path))]
@@ -179,9 +179,9 @@ def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from ..comparison.quiet import quiet
-    from ..comparison.values import ConfigError
     from ..utils.errors import reading
     from ..utils.loading import load_config
+    from ..utils.validation import ConfigError
     from . import evaluation
     from .saved_model import load_plain, read_saved
     from .scores import classes_of, names_of

@@ -16,13 +16,13 @@ from transformers import (
 )
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME
 
-from ..comparison.values import ConfigError
 from ..hub.card import task_of
 from ..hub.folder import PROCESSOR_CONFIGS, TOKENIZER_CONFIG
 from ..transfer.model import find_head
 from ..utils import loading
 from ..utils.errors import reading
 from ..utils.files import FileError
+from ..utils.validation import ConfigError
 from .programs import IMAGE, TEXT
 
 

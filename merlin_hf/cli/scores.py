@@ -7,12 +7,12 @@ import numpy as np
 from transformers import PretrainedConfig
 
 from ..comparison.metrics import classification_metrics, regression_metrics
-from ..comparison.values import ConfigError
 from ..data.labels import Labels
 from ..data.models import is_unnamed
 from ..report.confusion import class_scores, confusion_matrix, scores_by_class
 from ..scripts.text_tasks import local_metric
 from ..transfer.labels import MULTI_LABEL, REGRESSION
+from ..utils.validation import ConfigError
 from .evaluation import model_ids
 
 

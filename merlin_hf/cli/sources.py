@@ -121,7 +121,7 @@ def _rank(arguments: argparse.Namespace):
 
 
 def _columns(arguments: argparse.Namespace) -> dict[str, dict]:
-    from ..comparison.values import ConfigError
+    from ..utils.validation import ConfigError
 
     columns: dict[str, dict] = {}
     for option in COLUMNS:

@@ -43,7 +43,7 @@ def train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
     Returns:
         `int`: the exit status.
     """
-    from ..comparison.values import ConfigError
+    from ..utils.validation import ConfigError
 
     rest = list(rest)
     try:

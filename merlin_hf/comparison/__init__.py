@@ -1,9 +1,9 @@
 """Methods x seeds on one target and source, with the same budget for each."""
 
+from ..utils.validation import ConfigError
 from .config import CompareConfig, SearchConfig, SourceConfig, TargetConfig, load_config
 from .driver import ComparisonError, ComparisonResult, compare
 from .dry_run import DryRun, dry_run
-from .values import ConfigError
 
 
 __all__ = [

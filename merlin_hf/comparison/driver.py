@@ -12,6 +12,7 @@ from accelerate.utils import broadcast_object_list
 
 from ..utils.files import FileError, check_output_dir, to_json, write_text
 from ..utils.lock import locked
+from ..utils.validation import first_sentence
 from .config import CompareConfig, load_config
 from .experiment import Experiment
 from .figure import check_can_draw, save_figure
@@ -21,7 +22,6 @@ from .progress import Progress, make_progress
 from .quiet import quiet
 from .report import markdown_table, summarize, write_csv
 from .runs import Run, RunStore
-from .values import first_sentence
 
 
 class ComparisonError(RuntimeError):

@@ -19,6 +19,7 @@ from transformers.utils import CONFIG_NAME
 from ..methods.delta import DeltaTrainingArguments
 from ..transfer.layers import find_layers
 from ..utils.files import file_names, write_text
+from ..utils.validation import ConfigError, first_sentence
 from .config import CompareConfig
 from .encoding import ImageEncoder
 from .frozen import (
@@ -39,7 +40,6 @@ from .pair import Pair
 from .progress import Progress, StepCallback
 from .runs import FINAL, FORMAT, Run
 from .tasks import IMAGE, Rows
-from .values import ConfigError, first_sentence
 
 
 SETUP = ("use_cpu", "ddp_backend", "ddp_timeout")

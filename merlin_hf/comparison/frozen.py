@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from ..transfer.model import find_head
 from ..transfer.seeding import isolated_rng
+from ..utils.validation import ConfigError, first_sentence
 from .encoding import ImageEncoder, TextEncoder, computed_when_read
 from .tasks import Rows
-from .values import ConfigError, first_sentence
 
 
 BATCH = 64  # texts or images that go through the lower layers at a time

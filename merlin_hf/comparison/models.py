@@ -17,11 +17,11 @@ from ..data.labels import Labels
 from ..data.models import configure_labels, load_image_processor, load_tokenizer, longest_text
 from ..transfer.layers import KEPT_STATISTICS
 from ..utils.loading import load_config, load_model
+from ..utils.validation import ConfigError
 from .config import CompareConfig
 from .encoding import ImageEncoder, TextEncoder, by_processor, resize_and_scale
 from .frozen import embeddings_name, layer_stack
 from .tasks import IMAGE, TEXT
-from .values import ConfigError
 
 
 AUTO_MODELS = {TEXT: AutoModelForSequenceClassification, IMAGE: AutoModelForImageClassification}

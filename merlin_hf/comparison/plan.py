@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..utils.validation import ConfigError, first_sentence
 from .experiment import Experiment, check_settings
 from .method_config import MethodConfig
 from .runs import FINAL, TRIAL, Run, RunStore
 from .search import trial_settings
-from .values import ConfigError, first_sentence
 
 
 @dataclass

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..comparison.metrics import LOWER_IS_BETTER, RANGES, can_be_score
-from ..comparison.values import ConfigError
 from ..utils.files import FileError, read_json, short_path
 from ..utils.log_history import MOST_STEPS, is_number
 from ..utils.markdown import visible
+from ..utils.validation import ConfigError
 
 
 RESULTS = "results.json"

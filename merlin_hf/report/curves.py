@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 
-from ..comparison.values import ConfigError
 from ..utils.files import FileError, read_json
 from ..utils.log_history import MOST_METRICS, check_log_history, is_number, metrics_of
 from ..utils.markdown import figure_text, visible
+from ..utils.validation import ConfigError
 from .canvas import COLORS, panels
 
 

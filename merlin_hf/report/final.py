@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..comparison.values import ConfigError
 from ..utils.files import FileError, read_json
 from ..utils.log_history import NO_RESULT_PREFIXES, NO_RESULTS, is_number, last_evaluations, metric_title, shown
 from ..utils.markdown import visible
+from ..utils.validation import ConfigError
 from .tables import markdown
 
 

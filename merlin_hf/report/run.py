@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..comparison.values import ConfigError
 from ..utils.files import write_text
 from ..utils.log_history import training_table
 from ..utils.markdown import escape, visible
+from ..utils.validation import ConfigError
 from .canvas import save
 from .confusion import confusion_figure, confusion_matrix
 from .curves import has_curves, read_log_history, training_curves

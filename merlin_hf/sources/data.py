@@ -9,7 +9,7 @@ from ..comparison.config import SourceConfig
 from ..comparison.draws import draw_rows
 from ..comparison.quiet import quiet
 from ..comparison.tasks import Rows, load_rows
-from ..comparison.values import ConfigError, check_fields
+from ..utils.validation import ConfigError, check_fields
 
 
 def parse_data_set(given: str) -> dict[str, str]:

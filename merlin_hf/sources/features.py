@@ -10,9 +10,9 @@ from torch import Tensor
 from ..comparison.models import build_model, load_encoder, load_model_config
 from ..comparison.quiet import quiet
 from ..comparison.tasks import Rows
-from ..comparison.values import ConfigError
 from ..scripts.labels import Labels
 from ..transfer.model import TransferModel
+from ..utils.validation import ConfigError
 from .gradients import backbone_parameters, pull_back
 from .settings import RankingSettings
 

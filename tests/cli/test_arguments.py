@@ -9,8 +9,8 @@ import yaml
 from PIL import Image
 
 from merlin_hf.cli.arguments import read_request
-from merlin_hf.comparison.values import ConfigError
 from merlin_hf.methods import METHODS
+from merlin_hf.utils.validation import ConfigError
 from tests.fuzz import configs as fuzz
 
 

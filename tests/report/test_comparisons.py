@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from merlin_hf.comparison.values import ConfigError
 from merlin_hf.report import cost_figure, learning_curve_figure, read_comparisons, win_figure, write_report
 from merlin_hf.report.ranks import balanced, compared_with_reference
 from merlin_hf.report.summary import ranked
+from merlin_hf.utils.validation import ConfigError
 from tests.report.support import draw_scores, write_results
 
 

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from merlin_hf.comparison.values import ConfigError
 from merlin_hf.report import read_comparisons, write_report
 from merlin_hf.report.comparisons import read_result_files
 from merlin_hf.report.run import write_run_report
+from merlin_hf.utils.validation import ConfigError
 from tests.cli.conftest import run  # noqa: F401
 from tests.report.support import write_results
 from tests.report.test_comparisons import cells, section

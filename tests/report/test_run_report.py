@@ -8,7 +8,6 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import precision_recall_fscore_support
 
-from merlin_hf.comparison.values import ConfigError
 from merlin_hf.report import (
     confusion_figure,
     confusion_matrix,
@@ -20,6 +19,7 @@ from merlin_hf.report.confusion import scores_by_class
 from merlin_hf.report.curves import read_log_history, series
 from merlin_hf.report.final import final_score
 from merlin_hf.report.run import write_run_report
+from merlin_hf.utils.validation import ConfigError
 
 
 HISTORY = [
