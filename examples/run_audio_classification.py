@@ -19,17 +19,18 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 
 from merlin_hf.data.audio import AUDIO, EncodeAudio
 from merlin_hf.scripts.audio_tasks import DataTrainingArguments
-from merlin_hf.scripts.image_classification import (
-    load_config,
-    load_data,
-    load_model,
-    make_program,
-    parse_args,
-    publish,
-)
+from merlin_hf.scripts.image_classification import load_data, make_program, parse_args, publish
 from merlin_hf.scripts.image_tasks import load_task
 from merlin_hf.scripts.model_arguments import BaseModelArguments
-from merlin_hf.scripts.text_classification import Program, choose_method, run, setup_logging
+from merlin_hf.scripts.text_classification import (
+    KINDS,
+    Program,
+    choose_method,
+    load_config,
+    load_model,
+    run,
+    setup_logging,
+)
 from merlin_hf.utils.loading import load_processor
 
 
@@ -51,10 +52,11 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args) ->
     trainer_class = choose_method(model_args, data_args, args.do_train)
     with args.main_process_first(desc="loading data"):
         hub = {"cache_dir": model_args.cache_dir, "token": model_args.token}
-        target = load_task(data_args, kind=AUDIO, **hub)
+        kinds = [kind for kind, asked in KINDS.items() if getattr(args, asked)]
+        target = load_task(data_args, kind=AUDIO, kinds=kinds, **hub)
         wants_source = args.do_train and data_args.has_source and trainer_class.takes_source
-        source = load_task(data_args, "source_", AUDIO, **hub) if wants_source else None
-        config = load_config(model_args, target.labels)
+        source = load_task(data_args, "source_", AUDIO, kinds=["train"], **hub) if wants_source else None
+        config = load_config(model_args, target.labels, args.do_train, data_args.labels_by_number)
         path = model_args.feature_extractor_name or model_args.model_name_or_path
         extractor = load_processor(AutoFeatureExtractor, path, **model_args.hub_options)
         options = (extractor, data_args.max_length_seconds, data_args.array_sampling_rate)

@@ -21,7 +21,7 @@ from transformers import (
 from ..data.audio import AUDIO, EncodeAudio
 from ..data.columns import warn_of_empty_texts
 from ..data.encoding import count_cut, tokenize
-from ..data.images import EncodeImages, mode_of
+from ..data.images import IMAGES, EncodeImages, mode_of
 from ..data.labels import REGRESSION, SINGLE_LABEL, Labels
 from ..data.models import longest_text, outputs_of, pad_by_known_token
 from ..data.tasks import make_task
@@ -131,23 +131,32 @@ def _load_media(saved: SavedModel, arguments: argparse.Namespace) -> Rows:
     }
     if arguments.split is not None:
         given["validation_split_name"] = arguments.split
-    several = several_labels_of(saved.config)
     encode: Callable[[list], dict[str, Any]]
     collator: Callable[[list], dict[str, Any]]
+    data_args: image_tasks.MediaArguments
     if saved.kind == IMAGE:
-        image_args = image_tasks.DataTrainingArguments(**given, image_column_name=arguments.image_column)
-        task = image_tasks.load_task(image_args, several=several)
+        kind = IMAGES
+        data_args = image_tasks.DataTrainingArguments(**given, image_column_name=arguments.image_column)
         # The PIL backend needs no torchvision, and gives the same pixels with and without it.
         encode = EncodeImages(saved.load_processor(AutoImageProcessor, backend="pil"), mode_of(saved.config))
         collator = default_data_collator
     else:
-        audio_args = audio_tasks.DataTrainingArguments(**given, audio_column_name=arguments.audio_column)
-        task = image_tasks.load_task(audio_args, kind=AUDIO, several=several)
+        kind = AUDIO
+        data_args = audio_tasks.DataTrainingArguments(**given, audio_column_name=arguments.audio_column)
         extractor = saved.load_processor(AutoFeatureExtractor)
-        encode = EncodeAudio(extractor, audio_args.max_length_seconds)
+        encode = EncodeAudio(extractor, data_args.max_length_seconds)
         collator = DataCollatorWithPadding(extractor)
-    chosen = choose_split(task.splits, arguments.split and "validation", task.argument)
-    task.splits["validation"] = task.splits[chosen]
+    argument, splits, origins = image_tasks.load_splits(data_args, "", kind)
+    chosen = choose_split(splits, arguments.split and "validation", argument)
+    task = image_tasks.make_task(
+        datasets.DatasetDict(validation=splits[chosen]),
+        {"validation": origins[chosen]},
+        argument,
+        data_args,
+        kind=kind,
+        several=several_labels_of(saved.config),
+        expected=saved.config.problem_type or expected_of(saved.config),
+    )
     rows = image_tasks.prepare(task, "validation", arguments.max_eval_samples, encode)
     return Rows(rows, collator, task.labels, arguments.split or chosen)
 

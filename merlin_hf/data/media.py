@@ -12,6 +12,8 @@ from typing import Any
 
 import datasets
 
+from .labels import match_names
+
 
 # How folders of splits are called, besides in upper case.
 SPLIT_FOLDERS = {
@@ -86,7 +88,7 @@ def load_media_folders(
 
     Raises:
         FileNotFoundError: a folder is not there, or has no such files.
-        ValueError: it is not clear which folder is the class of a file, or splits have different classes.
+        ValueError: it is not clear which folder is the class of a file, or a split has classes that `train` does not have.
     """
     for split, folder in folders.items():
         if not os.path.isdir(folder):
@@ -97,27 +99,24 @@ def load_media_folders(
     listed = {split: _list(folder, kind, arguments[split], split) for split, folder in folders.items()}
     classes = {split: sorted({parts[0] for parts in files if len(parts) > 1}) for split, files in listed.items()}
     names = classes.get("train") or sorted({name for known in classes.values() for name in known})
-    for split, known in classes.items():
-        unknown = [name for name in known if name not in names]
-        if unknown:
-            hint = " To predict without classes, put the files right into the folder." if split == "test" else ""
-            raise ValueError(
-                f"`{arguments[split]}={folders[split]!r}` has the classes {listing(known)}, of which `{arguments['train']}` does not "
-                f"have {listing(unknown)}: there they are {listing(names)}. Name the folders alike, or leave these out.{hint}"
-            )
+    origins = {split: f"`{arguments[split]}={folder!r}`" for split, folder in folders.items()}
+    places = {
+        split: dict(zip(known, match_names(known, names, origins[split], origins.get("train", "")), strict=True))
+        for split, known in classes.items()
+    }
     return datasets.DatasetDict(
-        {
-            split: _dataset(folders[split], files, kind, names if classes[split] else None)
-            for split, files in listed.items()
-        }
+        {split: _dataset(folders[split], files, kind, names, places[split]) for split, files in listed.items()}
     )
 
 
-def _dataset(folder: str, files: list[tuple[str, ...]], kind: MediaKind, names: list[str] | None) -> datasets.Dataset:
+def _dataset(
+    folder: str, files: list[tuple[str, ...]], kind: MediaKind, names: list[str], places: dict[str, int]
+) -> datasets.Dataset:
+    """Make a data set of files, with `label` where there are folders of classes, whose places among the names are given."""
     columns: dict[str, list] = {kind.name: [{"bytes": None, "path": os.path.join(folder, *parts)} for parts in files]}
     features: dict[str, Any] = {kind.name: {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}
-    if names is not None:
-        columns["label"] = [names.index(parts[0]) for parts in files]
+    if places:
+        columns["label"] = [places[parts[0]] for parts in files]
         features["label"] = datasets.ClassLabel(names=names)
     dataset = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
     # A cast in place of the feature itself: that of audio needs torchcodec to take a row.

@@ -17,7 +17,6 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     HfArgumentParser,
-    PretrainedConfig,
     Trainer,
     default_data_collator,
     set_seed,
@@ -27,9 +26,17 @@ from ..data.images import EncodeImages, mode_of
 from ..methods import get_method
 from ..utils import loading
 from .image_tasks import DataTrainingArguments, MediaArguments, MediaTask, load_task, prepare
-from .labels import Labels
 from .model_arguments import BaseModelArguments
-from .text_classification import Program, choose_method, match_model_labels, named_method, run, setup_logging
+from .text_classification import (
+    KINDS,
+    Program,
+    choose_method,
+    load_config,
+    load_model,
+    named_method,
+    run,
+    setup_logging,
+)
 from .text_tasks import make_compute_metrics
 
 
@@ -58,37 +65,6 @@ def parse_args(
     if len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
         return parser.parse_yaml_file(argv[0])
     return parser.parse_args_into_dataclasses(argv)
-
-
-def load_config(model_args: BaseModelArguments, labels: Labels) -> PretrainedConfig:
-    """The configuration of a model for the target's labels, whose numbers it settles."""
-    name = "model_name_or_path" if model_args.config_name is None else "config_name"
-    path = getattr(model_args, name)
-    called = f"`{name}={path!r}`"
-    config = loading.load_config(path, called, num_labels=labels.num_labels, **model_args.hub_options)
-    if labels.is_regression:
-        config.problem_type = "regression"
-        return config
-    labels.ids = match_model_labels(labels.names, config)
-    config.problem_type = "single_label_classification"
-    config.label2id = dict(zip(labels.names, labels.ids, strict=True))
-    config.id2label = {id: name for name, id in config.label2id.items()}
-    return config
-
-
-def load_model(
-    model_args: BaseModelArguments, config: PretrainedConfig, auto_class: Any = AutoModelForImageClassification
-) -> Any:
-    """The model, on all processes at once: under ZeRO-3 each has its shard of every weight from the start."""
-    path = model_args.model_name_or_path
-    return loading.load_model(
-        auto_class,
-        path,
-        f"`model_name_or_path={path!r}`",
-        config=config,
-        ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
-        **model_args.hub_options,
-    )
 
 
 def load_data(
@@ -174,17 +150,18 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args) ->
     trainer_class = choose_method(model_args, data_args, args.do_train)
     with args.main_process_first(desc="loading data"):
         hub: dict[str, Any] = {"cache_dir": model_args.cache_dir, "token": model_args.token}
-        target = load_task(data_args, **hub)
+        kinds = [kind for kind, asked in KINDS.items() if getattr(args, asked)]
+        target = load_task(data_args, kinds=kinds, **hub)
         wants_source = args.do_train and data_args.has_source and trainer_class.takes_source
-        source = load_task(data_args, "source_", **hub) if wants_source else None
-        config = load_config(model_args, target.labels)
+        source = load_task(data_args, "source_", kinds=["train"], **hub) if wants_source else None
+        config = load_config(model_args, target.labels, args.do_train, data_args.labels_by_number)
         # The PIL backend needs no torchvision, and gives the same pixels with and without it.
         path = model_args.image_processor_name or model_args.model_name_or_path
         processor = loading.load_processor(AutoImageProcessor, path, backend="pil", **model_args.hub_options)
         mode = mode_of(config)
         augmented = EncodeImages(processor, mode, data_args.random_resized_crop, data_args.horizontal_flip)
         data = load_data(target, source, data_args, args, EncodeImages(processor, mode), augmented)
-    model = load_model(model_args, config)
+    model = load_model(model_args, config, AutoModelForImageClassification)
     return make_program(
         trainer_class,
         model,

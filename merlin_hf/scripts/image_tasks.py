@@ -1,17 +1,19 @@
 """Tasks whose rows are images or other media: where rows and labels are found, and how they become a model's inputs."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import datasets
 
 from ..data import load_dataset
+from ..data.columns import ColumnOptions
 from ..data.images import IMAGES
-from ..data.media import MediaKind, check_media, listing, load_media_folders, read_media
+from ..data.labels import HIDDEN_LABEL, Labels, join_label_columns
+from ..data.media import MediaKind, check_media, load_media_folders, read_media
+from ..data.tasks import find_labels_of
 from ..utils.validation import Count, check_options, interval
-from .labels import HIDDEN_LABEL, Labels, find_labels, join_label_columns, several_labels
 from .text_tasks import select
 
 
@@ -48,6 +50,15 @@ class MediaArguments:
     source_train_split_name: str = field(default="train", metadata={"help": "Split of source_dataset_name."})
     source_label_column_name: str | None = field(
         default=None, metadata={"help": "As label_column_name, for the source."}
+    )
+    problem_type: str | None = field(
+        default=None,
+        metadata={"help": "Target: single_label_classification or regression, where labels are numbers."},
+    )
+    source_problem_type: str | None = field(default=None, metadata={"help": "The same for the source."})
+    labels_by_number: bool = field(
+        default=False,
+        metadata={"help": "Match classes of other names in other splits, or of a trained model, by their numbers."},
     )
     max_train_samples: Count | None = field(default=None, metadata={"help": "Train on so many rows, drawn at random."})
     max_source_samples: Count | None = field(default=None, metadata={"help": "Use so many source rows, at random."})
@@ -98,6 +109,11 @@ class MediaTask:
     kind: MediaKind
     splits: datasets.DatasetDict
     labels: Labels
+    origins: Mapping[str, str]
+
+    def origin(self, split: str) -> str:
+        """Return how the user named a split, for messages."""
+        return self.origins.get(split, f"the {split} split of `{self.argument}`")
 
 
 # Loading
@@ -108,49 +124,96 @@ def load_task(
     prefix: str = "",
     kind: MediaKind = IMAGES,
     several: Sequence[str] | None = None,
+    kinds: Sequence[str] | None = None,
     **kwargs,
 ) -> MediaTask:
     """
-    The target, or with `prefix="source_"` the source; its splits are called train, validation and test.
+    Load the target, or with `prefix="source_"` the source; its splits are called train, validation and test.
 
     Args:
         several (`Sequence[str]`, *optional*): names of a model's labels, where a row may have several of them.
+        kinds (`Sequence[str]`, *optional*): the splits that are used; all that there are if not given.
         kwargs: for [`datasets.load_dataset`].
 
     Raises:
         ValueError: a split or a column is missing; the message says what there is and what to give.
     """
-    argument, splits = load_splits(data_args, prefix, kind, **kwargs)
-    if several is not None and getattr(data_args, f"{prefix}label_column_name") is None:
+    argument, splits, origins = load_splits(data_args, prefix, kind, **kwargs)
+    holds_out = not prefix and "train" in splits and "validation" not in splits and data_args.train_val_split > 0
+    if kinds:
+        used = {*kinds, *(("train",) if holds_out and "validation" in kinds else ())}
+        for name in kinds:
+            if name not in splits and not (name == "validation" and holds_out):
+                remedy = "" if prefix else f" Give `{name}_split_name` or `{name}_dir`."
+                raise ValueError(f"`{argument}` has no {name} split, only {', '.join(splits)}.{remedy}")
+        splits = datasets.DatasetDict({name: split for name, split in splits.items() if name in used})
+    task = make_task(splits, origins, argument, data_args, prefix, kind, several)
+    if holds_out and "train" in task.splits:
+        parts = task.splits["train"].train_test_split(data_args.train_val_split, seed=VALIDATION_SEED)
+        task.splits["train"], task.splits["validation"] = parts["train"], parts["test"]
+        logger.info(f"{argument}: {len(parts['test'])} rows of the train split are for evaluation")
+    return task
+
+
+def make_task(
+    splits: datasets.DatasetDict,
+    origins: Mapping[str, str],
+    argument: str,
+    data_args: MediaArguments,
+    prefix: str = "",
+    kind: MediaKind = IMAGES,
+    several: Sequence[str] | None = None,
+    expected: str | None = None,
+) -> MediaTask:
+    """
+    Find the columns and the labels of a data set of media.
+
+    Args:
+        splits, origins, argument: as [`load_splits`] gives them.
+        several (`Sequence[str]`, *optional*): names of a model's labels, where a row may have several of them.
+        expected (`str`, *optional*): see [`~merlin_hf.data.columns.ColumnOptions`].
+    """
+    given = getattr(data_args, f"{prefix}label_column_name")
+    if several is not None and given is None:
         splits = join_label_columns(splits, several)
     splits = datasets.DatasetDict(
-        {name: with_usual_names(split, data_args, prefix, kind, argument, name) for name, split in splits.items()}
+        {name: with_usual_name(split, data_args, prefix, kind, origins[name]) for name, split in splits.items()}
     )
-    splits = numbered_alike(splits, argument)
+    names = {name: f"{prefix}{name}" for name in ("problem_type", "labels_by_number")}
+    options = ColumnOptions(
+        label_column=given or _usual_label_column(splits, argument, f"{prefix}label_column_name"),
+        problem_type=getattr(data_args, f"{prefix}problem_type"),
+        labels_by_number=data_args.labels_by_number,
+        expected=expected,
+        names={**names, "label_column": f"{prefix}label_column_name", "labels_by_number": "labels_by_number"},
+    )
+    splits, labels = find_labels_of(splits, origins, argument, options, several)
     splits = datasets.DatasetDict({name: undecoded(split, kind) for name, split in splits.items()})
-    found = None if several is None else several_labels(splits, several, argument)
-    splits, labels = found or (splits, None)
-    labels = labels or find_labels(splits["train"] if "train" in splits else next(iter(splits.values())), argument)
-    if not prefix and "train" in splits and "validation" not in splits and data_args.train_val_split:
-        parts = splits["train"].train_test_split(data_args.train_val_split, seed=VALIDATION_SEED)
-        splits["train"], splits["validation"] = parts["train"], parts["test"]
-        logger.info(f"{argument}: {len(parts['test'])} rows of the train split are for evaluation")
     logger.info(f"{argument}: labels {labels.names or 'real numbers'}")
-    return MediaTask(argument, kind, splits, labels)
+    return MediaTask(argument, kind, splits, labels, dict(origins))
 
 
-def load_splits(data_args: MediaArguments, prefix: str, kind: MediaKind, **kwargs) -> tuple[str, datasets.DatasetDict]:
-    """How the user named a task, and its splits with the columns that they have."""
-    origins = (*data_args.origins(prefix), "validation_dir", "test_dir")
-    argument = next(name for name in origins if getattr(data_args, name, None) is not None)
+def load_splits(
+    data_args: MediaArguments, prefix: str, kind: MediaKind, **kwargs
+) -> tuple[str, datasets.DatasetDict, dict[str, str]]:
+    """
+    Load the target, or with `prefix="source_"` the source.
+
+    Returns:
+        The argument that names it, its splits as they are stored, and how the user named each of them.
+    """
+    given = (*data_args.origins(prefix), "validation_dir", "test_dir")
+    argument = next(name for name in given if getattr(data_args, name, None) is not None)
     splits = datasets.DatasetDict()
+    origins: dict[str, str] = {}
     if argument.endswith("dataset_name"):
-        config_name = getattr(data_args, f"{prefix}dataset_config_name")
-        loaded = load_dataset(getattr(data_args, argument), config_name, argument=argument, **kwargs)
+        path, config_name = getattr(data_args, argument), getattr(data_args, f"{prefix}dataset_config_name")
+        loaded = load_dataset(path, config_name, argument=argument, **kwargs)
         for split in ("train", "validation", "test"):
             name = getattr(data_args, f"{prefix}{split}_split_name", split)
             if name in loaded:
                 splits[split] = loaded[name]
+                origins[split] = f"`{argument}={path!r}`, split {name!r},"
             elif name != split:
                 raise ValueError(
                     f"`{prefix}{split}_split_name={name!r}` is no split of `{argument}`, only {', '.join(loaded)}."
@@ -163,72 +226,53 @@ def load_splits(data_args: MediaArguments, prefix: str, kind: MediaKind, **kwarg
     if folders:
         options = {split: f"{prefix}{split}_dir" for split in folders}
         splits.update(load_media_folders(folders, kind, options, **kwargs))
+        origins.update({split: f"`{options[split]}={folder!r}`" for split, folder in folders.items()})
     if not splits:
         raise ValueError(
             f"`{argument}` has only the splits {', '.join(loaded)}: name one by `{prefix}..._split_name`."
         )
-    return argument, splits
+    return argument, splits, origins
 
 
-def with_usual_names(
-    dataset: datasets.Dataset, data_args: MediaArguments, prefix: str, kind: MediaKind, argument: str, split: str
+def _usual_label_column(splits: datasets.DatasetDict, argument: str, option: str) -> str | None:
+    """Return the column of labels of the first split, if it is called as such columns are; warn where others could be meant."""
+    columns = next(iter(splits.values())).features
+    if {"label", "labels"} & set(columns):
+        return None  # what is found anyway
+    found = next((name for name in LABEL_NAMES if name in columns), None)
+    others = [name for name, feature in columns.items() if isinstance(feature, datasets.ClassLabel) and name != found]
+    if found is not None and others:
+        logger.warning(
+            f"`{argument}`: the labels are taken from {found}, not from {', '.join(others)}; `{option}` names another."
+        )
+    return found
+
+
+def with_usual_name(
+    dataset: datasets.Dataset, data_args: MediaArguments, prefix: str, kind: MediaKind, origin: str
 ) -> datasets.Dataset:
-    """The column of the media and that of the labels, under the names that all else knows; a test split may have no labels."""
+    """Call the column of the media as its kind."""
     media = [column for column, feature in dataset.features.items() if kind.is_media(feature)]
     media = [kind.name] if kind.name in media else media
-    columns = {find_column(dataset, data_args, f"{prefix}{kind.name}_column_name", media, argument): kind.name}
-    labels = [column for column in LABEL_NAMES if column in dataset.column_names][:1] or [
-        column for column, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)
-    ]
-    if labels or split != "test":
-        columns[find_column(dataset, data_args, f"{prefix}label_column_name", labels, argument)] = "label"
-    return dataset.select_columns(list(columns)).rename_columns(columns)
-
-
-def numbered_alike(splits: datasets.DatasetDict, argument: str) -> datasets.DatasetDict:
-    """
-    Return the splits with classes numbered as those of the first one, matched by their names.
-
-    Raises:
-        ValueError: a split has another kind of labels, or classes that the first one does not have; the message lists both.
-    """
-    labels = {name: split.features.get("label") for name, split in splits.items() if "label" in split.column_names}
-    first = next(iter(labels), None)
-    matched = datasets.DatasetDict(splits)
-    for name, label in labels.items():
-        if not any(isinstance(one, datasets.ClassLabel) for one in (label, labels[first])):
-            continue
-        if type(label) is not type(labels[first]):
-            raise ValueError(
-                f"`{argument}`: the labels of the {first} split are {labels[first]}, those of the {name} split {label}. Give both in "
-                "one form."
-            )
-        names = labels[first].names
-        if label.names == names:
-            continue
-        unknown = [one for one in label.names if one not in names]
-        if unknown:
-            raise ValueError(
-                f"`{argument}`: the {name} split has the classes {listing(label.names)}, of which the {first} split does not have "
-                f"{listing(unknown)}: there they are {listing(names)}. Name them alike, or leave these out."
-            )
-        column = [None if id is None or id < 0 else names.index(label.names[id]) for id in splits[name]["label"]]
-        matched[name] = splits[name].remove_columns("label").add_column("label", column, feature=labels[first])
-    return matched
+    column = find_column(dataset, data_args, f"{prefix}{kind.name}_column_name", media, origin)
+    if column != kind.name and kind.name in dataset.column_names:
+        dataset = dataset.remove_columns(kind.name)
+    return dataset.rename_column(column, kind.name) if column != kind.name else dataset
 
 
 def undecoded(dataset: datasets.Dataset, kind: MediaKind) -> datasets.Dataset:
     """
-    Return the data set with its media as they are stored, and the numbers of its rows as `row`, so that one that cannot be read
-    is named.
+    Return the column of media as they are stored, that of the labels, and the numbers of the rows as `row`, so that one that
+    cannot be read is named.
     """
+    dataset = dataset.select_columns([name for name in (kind.name, "label") if name in dataset.column_names])
     if isinstance(dataset.features[kind.name], datasets.Image | datasets.Audio):
         dataset = dataset.cast_column(kind.name, kind.feature(decode=False))
     return dataset.add_column("row", list(range(len(dataset))))
 
 
 def find_column(
-    dataset: datasets.Dataset, data_args: MediaArguments, option: str, candidates: list[str], argument: str
+    dataset: datasets.Dataset, data_args: MediaArguments, option: str, candidates: list[str], origin: str
 ) -> str:
     """
     The column that an option names, else the only candidate.
@@ -243,7 +287,7 @@ def find_column(
         return given
     listed = ", ".join(f"{column} ({type(feature).__name__})" for column, feature in dataset.features.items())
     said = f"give one by `{option}`" if given is None else f"`{option}={given!r}` is none of them"
-    raise ValueError(f"`{argument}` has the columns {listed}: {said}.")
+    raise ValueError(f"{origin} has the columns {listed}: {said}.")
 
 
 # From rows to what the model takes
@@ -264,14 +308,11 @@ def prepare(
     Returns:
         `datasets.Dataset`: its rows have the model's inputs, and `labels` where there are labels.
     """
-    if kind not in task.splits:
-        remedy = "" if "source" in task.argument else f" Give `{kind}_split_name` or `{kind}_dir`."
-        raise ValueError(f"`{task.argument}` has no {kind} split, only {', '.join(task.splits)}.{remedy}")
     split = task.splits[kind]
     if limit is not None and kind != "test":
         split = split.shuffle(seed=seed)  # a folder has its rows class by class
     split = with_ids(select(split, task, kind, limit), task.labels)
-    where = f"`{task.argument}`, {kind} split"
+    where = task.origin(kind).rstrip(",")
     check_media(split, task.kind.name, task.kind, where)
 
     def transform(rows: dict[str, list]) -> dict[str, Any]:

@@ -110,9 +110,9 @@ def named_method(argv: list[str]) -> str | None:
     return parser.parse_known_args(argv)[0].method
 
 
-def load_config(model_args: ModelArguments, labels: Labels, is_trained: bool = True, by_number: bool = False):
+def load_config(model_args: BaseModelArguments, labels: Labels, is_trained: bool = True, by_number: bool = False):
     """
-    Load the configuration of a model for the target's labels, whose numbers it settles, and the tokenizer.
+    Load the configuration of a model for the target's labels, whose numbers it settles.
 
     Args:
         is_trained (`bool`): whether the model is trained on the target; else its own labels are kept.
@@ -130,13 +130,12 @@ def load_config(model_args: ModelArguments, labels: Labels, is_trained: bool = T
         configure_labels(config, labels, model_args.ignore_mismatched_sizes)
     else:
         labels.ids = outputs_of(labels, config, by_number)
-    name = "model_name_or_path" if model_args.tokenizer_name is None else "tokenizer_name"
-    path = getattr(model_args, name)
-    tokenizer = load_tokenizer(path, config, f"`{name}={path!r}`", **options)
-    return config, tokenizer
+    return config
 
 
-def load_model(model_args: ModelArguments, config: PretrainedConfig):
+def load_model(
+    model_args: BaseModelArguments, config: PretrainedConfig, auto_class: Any = AutoModelForSequenceClassification
+) -> Any:
     """
     Load the model, on all processes at once: under ZeRO-3 each has its shard of every weight from the start.
 
@@ -147,7 +146,7 @@ def load_model(model_args: ModelArguments, config: PretrainedConfig):
     path = model_args.model_name_or_path
     try:
         return loading.load_model(
-            AutoModelForSequenceClassification,
+            auto_class,
             path,
             f"`model_name_or_path={path!r}`",
             config=config,
@@ -339,7 +338,10 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args: Tr
         hub: dict[str, Any] = {"cache_dir": model_args.cache_dir, "token": model_args.token}
         kinds = [kind for kind, asked in KINDS.items() if getattr(args, asked)]
         target = load_task(data_args, kinds=kinds, **hub)
-        config, tokenizer = load_config(model_args, target.labels, args.do_train, data_args.labels_by_number)
+        config = load_config(model_args, target.labels, args.do_train, data_args.labels_by_number)
+        name = "model_name_or_path" if model_args.tokenizer_name is None else "tokenizer_name"
+        path = getattr(model_args, name)
+        tokenizer = load_tokenizer(path, config, f"`{name}={path!r}`", **model_args.hub_options)
         max_length = longest_text(tokenizer, config, data_args.max_seq_length)
         data: dict[str, Any] = {"train": None, "source": None, "validation": {}, "test": {}}
         # For the card; where Trainer leaves unused columns in, collators would fail on texts.

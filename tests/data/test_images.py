@@ -279,7 +279,9 @@ def test_comparisons_read_what_training_reads(damaged, tmp_path):
             lambda: load_rows(section, "target", "train_split"),
             lambda: image_tasks.prepare(image_tasks.load_task(args), "train", None, encode),
         ):
-            with pytest.raises(ValueError, match=r"(`target.train_split`|`train_dir`).*1 of 3 images .*bright/b.png"):
+            with pytest.raises(
+                ValueError, match=r"(`target.train_split`|`train_dir=.*`): 1 of 3 images .*bright/b.png"
+            ):
                 call()
         return
     rows = load_rows(section, "target", "train_split")

@@ -122,7 +122,7 @@ def test_splits_have_the_classes_of_train(kind, make):
     assert splits["test"].column_names == [kind.name] and len(splits["test"]) == 2
     with pytest.raises(
         ValueError,
-        match="`validation_dir=.*classes b, d, of which `train_dir` does not have d: there they are a, b, c",
+        match=r"`validation_dir=.* label \['d'\], and `train_dir=.*\['a', 'b', 'c'\] here",
     ):
         loaded(kind, train=root / "train", validation=root / "other")
     with pytest.raises(ValueError, match="in no folder of a class"):
@@ -184,20 +184,49 @@ def test_folders_with_a_table_of_labels_are_read_by_datasets(tmp_path, monkeypat
 # Classes by name, whatever the splits are made of
 
 
-def rows_of(names, ids):
-    features = datasets.Features({"image": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
-    return datasets.Dataset.from_dict({"image": ["x"] * len(ids), "label": ids}, features=features)
+def pictures(names, values, feature=None):
+    features = datasets.Features({"image": datasets.Image(), "label": feature or datasets.ClassLabel(names=names)})
+    content = [Image.fromarray(np.full((4, 4), number, np.uint8)) for number in range(len(values))]
+    return datasets.Dataset.from_dict({"image": content, "label": values}, features=features)
 
 
-def test_splits_are_numbered_alike():
-    splits = datasets.DatasetDict(train=rows_of(["b", "a"], [0, 1]), validation=rows_of(["a", "b"], [0, 1, -1]))
-    matched = image_tasks.numbered_alike(splits, "dataset_name")
-    assert matched["validation"]["label"][:] == [1, 0, None] and matched["train"]["label"][:] == [0, 1]
-    splits["validation"] = rows_of(["a", "A"], [0])
+def task_of(tmp_path, folders=None, **given):
+    for name, rows in given.items():
+        rows.to_parquet(tmp_path / "data" / f"{name}.parquet")
+    args = image_tasks.DataTrainingArguments(dataset_name=str(tmp_path / "data"), **(folders or {}))
+    return image_tasks.load_task(args)
+
+
+def test_splits_are_numbered_alike(tmp_path, caplog):
+    for name in ("b", "A"):
+        picture(tmp_path / "val" / name / "x.png")
+    train = pictures(["b", "a"], [0, 1, 1, -1])
+    task = task_of(tmp_path, {"validation_dir": str(tmp_path / "val")}, train=train)
+    assert task.labels.names == ["b", "a"]
+    assert task.splits["train"]["label"][:] == [0, 1, 1, None] and task.splits["validation"]["label"][:] == [1, 0]
+    assert "1 of 4 rows have no label" in caplog.text and "'A' as 'a'" in caplog.text
+    for name in ("c", "d"):
+        picture(tmp_path / "val" / name / "x.png")
     with pytest.raises(
-        ValueError, match="validation split has the classes a, A, .* does not have A: there they are b, a"
+        ValueError, match=r"`validation_dir=.* labels \['c', 'd'\], and `dataset_name=.*\['b', 'a'\] here"
     ):
-        image_tasks.numbered_alike(splits, "dataset_name")
-    splits["validation"] = datasets.Dataset.from_dict({"image": ["x"], "label": ["a"]})
-    with pytest.raises(ValueError, match="Give both in one form"):
-        image_tasks.numbered_alike(splits, "dataset_name")
+        task_of(tmp_path, {"validation_dir": str(tmp_path / "val")})
+
+
+def test_labels_as_texts_beside_folders(tmp_path):
+    for name in ("b", "a"):
+        picture(tmp_path / "val" / name / "x.png")
+    train = pictures(None, ["None", "b", "a", ""], datasets.Value("string"))
+    task = task_of(tmp_path, {"validation_dir": str(tmp_path / "val")}, train=train)
+    assert task.labels.names == ["None", "a", "b"] and task.splits["validation"]["label"][:] == [1, 2]
+    assert task.splits["train"]["label"][:] == [0, 2, 1, None]
+    prepared = image_tasks.prepare(task, "train", None, lambda images: {"pixel_values": images})
+    assert prepared[:]["labels"] == [0, 2, 1]
+
+
+def test_one_of_several_columns_of_classes_is_said(tmp_path, caplog):
+    rows = pictures(["a", "b"], [0, 1]).rename_column("label", "fine_label")
+    rows = rows.add_column("coarse_label", [0, 0], feature=datasets.ClassLabel(names=["x"]))
+    task = task_of(tmp_path, train=rows)
+    assert task.labels.names == ["a", "b"]
+    assert "labels are taken from fine_label, not from coarse_label; `label_column_name` names another" in caplog.text

@@ -20,7 +20,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Vi
 from merlin_hf.cli.main import main
 from merlin_hf.cli.programs import detect_task
 from merlin_hf.data import media
-from merlin_hf.data.images import EncodeImages
+from merlin_hf.data.images import IMAGES, EncodeImages
 from merlin_hf.scripts import image_classification, image_tasks
 from tests.examples.conftest import ROOT
 from tests.tiny import TEXT, VISION
@@ -232,9 +232,7 @@ def test_a_file_that_proves_damaged_in_the_run_is_named(root, tmp_path, monkeypa
         main(["train", *options(root, tmp_path / "out", *more)])
     said = capfd.readouterr().err
     assert end.value.code == 2 and "Traceback" not in said
-    assert re.search(
-        r"merlin-hf train: `train_dir`, train split: \S*bee/4.png cannot be read: .* Replace or remove it", said
-    )
+    assert re.search(r"merlin-hf train: `train_dir=\S*`: \S*bee/4.png cannot be read: .* Replace or remove it", said)
 
 
 def test_arrays_of_numbers_are_images(tmp_path):
@@ -258,15 +256,13 @@ def test_two_columns_of_images_must_be_told_apart():
     after = rows.select_columns("before").rename_column("before", "after")
     rows = datasets.concatenate_datasets([rows, after], axis=1)
     data_args = image_tasks.DataTrainingArguments("x")
-    with pytest.raises(ValueError, match="give one by `image_column_name`"):
-        image_tasks.with_usual_names(rows, data_args, "", image_tasks.IMAGES, "dataset_name", "train")
-    data_args.image_column_name = "after"
-    named = image_tasks.with_usual_names(rows, data_args, "", image_tasks.IMAGES, "dataset_name", "train")
-    assert named.column_names == ["image", "label"]
-    unlabelled = image_tasks.with_usual_names(
-        rows.remove_columns("label"), data_args, "", image_tasks.IMAGES, "dataset_name", "test"
-    )
-    assert unlabelled.column_names == ["image"]
+    for split in (rows, rows.remove_columns("label")):
+        data_args.image_column_name = None
+        with pytest.raises(ValueError, match="`dataset_name` has the columns .*give one by `image_column_name`"):
+            image_tasks.with_usual_name(split, data_args, "", IMAGES, "`dataset_name`")
+        data_args.image_column_name = "after"
+        named = image_tasks.with_usual_name(split, data_args, "", IMAGES, "`dataset_name`")
+        assert "image" in named.column_names and "after" not in named.column_names
 
 
 def test_arguments_from_a_file(root, tmp_path):
