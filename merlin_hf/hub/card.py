@@ -14,9 +14,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.modelcard import METRIC_TAGS, TASK_MAPPING, TASK_TAG_TO_NAME_MAPPING
 
-from ..utils.markdown import Markdown, code, escape, table, visible
+from ..utils.log_history import Evaluation, metric_title, shown, training_table
+from ..utils.markdown import Markdown, cell, code, escape, table, visible
 from .errors import PublishError
-from .results import Evaluation, metric_title, shown, training_table
 
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -82,7 +82,7 @@ class Origin(NamedTuple):
     @property
     def markdown(self) -> Markdown:
         """Its name in a card, with a link where it is on the Hub."""
-        name = escape(_short(self.name or self.hub_id or "not named"))
+        name = cell(_short(self.name or self.hub_id or "not named"))
         if self.hub_id is not None and is_repo_id(self.hub_id):
             return Markdown(f"[{name}](https://huggingface.co/datasets/{self.hub_id})")
         return Markdown(name)

@@ -1,4 +1,4 @@
-"""Collect what a Trainer knows for its card: data sets, settings, results, examples and the method."""
+"""Collect the content of a model card from a Trainer: data sets, settings, results, examples and the method."""
 
 import dataclasses
 import enum
@@ -11,6 +11,8 @@ from typing import Any
 import datasets
 from transformers import Trainer, TrainingArguments
 
+from ..utils.files import short_paths
+from ..utils.log_history import last_evaluations
 from .card import (
     PLACEHOLDERS,
     CardContent,
@@ -22,14 +24,65 @@ from .card import (
     is_repo_id,
     task_of,
 )
-from .results import last_evaluations
 
 
 TAGS = ("generated_from_trainer", "merlin_hf")
-# /home/me/data, ~/data, C:\\data and \\\\server\\data, also behind file://; not https://host/path or and/or.
-ABSOLUTE_PATH = re.compile(
-    r"(?:(?<=file://)|(?<![\w.:/~\\-]))(?:~|[A-Za-z]:(?=[/\\])|\\)?(?:[/\\][^\s/\\\"',;:|<>]+)+[/\\]?"
-)
+HUB_FILE = re.compile(r"hf://datasets/(?P<id>[^@]+)@(?P<revision>[^/]+)/")
+# Names of `datasets` for rows that were made in memory, and files and folders that were read here.
+NO_NAMES = {
+    None, "None", "arrow", "audiofolder", "cache", "csv", "generator", "hdf5", "imagefolder", "json", "lance", "pandas",
+    "parquet", "spark", "sql", "text", "videofolder", "webdataset", "xml",
+}  # fmt: skip
+# Arguments about where and how a run was started, logged and saved: private, or saying nothing about the model.
+HOUSEKEEPING = {
+    "accelerator_config", "batch_eval_metrics", "debug", "deepspeed", "disable_tqdm", "enable_jit_checkpoint",
+    "greater_is_better", "ignore_data_skip", "label_names",
+    "length_column_name", "local_rank", "metric_for_best_model", "output_dir", "parallelism_config",
+    "per_device_eval_batch_size", "prediction_loss_only", "project", "remove_unused_columns", "report_to",
+    "restore_callback_states_from_checkpoint", "resume_from_checkpoint", "run_name", "skip_memory_metrics",
+    "torch_empty_cache_steps", "use_cache", "use_cpu",
+}  # fmt: skip
+HOUSEKEEPING_PREFIXES = (
+    "dataloader_", "ddp_", "do_", "eval_", "fsdp", "hub_", "include_", "log_", "logging_", "push_", "save_", "trackio_",
+)  # fmt: skip
+# Arguments that `TrainingArguments` fills in where they are not given.
+FILLED_IN = {"accelerator_config"}
+# Options of methods that say how much is computed at once, and what to do with the checkpoints of earlier runs.
+HOUSEKEEPING_OPTIONS = {"overwrite_output_dir", "target_chunk_size"}
+TEXT_COLUMNS = (
+    "text", "sentence", "content", "review", "comment", "utterance", "tweet", "document", "headline", "title",
+)  # fmt: skip
+PAIRS = (
+    ("text", "text_pair"), ("premise", "hypothesis"), ("question", "sentence"), ("question1", "question2"),
+    ("sentence1", "sentence2"),
+)  # fmt: skip
+LABEL_COLUMNS = ("label", "labels")
+SCANNED_ROWS = 1000
+LONGEST_TEXT = 300
+MERLIN_CITATION = """\
+@article{liu2020merlin,
+  title   = {Meta-learning Transferable Representations with a Single Target Domain},
+  author  = {Hong Liu and Jeff Z. HaoChen and Colin Wei and Tengyu Ma},
+  journal = {arXiv preprint arXiv:2011.01418},
+  year    = {2020}
+}"""
+
+# By the name of the trainer class, as this package does not import trainers.
+DESCRIPTIONS = {
+    "MerlinTrainer": MethodDescription(
+        "MeRLin",
+        "[MeRLin](https://arxiv.org/abs/2011.01418) trains the backbone on the source and, through a head that is fit in "
+        "closed form on a part of each target batch, for what that head does on the rest of it. The head in this model was "
+        "fit on all rows of the target with the final backbone.",
+        MERLIN_CITATION,
+    ),
+    "JointTrainer": MethodDescription(
+        "joint training",
+        "Joint training minimises the sum of the losses on source and target, with one backbone and a head for each. The "
+        "head in this model is the target's.",
+    ),
+    "FinetuneTrainer": MethodDescription("fine-tuning", "All weights were trained on the target alone."),
+}
 
 
 def content_of(
@@ -92,14 +145,14 @@ def content_of(
 
 
 def plain_model(trainer: Trainer) -> Any:
-    """The classifier, where training wraps it too."""
+    """Return the classifier without the wrappers of training."""
     transfer_model = getattr(trainer, "transfer_model", None)
     model = trainer.model if transfer_model is None else transfer_model.model
     return trainer.accelerator.unwrap_model(model, keep_torch_compile=False)
 
 
 def _class_names(model: Any) -> list[str]:
-    """The model's class, by the first name that a task is known for: sharding puts a class in front."""
+    """Return the names of a model's class and its parents, from the first that a task is known for: sharding puts a class in front."""
     names = [parent.__name__ for parent in type(model).__mro__]
     return next((names[index:] for index in range(len(names)) if task_of(names[index : index + 1])), names)
 
@@ -152,7 +205,7 @@ def _examples(trainer: Trainer, model: Any, per_label: int) -> list[Example]:
 
 
 def _texts(trainer: Trainer, per_label: int) -> tuple[str, ...]:
-    """A row to classify; where none is to be shown, as many placeholders as the model takes texts."""
+    """Return a row to classify; where no rows are to be shown, as many placeholders as the model takes texts."""
     if per_label > 0:
         return next(filter(None, map(first_texts, _target_rows(trainer))), PLACEHOLDERS[:1])
     columns = next(filter(None, map(text_columns_of, _target_rows(trainer))), ())
@@ -160,7 +213,7 @@ def _texts(trainer: Trainer, per_label: int) -> tuple[str, ...]:
 
 
 def _target_rows(trainer: Trainer) -> list[Any]:
-    """Where texts of the target may be, the evaluation set first."""
+    """Return the data sets that may have texts of the target, the evaluation set first."""
     evaluation = trainer.eval_dataset
     if isinstance(evaluation, dict):
         evaluation = next(iter(evaluation.values()), None)
@@ -178,13 +231,6 @@ def _has_processor(trainer: Trainer) -> bool:
 
 
 # Data sets
-
-HUB_FILE = re.compile(r"hf://datasets/(?P<id>[^@]+)@(?P<revision>[^/]+)/")
-# Names of `datasets` for rows that were made in memory, and files and folders that were read here.
-NO_NAMES = {
-    None, "None", "arrow", "audiofolder", "cache", "csv", "generator", "hdf5", "imagefolder", "json", "lance", "pandas",
-    "parquet", "spark", "sql", "text", "videofolder", "webdataset", "xml",
-}  # fmt: skip
 
 
 def origin_of(dataset: Any, tag: str | None = None, name: str | None = None, config: str | None = None) -> Origin:
@@ -264,27 +310,10 @@ def origins_of(
 
 # Settings
 
-# Where and how a run was started, logged and saved, which is nobody's business or says nothing about the model.
-HOUSEKEEPING = {
-    "accelerator_config", "batch_eval_metrics", "debug", "deepspeed", "disable_tqdm", "enable_jit_checkpoint",
-    "greater_is_better", "ignore_data_skip", "label_names",
-    "length_column_name", "local_rank", "metric_for_best_model", "output_dir", "parallelism_config",
-    "per_device_eval_batch_size", "prediction_loss_only", "project", "remove_unused_columns", "report_to",
-    "restore_callback_states_from_checkpoint", "resume_from_checkpoint", "run_name", "skip_memory_metrics",
-    "torch_empty_cache_steps", "use_cache", "use_cpu",
-}  # fmt: skip
-HOUSEKEEPING_PREFIXES = (
-    "dataloader_", "ddp_", "do_", "eval_", "fsdp", "hub_", "include_", "log_", "logging_", "push_", "save_", "trackio_",
-)  # fmt: skip
-# What `TrainingArguments` makes of arguments that are not given.
-FILLED_IN = {"accelerator_config"}
-# Options of methods that say how much is computed at once, and what to do with the checkpoints of earlier runs.
-HOUSEKEEPING_OPTIONS = {"overwrite_output_dir", "target_chunk_size"}
-
 
 def changed_options(args: TrainingArguments, options: type | None) -> dict[str, str]:
     """
-    Options of the method that differ from their defaults.
+    Return the options of the method that differ from their defaults.
 
     Args:
         args ([`~transformers.TrainingArguments`]): of the run.
@@ -298,7 +327,7 @@ def changed_options(args: TrainingArguments, options: type | None) -> dict[str, 
 
 
 def changed_training_arguments(args: TrainingArguments) -> dict[str, str]:
-    """Training arguments that differ from their defaults, but for those about logging, saving, the Hub and the machine."""
+    """Return the training arguments that differ from their defaults, without those about logging, saving, the Hub and the machine."""
     shown = [
         option
         for option in dataclasses.fields(TrainingArguments)
@@ -316,7 +345,7 @@ def changed_training_arguments(args: TrainingArguments) -> dict[str, str]:
 
 
 def given_arguments(args: TrainingArguments) -> dict[str, str]:
-    """All arguments and options that differ from their defaults, for the user's own eyes: with folders, without tokens."""
+    """Return all arguments and options that differ from their defaults, for the user's own eyes: with folders, without tokens."""
     options = [option for option in dataclasses.fields(args) if option.name not in FILLED_IN]
     names = {*_changed(args, options), "output_dir"}
     if not args.report_to:  # "none", which is the default, comes to an empty list
@@ -347,13 +376,9 @@ def _plain(value: Any) -> Any:
     return _without_path(value)
 
 
-def _without_path(text: Any) -> Any:
+def _without_path(value: Any) -> Any:
     """Return a text with the last part only of each absolute path in it; anything else as it is."""
-    return (
-        ABSOLUTE_PATH.sub(lambda found: re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], text)
-        if isinstance(text, str)
-        else text
-    )
+    return short_paths(value) if isinstance(value, str) else value
 
 
 def _is_blank(value: Any) -> bool:
@@ -362,21 +387,10 @@ def _is_blank(value: Any) -> bool:
 
 # Examples
 
-TEXT_COLUMNS = (
-    "text", "sentence", "content", "review", "comment", "utterance", "tweet", "document", "headline", "title",
-)  # fmt: skip
-PAIRS = (
-    ("text", "text_pair"), ("premise", "hypothesis"), ("question", "sentence"), ("question1", "question2"),
-    ("sentence1", "sentence2"),
-)  # fmt: skip
-LABEL_COLUMNS = ("label", "labels")
-SCANNED_ROWS = 1000
-LONGEST_TEXT = 300
-
 
 def examples_of(dataset: Any, id2label: dict[int, str], per_label: int) -> list[Example]:
     """
-    The first texts of each label.
+    Return the first texts of each label.
 
     Args:
         dataset (`Any`): examples are found in a `datasets.Dataset` with one or two columns of raw texts and one of classes.
@@ -405,7 +419,7 @@ def examples_of(dataset: Any, id2label: dict[int, str], per_label: int) -> list[
 
 
 def text_columns_of(dataset: Any) -> tuple[str, ...]:
-    """The column of raw texts of a `datasets.Dataset`, or the two that a model takes together; none for anything else."""
+    """Return the column of raw texts of a `datasets.Dataset`, or the two that a model takes together; nothing for anything else."""
     if not isinstance(dataset, datasets.Dataset):
         return ()
     texts = [name for name, feature in dataset.features.items() if _is_text(feature)]
@@ -414,7 +428,7 @@ def text_columns_of(dataset: Any) -> tuple[str, ...]:
 
 
 def first_texts(dataset: Any) -> tuple[str, ...]:
-    """What the columns of [`text_columns_of`] have in the first row that leaves none of them empty."""
+    """Return the texts of the first row that has some in all columns of [`text_columns_of`]."""
     columns = text_columns_of(dataset)
     for row in _scanned(dataset, columns) if columns else ():
         texts = tuple(_one_line(row[name]) for name in columns)
@@ -458,39 +472,14 @@ def _one_line(text: Any) -> str:
 
 # Methods
 
-MERLIN_CITATION = """\
-@article{liu2020merlin,
-  title   = {Meta-learning Transferable Representations with a Single Target Domain},
-  author  = {Hong Liu and Jeff Z. HaoChen and Colin Wei and Tengyu Ma},
-  journal = {arXiv preprint arXiv:2011.01418},
-  year    = {2020}
-}"""
-
-# By the name of the trainer class, as this package knows nothing of trainers.
-DESCRIPTIONS = {
-    "MerlinTrainer": MethodDescription(
-        "MeRLin",
-        "[MeRLin](https://arxiv.org/abs/2011.01418) trains the backbone on the source and, through a head that is fit in "
-        "closed form on a part of each target batch, for what that head does on the rest of it. The head in this model was "
-        "fit on all rows of the target with the final backbone.",
-        MERLIN_CITATION,
-    ),
-    "JointTrainer": MethodDescription(
-        "joint training",
-        "Joint training minimises the sum of the losses on source and target, with one backbone and a head for each. The "
-        "head in this model is the target's.",
-    ),
-    "FinetuneTrainer": MethodDescription("fine-tuning", "All weights were trained on the target alone."),
-}
-
 
 def describe_method(trainer_class: type) -> MethodDescription:
     """
-    What a card says about a trainer's method.
+    Return the text of a card about a trainer's method.
 
-    The nearest of these in the inheritance of the class: its attribute `method_description`, a method of this package with a
-    text here, any other method of this package by the first paragraph of its docstring. What builds on a method with a
-    citation has it too.
+    It is that of the nearest class in the inheritance that has one: its attribute `method_description`, the text in
+    [`DESCRIPTIONS`], or for other methods of this package the first paragraph of the docstring. A method that builds on one
+    with a citation has that citation too.
     """
     for parent in trainer_class.__mro__:
         found = _own_description(parent)

@@ -11,12 +11,12 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from ..utils.log_history import last_evaluations
 from ..utils.markdown import escape
 from .card import TEXT_CLASSIFICATION, CardContent, hub_name, task_of, write_card
 from .content import TAGS
 from .errors import PublishError, explained
 from .folder import CARD, ModelFolder
-from .results import last_evaluations
 
 
 DEEPEST_METADATA = 20  # levels

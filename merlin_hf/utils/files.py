@@ -30,9 +30,9 @@ RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9
 # An absolute path in a message: in quotes, where it may have spaces, of Unix with two parts at least, or of Windows; not what follows
 # `//` in an address.
 ABSOLUTE = re.compile(
-    r"(?<=['\"`])(?:/|[A-Za-z]:[\\/])[^'\"`\n]*(?=['\"`])"
-    r"|(?<![\w.:/\\~'\"`-])(?:/[^\s/'\"`:,;()<>|]+){2,}/?"
-    r"|(?<!\w)[A-Za-z]:[\\/][^\s'\"`:,;()<>|]+"
+    r"(?<=['\"`])(?:~?/|[A-Za-z]:[\\/]|\\\\)[^'\"`\n]*(?=['\"`])"
+    r"|(?:(?<=file://)|(?<![\w.:/\\~'\"`-]))(?:~/[^\s/'\"`:,;()<>|]+(?:/[^\s/'\"`:,;()<>|]+)*|(?:/[^\s/'\"`:,;()<>|]+){2,})/?"
+    r"|(?<!\w)(?:[A-Za-z]:[\\/]|\\\\)[^\s'\"`:,;()<>|]+"
 )
 
 
@@ -244,6 +244,8 @@ def short_path(path: str | os.PathLike) -> str:
     given = os.fspath(path)
     if re.match(r"[A-Za-z]:[\\/]|\\\\", given):
         return re.split(r"[\\/]", given.rstrip("\\/"))[-1]
+    if given.startswith("~"):
+        return os.path.basename(given.rstrip("/"))
     if not os.path.isabs(given):
         return given
     relative = os.path.relpath(given)

@@ -21,9 +21,9 @@ from merlin_hf.hub.card import (
     write_card,
 )
 from merlin_hf.hub.content import DESCRIPTIONS, MERLIN_CITATION, describe_method
-from merlin_hf.hub.results import Evaluation
 from merlin_hf.methods import METHODS, JointTrainer
 from merlin_hf.transfer.trainer import TransferTrainer
+from merlin_hf.utils.log_history import Evaluation
 from tests.hub.card_rules import broken_rules
 from tests.hub.conftest import ROOT, of_the_hub, text_dataset, text_trainer, tiny_tokenizer
 from tests.tiny import TINY_CLASSIFIERS, tiny_bert, tiny_dataset

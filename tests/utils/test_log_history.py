@@ -2,7 +2,7 @@
 
 import math
 
-from merlin_hf.hub.results import LOG_ROWS, last_evaluations, training_table
+from merlin_hf.utils.log_history import LOG_ROWS, last_evaluations, training_table
 
 
 def train(step, loss):
