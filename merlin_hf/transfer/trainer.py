@@ -200,8 +200,8 @@ class TransferTrainer(
 
     def _hp_search_setup(self, trial):
         super()._hp_search_setup(trial)
-        self.training_args_class.check_options(self.args)
         if self.is_active:
+            self.training_args_class.check_options(self.args)
             self.check_settings()
 
     def call_model_init(self, trial=None):
@@ -500,7 +500,8 @@ class TransferTrainer(
 
     def train(self, *args, **kwargs):
         """[`~transformers.Trainer.train`]; the model is left plain, whatever happens, and its head fit to it."""
-        self.training_args_class.check_options(self.args)  # they may have been assigned to
+        if self.is_active:  # else the arguments may be Trainer's, without these options
+            self.training_args_class.check_options(self.args)  # they may have been assigned to
         self._get_ready()
         try:
             output = super().train(*args, **kwargs)
