@@ -125,6 +125,7 @@ NEEDS_DEEPSPEED = pytest.mark.skipif(
 @pytest.mark.parametrize(
     "name", ["ddp", "fsdp2", *(pytest.param(f"zero{stage}", marks=NEEDS_DEEPSPEED) for stage in (2, 3))]
 )
+@pytest.mark.slow
 def test_trains_in_processes_of_a_configuration(name, config, tmp_path):
     output = tmp_path / "out"
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

@@ -116,6 +116,7 @@ def test_exit_status_of_a_bad_configuration(config_file, capsys, arguments, mess
     assert shown.out == "" and message in shown.err and "Traceback" not in shown.err
 
 
+@pytest.mark.slow
 def test_two_processes_do_the_runs_together(config_file, tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--main_process_port", "0"]
     command += ["--num_processes", "2", "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no"]

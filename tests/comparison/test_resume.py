@@ -17,6 +17,9 @@ from tests.comparison.test_compare import files
 from tests.examples.conftest import ROOT
 
 
+pytestmark = pytest.mark.slow  # interrupts and kills processes
+
+
 def start(config_file, *arguments):
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": paths, "HF_DATASETS_CACHE": str(config_file.parent / "cache")}

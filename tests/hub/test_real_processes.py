@@ -10,6 +10,9 @@ from huggingface_hub import ModelCard
 from tests.hub.conftest import ROOT, TOKEN, environment
 
 
+pytestmark = pytest.mark.slow  # processes of their own
+
+
 COMMAND = """
 import argparse, sys
 from merlin_hf.cli.publish import add_publish_parser, publish

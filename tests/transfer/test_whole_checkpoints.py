@@ -16,6 +16,9 @@ from tests.support import make_trainer
 from tests.transfer import kill_script
 
 
+pytestmark = pytest.mark.slow  # kills processes
+
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 KILLS = 24
 

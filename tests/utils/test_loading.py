@@ -199,6 +199,7 @@ for call in (
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="a terminal that answers needs a pseudo-terminal")
+@pytest.mark.slow
 def test_code_of_a_folder_is_not_run_even_where_somebody_would_answer(folder, tmp_path):
     """transformers asks at a terminal whether code may run, unless it is told; here everything is answered with yes."""
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')\nclass Evil: pass\n")
