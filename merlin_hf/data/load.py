@@ -67,18 +67,15 @@ def load_dataset(
     if os.path.isfile(path):
         return _load_file(path, argument, **kwargs)
     if os.path.isdir(path):
-        found = load_class_folders(path, argument, kwargs.get("split"))
-        if found is not None:
-            return found
-        return _load_folder(path, name, f"`{argument}={path!r}`", **kwargs)
+        return _load_folder(path, name, argument, f"`{argument}={path!r}`", **kwargs)
     root = data_root()
     if root is not None:
         given = f"`{argument}={path!r}`" + (f" (configuration {name!r})" if name is not None else "")
         if name is not None and (root / name).is_dir():
-            return _load_folder(str(root / name), None, given, **kwargs)
+            return _load_folder(str(root / name), None, argument, given, **kwargs)
         folder = root / path.rstrip("/").split("/")[-1]
         if folder.is_dir():
-            return _load_folder(str(folder), name, given, **kwargs)
+            return _load_folder(str(folder), name, argument, given, **kwargs)
     try:
         return datasets.load_dataset(path, name, **kwargs)
     except (FileNotFoundError, ConnectionError) as error:
@@ -122,8 +119,11 @@ def _load_file(
 
 
 def _load_folder(
-    path: str, name: str | None, named: str, split: str | None = None, **kwargs: Any
+    path: str, name: str | None, argument: str, named: str, split: str | None = None, **kwargs: Any
 ) -> datasets.DatasetDict | datasets.Dataset:
+    found = load_class_folders(path, argument, split)
+    if found is not None:
+        return found
     if (Path(path) / datasets.config.DATASETDICT_JSON_FILENAME).is_file():
         return take_split(datasets.load_from_disk(path), split)
     if (Path(path) / datasets.config.DATASET_STATE_JSON_FILENAME).is_file():

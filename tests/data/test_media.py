@@ -145,8 +145,10 @@ def test_what_file_managers_leave_behind_is_hidden(name):
 # The same by `load_dataset`
 
 
-def test_a_folder_by_the_name_of_a_data_set(kind, make):
+def test_a_folder_by_the_name_of_a_data_set(kind, make, monkeypatch):
     root = make("one/cat/1/a", "one/cat/b", "one/dog/c", "two/train/cat/a", "two/train/dog/b", "two/val/dog/new/c")
+    monkeypatch.setenv("MERLIN_DATA_ROOT", str(root))
+    assert load_dataset("somebody/one", split="train")["label"][:] == [0, 0, 1]
     splits = load_dataset(root / "one")
     assert list(splits) == ["train"] and splits["train"].features["label"].names == ["cat", "dog"]
     assert splits["train"]["label"][:] == [0, 0, 1]
