@@ -1,6 +1,7 @@
 """A saved model on labelled rows: what it says, and the features that it says it by."""
 
 import argparse
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ from ..utils.validation import ConfigError, did_you_mean
 from .programs import IMAGE, TEXT
 from .saved_model import SavedModel
 
+
+logger = logging.getLogger("merlin_hf.cli")
 
 SPLITS = ("validation", "validation_matched", "test")
 
@@ -186,6 +189,10 @@ def choose_split(splits: datasets.DatasetDict, given: str | None, argument: str)
     found = [name for name in SPLITS if name in splits] or list(splits)
     if found[0] not in SPLITS and len(found) > 1:
         raise ConfigError(f"`{argument}` has the splits {known}: name one by `--split`.")
+    if found[0] not in SPLITS:
+        logger.warning(
+            f"`{argument}` has only the split {found[0]!r}: a model that was trained on it knows these rows."
+        )
     return found[0]
 
 

@@ -19,6 +19,7 @@ COLUMNS = {
     "text_columns": "one or two columns of texts, NAME=COLUMN or NAME=COLUMN,COLUMN with NAME as given above",
     "image_column": "the column of images",
     "label_column": "the column of labels",
+    "problem_type": "single_label_classification or regression, where labels are numbers that could be either",
 }
 
 

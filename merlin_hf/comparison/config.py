@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from ..utils.config_file import read_mapping
 from ..utils.validation import (
@@ -39,9 +39,10 @@ class TargetConfig:
         path (`str`): a name on the Hub, a folder or a file, as for [`~merlin_hf.data.load_dataset`].
         name (`str`, *optional*): the configuration, as on the Hub.
         train_split, test_split (`str`): splits, or slices such as `train[:80%]` and `train[80%:]`.
-        text_columns (`str` or `list[str]`, *optional*): one or two; those of a GLUE task or the first two texts if not given.
+        text_columns (`str` or `list[str]`, *optional*): one or two; those of a GLUE task, `text`, or the only one or two if not given.
         image_column (`str`, *optional*): the column of images; found if there is one.
         label_column (`str`, *optional*): `label`, `labels` or the only column of classes if not given.
+        problem_type (`str`, *optional*): `single_label_classification` or `regression`, where labels are numbers that could be either.
         rows (`int`, *optional*): labelled rows to train on, drawn anew for each seed; all if not given.
         test_rows (`int`, *optional*): rows to test on, the same for all seeds; all if not given.
     """
@@ -53,6 +54,7 @@ class TargetConfig:
     text_columns: list[str] | str | None = None
     image_column: str | None = None
     label_column: str | None = None
+    problem_type: Literal["single_label_classification", "regression"] | None = None
     rows: Annotated[int, interval("[4, inf)")] | None = None
     test_rows: Annotated[int, interval("[2, inf)")] | None = None
 
@@ -72,7 +74,7 @@ class SourceConfig:
     The source task.
 
     Args:
-        path, name, text_columns, image_column, label_column: as for the target.
+        path, name, text_columns, image_column, label_column, problem_type: as for the target.
         split (`str`): the split to train on.
         rows (`int`, *optional*): rows to use, drawn once; all if not given.
     """
@@ -83,6 +85,7 @@ class SourceConfig:
     text_columns: list[str] | str | None = None
     image_column: str | None = None
     label_column: str | None = None
+    problem_type: Literal["single_label_classification", "regression"] | None = None
     rows: Annotated[int, interval("[2, inf)")] | None = None
 
     def __post_init__(self):

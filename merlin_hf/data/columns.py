@@ -32,7 +32,7 @@ DATE = re.compile(r"\s*(\d{4}[-/.]\d{1,2}([-/.]\d{1,2})?|\d{1,2}[-/.]\d{1,2}[-/.
 logger = logging.getLogger("merlin_hf.data")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ColumnOptions:
     """
     What a user says of the columns and labels of a data set.
@@ -43,7 +43,7 @@ class ColumnOptions:
         problem_type (`str`, *optional*): whether labels that are numbers are classes, as in a model's configuration.
         labels_by_number (`bool`): match classes of different names by their numbers.
         expected (`str`, *optional*): the problem type of a model that is to be judged: what numbers are that could be either.
-        names (mapping): what the user calls these options, where that is something else.
+        names (mapping): what the user calls these options, where that is something else; `None` where there is no such option.
     """
 
     text_columns: Sequence[str] | None = None
@@ -51,11 +51,15 @@ class ColumnOptions:
     problem_type: str | None = None
     labels_by_number: bool = False
     expected: str | None = None
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str | None] = field(default_factory=dict)
 
     def name_of(self, option: str) -> str:
         """Return what the user calls an option."""
-        return self.names.get(option, option)
+        return self.names.get(option) or option
+
+    def has(self, option: str) -> bool:
+        """Whether the user can give an option."""
+        return self.names.get(option, option) is not None
 
 
 # Labels

@@ -20,6 +20,7 @@ SINGLE_LABEL, REGRESSION = "single_label_classification", "regression"
 PROBLEM_TYPES = (SINGLE_LABEL, REGRESSION)
 MISSING = "empty, null, NaN or -100"
 
+NEW_LABEL = "__label__"
 SHOWN = 20  # names in a message
 MANY_CLASSES = 50  # whole numbers, of which so many are rather counts or scores
 FEW_VALUES = 20  # whole numbers written as decimals, of which so few are rather classes
@@ -101,14 +102,15 @@ def match_names(names: Sequence[str], known: Sequence[str], of: str, known_of: s
     folded = collections.defaultdict(list)
     for name in known:
         folded[name.casefold()].append(name)
-    taken = {name: name for name in names if name in places}
-    by_case, missing = {}, []
+    found = {name: name for name in names if name in places}
+    taken, by_case, missing = set(found), {}, []
     for name in names:
-        if name in taken:
+        if name in found:
             continue
         near = folded[name.casefold()]
-        if len(near) == 1 and near[0] not in taken.values():
-            taken[name] = by_case[name] = near[0]
+        if len(near) == 1 and near[0] not in taken:
+            found[name] = by_case[name] = near[0]
+            taken.add(near[0])
         else:
             missing.append(name)
     if missing:
@@ -121,7 +123,7 @@ def match_names(names: Sequence[str], known: Sequence[str], of: str, known_of: s
         logger.warning(
             f"{of}: labels that differ in upper and lower case from those of {known_of} are taken as these: {pairs}."
         )
-    return [places[taken[name]] for name in names]
+    return [places[found[name]] for name in names]
 
 
 def shown(names: Sequence[Any]) -> str:
@@ -215,11 +217,10 @@ class LabelColumn:
             return True
         if isinstance(self.feature, datasets.ClassLabel):
             return value in (HIDDEN_LABEL, IGNORED_LABEL)
-        if self.is_float:  # which may be a temperature
-            return value == IGNORED_LABEL and not any(
-                other is not None and other < IGNORED_LABEL for other in self.values if other == other
-            )
-        return self.is_whole and value == IGNORED_LABEL
+        if value != IGNORED_LABEL or not self.is_number:
+            return False
+        # Among lower ones it may be a temperature.
+        return self.is_whole or not any(one is not None and one < IGNORED_LABEL for one in self.values)
 
     def name(self, value: Any) -> str:
         """What a class is called."""
@@ -266,7 +267,10 @@ class LabelColumn:
         padded = [
             value for value in self.values if isinstance(value, str) and value != value.strip() and value.strip()
         ]
-        self.values = [value.strip() if isinstance(value, str) else value for value in self.values]
+        stripped = [value.strip() if isinstance(value, str) else value for value in self.values]
+        places = {value: place for place, value in enumerate(dict.fromkeys(stripped))}
+        self.values = list(places)
+        self.codes = np.array([places[value] for value in stripped])[self.codes]
         self._warn_of_blanks(padded)
 
     def _warn_of_blanks(self, padded: Sequence[str]) -> None:
@@ -315,6 +319,8 @@ def settle_labels(
         raise ConfigError(f"`{argument}` has no column of labels.")
     main = columns.get("train") or next((one for one in columns.values() if one.present), next(iter(columns.values())))
     _hide_unknown(main, columns.values())
+    if not main.present and not main.is_float and not isinstance(main.feature, datasets.ClassLabel):
+        raise ConfigError(f"{main.origin} has no row with a label.")
     is_regression = _is_regression(main, list(columns.values()), options)
     known = Labels()
     if not is_regression:
@@ -331,7 +337,9 @@ def settle_labels(
         else:
             new, feature = _as_places(column, main, known, options), datasets.ClassLabel(names=known.names)
         rows = np.array(new, dtype=object)[column.codes].tolist()
-        settled[name] = splits[name].remove_columns("label").add_column("label", rows, feature=feature)
+        # Added before the old one goes, which may be the only column.
+        added = splits[name].add_column(NEW_LABEL, rows, feature=feature)
+        settled[name] = added.remove_columns("label").rename_column(NEW_LABEL, "label")
     return settled, known
 
 
@@ -405,10 +413,17 @@ def _classes_of(main: LabelColumn, options: ColumnOptions) -> Labels:
         names = [main.name(value) for value in values]
         numbers = [int(value) for value in values] if main.is_number else list(range(len(values)))
         if len(values) > 2 and len(values) == len(main.codes) - main.missing:
-            logger.warning(
-                f"{main.origin}: each of its {len(values)} rows has a label of its own; is this the column of labels? "
-                f"`{options.name_of('label_column')}` names another."
+            message = (
+                f"{main.origin}: each of its {len(values)} rows has a label of its own, such as {names[0][:40]!r}; is this the column "
+                f"of labels? `{options.name_of('label_column')}` names another."
             )
+            if len(values) > MANY_CLASSES:
+                raise ConfigError(message)
+            logger.warning(message)
+    if len(main.present) == 1 and len(names) > 1:
+        logger.warning(
+            f"{main.origin}: all rows have the label {main.name(main.present[0])!r}, one of {shown(names)}."
+        )
     by_case = collections.defaultdict(list)
     for name in names:
         by_case[name.casefold()].append(name)
@@ -445,12 +460,9 @@ def _as_places(column: LabelColumn, main: LabelColumn, known: Labels, options: C
         ]
         if not options.labels_by_number:
             either = column.is_number != main.is_number and None not in numbers
-            hint = (
-                f" Or give `{options.name_of('labels_by_number')}`, if both number the classes alike."
-                if either
-                else ""
-            )
-            raise LabelMismatchError(f"{error}{hint}") from None
+            hint = f" Or give `{options.name_of('labels_by_number')}`, if both number the classes alike."
+            known_flag = either and options.has("labels_by_number")
+            raise LabelMismatchError(f"{error}{hint if known_flag else ''}") from None
         if not set(numbers) <= set(known.numbers or ()):
             raise LabelMismatchError(f"{error} By number, the classes are {shown(known.numbers or ())}.") from None
         found = [(known.numbers or []).index(number) for number in numbers]

@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 
 from ..utils.validation import ConfigError, did_you_mean
-from .columns import ColumnOptions, check_text_columns, find_text_columns
+from .columns import ColumnOptions, check_text_columns, find_text_columns, warn_of_empty_texts
 from .images import IMAGES, is_image
 from .load import load_dataset
 from .media import check_media
@@ -26,6 +26,7 @@ class DataSection(Protocol):
     text_columns: list[str] | str | None
     image_column: str | None
     label_column: str | None
+    problem_type: str | None
 
 
 @dataclass
@@ -71,17 +72,19 @@ class Rows:
         return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
-def load_rows(section: DataSection, key: str, split: str) -> Rows:
+def load_rows(section: DataSection, key: str, split: str, as_flags: bool = False) -> Rows:
     """
     Load the labelled rows of one split; see [`load_splits_of`].
 
     Args:
         split (`str`): the field of `section` that names the split.
     """
-    return load_splits_of(section, key, {TRAIN: split})[TRAIN]
+    return load_splits_of(section, key, {TRAIN: split}, as_flags)[TRAIN]
 
 
-def load_splits_of(section: DataSection, key: str, splits: Mapping[str, str]) -> dict[str, Rows]:
+def load_splits_of(
+    section: DataSection, key: str, splits: Mapping[str, str], as_flags: bool = False
+) -> dict[str, Rows]:
     """
     Load the labelled rows of splits of one task, with the same columns and classes.
 
@@ -89,25 +92,35 @@ def load_splits_of(section: DataSection, key: str, splits: Mapping[str, str]) ->
         section ([`DataSection`]): the part of the configuration that names the data set.
         key (`str`): how it is called there, for messages.
         splits (mapping of `str`): from `"train"` and `"test"` to the fields of `section` that name the splits.
+        as_flags (`bool`): whether messages call the path `key` and the options by their names alone, as on a command line; else
+            `key.path` and so on, as in a file.
 
     Raises:
         ConfigError: there is no such split or column, or no row with a label; the message names the key.
     """
+    prefix = "" if as_flags else f"{key}."
+    argument = key if as_flags else f"{key}.path"
     loaded, origins = datasets.DatasetDict(), {}
     for name, field in splits.items():
-        loaded[name] = _load(section, key, field)
-        origins[name] = f"`{key}.{field}={getattr(section, field)!r}`"
+        split = getattr(section, field)
+        whole = f"`{argument}={section.path!r}`, split {split!r}," if as_flags else None
+        origins[name] = whole or f"`{prefix}{field}={split!r}` of {section.path!r}"
+        loaded[name] = _load(section, argument, split, origins[name])
     options = ColumnOptions(
-        section.text_columns,
-        section.label_column,
-        names={name: f"{key}.{name}" for name in ("text_columns", "label_column")},
+        text_columns=section.text_columns,
+        label_column=section.label_column,
+        problem_type=section.problem_type,
+        names={
+            **{name: f"{prefix}{name}" for name in ("text_columns", "label_column", "problem_type")},
+            "labels_by_number": None,
+        },
     )
-    loaded, labels = find_labels_of(loaded, origins, f"{key}.path", options, all_labelled=True)
-    kind, columns = _find_columns(loaded[TRAIN], section, key, origins[TRAIN])
-    task = Task(f"{key}.path", loaded, columns, labels, origins, kind)
+    loaded, labels = find_labels_of(loaded, origins, argument, options, all_labelled=True)
+    kind, columns = _find_columns(loaded[TRAIN], section, prefix, origins[TRAIN])
+    task = Task(argument, loaded, columns, labels, origins, kind)
     for name, split in loaded.items():
         if kind == TEXT:
-            check_text_columns(split, columns, origins[name], origins[TRAIN], f"{key}.text_columns")
+            check_text_columns(split, columns, origins[name], origins[TRAIN], f"{prefix}text_columns")
         elif columns[0] not in split.column_names:
             raise ConfigError(f"{origins[name]} has no column {columns[0]!r}.")
     return {name: rows_of(task, name) for name in splits}
@@ -134,6 +147,8 @@ def rows_of(task: Task, split: str) -> Rows:
         where = task.origin(split).partition("=")[0].strip("`")
         check_media(dataset.add_column("row", list(range(len(dataset)))).select(places), column, IMAGES, f"`{where}`")
     dataset = dataset.select(places)
+    if task.kind == TEXT:
+        warn_of_empty_texts(dataset, task.text_columns, task.origin(split))
     dtype = np.float64 if task.labels.is_regression else np.int64
     found = np.asarray([labels[place] for place in places], dtype=dtype)
     return Rows(dataset, task, task.kind, found, _digests(dataset, task.text_columns))
@@ -144,29 +159,30 @@ def overlap(rows: Rows, others: Rows) -> int:
     return int(np.isin(rows.digests, others.digests).sum()) if rows.kind == others.kind else 0
 
 
-def _load(section: Any, key: str, field: str) -> datasets.Dataset:
-    name = getattr(section, field)
+def _load(section: DataSection, argument: str, split: str, origin: str) -> datasets.Dataset:
     try:
-        return load_dataset(section.path, section.name, argument=f"{key}.path", split=name)
+        return load_dataset(section.path, section.name, argument=argument, split=split)
     except (ValueError, FileNotFoundError) as error:
         if "split" in str(error).lower():
             reason = str(error).rpartition("cannot be read: ")[2]
-            raise ConfigError(f"`{key}.{field}={name!r}` cannot be read: {reason}") from error
+            raise ConfigError(f"{origin} cannot be read: {reason}") from error
         raise ConfigError(str(error)) from error
 
 
-def _find_columns(dataset: datasets.Dataset, section: Any, key: str, origin: str) -> tuple[str, list[str]]:
+def _find_columns(dataset: datasets.Dataset, section: DataSection, prefix: str, origin: str) -> tuple[str, list[str]]:
     images = [name for name, feature in dataset.features.items() if is_image(feature)]
     given = section.image_column
     if given is not None and given not in images:
         raise ConfigError(
-            f"`{key}.image_column` must be one of the image columns {images}, got {given!r}.{did_you_mean(given, images)}"
+            f"`{prefix}image_column` must be one of the image columns {images}, got {given!r}.{did_you_mean(given, images)}"
         )
     if given is None and len(images) > 1 and section.text_columns is None:
-        raise ConfigError(f"{origin} has the columns of images {', '.join(images)}: name one by `{key}.image_column`.")
+        raise ConfigError(
+            f"{origin} has the columns of images {', '.join(images)}: name one by `{prefix}image_column`."
+        )
     if given is not None or (images and section.text_columns is None):
         return IMAGE, [given or images[0]]
-    return TEXT, find_text_columns(dataset, section.text_columns, f"{key}.text_columns", origin)
+    return TEXT, find_text_columns(dataset, section.text_columns, f"{prefix}text_columns", origin)
 
 
 def _digests(dataset: datasets.Dataset, columns: list[str]) -> np.ndarray:

@@ -110,6 +110,17 @@ def find_labels_of(
     return found or settle_labels(named, origins, argument, options)
 
 
+def check_several_classes(task: Task) -> None:
+    """
+    Check that there is something to tell apart.
+
+    Raises:
+        ConfigError: all labels are one class.
+    """
+    if not task.labels.is_regression and task.labels.num_labels < 2:
+        raise ConfigError(f"{task.origin(TRAIN)} has one class, {task.labels.names}; there is nothing to tell apart.")
+
+
 def warn_of_shared_rows(target: Task, source: Task | None = None) -> None:
     """Say how many rows that a model is judged by stand among those that it is trained on as well."""
     trained = [(target, TRAIN)] if TRAIN in target.splits else []

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from ..data.models import configure_labels, load_tokenizer, longest_text, outputs_of, pretrained_outputs
-from ..data.tasks import warn_of_shared_rows
+from ..data.tasks import check_several_classes, warn_of_shared_rows
 from ..hub.content import given_arguments
 from ..methods import get_method
 from ..training_args import TransferTrainingArguments
@@ -347,6 +347,7 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args: Tr
         # For the card; where Trainer leaves unused columns in, collators would fail on texts.
         keep = args.remove_unused_columns
         if args.do_train:
+            check_several_classes(target)
             limit = data_args.max_train_samples
             keep_train = keep and not args.do_eval
             data["train"] = prepare(target, "train", limit, tokenizer, data_args, max_length, keep_train)[""]
@@ -354,6 +355,7 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args: Tr
             source = load_task(data_args, "source_", kinds=["train"], **hub)
             limit = data_args.max_source_samples
             data["source"] = prepare(source, "train", limit, tokenizer, data_args, max_length)[""]
+            check_several_classes(source)
             args.num_source_labels = args.num_source_labels or source.labels.num_labels
         if args.do_eval:
             limit = data_args.max_eval_samples

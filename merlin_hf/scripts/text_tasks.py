@@ -159,11 +159,11 @@ def column_options(data_args: DataTrainingArguments, prefix: str = "") -> Column
     """Return what the arguments say of the columns of the target, or with `prefix="source_"` of the source."""
     task_name = getattr(data_args, f"{prefix}task_name")
     return ColumnOptions(
-        getattr(data_args, f"{prefix}text_columns") or TASK_TO_KEYS.get(task_name),
-        getattr(data_args, f"{prefix}label_column"),
-        getattr(data_args, f"{prefix}problem_type"),
-        data_args.labels_by_number,
-        {name: f"{prefix}{name}" for name in ("text_columns", "label_column", "problem_type")},
+        text_columns=getattr(data_args, f"{prefix}text_columns") or TASK_TO_KEYS.get(task_name),
+        label_column=getattr(data_args, f"{prefix}label_column"),
+        problem_type=getattr(data_args, f"{prefix}problem_type"),
+        labels_by_number=data_args.labels_by_number,
+        names={name: f"{prefix}{name}" for name in ("text_columns", "label_column", "problem_type")},
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..comparison.config import SourceConfig
 from ..comparison.draws import draw_rows
 from ..comparison.quiet import quiet
-from ..comparison.tasks import Rows, load_rows
+from ..data.rows import Rows, load_rows
 from ..utils.validation import ConfigError, check_fields
 
 
@@ -47,7 +47,7 @@ def read_data_set(given: Any, argument: str, **columns: Any) -> SourceConfig:
         given (`str`, mapping or [`~merlin_hf.comparison.config.SourceConfig`]): see [`parse_data_set`]; a mapping has the keys of
             a `SourceConfig`.
         argument (`str`): how the user calls it, for messages.
-        columns: `text_columns`, `image_column` and `label_column`, where they are given.
+        columns: `text_columns`, `image_column`, `label_column` and `problem_type`, where they are given.
 
     Raises:
         ConfigError: it cannot be understood.
@@ -108,23 +108,13 @@ def _name_of(given: Any) -> str:
 
 def load(section: SourceConfig, argument: str) -> Rows:
     """
-    All labelled rows of a data set.
+    Load all labelled rows of a data set.
 
     Raises:
         ConfigError: there is none, or it has no labels or inputs that can be used; the message names `argument`.
     """
-    try:
-        with quiet():
-            return load_rows(section, argument, "split")
-    except ConfigError as error:
-        # Of a configuration in a file, `target.path` names a line. Here one argument says it all.
-        text = str(error).replace(f"`{argument}.path", f"`{argument}")
-        text = text.replace(f"`{argument}.split=", f"`{argument}={section.path!r}`, its split `")
-        for name in ("text_columns", "image_column", "label_column"):
-            text = text.replace(f"`{argument}.{name}", f"`{name}")
-        if section.path not in text:
-            text = f"`{argument}={section.path!r}`: {text}"
-        raise ConfigError(text) from error
+    with quiet():
+        return load_rows(section, argument, "split", as_flags=True)
 
 
 def draw(rows: Rows, count: int | None, argument: str, *seed: int | str) -> Rows:

@@ -66,7 +66,7 @@ def rank_sources(
 
     Args:
         target (`str`, mapping or [`~merlin_hf.comparison.config.SourceConfig`]): `path[:config][@split]`, or with the keys
-            `path`, `name`, `split`, `text_columns`, `image_column`, `label_column`.
+            `path`, `name`, `split`, `text_columns`, `image_column`, `label_column`, `problem_type`.
         candidates (list of the same, or a mapping of names to them): the sources.
         model (`str`, *optional*): a name on the Hub or a folder; BERT-base for texts and ViT-base for images if not given.
         target_rows, source_rows (`int`, *optional*): rows of the target and of each candidate, drawn anew for each seed; all if
@@ -79,7 +79,7 @@ def rank_sources(
             was found in the lower layers and embeddings more than in the last ones (benchmarks/sources).
         max_seq_length (`int`): longer texts are cut to so many tokens.
         image_size (`int`, *optional*): height and width in pixels, for models without an image processor.
-        columns (mapping, *optional*): from names of data sets as given to their `text_columns`, `image_column` and `label_column`.
+        columns (mapping, *optional*): from names of data sets as given to their `text_columns`, `image_column`, `label_column` and `problem_type`.
         device (`torch.device` or `str`, *optional*): a GPU if there is one, else the CPU.
         progress (`Callable[[str], None]`, *optional*): gets a line for each candidate and seed.
 

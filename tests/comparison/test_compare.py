@@ -274,7 +274,7 @@ def test_a_dry_run_trains_nothing_and_leaves_nothing(config, monkeypatch, tmp_pa
     ("section", "message"),
     [
         ({"target": {"path": "no/such"}}, "`target.path='no/such'` is not a file or folder here"),
-        ({"target": {"train_split": "trian"}}, r"`target\.train_split='trian'` cannot be read: Unknown split"),
+        ({"target": {"train_split": "trian"}}, r"`target\.train_split='trian'` of .* cannot be read: Unknown split"),
         (
             {"target": {"label_column": "lable"}},
             r"`target\.label_column='lable'` is no column of `target\.path`\. Did you mean 'label'",
@@ -309,7 +309,7 @@ def test_a_test_split_without_labels(config, tmp_path):
     for split, labels in (("train", [0, 1] * 8), ("test", [-1] * 16)):
         save(tmp_path / "hidden", split, {"text": [f"w{row}" for row in range(16)], "label": labels}, features)
     with pytest.raises(
-        ConfigError, match=r"`target\.test_split='test'` has 0 rows with a label\. .* such as `validation`"
+        ConfigError, match=r"`target\.test_split='test'` of .* has 0 rows with a label\. .* such as `validation`"
     ):
         dry_run(read(config, target={"path": str(tmp_path / "hidden")}))
 
