@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, DataCollatorWithPadding, set_seed
 
 from merlin_hf.data.audio import AUDIO, EncodeAudio
+from merlin_hf.scripts.arguments import parse_args
 from merlin_hf.scripts.audio_tasks import DataTrainingArguments
-from merlin_hf.scripts.image_classification import load_data, make_program, parse_args, publish
+from merlin_hf.scripts.image_classification import load_data, make_program, publish
 from merlin_hf.scripts.image_tasks import load_task
 from merlin_hf.scripts.model_arguments import BaseModelArguments
 from merlin_hf.scripts.text_classification import (

@@ -8,9 +8,7 @@ from ..comparison.quiet import quiet
 from ..scripts.labels import Labels
 from ..scripts.text_classification import Program
 from .arguments import Request
-from .memory import estimate, steps_by_gradient
 from .programs import build
-from .publish import readable
 
 
 SHOWN_CLASSES = 6
@@ -50,7 +48,6 @@ def plan_of(request: Request) -> dict[str, Any] | None:
             plan["source"] = _described(program.source_labels, program.trainer.source_dataset)
         if args.do_train:
             plan["training"] = _training(program)
-            plan["memory"] = estimate(program.trainer)
     return plan if program.trainer.is_world_process_zero() else None
 
 
@@ -81,13 +78,14 @@ def _training(program: Program) -> dict[str, Any]:
     batches = len(trainer.get_train_dataloader())
     steps_per_epoch = max(math.ceil(batches / accumulation), 1)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
-    by_gradient = steps_by_gradient(trainer)
     source_batch = None
     if getattr(trainer, "source_dataset", None) is not None:
         source_batch = args.per_device_source_batch_size or args.train_batch_size
     return {
-        "steps": steps if by_gradient else 0,
-        "epochs": steps / steps_per_epoch if by_gradient else None,
+        "steps": steps if trainer.takes_steps else 0,
+        "trained_parameters": trainer.get_num_trainable_parameters() if trainer.takes_steps else 0,
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "epochs": steps / steps_per_epoch if trainer.takes_steps else None,
         "target_batch": args.train_batch_size,
         "source_batch": source_batch,
         "accumulation": accumulation,
@@ -113,7 +111,7 @@ def text_of(plan: dict[str, Any]) -> str:
         if plan[name] is not None:
             lines.append(f"{title} {plan[name]} rows")
     if "training" in plan:
-        lines += [*_training_lines(plan["training"]), *_memory_lines(plan["memory"], plan["training"])]
+        lines += _training_lines(plan["training"])
     lines.append(f"output   {plan['output_dir']}" + (", pushed to the Hub" if plan["push_to_hub"] else ""))
     if plan["resumes_from"]:
         lines.append(f"resumes  from {plan['resumes_from']}; to train from scratch, give another `output_dir`")
@@ -143,19 +141,5 @@ def _training_lines(training: dict[str, Any]) -> list[str]:
         f"steps    {steps}",
         f"batch    {batch}, on each of {training['processes']} process{'es' if training['processes'] > 1 else ''}",
         f"rate     {training['learning_rate']:g}, {training['precision']} on {training['device']}",
+        f"trained  {training['trained_parameters']:,} of {training['parameters']:,} parameters of the model",
     ]
-
-
-def _memory_lines(memory: dict[str, Any], training: dict[str, Any]) -> list[str]:
-    share = memory["trained_parameters"] / max(memory["parameters"], 1)
-    parts = ", ".join(
-        f"{name} {readable(round(memory[name]))}" for name in ("weights", "gradients", "optimizer", "activations")
-    )
-    lines = [
-        f"trained  {memory['trained_parameters']:,} of {memory['parameters']:,} parameters ({share:.1%})",
-        f"memory   about {readable(round(memory['total']))}: {parts} (measured on one row, times {memory['rows']})",
-        f"         left out: {memory['left_out']}",
-    ]
-    if training["processes"] > 1:
-        lines.append("         of each process; FSDP and ZeRO divide weights, gradients and optimizer among processes")
-    return lines

@@ -1,28 +1,18 @@
 """The programs of `merlin_hf.scripts` by what they classify: their arguments, and how each is built."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from ..data import load_dataset
 from ..data.images import is_image
 from ..scripts import image_classification, image_tasks, text_classification, text_tasks
+from ..scripts.arguments import names_of
 from ..scripts.text_classification import Program
 from ..utils.validation import ConfigError
 
 
 TEXT, IMAGE = "text", "image"
 TASKS = (TEXT, IMAGE)
-# Names of the command for what a program calls otherwise, so that one name does for all tasks.
-ALIASES: dict[str, dict[str, str]] = {
-    TEXT: {},
-    IMAGE: {
-        "label_column": "label_column_name",
-        "source_label_column": "source_label_column_name",
-        "image_column": "image_column_name",
-        "source_image_column": "source_image_column_name",
-    },
-}
 ARGUMENTS = {
     TEXT: (text_classification.ModelArguments, text_tasks.DataTrainingArguments),
     IMAGE: (image_classification.ModelArguments, image_tasks.DataTrainingArguments),
@@ -45,10 +35,7 @@ def detect_task(given: Mapping[str, Any]) -> str:
         FileNotFoundError: there is no such data set.
         ConfigError: the data set cannot be read.
     """
-    names = {
-        task: {field.name for cls in classes for field in dataclasses.fields(cls)} | set(ALIASES[task])
-        for task, classes in ARGUMENTS.items()
-    }
+    names = {task: set(names_of(classes)) for task, classes in ARGUMENTS.items()}
     only = {task: set(given) & (names[task] - names[other]) for task, other in ((TEXT, IMAGE), (IMAGE, TEXT))}
     if bool(only[TEXT]) != bool(only[IMAGE]):
         return TEXT if only[TEXT] else IMAGE

@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
@@ -17,22 +18,70 @@ from .tables import show_table
 
 MODULE = "merlin_hf.cli.main"
 STDOUT, STDERR = 1, 2  # file descriptors
+USAGE = "merlin-hf train [FILE.yaml] --model_name_or_path MODEL [--method METHOD] TARGET [SOURCE] ..."
+COMMON = """\
+model:
+  --model_name_or_path          folder, or name on the Hub
+  --method                      see below; merlin with a source, else finetune
+target (the small one):
+  --task_name                   a GLUE task, such as rte
+  --dataset_name, --dataset_config_name
+                                name on the Hub, or a folder
+  --train_file, --validation_file, --test_file
+                                csv, json or parquet files (texts)
+  --train_dir, --validation_dir, --test_dir
+                                a folder of images for each class
+  --text_columns, --label_column, --image_column
+                                where they are not found
+  --max_train_samples           train on so many rows
+source (the large one), the same with source_ in front:
+  --source_task_name, --source_dataset_name, --source_train_file, --source_train_dir, ...
+training (of transformers.TrainingArguments):
+  --output_dir                  where the model and the logs go
+  --do_train, --do_eval, --do_predict
+                                what to do; --do_train if none is given
+  --max_steps, --num_train_epochs
+                                how long
+  --per_device_train_batch_size, --per_device_source_batch_size
+                                rows of a step
+  --auto_find_batch_size        halve batches that do not fit into memory
+  --learning_rate, --warmup_steps, --weight_decay, --bf16, --seed"""
 # About how fast it went, not about how well: the last rows of the table.
 SPEED = ("runtime", "per_second", "samples", "total_flos")
 
 
 def add_train_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     """Add the command and what of its arguments is its own; the others are those of the program that it runs."""
-    parser = commands.add_parser("train", add_help=False, allow_abbrev=False)
-    parser.add_argument("-h", "--help", action="store_true")
-    parser.add_argument("--help_all", "--help-all", action="store_true")
-    parser.add_argument("--config")
-    parser.add_argument("--task")
-    parser.add_argument("--dry_run", "--dry-run", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--accelerate_config", "--accelerate-config", help=", ".join(NAMES))
-    parser.add_argument("--num_processes", "--num-processes")
-    parser.add_argument("--main_process_port", "--main-process-port")
+    parser = commands.add_parser(
+        "train",
+        add_help=False,
+        allow_abbrev=False,
+        usage=USAGE,
+        description="Train a classifier on a small target, with the help of a large source.",
+        epilog=COMMON,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(parser=parser)
+    parser.add_argument("-h", "--help", action="store_true", help="this help, for `--method` if given")
+    parser.add_argument(
+        "--help_all", "--help-all", action="store_true", help="every flag, for `--method` and `--task`"
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file of arguments; flags override it")
+    parser.add_argument("--task", help="text or image; found from the data if not given")
+    parser.add_argument(
+        "--dry_run", "--dry-run", action="store_true", help="check everything and say what would run; train nothing"
+    )
+    parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
+    parser.add_argument(
+        "--accelerate_config",
+        "--accelerate-config",
+        metavar="NAME",
+        help=f"start processes: {', '.join(NAMES)}, or a file of `accelerate config`",
+    )
+    parser.add_argument("--num_processes", "--num-processes", metavar="N", help="how many")
+    parser.add_argument(
+        "--main_process_port", "--main-process-port", metavar="PORT", help="where they meet (0: a free port)"
+    )
     return parser
 
 
@@ -60,11 +109,24 @@ def train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _help(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from .train_help import help_of
+    """Print the common flags and the method's own, or all."""
+    from transformers import TrainingArguments
 
-    method = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    method.add_argument("--method")
-    print(help_of(method.parse_known_args(rest)[0].method, arguments.task, every=arguments.help_all), end="")
+    from ..methods import METHODS, get_method
+    from ..scripts.arguments import ArgumentParser, names_of, scan
+    from .programs import TEXT, argument_classes
+
+    method = scan(rest).get("method") or "merlin"
+    options = get_method(method).training_args_class
+    if arguments.help_all:
+        classes = (*argument_classes(arguments.task or TEXT), options)
+        text = ArgumentParser(classes, {}, method).format_help().partition("\n\n")[2]
+        print(f"{arguments.parser.format_help()}\nall flags, with the options of {method}:\n{text}", end="")
+        return 0
+    own = [f"--{name}" for name in names_of([options]) if name not in names_of([TrainingArguments])]
+    print(arguments.parser.format_help())
+    for title, words in ((f"options of {method}", own), ("methods", METHODS)):
+        print(f"{title}:", *textwrap.wrap(", ".join(words), 100, break_on_hyphens=False), sep="\n  ")
     return 0
 
 

@@ -10,7 +10,6 @@ from transformers import TrainingArguments
 
 from ..methods import METHODS, get_method
 from ..training_args import TransferTrainingArguments
-from ..transfer.trainer import TransferTrainer
 from ..utils.validation import ConfigError, check_mapping, check_value, cut, did_you_mean, rules, shown
 
 
@@ -83,15 +82,9 @@ class MethodConfig:
         mapping = {"method": self.method, **self.options}
         if self.search is not None:
             mapping["search"] = self.search
-        if self.trainer_class.takes_source and not needs_source(self.trainer_class):
+        if self.trainer_class.takes_source and not self.trainer_class.depends_on_source():
             mapping["use_source"] = self.use_source
         return mapping
-
-
-def needs_source(trainer_class: type[TransferTrainer]) -> bool:
-    """Whether a method is nothing without a source: an error, or plain Trainer under another name."""
-    is_trainer = trainer_class.takes_source and not trainer_class.trains_without_source
-    return trainer_class.needs_source or is_trainer
 
 
 def default_reference(labels: list[str]) -> str:
@@ -188,7 +181,7 @@ def _check_search(given: Any, options: dict, args_class: type, key: str, method:
 
 
 def _check_use_source(given: Any, trainer_class: type, has_source: bool, key: str) -> bool:
-    takes, needs = trainer_class.takes_source, needs_source(trainer_class)
+    takes, needs = trainer_class.takes_source, trainer_class.depends_on_source()
     if given is not None and not isinstance(given, bool):
         raise ConfigError(f"`{key}.use_source` must be true or false, got {shown(given)}.")
     if needs and (given is False or not has_source):

@@ -2,7 +2,7 @@
 
 from ..trainer import MerlinTrainer
 from ..transfer.trainer import TransferTrainer
-from ..utils.validation import did_you_mean, shown
+from ..utils.validation import ConfigError, did_you_mean, shown
 from .bi_tuning import BiTuningTrainer
 from .bss import BSSTrainer
 from .co_tuning import CoTuningTrainer
@@ -49,7 +49,7 @@ def get_method(name: str) -> type[TransferTrainer]:
         ValueError: there is no method of that name; the message lists those there are.
     """
     if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(
+        raise ConfigError(
             f"`method={shown(name)}` is unknown.{did_you_mean(name, METHODS)} Methods: {', '.join(METHODS)}."
         )
     return METHODS[name]

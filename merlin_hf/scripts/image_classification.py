@@ -8,7 +8,6 @@ a folder of data sets (see `merlin_hf.data`). The output is a plain `AutoModelFo
 
 import logging
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,15 +15,14 @@ from typing import Any
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
-    HfArgumentParser,
     Trainer,
     default_data_collator,
     set_seed,
 )
 
 from ..data.images import EncodeImages, mode_of
-from ..methods import get_method
 from ..utils import loading
+from .arguments import parse_args
 from .image_tasks import DataTrainingArguments, MediaArguments, MediaTask, load_task, prepare
 from .model_arguments import BaseModelArguments
 from .text_classification import (
@@ -33,7 +31,6 @@ from .text_classification import (
     choose_method,
     load_config,
     load_model,
-    named_method,
     run,
     setup_logging,
 )
@@ -51,20 +48,6 @@ class ModelArguments(BaseModelArguments):
 
 
 # Loading
-
-
-def parse_args(
-    argv: list[str] | None = None, model_class: type = ModelArguments, data_class: type = DataTrainingArguments
-) -> tuple:
-    """Arguments from flags, or from one json or yaml file; the training arguments are those of the method."""
-    argv = sys.argv[1:] if argv is None else argv
-    options = get_method(named_method(argv) or "merlin").training_args_class
-    parser = HfArgumentParser((model_class, data_class, options))
-    if len(argv) == 1 and argv[0].endswith(".json"):
-        return parser.parse_json_file(argv[0])
-    if len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
-        return parser.parse_yaml_file(argv[0])
-    return parser.parse_args_into_dataclasses(argv)
 
 
 def load_data(
@@ -177,7 +160,7 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args) ->
 
 def main(argv: list[str] | None = None) -> None:
     """Train, evaluate and predict as the arguments say."""
-    model_args, data_args, args = parse_args(argv)
+    model_args, data_args, args = parse_args(argv, ModelArguments, DataTrainingArguments)
     setup_logging(args)
     set_seed(args.seed)
     run(build(model_args, data_args, args))

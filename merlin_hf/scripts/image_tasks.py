@@ -42,14 +42,19 @@ class MediaArguments:
         metadata={"help": "Share of the training rows to evaluate on, where no others are given; 0 for none."},
     )
     label_column_name: str | None = field(
-        default=None, metadata={"help": "Target: column of the labels. Default: found by its type and name."}
+        default=None,
+        metadata={
+            "help": "Target: column of the labels. Default: found by its type and name.",
+            "aliases": ["--label_column"],
+        },
     )
     source_dataset_name: str | None = field(default=None, metadata={"help": "Source: name on the Hub, or a folder."})
     source_dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
     source_train_dir: str | None = field(default=None, metadata={"help": "Source: a folder, as train_dir."})
     source_train_split_name: str = field(default="train", metadata={"help": "Split of source_dataset_name."})
     source_label_column_name: str | None = field(
-        default=None, metadata={"help": "As label_column_name, for the source."}
+        default=None,
+        metadata={"help": "As label_column_name, for the source.", "aliases": ["--source_label_column"]},
     )
     problem_type: str | None = field(
         default=None,
@@ -90,9 +95,12 @@ class DataTrainingArguments(MediaArguments):
     """[`MediaArguments`] for images."""
 
     image_column_name: str | None = field(
-        default=None, metadata={"help": "Target: column of the images. Default: found by its type."}
+        default=None,
+        metadata={"help": "Target: column of the images. Default: found by its type.", "aliases": ["--image_column"]},
     )
-    source_image_column_name: str | None = field(default=None, metadata={"help": "The same for the source."})
+    source_image_column_name: str | None = field(
+        default=None, metadata={"help": "The same for the source.", "aliases": ["--source_image_column"]}
+    )
     random_resized_crop: bool = field(
         default=False, metadata={"help": "Train on random crops, of 0.5 to 1 of the area. Not for evaluation."}
     )

@@ -6,7 +6,6 @@ text columns. One json or yaml file may hold all arguments. Where there is no ne
 of data sets (see `merlin_hf.data`). The output is a plain `AutoModelForSequenceClassification`.
 """
 
-import argparse
 import json
 import logging
 import os
@@ -17,11 +16,9 @@ from typing import Annotated, Any
 
 import datasets
 import transformers
-import yaml
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
-    HfArgumentParser,
     PretrainedConfig,
     Trainer,
     default_data_collator,
@@ -37,6 +34,7 @@ from ..transfer.distributed import end_training
 from ..transfer.manifest import has_weights
 from ..utils import loading
 from ..utils.validation import ConfigError, interval
+from .arguments import parse_args
 from .labels import Labels
 from .model_arguments import BaseModelArguments, TaskArguments
 from .text_tasks import DataTrainingArguments, Task, load_task, make_compute_metrics, predicted, prepare
@@ -83,31 +81,6 @@ class Program:
 
 
 # Loading
-
-
-def parse_args(
-    argv: list[str] | None = None,
-) -> tuple[ModelArguments, DataTrainingArguments, TransferTrainingArguments]:
-    """Arguments from flags, or from one json or yaml file; the training arguments are those of the method."""
-    argv = sys.argv[1:] if argv is None else argv
-    options = get_method(named_method(argv) or "merlin").training_args_class
-    parser = HfArgumentParser((ModelArguments, DataTrainingArguments, options))
-    if len(argv) == 1 and argv[0].endswith(".json"):
-        return parser.parse_json_file(argv[0])
-    if len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
-        return parser.parse_yaml_file(argv[0])
-    return parser.parse_args_into_dataclasses(argv)
-
-
-def named_method(argv: list[str]) -> str | None:
-    """The method that flags or a file name, before anything else of them is read."""
-    if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")) and os.path.isfile(argv[0]):
-        with open(argv[0], encoding="utf-8") as file:
-            given = yaml.safe_load(file)  # json is yaml
-        return given.get("method") if isinstance(given, dict) else None
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--method")
-    return parser.parse_known_args(argv)[0].method
 
 
 def load_config(model_args: BaseModelArguments, labels: Labels, is_trained: bool = True, by_number: bool = False):
@@ -190,14 +163,12 @@ def setup_logging(training_args: TransferTrainingArguments) -> None:
 
 
 def choose_method(model_args: BaseModelArguments, data_args: TaskArguments, do_train: bool) -> type[Trainer]:
-    """The trainer class, checked against whether there is a source."""
+    """Return the trainer class, checked against whether there is a source."""
     method = model_args.method or ("merlin" if data_args.has_source else "finetune")
     trainer_class = get_method(method)
-    needs_source = trainer_class.takes_source and not trainer_class.trains_without_source
-    needs_source = needs_source or trainer_class.needs_source
-    if needs_source and not do_train:
+    if trainer_class.depends_on_source() and not do_train:
         return get_method("finetune")  # to evaluate and predict, all are the same
-    if needs_source and not data_args.has_source:
+    if trainer_class.depends_on_source() and not data_args.has_source:
         given = ", ".join(f"`{name}`" for name in data_args.origins("source_"))
         raise ValueError(
             f"`method={method!r}` trains on a source as well: give one of {given}, or `--method finetune`."
@@ -395,7 +366,7 @@ def run(program: Program) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> None:
     """Train, evaluate and predict as the arguments say."""
-    model_args, data_args, args = parse_args(argv)
+    model_args, data_args, args = parse_args(argv, ModelArguments, DataTrainingArguments)
     setup_logging(args)
     set_seed(args.seed)
     run(build(model_args, data_args, args))

@@ -173,6 +173,11 @@ class TransferTrainer(
         return self.state.global_step
 
     @classmethod
+    def depends_on_source(cls) -> bool:
+        """Return whether the method is nothing without a source: it refuses to train, or is plain `Trainer`."""
+        return cls.needs_source or (cls.takes_source and not cls.trains_without_source)
+
+    @classmethod
     def rows_per_step(cls, args: TransferTrainingArguments, has_source: bool) -> float:
         """
         What a micro-step costs on one device, in rows that pass the backbone forward and backward, averaged over the run.

@@ -6,19 +6,15 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-import torch
 import yaml
 from accelerate.commands import launch
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, Trainer
 
 from merlin_hf import JointTrainer
-from merlin_hf.cli import memory
 from merlin_hf.cli.accelerate_configs import NAMES, accelerate_config
 from merlin_hf.scripts.text_tasks import check_can_score
 from tests.examples.conftest import ROOT, model_path  # noqa: F401
@@ -230,16 +226,8 @@ def test_a_dry_run_says_what_would_run(config, tmp_path, run, monkeypatch):
     plan = json.loads(shown)
     assert plan["training"]["steps"] == 3 and plan["resumes_from"] is None and plan["target"]["rows"] == 24
     model = AutoModelForSequenceClassification.from_pretrained(plan["model"])
-    hidden = model.config.hidden_size
-    source_head, scale = 3 * hidden + 3, 1
-    trained = sum(p.numel() for p in model.bert.parameters()) + source_head + scale
-    found = plan["memory"]
-    assert found["trained_parameters"] == trained, "the target's head is fit, not trained"
-    assert found["parameters"] == trained + 2 * hidden + 2 and found["rows"] == 16
-    assert found["gradients"] == 4 * trained and found["optimizer"] == 8 * trained
-    assert found["weights"] >= 4 * found["parameters"] and found["activations"] > 16 * 10 * 2 * hidden * 4
-    assert found["total"] == sum(found[name] for name in ("weights", "gradients", "optimizer", "activations"))
-    assert "context of the GPU" in found["left_out"]
+    count = sum(parameter.numel() for parameter in model.bert.parameters()) + 2 * model.config.hidden_size + 2
+    assert plan["training"]["parameters"] == count and 0 < plan["training"]["trained_parameters"] <= count
 
 
 @pytest.mark.parametrize(
@@ -247,8 +235,7 @@ def test_a_dry_run_says_what_would_run(config, tmp_path, run, monkeypatch):
     [
         (["--method", "linear_probe"], "steps    none by gradient: the head is fit in closed form"),
         (["--method", "finetune"], "trained  33,"),
-        (["--method", "lwf", "--per_device_source_batch_size", "4"], "measured on one row, times 8"),
-        (["--target_chunk_size", "2"], "measured on one row, times 10"),
+        (["--method", "linear_probe"], "trained  0 of 33,"),
         (["--max_train_samples", "10"], "target   10 rows, 2 classes (no, yes)"),
     ],
 )
@@ -316,37 +303,6 @@ def test_a_dry_run_says_where_training_would_go_on(config, run, tmp_path):
     assert f"resumes  from {tmp_path / 'out' / 'checkpoint-2'}" in shown
 
 
-@pytest.mark.parametrize(
-    ("name", "size"), [("adamw_torch", 8), ("sgd", 0), ("adamw_bnb_8bit", 2), ("adafactor", 0), ("lion_32bit", 4)]
-)
-def test_the_state_of_an_optimizer(name, size):
-    assert memory.optimizer_bytes(SimpleNamespace(optim=name)) == size
-
-
-def test_activations_are_those_that_a_backward_pass_keeps():
-    """A network of which one can count them by hand."""
-    first, second = torch.nn.Linear(5, 7), torch.nn.Linear(7, 3)
-
-    class Network(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = torch.nn.Sequential(first, torch.nn.ReLU(), second)
-
-        def forward(self, x):
-            return self.layers(x)
-
-    trainer = SimpleNamespace(
-        model=Network(),
-        args=SimpleNamespace(activation_checkpointing=False, gradient_checkpointing=False),
-        train_dataset=[{"x": torch.ones(5)}] * 3,
-        compute_loss_context_manager=nullcontext,
-        _with_collator=lambda dataset, *_: (dataset, lambda batch: {"x": torch.stack([row["x"] for row in batch])}),
-        _prepare_inputs=lambda batch: batch,
-    )
-    # The input of the first layer, and what leaves the ReLU, which is the input of the second.
-    assert memory.activation_bytes(trainer, trainer.model) == 4 * (5 + 7)
-
-
 # Help
 
 
@@ -357,7 +313,8 @@ def test_help_has_the_options_of_the_launcher_and_of_the_program(run):
     status, shown, _ = run("train", "--help", "--method", "linear_probe")
     assert "--probe_head" in shown and "--rho" not in shown
     status, shown, _ = run("train", "--help_all", "--method", "bss", "--task", "image")
-    assert "--adam_beta1" in shown and "--image_column_name" in shown and "--text_columns" not in shown
+    every = shown.partition("all flags")[2]
+    assert "--adam_beta1" in every and "--image_column_name" in every and "--text_columns" not in every
     status, _, said = run("train", "--help", "--method", "merln")
     assert status == 2 and "Did you mean 'merlin'" in said
 

@@ -15,7 +15,6 @@ import yaml
 from merlin_hf import METHODS
 from merlin_hf.cli import main as cli
 from merlin_hf.cli.programs import argument_classes
-from merlin_hf.cli.train_help import COMMAND
 from merlin_hf.comparison import load_config
 from merlin_hf.heads import HEADS
 from tests.docs.conftest import DOCS, ROOT, WRITTEN, write_glue
@@ -89,13 +88,13 @@ def commands(text: str) -> list[list[str]]:
 
 def known_flags(command: str, method: str = "merlin") -> set[str]:
     """The flags of a command of `merlin-hf`."""
-    if command == "train":
-        classes = [*argument_classes("text"), METHODS[method].training_args_class]
-        names = {field.name for one in classes for field in dataclasses.fields(one)}
-        return {f"--{name}" for name in [*names, "method", *", ".join(COMMAND).split(", ")]}
     module = __import__(f"merlin_hf.cli.{command}", fromlist=[command])
     parser = getattr(module, f"add_{command}_parser")(argparse.ArgumentParser().add_subparsers())
-    return {flag for action in parser._actions for flag in action.option_strings}
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    if command == "train":
+        classes = [*argument_classes("text"), METHODS[method].training_args_class]
+        flags |= {f"--{field.name}" for one in classes for field in dataclasses.fields(one)}
+    return flags
 
 
 @with_blocks("bash")

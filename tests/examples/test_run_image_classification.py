@@ -274,5 +274,7 @@ def test_arguments_from_a_file(root, tmp_path):
         "batch_mix": "equal",
     }
     (tmp_path / "run.yaml").write_text(yaml.dump(arguments))
-    model_args, data_args, args = image_classification.parse_args([str(tmp_path / "run.yaml")])
+    model_args, data_args, args = image_classification.parse_args(
+        [str(tmp_path / "run.yaml")], image_classification.ModelArguments, image_classification.DataTrainingArguments
+    )
     assert (model_args.method, data_args.train_dir, args.batch_mix) == ("joint", "d", "equal")

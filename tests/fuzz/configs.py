@@ -19,8 +19,9 @@ from typing import Any
 
 import yaml
 
-from merlin_hf.cli.arguments import Request, read_request
+from merlin_hf.cli.arguments import read_request
 from merlin_hf.cli.main import main as merlin_hf
+from merlin_hf.cli.programs import IMAGE, TEXT, argument_classes
 from merlin_hf.comparison.config import CompareConfig, SearchConfig, SourceConfig, TargetConfig, load_config
 from merlin_hf.methods import METHODS
 from merlin_hf.sources.settings import RankingSettings
@@ -51,8 +52,8 @@ COMPARE: dict[str, Any] = {
 
 def keys() -> Iterator[tuple[str, str, type]]:
     """Yield a command, a key of its configuration (with dots) and the dataclass that declares its last part."""
-    for command, given in (("train", TRAIN), ("images", IMAGES)):
-        for cls in _request(given).classes[:2]:
+    for command, task in (("train", TEXT), ("images", IMAGE)):
+        for cls in argument_classes(task):
             yield from ((command, field.name, cls) for field in dataclasses.fields(cls))
     merlin = METHODS["merlin"].training_args_class
     own = [option for cls, option in fuzz.own_options() if cls is merlin]
@@ -76,11 +77,6 @@ def keys() -> Iterator[tuple[str, str, type]]:
     ):
         yield ("compare", f"training.{option}", METHODS["finetune"].training_args_class)
     yield from (("sources", field.name, RankingSettings) for field in dataclasses.fields(RankingSettings))
-
-
-def _request(given: dict[str, Any]) -> Request:
-    with tempfile.TemporaryDirectory() as folder:
-        return read_request([], _written(folder, given))
 
 
 def _written(folder: str, given: Any) -> str:
