@@ -1,4 +1,4 @@
-"""`merlin-hf evaluate`."""
+"""`merlin-hf evaluate`: metrics of a saved model on labelled rows."""
 
 import argparse
 import contextlib
@@ -41,8 +41,9 @@ def add_evaluate_parser(commands: argparse._SubParsersAction) -> argparse.Argume
         "evaluate",
         allow_abbrev=False,
         help="metrics of a saved model on a data set, by class",
-        description="Metrics of a saved classifier of texts, images or recordings, or of an adapter of PEFT, on labelled rows, in "
-        "all and by class. Exit status: 0; 1 where it failed; 2 for arguments that cannot be used.",
+        description="Compute metrics of a saved classifier of texts, images or recordings, or of an adapter of PEFT, "
+        "on labelled rows: over all rows and by class. Exit status: 0; 1 where it failed; 2 for arguments or files "
+        "that cannot be used.",
     )
     parser.add_argument("model", metavar="FOLDER", help="what `save_model` wrote, or a name on the Hub")
     parser.add_argument("--base_model", metavar="MODEL", help="of an adapter, if it is not where the adapter says")
@@ -109,12 +110,13 @@ def check_names_data(arguments: argparse.Namespace) -> None:
 
 def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """
-    The metrics of a model on rows.
+    Compute the metrics of a model on rows.
 
     Returns:
-        `dict`: `cut_rows`, how many texts were cut to `max_seq_length` tokens, both `None` for others than texts, with a `warning`
-        where some were; `metrics`; `classes`, a dictionary for each class that occurs in the data or in the answers, and
-        `confusion_matrix` with the model's `labels`, all three `None` for real labels, and the matrix for several labels per row.
+        `dict`: `cut_rows`, how many texts were cut to `max_seq_length` tokens, both `None` for others than texts, with
+        a `warning` where some were; `metrics`; `classes`, a dictionary for each class that occurs in the data or in
+        the answers, and `confusion_matrix` with the model's `labels`, all three `None` for real labels, and the matrix
+        for several labels per row.
 
     Raises:
         ValueError, FileNotFoundError: model and data do not fit together, or are not there.

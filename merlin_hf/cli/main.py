@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from .exit_status import INTERRUPTED, USAGE_ERROR, fail_with
 
 
-# A module, and a function and a parser in it, of the same name: nothing of a command is imported before it is asked for.
+# Each command is a module with a function of the same name; no command is imported before it is asked for.
 COMMANDS = {
     "train": "train a classifier on a small target with a large source",
     "evaluate": "metrics of a saved model on a data set, by class",
@@ -30,8 +30,8 @@ def main(argv: list[str] | None = None) -> None:
         argv (`list[str]`, *optional*): its name and its arguments; those of the process if not given.
 
     Raises:
-        SystemExit: with the exit status: 0; 1 where the command failed, 2 for arguments that cannot be used, 130 where it was
-            interrupted.
+        SystemExit: with the exit status: 0; 1 where the command failed, 2 for arguments that cannot be used, 130 where
+            it was interrupted.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(

@@ -1,4 +1,4 @@
-"""`merlin-hf publish`."""
+"""`merlin-hf publish`: put a model on the Hub."""
 
 import argparse
 import contextlib
@@ -17,9 +17,10 @@ def add_publish_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
         "publish",
         allow_abbrev=False,
         help="put a model on the Hub, with a card",
-        description="Put the model in FOLDER on the Hub, with its tokenizer or processor and a card. Nothing in FOLDER is "
-        "changed; training states and pickles in it, such as training_args.bin, are not sent. The token is that of "
-        "`hf auth login` or HF_TOKEN. Exit status: 0 if done, 1 if the Hub did not take it, 2 if there is nothing to send.",
+        description="Put the model in FOLDER on the Hub, with its tokenizer or processor and a card. Only files of a "
+        "model are sent: no training states, no pickles such as training_args.bin, no code. FOLDER is not changed. The "
+        "token is that of `hf auth login` or HF_TOKEN. Exit status: 0 if done, 1 if the Hub did not take it, 2 if "
+        "there is nothing to send.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="what `save_model` or `save_pretrained` wrote")
     parser.add_argument("repo", metavar="REPO", help="user/name, or name for your own")
@@ -35,7 +36,7 @@ def add_publish_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
 
 def publish(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     """
-    Publish, or show what would be.
+    Publish a model, or show what would be sent.
 
     Returns:
         `int`: the exit status.
@@ -51,14 +52,14 @@ def publish(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
     with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
         status, summary = _publish(arguments, token)
     if arguments.json and summary is not None:
-        from ..comparison.runs import to_json
+        from ..utils.files import to_json
 
         print(to_json(summary, indent=2))
     return status
 
 
 def _publish(arguments: argparse.Namespace, token: str | None) -> tuple[int, dict[str, Any] | None]:
-    """The exit status, and what was or would be sent."""
+    """Return the exit status, and what was or would be sent."""
     from ..hub.errors import PublishError
     from ..hub.publish import plan_of, publish_folder
 
@@ -88,12 +89,12 @@ def _publish(arguments: argparse.Namespace, token: str | None) -> tuple[int, dic
 
 
 def contents_of(plan: Any) -> dict[str, Any]:
-    """The files with their sizes in bytes, their sum, and what stays here with the reason."""
+    """Return the files with their sizes in bytes, the sum of the sizes, and what is left out with the reasons."""
     return {"files": plan.files, "size": sum(plan.files.values()), "left_out": plan.left_out}
 
 
 def show(plan: Any, repo: str) -> None:
-    """Print the files with their sizes, and what stays here."""
+    """Print the files with their sizes, and what is left out."""
     print(f"For {repo}:")
     width = max(map(len, plan.files))
     for name, size in plan.files.items():
@@ -105,7 +106,7 @@ def show(plan: Any, repo: str) -> None:
 
 
 def readable(size: int) -> str:
-    """A size in bytes, as people read it."""
+    """Return a size in bytes as people read it, such as `1.2 MB`."""
     if size < 1000:
         return f"{size} B"
     number, units = size / 1000, ["kB", "MB", "GB"]

@@ -39,13 +39,13 @@ PEFT_PREFIX = "base_model.model."  # of the names of a model's weights in its ad
 @dataclass
 class SavedModel:
     """
-    What is known of a saved classifier before its weights are read.
+    A saved classifier, before its weights are read.
 
     Args:
         path (`str`): a folder, or a name on the Hub.
         kind (`str`): `"text"`, `"image"` or `"audio"`.
-        config ([`~transformers.PretrainedConfig`]): of the model; of an adapter, that of the base model for as many labels as
-            the adapter has.
+        config ([`~transformers.PretrainedConfig`]): of the model; of an adapter, that of the base model for as many
+            labels as the adapter has.
         adapter (`str`, *optional*): the folder with the adapter.
         base (`str`, *optional*): what the adapter belongs to.
     """
@@ -81,7 +81,7 @@ class SavedModel:
         # The head of the base model may have other labels; the adapter brings its own.
         options = {"config": self.config, "ignore_mismatched_sizes": True}
         model = load_plain(self.kind, str(self.base), device, **options)
-        with reading(f"The adapter in {self.path!r} does not fit to {self.base!r}"):
+        with reading(f"The adapter in {self.path!r} does not fit {self.base!r}"):
             return PeftModel.from_pretrained(model, self.adapter).to(device).eval()
 
 
@@ -97,9 +97,10 @@ def load_plain(kind: str, path: str, device: torch.device, **options: Any) -> Pr
 
 def read_saved(path: str, base: str | None = None) -> SavedModel:
     """
-    Find out what a folder, or a name on the Hub, has.
+    Find out which classifier a folder, or a repository on the Hub, has.
 
     Args:
+        path (`str`): the folder, or the name on the Hub.
         base (`str`, *optional*): the base model of an adapter, if it is not where the adapter says.
 
     Raises:
@@ -113,14 +114,12 @@ def read_saved(path: str, base: str | None = None) -> SavedModel:
     kind = _kind_of_class(config.architectures or ())
     if kind is None:
         found = ", ".join(config.architectures or ()) or "a model without a class"
-        raise ConfigError(
-            f"{path!r} is {found}; what can be evaluated are classifiers of texts, of images and of recordings."
-        )
+        raise ConfigError(f"{path!r} is {found}. Give a classifier of texts, of images or of recordings.")
     return SavedModel(path, kind, config)
 
 
 def _kind_of_class(class_names: Sequence[str]) -> str | None:
-    """What a class of transformers classifies; `None` for one that is no such classifier."""
+    """Return what a class of transformers classifies; `None` for one that is no such classifier."""
     task = task_of(class_names)
     return None if task is None else TAGS.get(task.tag)
 
@@ -137,10 +136,11 @@ def _read_adapter(path: str, base: str | None) -> SavedModel:
     weights = loading.find_file(path, ADAPTER_SAFE_WEIGHTS_NAME)
     if weights is None:
         raise ConfigError(
-            f"{path!r} is an adapter without {ADAPTER_SAFE_WEIGHTS_NAME}; other files of weights, which may be pickles, are not read."
+            f"{path!r} is an adapter without {ADAPTER_SAFE_WEIGHTS_NAME}; other files of weights, which may be "
+            "pickles, are not read."
         )
     folder = str(Path(weights).parent)
-    loading.read_json(Path(folder) / ADAPTER_CONFIG_NAME)
+    loading.read_object(Path(folder) / ADAPTER_CONFIG_NAME)
     with reading(f"{path!r} has no {ADAPTER_CONFIG_NAME} of PEFT"):
         adapter_config = PeftConfig.from_pretrained(folder)
     base = base or adapter_config.base_model_name_or_path
@@ -159,7 +159,8 @@ def _read_adapter(path: str, base: str | None) -> SavedModel:
     num_labels = _labels_of_adapter(model, weights)
     if num_labels is None and _kind_of_class(config.architectures or ()) is None:
         raise ConfigError(
-            f"The adapter in {path!r} has no head, and its base model {base!r} is no classifier: there is nothing to evaluate."
+            f"The adapter in {path!r} has no head, and its base model {base!r} is no classifier: there is nothing to "
+            "evaluate."
         )
     if num_labels not in (None, config.num_labels):
         config.num_labels = num_labels
@@ -168,7 +169,7 @@ def _read_adapter(path: str, base: str | None) -> SavedModel:
 
 
 def _adapter_kind(config: PretrainedConfig, adapter_config: Any, path: str) -> str:
-    """Return what a model classifies, by the class that PEFT noted, else by the classes that transformers has for it."""
+    """Return what a model classifies: by the class that PEFT noted, else by its type."""
     mapping = adapter_config.auto_mapping
     noted = mapping.get("base_model_class") if isinstance(mapping, dict) else None
     kind = _kind_of_class([noted] if noted else [])

@@ -1,4 +1,4 @@
-"""Putting a model on the Hub: its card, and what belongs beside it."""
+"""Put a model on the Hub: the files to send, the model card, and errors that say what would work."""
 
 from .errors import PublishError
 from .mixin import ModelCardMixin

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -183,7 +183,7 @@ def write_card(content: CardContent) -> ModelCard:
 # Names
 
 
-def is_repo_id(name: Any) -> bool:
+def is_repo_id(name: Any) -> TypeGuard[str]:
     """Tell whether a name is one that a repository on the Hub can have."""
     try:
         validate_repo_id(name)
@@ -193,7 +193,9 @@ def is_repo_id(name: Any) -> bool:
 
 
 def hub_name(name: Any) -> str | None:
-    """Return the name if it is one of a repository on the Hub, `None` for folders, which are nobody else's business."""
+    """
+    Return the name if it is one of a repository on the Hub, `None` for folders, which are nobody else's business.
+    """
     if not isinstance(name, str) or not is_repo_id(name) or os.path.exists(name):
         return None
     return name
@@ -221,7 +223,8 @@ def metadata(content: CardContent) -> ModelCardData:
     """Return what stands between the two `---`, which the Hub reads."""
     results = _eval_results(content)
     names = {name for evaluation in content.evaluations for name in evaluation.metrics}
-    data_ids = [origin.hub_id for origin in (*content.targets, *content.sources) if is_repo_id(origin.hub_id)]
+    named = [origin.hub_id for origin in (*content.targets, *content.sources)]
+    data_ids = [name for name in named if is_repo_id(name)]
     languages = (
         content.language if content.language is None or isinstance(content.language, str) else list(content.language)
     )
@@ -255,6 +258,7 @@ def _eval_results(content: CardContent) -> list[EvalResult]:
     results, seen = [], set()
     for evaluation in content.evaluations:
         origin = content.evaluated_on.get(evaluation.name, Origin())
+        hub_id = origin.hub_id
         name = _short(origin.name or origin.hub_id or "unknown")
         own_name = None if evaluation.name is None else _short(evaluation.name)
         if own_name is not None:
@@ -268,7 +272,7 @@ def _eval_results(content: CardContent) -> list[EvalResult]:
             EvalResult(
                 task_type=content.task.tag,
                 task_name=content.task.title,
-                dataset_type=origin.hub_id if is_repo_id(origin.hub_id) else "unknown",
+                dataset_type=hub_id if is_repo_id(hub_id) else "unknown",
                 dataset_name=name,
                 dataset_config=origin.config and _short(origin.config),
                 dataset_split=split and _short(split),

@@ -30,7 +30,8 @@ TAGS = ("generated_from_trainer", "merlin_hf")
 HUB_FILE = re.compile(r"hf://datasets/(?P<id>[^@]+)@(?P<revision>[^/]+)/")
 # Names of `datasets` for rows that were made in memory, and files and folders that were read here.
 NO_NAMES = {
-    None, "None", "arrow", "audiofolder", "cache", "csv", "generator", "hdf5", "imagefolder", "json", "lance", "pandas",
+    None, "None", "arrow", "audiofolder", "cache", "csv", "generator", "hdf5", "imagefolder", "json", "lance",
+    "pandas",
     "parquet", "spark", "sql", "text", "videofolder", "webdataset", "xml",
 }  # fmt: skip
 # Arguments about where and how a run was started, logged and saved: private, or saying nothing about the model.
@@ -43,7 +44,8 @@ HOUSEKEEPING = {
     "torch_empty_cache_steps", "use_cache", "use_cpu",
 }  # fmt: skip
 HOUSEKEEPING_PREFIXES = (
-    "dataloader_", "ddp_", "do_", "eval_", "fsdp", "hub_", "include_", "log_", "logging_", "push_", "save_", "trackio_",
+    "dataloader_", "ddp_", "do_", "eval_", "fsdp", "hub_", "include_", "log_", "logging_", "push_", "save_",
+    "trackio_",
 )  # fmt: skip
 # Arguments that `TrainingArguments` fills in where they are not given.
 FILLED_IN = {"accelerator_config"}
@@ -71,15 +73,15 @@ MERLIN_CITATION = """\
 DESCRIPTIONS = {
     "MerlinTrainer": MethodDescription(
         "MeRLin",
-        "[MeRLin](https://arxiv.org/abs/2011.01418) trains the backbone on the source and, through a head that is fit in "
-        "closed form on a part of each target batch, for what that head does on the rest of it. The head in this model was "
-        "fit on all rows of the target with the final backbone.",
+        "[MeRLin](https://arxiv.org/abs/2011.01418) trains the backbone on the source and, through a head that is fit "
+        "in closed form on a part of each target batch, for what that head does on the rest of it. The head in this "
+        "model was fit on all rows of the target with the final backbone.",
         MERLIN_CITATION,
     ),
     "JointTrainer": MethodDescription(
         "joint training",
-        "Joint training minimises the sum of the losses on source and target, with one backbone and a head for each. The "
-        "head in this model is the target's.",
+        "Joint training minimises the sum of the losses on source and target, with one backbone and a head for each. "
+        "The head in this model is the target's.",
     ),
     "FinetuneTrainer": MethodDescription("fine-tuning", "All weights were trained on the target alone."),
 }
@@ -101,7 +103,9 @@ def content_of(
     source_dataset_args: str | Sequence[str] | None = None,
     examples_per_label: int = 0,
 ) -> CardContent:
-    """Return the content of a trainer's card; arguments as in [`~merlin_hf.hub.mixin.ModelCardMixin.create_model_card`]."""
+    """
+    Return the content of a trainer's card; arguments as in [`~merlin_hf.hub.mixin.ModelCardMixin.create_model_card`].
+    """
     args, model = trainer.args, plain_model(trainer)
     is_adapter = hasattr(model, "peft_config")
     classifier = model.get_base_model() if is_adapter else model
@@ -152,7 +156,10 @@ def plain_model(trainer: Trainer) -> Any:
 
 
 def _class_names(model: Any) -> list[str]:
-    """Return the names of a model's class and its parents, from the first that a task is known for: sharding puts a class in front."""
+    """
+    Return the names of a model's class and its parents, from the first that a task is known for: sharding puts a class
+    in front.
+    """
     names = [parent.__name__ for parent in type(model).__mro__]
     return next((names[index:] for index in range(len(names)) if task_of(names[index : index + 1])), names)
 
@@ -238,7 +245,7 @@ def origin_of(dataset: Any, tag: str | None = None, name: str | None = None, con
     Describe a data set, by what it says itself and by what the user says, which goes first.
 
     Args:
-        dataset (`torch.utils.data.Dataset` or `datasets.Dataset`, *optional*).
+        dataset (`torch.utils.data.Dataset` or `datasets.Dataset`, *optional*): the rows.
         tag (`str`, *optional*): its name on the Hub.
         name (`str`, *optional*): how to call it.
         config (`str`, *optional*): its configuration.
@@ -327,7 +334,10 @@ def changed_options(args: TrainingArguments, options: type | None) -> dict[str, 
 
 
 def changed_training_arguments(args: TrainingArguments) -> dict[str, str]:
-    """Return the training arguments that differ from their defaults, without those about logging, saving, the Hub and the machine."""
+    """
+    Return the training arguments that differ from their defaults, without those about logging, saving, the Hub and the
+    machine.
+    """
     shown = [
         option
         for option in dataclasses.fields(TrainingArguments)
@@ -345,7 +355,10 @@ def changed_training_arguments(args: TrainingArguments) -> dict[str, str]:
 
 
 def given_arguments(args: TrainingArguments) -> dict[str, str]:
-    """Return all arguments and options that differ from their defaults, for the user's own eyes: with folders, without tokens."""
+    """
+    Return all arguments and options that differ from their defaults, for the user's own eyes: with folders, without
+    tokens.
+    """
     options = [option for option in dataclasses.fields(args) if option.name not in FILLED_IN]
     names = {*_changed(args, options), "output_dir"}
     if not args.report_to:  # "none", which is the default, comes to an empty list
@@ -393,7 +406,8 @@ def examples_of(dataset: Any, id2label: dict[int, str], per_label: int) -> list[
     Return the first texts of each label.
 
     Args:
-        dataset (`Any`): examples are found in a `datasets.Dataset` with one or two columns of raw texts and one of classes.
+        dataset (`Any`): examples are found in a `datasets.Dataset` with one or two columns of raw texts and one of
+            classes.
         id2label (`dict[int, str]`): the model's labels.
         per_label (`int`): how many of each.
 
@@ -419,7 +433,10 @@ def examples_of(dataset: Any, id2label: dict[int, str], per_label: int) -> list[
 
 
 def text_columns_of(dataset: Any) -> tuple[str, ...]:
-    """Return the column of raw texts of a `datasets.Dataset`, or the two that a model takes together; nothing for anything else."""
+    """
+    Return the column of raw texts of a `datasets.Dataset`, or the two that a model takes together; nothing for
+    anything else.
+    """
     if not isinstance(dataset, datasets.Dataset):
         return ()
     texts = [name for name, feature in dataset.features.items() if _is_text(feature)]
@@ -478,8 +495,8 @@ def describe_method(trainer_class: type) -> MethodDescription:
     Return the text of a card about a trainer's method.
 
     It is that of the nearest class in the inheritance that has one: its attribute `method_description`, the text in
-    [`DESCRIPTIONS`], or for other methods of this package the first paragraph of the docstring. A method that builds on one
-    with a citation has that citation too.
+    [`DESCRIPTIONS`], or for other methods of this package the first paragraph of the docstring. A method that builds
+    on one with a citation has that citation too.
     """
     for parent in trainer_class.__mro__:
         found = _own_description(parent)

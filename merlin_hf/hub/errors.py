@@ -1,4 +1,4 @@
-"""What went wrong at the Hub, and what would work."""
+"""Say what went wrong at the Hub, and what would work."""
 
 import shlex
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ from huggingface_hub.errors import (
 from ..utils.secret import without_token
 
 
-# What `huggingface_hub` raises: the answers of a server, no answer, a token or a name that cannot be; `RuntimeError` around
-# a failed upload, `ValueError` for a card that the Hub refuses, `OSError` for files that cannot be read or written.
+# Errors of `huggingface_hub`: `HTTPError` for the answers of a server or for none, `RuntimeError` around a failed upload,
+# `ValueError` for a card, a token or a name that cannot be, `OSError` for files that cannot be read or written.
 HUB_ERRORS = (HTTPError, OSError, RuntimeError, ValueError)
 TOKENS = "https://huggingface.co/settings/tokens"
 
 
 class PublishError(OSError):
-    """A model did not get to the Hub; the message says what would work, and nothing was lost here."""
+    """A model did not get to the Hub. The message says what would work. The model on disk is as it was."""
 
 
 @contextmanager
@@ -34,10 +34,10 @@ def explained(folder: str, repo_id: str | None, *tokens: str | bool | None) -> I
     Args:
         folder (`str`): where the model is.
         repo_id (`str`, *optional*): where it was to go.
-        tokens (`str`, *optional*): what must not be in a message.
+        tokens (`str`, *optional*): tokens, which no message repeats.
 
     Raises:
-        PublishError: what was raised within, with what would work.
+        PublishError: an error of the Hub, of the connection or of a file was raised within.
     """
     try:
         yield
@@ -54,7 +54,7 @@ def explained(folder: str, repo_id: str | None, *tokens: str | bool | None) -> I
 
 
 def reason(error: BaseException, repo_id: str | None) -> str:
-    """What an error means, and what would work."""
+    """Return what an error means, and what would work."""
     causes = _with_causes(error)
     where = repo_id or "the repository"
     answered = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
@@ -71,10 +71,10 @@ def reason(error: BaseException, repo_id: str | None) -> str:
         return _reason_of_status(answered, where)
     if any(isinstance(cause, HTTPError) for cause in causes):
         return (
-            f"the connection failed ({_first_line(causes[-1]) or type(causes[-1]).__name__}). Try again; files that the "
-            "Hub has are not sent again."
+            f"the connection failed ({_first_line(causes[-1]) or type(causes[-1]).__name__}). Try again; files that "
+            "the Hub has are not sent again."
         )
-    if isinstance(error, OSError) and error.errno is None:  # not of a file: what sends weights by Xet raises these too
+    if isinstance(error, OSError) and error.errno is None:  # of Xet, which sends weights, not of a file
         return (
             f"{error}. Try again; with the environment variable HF_HUB_DISABLE_XET=1, files are sent in the other way."
         )
@@ -84,6 +84,7 @@ def reason(error: BaseException, repo_id: str | None) -> str:
 
 
 def _reason_of_status(error: HfHubHTTPError, where: str) -> str:
+    """Return what the status of a server's answer means, and what would work."""
     status = error.response.status_code
     said = error.server_message or error.response.headers.get("X-Error-Message") or ""
     said = f" ({' '.join(said.split())[:200]})" if said else ""
@@ -91,13 +92,13 @@ def _reason_of_status(error: HfHubHTTPError, where: str) -> str:
         return f"the Hub does not know this token{said}. {_how_to_log_in()}"
     if status in (401, 404):
         return (
-            f"the Hub has no {where} for this token{said}. Check its name; where it is somebody else's or private, use a token "
-            f"that may write to it ({TOKENS})."
+            f"the Hub has no {where} for this token{said}. Check its name; where it is somebody else's or private, "
+            f"use a token that may write to it ({TOKENS})."
         )
     if status == 403:
         return (
-            f"this token may not write to {where}{said}. Use one with the role `write` ({TOKENS}), or a repository under your "
-            "own name."
+            f"this token may not write to {where}{said}. Use one with the role `write` ({TOKENS}), or a repository "
+            "under your own name."
         )
     if status == 409:
         return f"{where} was changed at the same time or is taken{said}. Try again, or give another name."
@@ -111,6 +112,7 @@ def _how_to_log_in() -> str:
 
 
 def _with_causes(error: BaseException) -> list[BaseException]:
+    """Return an error and the errors that it was raised from."""
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
         causes.append(cause)

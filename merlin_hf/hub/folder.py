@@ -30,6 +30,8 @@ from transformers.utils import (
     logging,
 )
 
+from ..utils.files import FileError, read_json
+from ..utils.log_history import check_log_history
 from ..utils.markdown import visible
 from .errors import PublishError
 
@@ -42,7 +44,8 @@ MODULES = "modules.json"  # of sentence-transformers: the modules and their fold
 # Names of vocabulary files: the values of `vocab_files_names` of all tokenizers of transformers.
 VOCABULARIES = {
     "bpe.codes", "byte_maps.json", "dict.txt", "emoji.json", "entity_vocab.json", "merges.txt", "normalizer.json",
-    "prophetnet.tokenizer", "sentencepiece.bpe.model", "sentencepiece.model", "source.spm", "spiece.model", "spm.model",
+    "prophetnet.tokenizer", "sentencepiece.bpe.model", "sentencepiece.model", "source.spm", "spiece.model",
+    "spm.model",
     "spm_char.model", "target.spm", "target_vocab.json", "tokenizer.json", "tokenizer.model", "vocab-src.json",
     "vocab-tgt.json", "vocab.json", "vocab.txt", "word_pronunciation.json", "word_shape.json",
 }  # fmt: skip
@@ -51,7 +54,8 @@ PROCESSOR_CONFIGS = {FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME, VIDEO_PROCESSOR_NAM
 # Files of a model, a tokenizer or a processor beside the weights, in the folder or in that of a module.
 MODEL_FILES = {
     CONFIG_NAME, GENERATION_CONFIG_NAME, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json",
-    CHAT_TEMPLATE_FILE, LEGACY_PROCESSOR_CHAT_TEMPLATE_FILE, "audio_tokenizer_config.json", "sentence_bert_config.json",
+    CHAT_TEMPLATE_FILE, LEGACY_PROCESSOR_CHAT_TEMPLATE_FILE, "audio_tokenizer_config.json",
+    "sentence_bert_config.json",
     *PROCESSOR_CONFIGS, *VOCABULARIES,
 }  # fmt: skip
 TOP_FILES = {
@@ -110,8 +114,8 @@ def model_files(folder: str | os.PathLike) -> Files:
     """
     List the files of a folder that may be sent to the Hub.
 
-    A file is sent if its name is one that transformers, PEFT or sentence-transformers write, if it lies in the folder, and if
-    its content is of the type that its name says. Nothing is unpickled.
+    A file is sent if its name is one that transformers, PEFT or sentence-transformers write, if it lies in the folder,
+    and if its content is of the type that its name says. Nothing is unpickled.
 
     Args:
         folder (`str` or `os.PathLike`): the folder; it need not have a whole model.
@@ -120,7 +124,8 @@ def model_files(folder: str | os.PathLike) -> Files:
         OSError: the folder cannot be read.
     """
     root = Path(folder)
-    sent, refused = [], {}
+    sent: list[str] = []
+    refused: dict[str, str] = {}
     for name in _candidates(root, refused):
         reason = _problem(root, name)
         if reason is None:
@@ -133,7 +138,9 @@ def model_files(folder: str | os.PathLike) -> Files:
 
 
 class _Uploader:
-    """A client of the Hub whose uploads of a whole folder, but not those of a checkpoint, have a model's files only."""
+    """
+    A client of the Hub whose uploads of a whole folder, but not those of a checkpoint, have a model's files only.
+    """
 
     def __init__(self, api: HfApi):
         self._api = api
@@ -147,7 +154,7 @@ class _Uploader:
             for name, reason in files.refused.items():
                 logger.warning(f"Not pushed: {visible(name)} in {folder_path} {reason}.")
             options["allow_patterns"] = files.sent
-        return self._api.upload_folder(folder_path=folder_path, path_in_repo=path_in_repo, **options)
+        return self._api.upload_folder(folder_path=os.fspath(folder_path), path_in_repo=path_in_repo, **options)
 
 
 @contextmanager
@@ -155,7 +162,8 @@ def only_model_files() -> Iterator[None]:
     """
     Have the pushes of a Trainer send [`model_files`] of its `output_dir` only.
 
-    Trainer sends all that is in that folder, and asks nobody for the list of files. So the client that it takes is another meanwhile.
+    Trainer sends all that is in that folder, and asks nobody for the list of files. So the client that it takes is
+    another meanwhile.
     """
     trainer_module: Any = importlib.import_module("transformers.trainer")
     client = trainer_module.hf_api
@@ -215,7 +223,7 @@ def _shards(root: Path, index: str, variant: str | None) -> list[str]:
     reason = _problem(root, index)
     if reason is not None:
         raise PublishError(reason)
-    weight_map = _read_json(root / index).get("weight_map")
+    weight_map = _read_object(root / index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise PublishError("has no `weight_map` from weights to files")
     names = list(weight_map.values())
@@ -322,7 +330,9 @@ def _is_text(content: bytes) -> bool:
 
 
 def _is_pickle(content: bytes) -> bool:
-    """Tell whether a content begins with a pickle of protocol 0 or 1, which has no mark of its own; nothing is loaded."""
+    """
+    Tell whether a content begins with a pickle of protocol 0 or 1, which has no mark of its own; nothing is loaded.
+    """
     if len(content) > PICKLE_SCAN:
         return False
     try:
@@ -343,7 +353,7 @@ def _secret(content: bytes) -> str | None:
     return None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> dict[str, Any]:
     """
     Read a JSON object.
 
@@ -351,11 +361,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         PublishError: it is none; the message names the file.
     """
     try:
-        if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-            raise PublishError(f"{path} is no regular file of at most {LARGEST_FILE:,} bytes.")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise PublishError(f"{path} is no JSON: {error}. Save the model again.") from error
+        content = read_json(path)
+    except FileError as error:
+        raise PublishError(f"{path} cannot be used: {error}. Save the model again.") from error
     if not isinstance(content, dict):
         raise PublishError(f"{path} is no JSON object. Save the model again.")
     return content
@@ -390,7 +398,7 @@ class ModelFolder:
             raise PublishError(f"Nothing is sent from {self.path}: {listed}.")
         self.is_adapter = ADAPTER_CONFIG_NAME in self.files
         self._check_whole()
-        self.config = _read_json(self.path / (ADAPTER_CONFIG_NAME if self.is_adapter else CONFIG_NAME))
+        self.config = _read_object(self.path / (ADAPTER_CONFIG_NAME if self.is_adapter else CONFIG_NAME))
 
     @property
     def has_processor(self) -> bool:
@@ -401,10 +409,12 @@ class ModelFolder:
     def log_history(self) -> list[dict[str, Any]]:
         """The log of training in `trainer_state.json`; empty where there is none."""
         path = self.path / TRAINER_STATE
-        history = _read_json(path).get("log_history") if path.exists() else None
-        entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
-        numbers = [{name: value for name, value in entry.items() if _is_number(value)} for entry in entries]
-        return [entry for entry in numbers if "step" in entry]
+        if not path.exists():
+            return []
+        try:
+            return check_log_history(_read_object(path).get("log_history"))
+        except FileError as error:
+            raise PublishError(f"{path} cannot be used: {error}. Remove it, or give another folder.") from error
 
     def _check_whole(self) -> None:
         config = ADAPTER_CONFIG_NAME if self.is_adapter else CONFIG_NAME
@@ -426,7 +436,7 @@ class ModelFolder:
         """
         missing = []
         expected: dict[str, set[str]] = {}
-        for weight, shard in _read_json(self.path / SAFE_WEIGHTS_INDEX_NAME)["weight_map"].items():
+        for weight, shard in _read_object(self.path / SAFE_WEIGHTS_INDEX_NAME)["weight_map"].items():
             expected.setdefault(shard, set()).add(weight)
         for shard, weights in sorted(expected.items()):
             if shard not in self.files:
@@ -436,8 +446,8 @@ class ModelFolder:
                 absent = sorted(weights - set(file.keys()))
             if absent:
                 raise PublishError(
-                    f"{self.path / SAFE_WEIGHTS_INDEX_NAME} expects {absent[0]!r} in {shard}, which does not have it. Save "
-                    "the model again."
+                    f"{self.path / SAFE_WEIGHTS_INDEX_NAME} expects {absent[0]!r} in {shard}, which does not have it. "
+                    "Save the model again."
                 )
         return missing
 
@@ -446,15 +456,10 @@ class ModelFolder:
         pickles = sorted(name for name in self.left_out if re.fullmatch(r"(pytorch_model.*|adapter_model)\.bin", name))
         if pickles:
             return (
-                f"{pickles[0]} is a pickle, which others should not have to load: load it once with `from_pretrained` and "
-                "save it with `save_pretrained`."
+                f"{pickles[0]} is a pickle, which others should not have to load: load it once with `from_pretrained` "
+                "and save it with `save_pretrained`."
             )
         inner = sorted(path.parent.name for path in self.path.glob(f"*/{CONFIG_NAME}"))
         if inner:
             return f"There is one in {self.path / inner[-1]}."
         return "Give the folder that `save_model` or `save_pretrained` wrote."
-
-
-def _is_number(value: Any) -> bool:
-    """Tell whether a value of a log is a number, and no integer beyond the range of floats."""
-    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)

@@ -21,12 +21,20 @@ from .folder import CARD, ModelFolder
 
 DEEPEST_METADATA = 20  # levels
 WRITTEN_FOR = re.compile(r"<!-- Written by merlin_hf for (?P<repo_id>\S+?)\. ")
-# What a repository has before anybody has put a model there.
+# Files that a repository has before there is a model in it.
 NO_MODEL = {".gitattributes", "README.md", "LICENSE"}
 
 
 class Plan(NamedTuple):
-    """What would be published: sizes of the files by name, reasons for what is left out, and the card."""
+    """
+    What would be published.
+
+    Args:
+        files (`dict[str, int]`): sizes in bytes, by name.
+        left_out (`dict[str, str]`): reasons, by name.
+        card (`str`): the content of `README.md`.
+        has_processor (`bool`): whether a tokenizer or a processor is among the files.
+    """
 
     files: dict[str, int]
     left_out: dict[str, str]
@@ -63,8 +71,8 @@ def publish_folder(
     """
     Send the model in a folder to the Hub, with its tokenizer or processor and its card, in one commit.
 
-    The folder is only read. Training states and pickles in it stay where they are. Where it has no card, one is written
-    from what the folder says.
+    The folder is only read. Files of a model are sent, and nothing else that lies there (see
+    [`~merlin_hf.hub.folder.model_files`]). Where there is no card, one is written from the files.
 
     Args:
         folder (`str` or `os.PathLike`): written by `save_model` or `save_pretrained`.
@@ -80,7 +88,8 @@ def publish_folder(
         [`~huggingface_hub.CommitInfo`]: the commit, with its `commit_url`, its `oid` and the repository's `repo_url`.
 
     Raises:
-        PublishError: it did not get there, or the folder has no whole model; the message says what would work.
+        PublishError: the model did not get there, the folder has no whole model, or a file in it must not be sent;
+            the message says what would work.
     """
     plan = plan_of(folder, repo_id, license)
     api = HfApi(endpoint=endpoint, token=token, library_name="merlin_hf")
@@ -118,8 +127,8 @@ def _check_repository(api: HfApi, repo_id: str, private: bool, update: bool) -> 
     files = {file.rfilename for file in info.siblings or ()} - NO_MODEL
     if files and not update:
         raise PublishError(
-            f"{repo_id} has a model already ({', '.join(sorted(files)[:3])}, …). Give another name, or `--update` to put this "
-            "one on top of it as a new commit."
+            f"{repo_id} has a model already ({', '.join(sorted(files)[:3])}, …). Give another name, or `--update` to "
+            "put this one on top of it as a new commit."
         )
 
 
@@ -188,7 +197,9 @@ def _rename(card: ModelCard, old: str, new: str) -> None:
 
 
 def _content_of_folder(model: ModelFolder, repo_id: str) -> CardContent:
-    """Return what the files say: nothing of data or method, as the training arguments are a pickle, which is not read."""
+    """
+    Return what the files say: nothing of data or method, as the training arguments are a pickle, which is not read.
+    """
     architectures = model.config.get("architectures")
     class_names = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
     task = task_of(class_names)

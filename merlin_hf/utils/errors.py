@@ -13,15 +13,16 @@ def reading(what: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """
     Turn whatever a damaged or forged file raises into [`FileError`].
 
-    Libraries raise anything here: `KeyError`, `RecursionError`, `MemoryError`, and panics of those written in Rust, which are not even an
-    `Exception`.
+    Libraries raise anything here: `KeyError`, `RecursionError`, `MemoryError`, and panics of those written in Rust,
+    which are not even an `Exception`.
 
     Args:
         what (`str`): begins the message, such as `"'out' cannot be loaded"`.
         but (`tuple[type[Exception], ...]`): kinds of errors that say enough themselves.
 
     Raises:
-        FileError: anything was raised within but an interruption, a [`FileError`] or an `ImportError` of a library that is missing.
+        FileError: anything was raised within but an interruption, a [`FileError`] or an `ImportError` of a library
+            that is missing.
     """
     try:
         yield

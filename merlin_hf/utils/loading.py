@@ -1,9 +1,9 @@
 """
 Load configurations, models, tokenizers and processors that others made.
 
-A folder or a repository may be damaged or forged. Everything here loads weights from safetensors only, runs no code of a repository
-unless the user asks for it, refuses sizes that the weights do not have before a model is built, and raises one kind of error that
-names what cannot be loaded.
+A folder or a repository may be damaged or forged. Everything here loads weights from safetensors only, runs no code of
+a repository unless the user asks for it, refuses sizes that the weights do not have before a model is built, and
+raises one kind of error that names what cannot be loaded.
 """
 
 import json
@@ -21,7 +21,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, FEATURE_EXTRACTOR_NAME, cached_file
 
 from .errors import reading
-from .files import FileError
+from .files import FileError, read_json
 from .markdown import visible
 
 
@@ -31,7 +31,6 @@ MOST_EXPERTS = 65_536
 FEWEST_LAYERS = 256  # that may always be: layers may share weights
 LARGEST_SIZE = 10_000_000  # of any other size in a configuration
 MOST_PIXELS = 16_384  # of a side of an image
-LARGEST_JSON = 1 << 28  # bytes of a tokenizer or a configuration
 WEIGHTS_FACTOR = (
     16  # a model may have so many times the values of its weights: they may be packed, and a head may be new
 )
@@ -159,7 +158,7 @@ def check_config(path: str, **options: Any) -> None:
     found = find_file(path, CONFIG_NAME, **options)
     if found is None:
         return
-    content = read_json(found)
+    content = read_object(found)
     folder = Path(found).parent
     most_layers = max(FEWEST_LAYERS, len(_shapes(folder))) if any(folder.glob("*.safetensors")) else MOST_LAYERS
     check_sizes(content, most_layers, found)
@@ -221,7 +220,8 @@ def check_weights(auto_class: Any, path: str, config: PretrainedConfig, trust_re
     )
     if described > WEIGHTS_FACTOR * saved + NEW_WEIGHTS:
         raise FileError(
-            f"{folder / CONFIG_NAME} describes a model of {described:,} values, and its weights have {saved:,}. Is the file damaged?"
+            f"{folder / CONFIG_NAME} describes a model of {described:,} values, and its weights have {saved:,}. Is "
+            "the file damaged?"
         )
 
 
@@ -232,7 +232,7 @@ def check_processor(path: str) -> None:
     Raises:
         FileError: one cannot be.
     """
-    content = read_json(path)
+    content = read_object(path)
     if Path(path).name == FEATURE_EXTRACTOR_NAME:
         for name, value in _numbers(content):
             most = MOST_PIXELS if PIXELS.search(name) else LARGEST_SIZE
@@ -254,17 +254,17 @@ def check_processor(path: str) -> None:
         )
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def read_object(path: str | Path) -> dict[str, Any]:
     """
     Read a JSON object.
 
     Raises:
-        FileError: it is none.
+        FileError: it is none; the message names the file.
     """
-    with reading(f"{path} is no JSON object"):
-        if Path(path).stat().st_size > LARGEST_JSON:
-            raise FileError(f"{path} has more than {LARGEST_JSON:,} bytes.")
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        content = read_json(Path(path))
+    except FileError as error:
+        raise FileError(f"{path} cannot be used: {error}.") from error
     if not isinstance(content, dict):
         raise FileError(f"{path} is no JSON object.")
     return content
@@ -320,7 +320,7 @@ def check_adapter(folder: str, weights: str, base: PreTrainedModel) -> None:
         FileError: a size is larger than all of the weights, or a regular expression takes too long.
     """
     path = Path(folder) / ADAPTER_CONFIG_NAME
-    content = read_json(path)
+    content = read_object(path)
     with reading(f"{weights} is damaged"), safe_open(weights, framework="pt") as file:
         largest = max((size for name in file.keys() for size in file.get_slice(name).get_shape()), default=0)
     for name, value in _numbers(content):
@@ -339,7 +339,8 @@ def check_adapter(folder: str, weights: str, base: PreTrainedModel) -> None:
             _check_patterns(odd, names, f"`{field}` in {path}")
 
 
-# A regular expression can run for longer than the universe is old, and Python cannot interrupt it in all of its threads.
+# A regular expression can run for longer than the universe is old, and Python cannot interrupt it in all of its
+# threads.
 MATCH = r"""
 import json, re, sys
 patterns, names = json.load(sys.stdin)

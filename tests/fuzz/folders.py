@@ -1,9 +1,9 @@
 """
 Damage and forge folders of saved models, and run the commands that read them.
 
-Each round changes one file of a folder of a text, image, sharded or adapter model, and runs `evaluate`, `publish --dry_run` and
-`report` on it, each in a process of its own. Counted are tracebacks, ends by a signal, runs over the time limit, secrets that
-would be sent, and code that was run. The exit status is 1 if anything was counted.
+Each round changes one file of a folder of a text, image, sharded or adapter model, and runs `evaluate`, `publish
+--dry_run` and `report` on it, each in a process of its own. Counted are tracebacks, ends by a signal, runs over the
+time limit, secrets that would be sent, and code that was run. The exit status is 1 if anything was counted.
 
     python -m tests.fuzz.folders --rounds 300 --seed 0
 """
@@ -33,7 +33,8 @@ SECRET = b"s3cr3t-0f-th15-m4ch1n3"
 INDEX = "model.safetensors.index.json"
 # In place of a value in a JSON file.
 VALUES = [
-    None, True, -1, 0, 1, 10**7, 10**9, 10**30, 0.5, 1e308, float("nan"), float("inf"), "", "x", "x" * 10**6, "../..", "/etc/passwd",
+    None, True, -1, 0, 1, 10**7, 10**9, 10**30, 0.5, 1e308, float("nan"), float("inf"), "", "x", "x" * 10**6, "../..",
+    "/etc/passwd",
     "(a+)+$", "(.*)*x", "<script>\n# a", "\x00", [], [0], [10**9], {}, {"a": 1}, ["a"] * 1000, "bfloat16", "os.system",
 ]  # fmt: skip
 SIZES = (
@@ -41,7 +42,8 @@ SIZES = (
     "max_position_embeddings", "type_vocab_size", "image_size", "patch_size", "num_channels",
 )  # fmt: skip
 OTHER_FILES = (
-    "vocab.pkl", "vocabulary.pt", "my.model", "LICENSE_KEY.pem", "chat_template.env", ".env", ".hidden.model", "notes.txt",
+    "vocab.pkl", "vocabulary.pt", "my.model", "LICENSE_KEY.pem", "chat_template.env", ".env", ".hidden.model",
+    "notes.txt",
     "modeling_x.py", "model-00001-of-00001.safetensors", "optimizer.pt", "training_args.bin", "tokenizer_key.json",
 )  # fmt: skip
 
@@ -299,11 +301,13 @@ def forge_adapter(folder: Path, rng: random.Random, work: Path) -> str:
     if not path.exists():
         return change_value(folder, rng, work)
     name, value = rng.choice((
-        ("target_modules", "(([a-z.0-9]+)+)+Z"), ("target_modules", "("), ("modules_to_save", ["nothing"]), ("r", 10**9),
+        ("target_modules", "(([a-z.0-9]+)+)+Z"), ("target_modules", "("), ("modules_to_save", ["nothing"]), ("r",
+        10**9),
         ("rank_pattern", {"(a|a|[a-z.0-9]+)+Z": 10**9}), ("layers_pattern", "(.+)+Z"), ("peft_type", "X"), ("r", -1),
         ("layer_replication", [[0, 10**9]]), ("base_model_name_or_path", "/nowhere"), ("base_model_name_or_path", 3),
         ("auto_mapping", {"parent_library": "os", "base_model_class": "system"}), ("task_type", "X"), ("bias", "X"),
-        ("exclude_modules", "(.*)*(.*)*Z"), ("init_lora_weights", "X"), ("unknown_field", 1), ("alpha_pattern", {"((.*)*)*Z": 1}),
+        ("exclude_modules", "(.*)*(.*)*Z"), ("init_lora_weights", "X"), ("unknown_field", 1), ("alpha_pattern",
+        {"((.*)*)*Z": 1}),
     ))  # fmt: skip
     change_json(path, (name,), value)
     if name == "layers_pattern":
@@ -314,8 +318,10 @@ def forge_adapter(folder: Path, rng: random.Random, work: Path) -> str:
 def forge_card(folder: Path, rng: random.Random, work: Path) -> str:
     aliases = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'x'}]" for i in range(30))
     text = rng.choice((
-        f"---\n{aliases}\n---\n", "---\na: &a [*a]\n---\n", f"---\na: {'[' * 10_000}\n---\n", "---\n- a\n---\n", "---\n1: 2\n---\n",
-        "---\n!!python/object/apply:os.system ['true']\n---\n", "---\nmodel-index: 3\n---\n", "---\ntags: 3\n---\n", "---\n\x00\n---\n",
+        f"---\n{aliases}\n---\n", "---\na: &a [*a]\n---\n", f"---\na: {'[' * 10_000}\n---\n", "---\n- a\n---\n",
+        "---\n1: 2\n---\n",
+        "---\n!!python/object/apply:os.system ['true']\n---\n", "---\nmodel-index: 3\n---\n", "---\ntags: 3\n---\n",
+        "---\n\x00\n---\n",
         "---\neval_results: 3\nmodel_name: 1\n---\n", "---\nlicense: [[[a]]]\n---\n",
     ))  # fmt: skip
     (folder / "README.md").write_text(text)
@@ -323,7 +329,8 @@ def forge_card(folder: Path, rng: random.Random, work: Path) -> str:
 
 
 MUTATIONS: list[Callable[[Path, random.Random, Path], str]] = [
-    cut, garble, replace, odd_file, change_value, change_value, change_value, absurd_size, with_code, pickled_weights, forge_header,
+    cut, garble, replace, odd_file, change_value, change_value, change_value, absurd_size, with_code, pickled_weights,
+    forge_header,
     not_finite, forge_index, other_files, forge_adapter, forge_card,
 ]  # fmt: skip
 

@@ -108,7 +108,8 @@ def text_trainer(output_dir, trainer_class=MerlinTrainer, source=True, args_clas
     labels["label2id"] = {name: id for id, name in labels["id2label"].items()}
     kwargs = options.pop("trainer", {})
     defaults = {
-        "per_device_train_batch_size": 8, "max_steps": 2, "learning_rate": 1e-3, "logging_steps": 1, "report_to": "none",
+        "per_device_train_batch_size": 8, "max_steps": 2, "learning_rate": 1e-3, "logging_steps": 1,
+        "report_to": "none",
         "disable_tqdm": True, "use_cpu": True, "save_strategy": "no",
     }  # fmt: skip
     if source:

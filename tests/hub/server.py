@@ -1,8 +1,9 @@
 """
 A small Hub over HTTP: accounts, repositories, commits, large files, downloads, and the faults of a network.
 
-`huggingface_hub` talks to it as it does to the real one (`HF_ENDPOINT`, or `endpoint=`), over the same paths and with the same
-headers and status codes. It keeps everything in memory and offers no Xet, so clients need `HF_HUB_DISABLE_XET=1`.
+`huggingface_hub` talks to it as it does to the real one (`HF_ENDPOINT`, or `endpoint=`), over the same paths and with
+the same headers and status codes. It keeps everything in memory and offers no Xet, so clients need
+`HF_HUB_DISABLE_XET=1`.
 """
 
 import base64

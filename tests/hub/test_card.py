@@ -48,7 +48,8 @@ def test_a_whole_card(tmp_path):
             "model": model,
             "train_dataset": of_the_hub(text_dataset(tokenizer), "rte", "train"),
             "eval_dataset": of_the_hub(text_dataset(tokenizer, rows=9), "rte", "validation"),
-            "source_dataset": of_the_hub(text_dataset(tokenizer, rows=40, names=("w", "x", "y", "z")), "mnli", "train"),
+            "source_dataset": of_the_hub(text_dataset(tokenizer, rows=40, names=("w", "x", "y", "z")), "mnli",
+            "train"),
         },
     )  # fmt: skip
     trainer.train()

@@ -194,8 +194,10 @@ def test_plain_training_arguments_have_the_defaults(tmp_path):
 
 def test_nothing_about_the_machine_the_account_or_the_logs(tmp_path):
     args = arguments(
-        MerlinTrainingArguments, tmp_path, run_name="private", hub_token="hf_abc", hub_model_id="ada/x", logging_steps=3,
-        save_steps=7, dataloader_num_workers=2, eval_strategy="steps", eval_steps=3, resume_from_checkpoint="/home/ada/x",
+        MerlinTrainingArguments, tmp_path, run_name="private", hub_token="hf_abc", hub_model_id="ada/x",
+        logging_steps=3,
+        save_steps=7, dataloader_num_workers=2, eval_strategy="steps", eval_steps=3,
+        resume_from_checkpoint="/home/ada/x",
         optim_args="/home/ada/x",
     )  # fmt: skip
     assert changed_training_arguments(args) == {"optim_args": "x"}

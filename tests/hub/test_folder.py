@@ -58,10 +58,12 @@ def test_the_vocabularies_are_those_of_transformers():
 @pytest.mark.parametrize(
     "name",
     [
-        "vocab.pkl", "vocabulary.pt", "vocab.bin", "vocab.txt.bak", "my.model", "chat_template.py", "chat_template.env",
+        "vocab.pkl", "vocabulary.pt", "vocab.bin", "vocab.txt.bak", "my.model", "chat_template.py",
+        "chat_template.env",
         "LICENSE_KEY.pem", "LICENSE.pem", ".hidden.model", ".env", ".gitattributes", "tokenizer_secrets.json",
         "my_preprocessor_config.json", "model-00001-of-00001.safetensors", "model.safetensors.bak", "optimizer.pt",
-        "training_args.bin", "transfer_state.safetensors", "rng_state.pth", "notes.txt", "modeling_mine.py", "a\nb", "*",
+        "training_args.bin", "transfer_state.safetensors", "rng_state.pth", "notes.txt", "modeling_mine.py", "a\nb",
+        "*",
     ],
 )  # fmt: skip
 def test_other_names_are_left_out(name, folder):
@@ -249,7 +251,8 @@ def test_whole_weights_go_before_shards(shards):
     "text",
     [
         "", "{", "{}", "[]", "1", "null", '{"weight_map": [1]}', '{"weight_map": {}}', '{"weight_map": {"a": 1}}',
-        '{"weight_map": {"a": "../private/key"}}', '{"weight_map": {"a": ".env"}}', '{"weight_map": {"a": "/etc/passwd"}}',
+        '{"weight_map": {"a": "../private/key"}}', '{"weight_map": {"a": ".env"}}',
+        '{"weight_map": {"a": "/etc/passwd"}}',
         '{"weight_map": {"a": "model-00001-of-00009.safetensors"}}', '{"weight_map": {"a": "training_args.bin"}}',
         '{"weight_map": {"a": "model.fp16-00001-of-00001.safetensors"}}', "[" * 100_000,
     ],
@@ -269,7 +272,8 @@ def test_an_index_whose_shard_has_other_weights(shards):
         ModelFolder(shards)
 
 
-@pytest.mark.parametrize("log_history", [None, 1, {}, ["a", None, {"loss": 1}, {"step": "x"}, {"step": 10**300}]])
-def test_a_log_that_is_none(log_history, folder):
+@pytest.mark.parametrize("log_history", [None, 1, {}, ["a"], [None], [{"step": "x"}], [{"step": 1, "loss": 10**400}]])
+def test_a_log_that_is_none_is_named(log_history, folder):
     (folder / "trainer_state.json").write_text(json.dumps({"log_history": log_history}))
-    assert ModelFolder(folder).log_history == []
+    with pytest.raises(PublishError, match=r"trainer_state.json cannot be used: .*log_history"):
+        ModelFolder(folder).log_history  # noqa: B018

@@ -39,7 +39,8 @@ def test_push_to_hub_has_the_card_and_the_token_is_in_no_file(tmp_path, online, 
 @pytest.mark.parametrize("strategy", ["end", "checkpoint", "all_checkpoints"])
 def test_strategies(strategy, tmp_path, online):
     trainer = pushing(
-        tmp_path / "out", push_to_hub=True, save_strategy="steps", save_steps=1, hub_strategy=strategy, hub_always_push=True
+        tmp_path / "out", push_to_hub=True, save_strategy="steps", save_steps=1, hub_strategy=strategy,
+        hub_always_push=True
     )  # fmt: skip
     trainer.train()
     trainer._finish_current_push()

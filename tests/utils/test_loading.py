@@ -56,10 +56,14 @@ def test_a_whole_model_is_loaded_and_the_generator_is_not_moved(folder):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("num_labels", 10**9), ("num_hidden_layers", 10**7), ("hidden_size", 10**9), ("hidden_size", 10**6), ("vocab_size", 10**9),
-        ("intermediate_size", 10**7), ("max_position_embeddings", 10**12), ("num_hidden_layers", 10**400), ("type_vocab_size", 10**8),
-        ("num_attention_heads", 0), ("hidden_size", -1), ("hidden_size", 2.5), ("hidden_size", float("nan")), ("vocab_size", None),
-         ("model_type", "../.."), ("model_type", None), ("id2label", {"0": None}), ("label2id", float("nan")), ("label2id", {"a": -1}), ("id2label", {"a": "b"}), ("label2id", {"a": [0]}),
+        ("num_labels", 10**9), ("num_hidden_layers", 10**7), ("hidden_size", 10**9), ("hidden_size", 10**6),
+        ("vocab_size", 10**9),
+        ("intermediate_size", 10**7), ("max_position_embeddings", 10**12), ("num_hidden_layers", 10**400),
+        ("type_vocab_size", 10**8),
+        ("num_attention_heads", 0), ("hidden_size", -1), ("hidden_size", 2.5), ("hidden_size", float("nan")),
+        ("vocab_size", None),
+         ("model_type", "../.."), ("model_type", None), ("id2label", {"0": None}), ("label2id", float("nan")),
+         ("label2id", {"a": -1}), ("id2label", {"a": "b"}), ("label2id", {"a": [0]}),
         ("dtype", "float7"),
 
     ],
@@ -140,7 +144,8 @@ def test_patterns_of_adapters(pattern, adapter):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("target_modules", "(([a-z.0-9]+)+)+Z"), ("exclude_modules", "(.*)*(.*)*(.*)*Z"), ("rank_pattern", {"((.*)*)*Z": 2}),
+        ("target_modules", "(([a-z.0-9]+)+)+Z"), ("exclude_modules", "(.*)*(.*)*(.*)*Z"), ("rank_pattern",
+        {"((.*)*)*Z": 2}),
         ("target_modules", "("), ("layers_pattern", ["(([a-z.0-9]+)+)+Z"]),
     ],
 )  # fmt: skip
@@ -201,7 +206,9 @@ for call in (
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="a terminal that answers needs a pseudo-terminal")
 @pytest.mark.slow
 def test_code_of_a_folder_is_not_run_even_where_somebody_would_answer(folder, tmp_path):
-    """transformers asks at a terminal whether code may run, unless it is told; here everything is answered with yes."""
+    """
+    transformers asks at a terminal whether code may run, unless it is told; here everything is answered with yes.
+    """
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')\nclass Evil: pass\n")
     names = ("AutoConfig", "AutoModelForSequenceClassification", "AutoTokenizer", "AutoImageProcessor")
     auto_map = dict.fromkeys(names, "evil.Evil")
