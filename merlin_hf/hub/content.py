@@ -256,7 +256,8 @@ def origin_of(dataset: Any, tag: str | None = None, name: str | None = None, con
     if info is not None and hasattr(info, "builder_name"):
         known = _from_info(info, getattr(dataset, "split", None))
     if tag is not None and not is_repo_id(tag):
-        name, tag = name or _without_path(tag), None
+        name = name or _without_path(tag)
+        tag = None
     if tag is not None and tag != known.hub_id:
         known = known._replace(hub_id=tag, config=None, revision=None, name=None)
     return known._replace(

@@ -24,9 +24,11 @@ def reading(what: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
         FileError: anything was raised within but an interruption, a [`FileError`] or an `ImportError` of a library
             that is missing.
     """
+    passing: tuple[type[BaseException], ...] = (KeyboardInterrupt, SystemExit, GeneratorExit, FileError, ImportError)
+    passing += but
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, GeneratorExit, FileError, ImportError, *but):
+    except passing:
         raise
     except BaseException as error:
         raise FileError(f"{what}: {reason(error)}") from error

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from merlin_hf.cli.main import main
 from merlin_hf.cli.publish import readable
 from merlin_hf.hub import PublishError, publish_folder
-from merlin_hf.hub.errors import reason
 from merlin_hf.hub.publish import plan_of
 from tests.hub.card_rules import broken_rules
 from tests.hub.conftest import READ_TOKEN, TOKEN, contents, holds, text_trainer
@@ -356,14 +355,6 @@ def test_after_a_commit_that_failed_the_weights_are_not_sent_again(folder, onlin
         publish_folder(folder, "ada/films", token=TOKEN)
     publish_folder(folder, "ada/films", token=TOKEN)
     assert len(online.requested("PUT /storage")) == 1 and "model.safetensors" in online.repositories["ada/films"].files
-
-
-def test_an_error_of_the_network_is_not_taken_for_one_of_the_folder():
-    said = reason(OSError("Network error: HTTP status client error (404 Not Found)"), "user/model")
-    assert "HF_HUB_DISABLE_XET=1" in said and "folder" not in said
-    assert "Give a folder that can be read and written" in reason(
-        PermissionError(13, "Permission denied", "model"), None
-    )
 
 
 def test_nobody_answers(folder, online):

@@ -13,15 +13,6 @@ from tests.hub.conftest import ROOT, TOKEN, environment
 pytestmark = pytest.mark.slow  # processes of their own
 
 
-COMMAND = """
-import argparse, sys
-from merlin_hf.cli.publish import add_publish_parser, publish
-parser = argparse.ArgumentParser()
-add_publish_parser(parser.add_subparsers())
-sys.exit(publish(parser.parse_args(["publish", *sys.argv[1:]])))
-"""
-
-
 def run(*arguments, **env):
     done = subprocess.run(
         [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=240, cwd=ROOT, **env
@@ -63,8 +54,8 @@ def test_trained_pushed_and_loaded_without_this_package(hub, tmp_path):
     assert not any(TOKEN.encode() in content for content in sent)
 
     # The same folder once more, by the command line: only what a model needs.
-    arguments = [tmp_path / "out", "ada/again", "--token_env", "MY_TOKEN"]
-    assert TOKEN not in run("-c", COMMAND, *arguments, env=env)
+    arguments = ["publish", tmp_path / "out", "ada/again", "--token_env", "MY_TOKEN"]
+    assert TOKEN not in run("-m", "merlin_hf.cli.main", *arguments, env=env)
     files = hub.repositories["ada/again"].files
     assert (
         "training_args.bin" not in files
