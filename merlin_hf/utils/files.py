@@ -171,8 +171,8 @@ def check_output_dir(folder: str | os.PathLike, files: Iterable[str] = (), optio
         raise FileError(f"`{option}` is empty: give the name of a folder; '.' is the one you are in.")
     root, made, path = Path(given), [], Path(given)
     try:
-        made = _make_folder(root)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".", suffix=".part") as trial:
+        made, holder = _make_trial(root)
+        with holder as trial:
             for name in files:
                 path = root / name
                 if path.is_dir():
@@ -194,6 +194,16 @@ def check_output_dir(folder: str | os.PathLike, files: Iterable[str] = (), optio
         for path in reversed(made):
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+def _make_trial(root: Path, tries: int = 20) -> tuple[list[Path], tempfile.TemporaryDirectory]:
+    """Make a folder, and one in it to try things in; return the new folders, and the one to try in."""
+    try:
+        return _make_folder(root), tempfile.TemporaryDirectory(dir=root, prefix=".", suffix=".part")
+    except FileNotFoundError:  # another process that checks the folder has just removed it again
+        if not tries:
+            raise
+        return _make_trial(root, tries - 1)
 
 
 def _make_folder(folder: Path) -> list[Path]:

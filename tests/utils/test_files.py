@@ -1,5 +1,6 @@
 """Files that may be damaged, folders that cannot be written to, names and paths."""
 
+import concurrent.futures
 import os
 import socket
 
@@ -176,3 +177,14 @@ def test_no_folder_of_this_machine_is_told(tmp_path, monkeypatch):
     assert short_path("C:\\Users\\me\\data.csv") == "data.csv"
     told = "No '/home/my name/a.csv', /home/me/b.csv or https://hub.example/a/b; and/or 1/2"
     assert short_paths(told) == "No 'a.csv', b.csv or https://hub.example/a/b; and/or 1/2"
+
+
+def test_processes_that_check_the_same_folder_do_not_disturb_each_other(tmp_path):
+    """As those of a distributed training do, each of which makes it and removes it again."""
+
+    def check(_):
+        for _ in range(50):
+            check_output_dir(tmp_path / "a" / "out", ["x/y.json"])
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(check, range(4)))
