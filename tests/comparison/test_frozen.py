@@ -53,6 +53,7 @@ def finals(folder):
 
 
 @pytest.mark.parametrize("method", ["finetune", "r3f", "delta", "bi_tuning", "lwf", "joint", "merlin"])
+@pytest.mark.slow
 def test_a_run_on_kept_states_is_the_run_on_the_texts(config, steady, tmp_path, method):
     training = {**config["training"], "logging_steps": 1, "learning_rate": 1e-2}
     options = {"model": steady, "methods": {method: {}}, "search": {"trials": 0}, "training": training}

@@ -156,6 +156,7 @@ def test_batch_norm_of_frozen_layers_stays_as_it_is(name):
     ("name", "method"),
     [*itertools.product(["vit", "resnet"], ["finetune", "joint", "merlin", "delta"]), ("resnet", "stochnorm")],
 )
+@pytest.mark.slow
 def test_a_run_on_kept_states_is_the_run_on_the_images(images, config, tmp_path, name, method):
     model = make(name)
     assert not any(module.p for module in model.modules() if isinstance(module, nn.Dropout))

@@ -43,6 +43,7 @@ def out_of_memory(model, rows=8, calls=0):
 
 @BOTH
 @pytest.mark.parametrize("calls", [0, 1, 5], ids=["in the source", "in the target", "in a later step"])
+@pytest.mark.slow
 def test_auto_find_batch_size_starts_both_streams_anew(tmp_path, trainer_class, calls):
     model = out_of_memory(tiny_bert(dropout=0.0), calls=calls)
     found, batches = recorded(tmp_path, trainer_class, model=model, auto_find_batch_size=True, logging_steps=4)
@@ -69,6 +70,7 @@ def test_auto_find_batch_size_starts_both_streams_anew(tmp_path, trainer_class, 
 @pytest.mark.parametrize(
     "calls", [0, 2, 6], ids=["source", "both", "target"]
 )  # a call for each batch that the model sees
+@pytest.mark.slow
 def test_auto_find_batch_size_begins_with_the_first_phase_again(tmp_path, calls):
     options = {"max_steps": 6, "logging_steps": 1, "source_phase_fraction": 1 / 3, "target_phase_fraction": 1 / 3}
     model = out_of_memory(tiny_bert(dropout=0.0), calls=calls)
@@ -91,6 +93,7 @@ def logged(trainer):
     return [(entry["step"], entry) for entry in trainer.state.log_history if "grad_norm" in entry]
 
 
+@pytest.mark.slow
 def test_a_run_that_found_its_batch_size_late_can_be_resumed(tmp_path):
     options = {"auto_find_batch_size": True, "max_steps": 6, "save_strategy": "steps", "save_steps": 3}
     found = make_trainer(tmp_path, out_of_memory(tiny_bert(dropout=0.0), calls=5), **options)

@@ -143,6 +143,7 @@ def test_a_head_written_in_the_middle_of_a_run_is_refused_under_deepspeed(method
 
 
 @pytest.mark.parametrize("method", ["l2_sp", "sequential", "merlin_ft"])
+@pytest.mark.slow
 def test_a_checkpoint_is_not_resumed_in_another_phase(method, tmp_path):
     """The boundary moves with `max_steps`; a run that would never have met its start is told so."""
     saved = build(method, tmp_path, max_steps=12, first_phase_fraction=0.5, save_strategy="steps", save_steps=4)
