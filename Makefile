@@ -79,7 +79,6 @@ benchmark-transfer: $(VENV)/.installed-test
 # Tables and figures of the pairs that have been run.
 transfer-report: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/transfer/summary.py
-	$(BIN)/merlin-hf report benchmarks/transfer/results --output_dir benchmarks/transfer/report
 
 # MeRLin with one option changed at a time, 2,040 runs of about 10 seconds on one core; needs MERLIN_DATA_ROOT or the Hub.
 benchmark-ablations: $(VENV)/.installed-test

@@ -15,13 +15,14 @@ import yaml
 
 import merlin_hf
 from merlin_hf.comparison.config import load_config
-from merlin_hf.comparison.runs import write_text
+from merlin_hf.utils.files import write_text
 
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 import table  # noqa: E402
+from stored import files, repacked  # noqa: E402
 from transfer.run import kept, load_pair  # noqa: E402
 
 
@@ -60,8 +61,9 @@ def run(name: str, args: argparse.Namespace) -> None:
     config |= {"methods": load_variants(), "search": {"trials": 0}, "reference": "merlin"}
     config["output_dir"] = str(args.work_dir / name)
     path, variants = args.results_dir / f"{name}.json", args.variants
-    if args.restore and path.is_file():
-        variants = restored(config, json.loads(path.read_text()), variants)
+    kept_before = files(args.results_dir).get(path.name)
+    if args.restore and kept_before is not None:
+        variants = restored(config, kept_before, variants)
     summary = merlin_hf.compare(config, seeds=args.seeds, methods=variants).summary
     write_text(path, json.dumps(kept(summary, name), indent=1, sort_keys=True))
 
@@ -99,9 +101,10 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--restore keeps all seeds of the result files: leave out --seeds.")
     if args.rows != ROWS:
         args.work_dir, args.results_dir = args.work_dir / str(args.rows), args.results_dir / str(args.rows)
-    for name in args.pairs:
-        run(name, args)
-        table.main(args.results_dir)
+    with repacked(args.results_dir):
+        for name in args.pairs:
+            run(name, args)
+            table.main(args.results_dir)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,29 @@
 """The table of the ablations, from the result files: `python benchmarks/ablations/table.py`, with a folder if not `results`."""
 
-import json
 import statistics
 import sys
 from pathlib import Path
 
 import yaml
 
-from merlin_hf.comparison.runs import write_text
 from merlin_hf.comparison.statistics import PairedDifference, paired_difference
+from merlin_hf.utils.files import write_text
 
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from stored import files  # noqa: E402
 
 
 def read(folder: Path) -> dict[str, dict[str, dict[int, float]]]:
     """Accuracy by pair, variant and seed."""
     scores = {}
-    for path in sorted(folder.glob("*.json")):
-        methods = json.loads(path.read_text())["methods"]
-        scores[path.stem] = {
+    for name, content in files(folder).items():
+        if "/" in name:  # of other numbers of rows
+            continue
+        methods = content["methods"]
+        scores[name.removesuffix(".json")] = {
             method["label"]: {int(seed): score for seed, score in method["scores"].items()}
             for method in methods
             if method["status"] == "ok"

@@ -1,6 +1,6 @@
 """The tables and the figure of the semisynthetic experiment, from its result files."""
 
-import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
@@ -9,6 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from merlin_hf.comparison.statistics import mean_and_spread, paired_difference
+
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from stored import files  # noqa: E402
 
 
 NAMES = {
@@ -28,9 +33,7 @@ TITLES = {"digits": "scikit-learn's digits", "mnist": "MNIST", "cifar10": "CIFAR
 
 def load(folder: Path) -> dict[str, list[dict]]:
     """All results by images, in order of ease."""
-    found = {
-        images: [json.loads(path.read_text()) for path in (folder / images).glob("ease-*.json")] for images in TITLES
-    }
+    found = {images: list(files(folder / images).values()) for images in TITLES}
     return {images: sorted(results, key=itemgetter("ease")) for images, results in found.items() if results}
 
 

@@ -15,12 +15,13 @@ import yaml
 from data import IMAGE_SETS, probe_images, write
 from figures import save_figures
 from sklearn.linear_model import LogisticRegressionCV
+from stored import repacked
 from transformers import AutoModelForImageClassification
 
 import merlin_hf
 from merlin_hf.comparison.encoding import resize_and_scale
-from merlin_hf.comparison.runs import write_text
 from merlin_hf.transfer.model import TransferModel
+from merlin_hf.utils.files import write_text
 
 
 HERE = Path(__file__).parent
@@ -114,11 +115,12 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(
             "--seeds, --methods and other --eases need a --results_dir of their own: these results are whole."
         )
-    for images, ease in itertools.product(args.images, args.eases):
-        path = args.results_dir / images / f"ease-{ease}.json"
-        summary = compare_at(images, ease, args.work_dir, seeds=args.seeds, methods=args.methods)
-        result = {"ease": ease, **kept(summary), "probes": probes_at(images, ease, args.work_dir, summary)}
-        write_text(path, json.dumps(result, indent=1, sort_keys=True))
+    with repacked(args.results_dir):
+        for images, ease in itertools.product(args.images, args.eases):
+            path = args.results_dir / images / f"ease-{ease}.json"
+            summary = compare_at(images, ease, args.work_dir, seeds=args.seeds, methods=args.methods)
+            result = {"ease": ease, **kept(summary), "probes": probes_at(images, ease, args.work_dir, summary)}
+            write_text(path, json.dumps(result, indent=1, sort_keys=True))
     save_figures(args.results_dir)
 
 

@@ -21,11 +21,11 @@ from merlin_hf.comparison import compare
 from merlin_hf.comparison.config import SourceConfig
 from merlin_hf.comparison.draws import draw_rows
 from merlin_hf.comparison.encoding import ImageEncoder, resize_and_scale
-from merlin_hf.comparison.quiet import quiet
-from merlin_hf.comparison.runs import to_json, write_text
+from merlin_hf.comparison.progress import quiet
 from merlin_hf.comparison.tasks import load_rows
 from merlin_hf.sources import rank_sources
 from merlin_hf.sources.figure import save_figure
+from merlin_hf.utils.files import to_json, write_text
 
 
 HERE = Path(__file__).parent

@@ -4,7 +4,7 @@ import json
 import statistics
 from pathlib import Path
 
-from merlin_hf.comparison.runs import write_text
+from merlin_hf.utils.files import write_text
 
 
 START, END = "<!-- tables: written by run.py -->", "<!-- end of tables -->"
@@ -36,7 +36,7 @@ def verdicts(found: list[dict]) -> str:
     """Which measure has all related sources before all others."""
     rows = [["pair", *NAMES.values()]]
     for of_pair in found:
-        rows.append([of_pair["pair"], *(of_pair["right"][name] for name in NAMES)])
+        rows.append([of_pair["pair"], *(of_pair["right"].get(name, "") for name in NAMES)])
     return markdown(rows)
 
 
@@ -44,10 +44,12 @@ def table(found: dict) -> str:
     """The measures of each candidate, and what training with it gave."""
     ranking, training = found["ranking"], found["training"]
     methods = sorted({method for of_source in training.values() for method in of_source} - {"finetune"})
-    rows = [["source", *(NAMES[name] for name in DECIMALS), "mean rank", *methods]]
+    measures = [name for name in DECIMALS if name in ranking["measures"]]
+    rows = [["source", *(NAMES[name] for name in measures), "mean rank", *methods]]
     for source in ranking["sources"]:
         cells = [f"**{source['name']}**" if source["name"] in found["expected"] else source["name"]]
-        for name, decimals in DECIMALS.items():
+        for name in measures:
+            decimals = DECIMALS[name]
             mean, spread = source["means"][name], source["spreads"][name]
             cells.append(f"{mean:+.{decimals}f} ± {spread:.{decimals}f} ({source['ranks'][name]:g})")
         cells.append(f"{source['mean_rank']:.2f}")

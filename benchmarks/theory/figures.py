@@ -16,7 +16,7 @@ from matplotlib.ticker import NullFormatter  # noqa: E402
 
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
 from methods import METHODS  # noqa: E402
 from report import Cells, closer_look, describe, load, names, row_counts, settings_in  # noqa: E402

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import statistics
+import sys
 from collections import Counter
 from pathlib import Path
 
-from experiment import SOLVED
-from methods import METHODS
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiment import SOLVED  # noqa: E402
+from methods import METHODS  # noqa: E402
+from stored import files  # noqa: E402
 
 
 Setting = tuple[float, float]  # ease and noise of the problem
@@ -20,8 +24,7 @@ PRETRAINING_MARKS = (100, 1000, 3000, 10**9)  # steps; the last is the end
 def load(output: Path) -> Cells:
     """The cells by setting, method and rows."""
     found = {}
-    for path in sorted((output / "cells").glob("*.json")):
-        cell = json.loads(path.read_text())
+    for cell in files(output / "cells").values():
         settings = cell["settings"]
         setting = settings["problem"]["ease"], settings["problem"]["noise"]
         found[setting, settings["method"], settings["rows"]] = cell

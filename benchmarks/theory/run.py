@@ -18,12 +18,13 @@ import torch
 
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
 from experiment import HELD_OUT, run_cell, run_pretraining  # noqa: E402
 from methods import DECAYS, METHODS, Effort  # noqa: E402
 from network import RATE, WIDTH  # noqa: E402
 from problem import Problem  # noqa: E402
+from stored import repacked  # noqa: E402
 
 
 EASES = (1.0, 1.2)
@@ -109,7 +110,8 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     # Weights that the penalty has driven to nothing would otherwise become subnormal numbers, with which all is slower.
     torch.set_flush_denormal(True)
-    run(options)
+    with repacked(options.output):
+        run(options)
     from figures import draw
     from report import load, write_table
 

@@ -20,16 +20,16 @@ import torch
 
 from merlin_hf.comparison.config import load_config
 from merlin_hf.comparison.experiment import Experiment
-from merlin_hf.comparison.plan import make_plans
-from merlin_hf.comparison.quiet import quiet
-from merlin_hf.comparison.runs import write_text
-from merlin_hf.report.tables import markdown
+from merlin_hf.comparison.progress import quiet
+from merlin_hf.comparison.runner import make_plans
+from merlin_hf.utils.files import write_text
 
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from run import PAIRS, ROWS, load_pair, make_model, sizes  # noqa: E402
+from stored import files, markdown, repacked  # noqa: E402
 
 
 REFERENCE = "joint"
@@ -54,7 +54,7 @@ def load(name: str, rows: int) -> dict:
     """The configuration of a pair; with `WHOLE_MODEL` after its name no layer is frozen, and there are `WHOLE_MODEL_STEPS` steps."""
     config = load_pair(name.removesuffix(WHOLE_MODEL), rows)
     if name.endswith(WHOLE_MODEL):
-        config |= {"freeze_layers": 0, "cache_frozen_layers": False}
+        config["freeze_layers"] = 0
         config["training"] = {**config["training"], "max_steps": WHOLE_MODEL_STEPS}
     return config
 
@@ -87,9 +87,9 @@ def measure(name: str, rows: int, turns: int, methods: list[str]) -> dict:
                 trainer.train()
                 seconds = {"clock": time.perf_counter() - clock, "processor": time.process_time() - processor}
                 for kind, taken in seconds.items():
-                    times.setdefault(plan.label, {}).setdefault(kind, []).append(taken)
+                    times.setdefault(plan.name, {}).setdefault(kind, []).append(taken)
                 del trainer
-        steps = {plan.label: plan.final_runs(experiment, {})[0].steps for plan in plans}
+        steps = {plan.name: plan.final_runs(experiment, {})[0].steps for plan in plans}
         environment = {**experiment.environment, "threads": torch.get_num_threads()}
     without_warm_up = {label: {kind: of[1:] for kind, of in kinds.items()} for label, kinds in times.items()}
     return {
@@ -153,11 +153,11 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(f"--rows must be one of {', '.join(map(str, sizes(name)))} for {name}, got {args.rows}.")
     if args.turns < 2:
         parser.error(f"--turns must be at least 2, so that they can be compared, got {args.turns}.")
-    path = args.results_dir / "cost.json"
-    found: dict[str, dict] = json.loads(path.read_text()) if path.is_file() else {}
-    for name in sections(args.pairs, args.layers):
-        found[name] = measure(name, args.rows, args.turns, args.methods)
-        write(found, args.results_dir)
+    with repacked(args.results_dir):
+        found: dict[str, dict] = files(args.results_dir).get("cost.json", {})
+        for name in sections(args.pairs, args.layers):
+            found[name] = measure(name, args.rows, args.turns, args.methods)
+            write(found, args.results_dir)
 
 
 def write(found: dict[str, dict], folder: Path) -> None:

@@ -7,21 +7,21 @@ changed since, delete the runs of the methods that it is about.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from merlin_hf.comparison.config import CompareConfig, load_config
 from merlin_hf.comparison.experiment import Experiment
-from merlin_hf.comparison.plan import MethodPlan, make_plans
-from merlin_hf.comparison.quiet import quiet
-from merlin_hf.comparison.runs import Run, RunStore
+from merlin_hf.comparison.progress import quiet
+from merlin_hf.comparison.runner import MethodPlan, make_plans
+from merlin_hf.comparison.store import Run, RunStore
 
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+from stored import files  # noqa: E402
 from transfer.run import PAIRS, ROWS, load_pair, make_model  # noqa: E402
 
 
@@ -38,8 +38,8 @@ def restore(config: CompareConfig, results: dict[str, Any]) -> int:
         store = RunStore(Path(config.output_dir) / "runs")
         before = len(store.results)
         for plan in make_plans(experiment):
-            if plan.label in methods:
-                restore_method(experiment, store, plan, methods[plan.label], results)
+            if plan.name in methods:
+                restore_method(experiment, store, plan, methods[plan.name], results)
     return len(store.results) - before
 
 
@@ -84,14 +84,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--work_dir", type=Path, default=Path("runs/transfer"))
     parser.add_argument("--results_dir", type=Path, default=HERE / "results")
     args = parser.parse_args(argv)
+    found = files(args.results_dir)
     for rows in args.rows:
         for name in args.pairs:
-            path = args.results_dir / name / str(rows) / "results.json"
-            if path.is_file():
+            results = found.get(f"{name}/{rows}/results.json")
+            if results is not None:
                 content = load_pair(name, rows)
                 make_model(content)
                 config = load_config({**content, "output_dir": str(args.work_dir / name / str(rows))})
-                print(f"{name}, {rows} rows: {restore(config, json.loads(path.read_text()))} runs")
+                print(f"{name}, {rows} rows: {restore(config, results)} runs")
 
 
 if __name__ == "__main__":

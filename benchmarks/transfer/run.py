@@ -2,7 +2,7 @@
 All methods on pairs of real data sets: `python benchmarks/transfer/run.py --pairs mnist-usps --rows 100`.
 
 A pair is a file of `pairs/`, read over `text.yaml` or `vision.yaml`; sizes that it has too few rows for are left out. What is finished is not run again: the runs are in `--work_dir`, the
-results in `results/<pair>/<rows>/results.json`, as `merlin-hf report` reads them. See README.md.
+results in `results/<pair>/<rows>/results.json`, as `merlin-hf report` reads them, packed into `results/results.jsonl` in the end. See README.md.
 """
 
 import argparse
@@ -17,12 +17,13 @@ import torch
 import yaml
 
 import merlin_hf
-from merlin_hf.comparison.runs import write_text
+from merlin_hf.utils.files import write_text
 
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+from stored import repacked  # noqa: E402
 from transfer import efficientnet  # noqa: E402
 
 
@@ -128,10 +129,11 @@ def main(argv: list[str] | None = None) -> None:
         return config["search"] if args.trials is None else {**config["search"], "trials": args.trials}
 
     args.search = search
-    for rows in args.rows:
-        for name in args.pairs:
-            if rows in sizes(name):
-                run(name, rows, args)
+    with repacked(args.results_dir):
+        for rows in args.rows:
+            for name in args.pairs:
+                if rows in sizes(name):
+                    run(name, rows, args)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,19 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from merlin_hf.comparison.runs import write_text
 from merlin_hf.comparison.statistics import paired_difference
 from merlin_hf.report.comparisons import Comparison, read_comparisons
 from merlin_hf.report.ranks import mean_ranks
-from merlin_hf.report.tables import markdown
+from merlin_hf.report.write import write_report
+from merlin_hf.utils.files import write_text
 
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from stored import markdown, unpacked  # noqa: E402
+
+
 VARIANTS = ("merlin_source_first", "merlin_target_last")
 WITHOUT_SOURCE_PHASE = ("merlin", "merlin_ft")
 CHOSEN = "MeRLin, either variant"
@@ -255,17 +260,19 @@ def verdict(comparisons: list[Comparison]) -> str:
 
 def main(results: Path = HERE / "results", output_dir: Path | None = None) -> None:
     """Write summary, headline, variants and choices as Markdown, into `results` unless told otherwise, and print them."""
-    paths = sorted(results.glob("*/*/results.json"))
-    if not paths:
-        sys.exit(f"There are no results in {results}.")
-    check_searches(paths)
-    found = [read(path) for path in paths]
+    with unpacked(results) as folder:
+        paths = sorted(folder.glob("*/*/results.json"))
+        if not paths:
+            sys.exit(f"There are no results in {results}.")
+        check_searches(paths)
+        found = [read(path) for path in paths]
+        validation = [validation_scores(path) for path in paths]
     parts = ["# What the pairs say together"]
     whole_by_rows, chosen_by_rows, scores_by_rows = {}, {}, {}
     for rows in sorted({comparison.rows for comparison, _ in found}):
         whole = [comparison for comparison, _ in found if comparison.rows == rows]
         of_rows = [standing_for_merlin(comparison, chosen) for comparison, chosen in found if comparison.rows == rows]
-        scores = [validation_scores(path) for path, (one, _) in zip(paths, found, strict=True) if one.rows == rows]
+        scores = [one for one, (comparison, _) in zip(validation, found, strict=True) if comparison.rows == rows]
         whole_by_rows[rows], chosen_by_rows[rows], scores_by_rows[rows] = whole, of_rows, scores
         parts += [
             f"## {rows} labelled rows, {len(of_rows)} pairs",
@@ -294,5 +301,12 @@ def main(results: Path = HERE / "results", output_dir: Path | None = None) -> No
         print(text + "\n")
 
 
+def report(results: Path = HERE / "results", output_dir: Path = HERE / "report") -> None:
+    """Write what `merlin-hf report` says of the pairs."""
+    with unpacked(results) as folder:
+        write_report(read_comparisons([folder])[0], output_dir)
+
+
 if __name__ == "__main__":
     main()
+    report()

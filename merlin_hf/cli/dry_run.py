@@ -4,7 +4,7 @@ import math
 import tempfile
 from typing import Any
 
-from ..comparison.quiet import quiet
+from ..comparison.progress import quiet
 from ..scripts.labels import Labels
 from ..scripts.text_classification import Program
 from .arguments import Request

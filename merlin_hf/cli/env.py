@@ -44,7 +44,7 @@ def env(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         return fail("env", f"unrecognized arguments: {' '.join(rest)}", USAGE_ERROR)
     found = environment()
     if arguments.json:
-        from ..comparison.runs import to_json
+        from ..utils.files import to_json
 
         print(to_json(found, indent=2))
         return 0

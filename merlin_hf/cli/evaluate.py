@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..utils.tables import plain_table, show_table
 from .exit_status import fail
-from .tables import plain_table, show_table
 
 
 CLASS_HEADINGS = ("class", "precision", "recall", "f1", "rows")
@@ -73,7 +73,7 @@ def evaluate(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
         if arguments.output_dir is not None:
             _write(result, Path(arguments.output_dir))
     if arguments.json:
-        from ..comparison.runs import to_json
+        from ..utils.files import to_json
 
         print(to_json(result, indent=2))
         return 0
@@ -124,7 +124,7 @@ def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
     check_names_data(arguments)
     import torch
 
-    from ..comparison.quiet import quiet
+    from ..comparison.progress import quiet
     from ..utils.errors import reading
     from ..utils.validation import ConfigError
     from . import evaluation
@@ -160,9 +160,9 @@ def _title(result: dict[str, Any]) -> str:
 
 
 def _write(result: dict[str, Any], folder: Path) -> None:
-    from ..comparison.runs import to_json, write_text
-    from ..report.canvas import check_can_draw, save
     from ..report.confusion import confusion_figure
+    from ..report.plotting import check_can_draw, save
+    from ..utils.files import to_json, write_text
 
     check_can_draw()
     write_text(folder / "evaluation.json", to_json(result, indent=2) + "\n")

@@ -61,7 +61,7 @@ def report(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
 
 def _report(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:
     """Return the report as Markdown, what it says as JSON, and why something was left out, by name."""
-    from ..report.canvas import check_can_draw
+    from ..report.plotting import check_can_draw
     from ..report.run import name_of
     from ..report.write import RESULTS, left_out
     from ..utils.files import check_output_dir, file_name, to_json, write_text
@@ -178,7 +178,7 @@ def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from ..comparison.quiet import quiet
+    from ..comparison.progress import quiet
     from ..utils.errors import reading
     from ..utils.loading import load_config
     from ..utils.validation import ConfigError

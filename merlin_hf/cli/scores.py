@@ -4,18 +4,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import f1_score, precision_recall_fscore_support
 from transformers import PretrainedConfig
 
 from ..comparison.metrics import classification_metrics, regression_metrics
 from ..data.labels import Labels
 from ..data.models import is_unnamed
-from ..report.confusion import class_scores, confusion_matrix, scores_by_class
+from ..report.confusion import confusion_matrix
 from ..scripts.text_tasks import local_metric
 from ..transfer.labels import MULTI_LABEL, REGRESSION
 from ..utils.validation import ConfigError
 from .evaluation import model_ids
 
 
+SCORES = ("precision", "recall", "f1", "rows")  # of a class, as scikit-learn orders them
 CLASSES, SEVERAL, REAL = "classes", "several labels per row", "real numbers"
 
 
@@ -67,13 +69,13 @@ def metrics_of(
         return multi_label_metrics(logits, flags_of(references, ids, len(names)), names)
     predictions, classes = logits.argmax(-1), ids[references]
     matrix = confusion_matrix(classes, predictions, len(names))
-    of_class = scores_by_class(matrix)
+    of_class = precision_recall_fscore_support(classes, predictions, labels=range(len(names)), zero_division=0)
     occurs = matrix.sum(0) + matrix.sum(1) > 0
     found = classification_metrics(predictions, classes, len(names))
     metrics = {
         "loss": float((np.logaddexp.reduce(logits, axis=-1) - logits[np.arange(len(classes)), classes]).mean()),
         "accuracy": found["accuracy"],
-        "macro_f1": of_class["f1"][occurs].mean(),
+        "macro_f1": of_class[2][occurs].mean(),
         "matthews_correlation": found["matthews_correlation"],
     }
     if task_name is not None and sorted(ids) == list(range(len(names))):
@@ -106,23 +108,21 @@ def multi_label_metrics(logits: np.ndarray, flags: np.ndarray, names: Sequence[s
         `micro_f1` counts labels of all rows together, `macro_f1` is the mean over labels that occur.
     """
     taken = logits > 0
-    right = (taken & flags).sum(0)
-    of_class = class_scores(right, flags.sum(0), taken.sum(0))
+    of_class = precision_recall_fscore_support(flags, taken, zero_division=0)
     occurs = (taken | flags).any(0)
-    total = flags.sum() + taken.sum()
     metrics = {
         "loss": (np.logaddexp(0, logits) - flags * logits).mean(),
         "accuracy": (taken == flags).all(1).mean(),
-        "micro_f1": 2 * right.sum() / total if total else 0.0,
-        "macro_f1": of_class["f1"][occurs].mean() if occurs.any() else 0.0,
+        "micro_f1": f1_score(flags, taken, average="micro", zero_division=0),
+        "macro_f1": of_class[2][occurs].mean() if occurs.any() else 0.0,
     }
     classes = _by_class(names, of_class, occurs)
     return {"metrics": _plain(metrics), "classes": classes, "labels": list(names), "confusion_matrix": None}
 
 
-def _by_class(names: Sequence[str], scores: dict[str, np.ndarray], occurs: np.ndarray) -> list[dict[str, Any]]:
+def _by_class(names: Sequence[str], scores: Sequence[np.ndarray], occurs: np.ndarray) -> list[dict[str, Any]]:
     return [
-        {"class": name, **{key: values[id].item() for key, values in scores.items()}}
+        {"class": name, **{key: values[id].item() for key, values in zip(SCORES, scores, strict=True)}}
         for id, name in enumerate(names)
         if occurs[id]
     ]

@@ -11,9 +11,9 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
+from ..utils.tables import show_table
 from .accelerate_configs import NAMES, accelerate_config
 from .exit_status import FAILURE, USAGE_ERROR, fail
-from .tables import show_table
 
 
 MODULE = "merlin_hf.cli.main"
@@ -185,7 +185,7 @@ def _train_here(request: Any, arguments: argparse.Namespace) -> int:
     if result is None:
         return status
     if arguments.json:
-        from ..comparison.runs import to_json
+        from ..utils.files import to_json
 
         print(to_json(result, indent=2))
     elif arguments.dry_run:

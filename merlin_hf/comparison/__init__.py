@@ -2,8 +2,8 @@
 
 from ..utils.validation import ConfigError
 from .config import CompareConfig, SearchConfig, SourceConfig, TargetConfig, load_config
-from .driver import ComparisonError, ComparisonResult, compare
 from .dry_run import DryRun, dry_run
+from .runner import ComparisonError, ComparisonResult, compare
 
 
 __all__ = [

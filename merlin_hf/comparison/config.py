@@ -140,10 +140,6 @@ class CompareConfig:
         from_scratch (`bool`): random weights by seed, of the model's `config.json`.
         freeze_layers (`int`): lower layers that are left as they are, with the embeddings. BatchNorm in them normalises by its running
             statistics.
-        cache_frozen_layers (`bool`): what they make of a text or an image is computed once and kept, in memory, for all steps, methods
-            and seeds. Their dropout is then off. For models that are a plain stack of layers on `embeddings`, as BERT, ViT and
-            EfficientNet are. Where a classifier of texts reads the first token alone, as those of BERT and RoBERTa do, the last layer
-            computes no other after its attention, but for methods that read layers and your own.
         attn_implementation (`str`, *optional*): as in `from_pretrained`, such as `"eager"`.
         max_seq_length (`int`): longer texts are cut to so many tokens.
         image_size (`int`, *optional*): height and width in pixels, for models without an image processor.
@@ -166,7 +162,6 @@ class CompareConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     from_scratch: bool = False
     freeze_layers: Annotated[int, interval("[0, 10_000]")] = 0
-    cache_frozen_layers: bool = False
     attn_implementation: str | None = None
     max_seq_length: Annotated[int, interval("[1, 1_000_000]")] = 128
     image_size: Annotated[int, interval("[1, 100_000]")] | None = None
@@ -185,7 +180,7 @@ class CompareConfig:
         self.seeds = check_seeds(self.seeds, "seeds")
         self.training = check_training(self.training)
         self.methods: list[MethodConfig] = read_methods(self.methods, has_source=self.source is not None)
-        labels = [method.label for method in self.methods]
+        labels = [method.name for method in self.methods]
         if self.reference is None:
             self.reference = default_reference(labels)
         elif self.reference not in labels:
@@ -195,18 +190,13 @@ class CompareConfig:
             self._check_space(method)
         if self.from_scratch and self.freeze_layers:
             raise ConfigError("`freeze_layers` would keep random weights: leave it out with `from_scratch: true`.")
-        if self.cache_frozen_layers:
-            if not self.freeze_layers:
-                raise ConfigError("`cache_frozen_layers` has no layers to keep: give `freeze_layers`, at least 1.")
-            if self.save_models:
-                raise ConfigError("`save_models` would save the upper layers alone: leave out `cache_frozen_layers`.")
 
     def _check_space(self, method: MethodConfig) -> None:
         space = method.trainer_class.search_space if method.search is None else method.search
         settings = len(self.search.learning_rates) * math.prod(map(len, space.values()))
         if self.search.trials > 1 and settings > MAX_SETTINGS:
             raise ConfigError(
-                f"`methods.{method.label}.search` and `search.learning_rates` make {settings} settings, more than {MAX_SETTINGS}: "
+                f"`methods.{method.name}.search` and `search.learning_rates` make {settings} settings, more than {MAX_SETTINGS}: "
                 "leave values out."
             )
 
@@ -223,7 +213,7 @@ class CompareConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The whole configuration as plain values, which [`load_config`] reads again."""
-        return {**dataclasses.asdict(self), "methods": {method.label: method.to_mapping() for method in self.methods}}
+        return {**dataclasses.asdict(self), "methods": {method.name: method.to_mapping() for method in self.methods}}
 
 
 def check_seeds(seeds: Any, key: str) -> list[int]:

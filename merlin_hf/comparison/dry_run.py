@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.markdown import visible
+from ..utils.tables import plain_table
 from .config import load_config
-from .driver import Driver, count_finished, hold_output_dir
 from .experiment import Experiment
-from .figure import check_can_draw
-from .plan import find_unusable, make_plans
-from .progress import Progress
-from .quiet import quiet
-from .report import data_name
-from .runs import RunStore
+from .progress import Progress, quiet
+from .results import check_can_draw, data_name
+from .runner import ComparisonRunner, count_finished, find_unusable, hold_output_dir, make_plans
+from .store import RunStore
 
 
 @dataclass
@@ -54,10 +52,10 @@ def dry_run(config: Any, **overrides: Any) -> DryRun:
             store = RunStore(Path(config.output_dir) / "runs", experiment.processes.is_main_process, experiment.metric)
         plans = make_plans(experiment)
         find_unusable(experiment, plans, store)
-        driver = Driver(experiment, store, Progress())
+        runner = ComparisonRunner(experiment, store, Progress())
         methods = [
             {
-                "label": plan.label,
+                "label": plan.name,
                 "method": plan.method.method,
                 "use_source": plan.method.use_source,
                 "not_applicable": plan.reason,
@@ -65,7 +63,7 @@ def dry_run(config: Any, **overrides: Any) -> DryRun:
                 "trials": len(plan.settings) * len(config.search_seeds) if plan.searches else 0,
                 "steps": [experiment.steps(plan.method, setting) for setting in plan.settings],
                 "runs": plan.count(experiment),
-                "finished": count_finished([plan], driver),
+                "finished": count_finished([plan], runner),
             }
             for plan in plans
         ]
@@ -99,20 +97,18 @@ def _data_lines(summary: dict[str, Any]) -> list[str]:
 
 
 def _method_lines(summary: dict[str, Any]) -> list[str]:
-    rows = [["method", "source", "trials", "steps", "runs", "finished"]]
+    rows, others = [], []
     for method in summary["methods"]:
         if method["not_applicable"]:
-            rows.append([method["label"], f"not applicable: {method['not_applicable']}"])
+            others.append(f"{method['label']} is not applicable: {method['not_applicable']}")
             continue
         steps = sorted(set(method["steps"]))
         shown = "closed form" if steps == [0] else str(steps[0]) if len(steps) == 1 else f"{steps[0]}-{steps[-1]}"
         counts = (method["trials"], shown, method["runs"], method["finished"])
-        rows.append([method["label"], "yes" if method["use_source"] else "no", *map(str, counts)])
-    widths = [max(len(row[column]) for row in rows if len(row) == 6) for column in range(6)]
-    widths[0] = max(len(row[0]) for row in rows)
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
+        rows.append([method["label"], "yes" if method["use_source"] else "no", *counts])
     left = sum(method["runs"] - method["finished"] for method in summary["methods"])
-    return [*lines, "", f"{left} runs to do; results in {summary['output_dir']}"]
+    table = plain_table(("method", "source", "trials", "steps", "runs", "finished"), rows).splitlines() if rows else []
+    return [*table, *others, "", f"{left} runs to do; results in {summary['output_dir']}"]
 
 
 def _classes(names: list[str] | None) -> str:

@@ -1,7 +1,10 @@
 """The data and the model of a comparison, and one training run on them."""
 
 import gc
+import hashlib
+import inspect
 import platform
+import sys
 import tempfile
 import time
 from functools import cached_property
@@ -13,32 +16,18 @@ import datasets
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
 from transformers.utils import CONFIG_NAME
 
-from ..methods.delta import DeltaTrainingArguments
-from ..transfer.layers import find_layers
 from ..utils.files import file_names, write_text
 from ..utils.validation import ConfigError, first_sentence
 from .config import CompareConfig
-from .encoding import ImageEncoder
-from .frozen import (
-    FrozenImageEncoder,
-    FrozenTextEncoder,
-    LowerLayers,
-    check_cut,
-    check_memory,
-    cut_lower_layers,
-    names_above_the_cut,
-    reads_first_token_alone,
-)
 from .method_config import MethodConfig
 from .metrics import CLASSIFICATION, REGRESSION, default_metric, make_compute_metrics
 from .models import build_model, load_encoder, load_model_config, model_identity
-from .own_code import own_classes, own_code
-from .pair import Pair
+from .pair import TaskPair
 from .progress import Progress, StepCallback
-from .runs import FINAL, FORMAT, Run
+from .store import FINAL, FORMAT, Run
 from .tasks import IMAGE, Rows
 
 
@@ -46,6 +35,9 @@ SETUP = ("use_cpu", "ddp_backend", "ddp_timeout")
 DEFAULTS = {"per_device_eval_batch_size": 64, "report_to": "none"}
 TABLES = ("results.json", "table.md", "results.csv", "comparison.png")
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "numpy")
+
+
+KNOWN_BY_VERSION = {"merlin_hf", "transformers", "torch", *sys.stdlib_module_names}
 
 
 class Experiment:
@@ -61,44 +53,19 @@ class Experiment:
 
     def __init__(self, config: CompareConfig):
         self.config = config
-        self.folders = file_names(method.label for method in config.methods)
+        self.folders = file_names(method.name for method in config.methods)
         self._folder = tempfile.TemporaryDirectory(prefix="merlin_hf-")  # Trainer wants one; nothing is kept there
         # Training arguments set up the processes when asked for the device; the state can then be asked.
         given = {name: config.training[name] for name in SETUP if name in config.training}
         self.device = TrainingArguments(self._folder.name, **given).device
         self.processes = PartialState()
         with self.processes.local_main_process_first():
-            self.pair = Pair(config)
+            self.pair = TaskPair(config)
         self.labels = self.pair.labels
         self.model_config = load_model_config(config, self.labels)
         self.encoder = load_encoder(config, self.model_config, self.pair.pool.kind)
-        self._reads_first_token_alone = False
-        if config.cache_frozen_layers:
-            self.encoder = self._encoder_of_frozen_layers()
         self.metric = self._choose_metric()
         self._encoded: dict[str, datasets.Dataset] = {}
-
-    def _encoder_of_frozen_layers(self) -> FrozenTextEncoder | FrozenImageEncoder:
-        whole = build_model(self.config, self.model_config, self.pair.pool.kind, seed=0)
-        layers, training = self.config.freeze_layers, self.config.training
-        precision = torch.bfloat16 if training.get("bf16") else torch.float16 if training.get("fp16") else None
-        lower = LowerLayers(whole, layers, self.encoder.collator, precision)
-        few = self.encoder(self.pair.test.select(list(range(min(4, len(self.pair.test))))))
-        check_cut(lower, few)
-        if isinstance(self.encoder, ImageEncoder):
-            check_memory(lower, few, self._rows_in_all())
-            encoder = FrozenImageEncoder(self.encoder, lower)
-        else:
-            self._reads_first_token_alone = reads_first_token_alone(lower, few)
-            encoder = FrozenTextEncoder(self.encoder, lower)
-        whole.to(self.device)
-        return encoder
-
-    def _rows_in_all(self) -> int:
-        """How many rows are read, at most."""
-        drawn = (self.config.target.rows or len(self.pair.pool)) * len(self.config.seeds)
-        source = len(self.pair.source) if self.pair.source is not None else 0
-        return min(drawn, len(self.pair.pool)) + len(self.pair.test) + source
 
     def _choose_metric(self) -> str:
         is_regression = self.labels.is_regression
@@ -124,10 +91,10 @@ class Experiment:
 
     def make_run(self, method: MethodConfig, kind: str, seed: int, setting: dict[str, Any]) -> Run:
         """A run, with all that determines its result."""
-        train, judged = self.pair.rows_of(kind, seed)
+        train, eval_rows = self.pair.rows_of(kind, seed)
         steps = self.steps(method, setting)
         with_source = self.has_source(method)
-        content = {
+        fingerprint = {
             "format": FORMAT,
             "merlin_hf": _merlin_version(),
             "method": method.method,
@@ -135,7 +102,7 @@ class Experiment:
             "steps": steps,
             "seed": seed,
             "train_rows": train.identity,
-            "judged_by": judged.identity,
+            "judged_by": eval_rows.identity,
             "source_rows": self.pair.source.identity if with_source else None,
             "columns": [train.task.text_columns, self.pair.source.task.text_columns if with_source else None],
             "model": self._model_identity,
@@ -143,12 +110,11 @@ class Experiment:
             "freeze_layers": self.config.freeze_layers,
             **({"frozen_batch_norm": True} if self.config.freeze_layers and train.kind == IMAGE else {}),
             **own_code(method.trainer_class),
-            **({"cache_frozen_layers": True} if self.config.cache_frozen_layers else {}),
             **({"attn_implementation": self.config.attn_implementation} if self.config.attn_implementation else {}),
             "input_size": self.config.image_size if train.kind == IMAGE else self.config.max_seq_length,
             "processes": self.processes.num_processes,
         }
-        return Run(method.label, kind, seed, setting, steps, content)
+        return Run(method.name, kind, seed, setting, steps, fingerprint)
 
     @cached_property
     def _model_identity(self) -> str:
@@ -201,17 +167,13 @@ class Experiment:
         Raises:
             ValueError: the method cannot be used with this model or data.
         """
-        train, judged = self.pair.rows_of(run.kind, run.seed)
+        train, eval_rows = self.pair.rows_of(run.kind, run.seed)
         set_seed(run.seed)
         with_source = self.has_source(method)
         model = build_model(self.config, self.model_config, train.kind, run.seed)
         args = self.training_args(
             method, run.setting, seed=run.seed, max_steps=run.steps or self.config.training["max_steps"]
         )
-        if self.config.cache_frozen_layers:
-            self._name_layers_that_are_left(model, args)
-            alone = self._reads_first_token_alone and not reads_layers(method.trainer_class)
-            model = cut_lower_layers(model, self.config.freeze_layers, first_token_alone=alone)
         trainer = method.trainer_class(
             model=model,
             args=args,
@@ -223,18 +185,7 @@ class Experiment:
         )
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
-        return trainer, self.encode(judged)
-
-    def _name_layers_that_are_left(self, model: PreTrainedModel, args: TrainingArguments) -> None:
-        """Have DELTA compare the layers that it would of the whole model, less the frozen ones, which do not change."""
-        if not isinstance(args, DeltaTrainingArguments):
-            return
-        named = args.layer_modules or find_layers(model, args.num_layers)
-        args.layer_modules = names_above_the_cut(model, named, self.config.freeze_layers)
-        if not args.layer_modules:
-            raise ValueError(
-                f"`freeze_layers: {self.config.freeze_layers}` freezes all layers that are compared: {', '.join(named)}."
-            )
+        return trainer, self.encode(eval_rows)
 
     def train_and_score(self, method: MethodConfig, run: Run, progress: Progress) -> dict[str, Any]:
         """
@@ -245,12 +196,12 @@ class Experiment:
         """
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        trainer, judged = self.build_trainer(method, run)
+        trainer, eval_dataset = self.build_trainer(method, run)
         trainer.add_callback(StepCallback(progress))
         start = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - start
-        scores = trainer.evaluate(eval_dataset=judged)
+        scores = trainer.evaluate(eval_dataset=eval_dataset)
         if self.config.save_models and run.kind == FINAL:
             self.save_model(trainer, method, run)
         names = REGRESSION if self.labels.is_regression else CLASSIFICATION
@@ -262,7 +213,7 @@ class Experiment:
             "budget_rows": self.budget_rows,
             "metrics": {name: scores[f"eval_{name}"] for name in names},
             "train_rows": len(trainer.train_dataset),
-            "judged_rows": len(judged),
+            "judged_rows": len(eval_dataset),
             "train_seconds": seconds,
             "peak_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
             "log_history": trainer.state.log_history,
@@ -275,7 +226,7 @@ class Experiment:
 
     def model_folder(self, method: MethodConfig, seed: int) -> Path:
         """Where `save_models` keeps the model of a final run."""
-        return Path(self.config.output_dir) / "models" / self.folders[method.label] / f"seed-{seed}"
+        return Path(self.config.output_dir) / "models" / self.folders[method.name] / f"seed-{seed}"
 
     def save_model(self, trainer: Trainer, method: MethodConfig, run: Run) -> None:
         """Keep a run's model, with the run's key beside it."""
@@ -337,13 +288,7 @@ def check_settings(experiment: Experiment, method: MethodConfig, settings: list[
             experiment.training_args(method, setting)
         except (ValueError, TypeError) as error:
             given = ", ".join(f"{name}={value!r}" for name, value in {**method.options, **setting}.items())
-            raise ConfigError(f"`methods.{method.label}` ({given}): {first_sentence(error)}") from error
-
-
-def reads_layers(trainer_class: type[Trainer]) -> bool:
-    """Whether a method reads what single layers put out; of one that is not the package's own it is not known, so that it may."""
-    regularizer = getattr(trainer_class, "regularizer_class", None)
-    return bool(own_classes(trainer_class)) or getattr(regularizer, "reads_layers", False)
+            raise ConfigError(f"`methods.{method.name}` ({given}): {first_sentence(error)}") from error
 
 
 def _key_of(model_folder: Path) -> Path:
@@ -354,3 +299,35 @@ def _merlin_version() -> str:
     from .. import __version__
 
     return __version__
+
+
+def own_classes(trainer_class: type[Trainer]) -> list[type]:
+    """The classes of a method and of its options that are the user's; none for the package's methods."""
+    options = getattr(trainer_class, "training_args_class", object)
+    classes = dict.fromkeys([*trainer_class.__mro__, *options.__mro__])
+    return [cls for cls in classes if cls.__module__.partition(".")[0] not in KNOWN_BY_VERSION]
+
+
+def own_code(trainer_class: type[Trainer]) -> dict[str, str]:
+    """
+    A text that changes when the files change in which a method of the user's, or its options, are written.
+
+    Returns:
+        `dict[str, str]`: under `"code"`; empty for the package's methods, and where there is no file, as in a shell.
+    """
+    files = [_file_of(cls) for cls in own_classes(trainer_class)]
+    contents = {file.read_bytes() for file in files if file is not None}
+    if not contents:
+        return {}
+    digest = hashlib.blake2b(digest_size=8)
+    for content in sorted(contents):
+        digest.update(len(content).to_bytes(8, "big") + content)
+    return {"code": digest.hexdigest()}
+
+
+def _file_of(cls: type) -> Path | None:
+    try:
+        path = Path(inspect.getsourcefile(cls) or "")
+    except (TypeError, OSError):
+        return None
+    return path if path.is_file() else None

@@ -59,14 +59,14 @@ class MethodConfig:
     One line of the table.
 
     Args:
-        label (`str`): what it is called there.
+        name (`str`): what it is called there, its label.
         method (`str`): a name in `merlin_hf.METHODS`.
         options (`dict`): options that are the same in all its runs, and are not searched.
         search (`dict[str, list]`, *optional*): values to try instead of those of the method's `search_space`.
         use_source (`bool`): whether it is given the source.
     """
 
-    label: str
+    name: str
     method: str
     options: dict[str, Any] = field(default_factory=dict)
     search: dict[str, list] | None = None
@@ -132,7 +132,7 @@ def read_methods(given: Any, has_source: bool) -> list[MethodConfig]:
     if not isinstance(given, list | tuple | Mapping) or not given:
         raise ConfigError(f"`methods` must be a list of names or a mapping of names to options, got {shown(given)}.")
     if isinstance(given, list | tuple) and all(isinstance(one, MethodConfig) for one in given):
-        given = {one.label: one.to_mapping() for one in given}
+        given = {one.name: one.to_mapping() for one in given}
     if not isinstance(given, Mapping):
         given = check_value(given, list[str], "methods")
         if len(set(given)) < len(given):

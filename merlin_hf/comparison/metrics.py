@@ -49,41 +49,44 @@ def is_better(score: float, other: float, metric: str) -> bool:
 
 def classification_metrics(predictions: np.ndarray, references: np.ndarray, num_labels: int) -> dict[str, float]:
     """
+    Score classes.
+
     Args:
         predictions, references (`np.ndarray` of shape `(n,)`): class ids.
+        num_labels (`int`): classes.
 
     Returns:
         `dict[str, float]`: `accuracy`; `f1` of class 1 where there are two classes, else the mean over classes that occur;
         `matthews_correlation`, 0 where all predictions or all references are one class.
     """
-    counts = np.zeros((num_labels, num_labels))
-    np.add.at(counts, (references, predictions), 1)
-    right, of_class, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
-    total = of_class + predicted
-    f1 = np.divide(2 * right, total, out=np.zeros(num_labels), where=total > 0)
-    f1 = f1[1] if num_labels == 2 else f1[total > 0].mean()
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-    rows = counts.sum()
-    covariance = right.sum() * rows - of_class @ predicted
-    variances = (rows**2 - predicted @ predicted) * (rows**2 - of_class @ of_class)
-    correlation = covariance / np.sqrt(variances) if variances > 0 else 0.0
-    return {"accuracy": right.sum() / rows, "f1": f1, "matthews_correlation": correlation}
+    labels = [1] if num_labels == 2 else None
+    varies = np.ptp(predictions) > 0 and np.ptp(references) > 0
+    return {
+        "accuracy": float(accuracy_score(references, predictions)),
+        "f1": float(f1_score(references, predictions, labels=labels, average="macro", zero_division=0)),
+        "matthews_correlation": float(matthews_corrcoef(references, predictions)) if varies else 0.0,
+    }
 
 
 def regression_metrics(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
     """
+    Score real numbers.
+
     Args:
         predictions, references (`np.ndarray` of shape `(n,)`).
 
     Returns:
-        `dict[str, float]`: `pearson` and `spearmanr`, 0 where all predictions are equal; `mse`.
+        `dict[str, float]`: `pearson` and `spearmanr`, 0 where all predictions or all references are equal; `mse`.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import pearsonr, spearmanr
 
+    varies = np.ptp(predictions) != 0 and np.ptp(references) != 0
     return {
-        "pearson": _correlation(predictions, references),
-        "spearmanr": _correlation(rankdata(predictions), rankdata(references)),
-        "mse": np.mean((predictions - references) ** 2),
+        "pearson": float(pearsonr(predictions, references).statistic) if varies else 0.0,
+        "spearmanr": float(spearmanr(predictions, references).statistic) if varies else 0.0,
+        "mse": float(np.mean((predictions - references) ** 2)),
     }
 
 
@@ -96,15 +99,7 @@ def make_compute_metrics(num_labels: int, is_regression: bool) -> Callable:
             return dict.fromkeys(REGRESSION if is_regression else CLASSIFICATION, float("nan"))
         references = np.asarray(output.label_ids).reshape(-1)
         if is_regression:
-            metrics = regression_metrics(logits.reshape(-1).astype(float), references.astype(float))
-        else:
-            metrics = classification_metrics(logits.argmax(-1), references, num_labels)
-        return {name: float(value) for name, value in metrics.items()}
+            return regression_metrics(logits.reshape(-1).astype(float), references.astype(float))
+        return classification_metrics(logits.argmax(-1), references, num_labels)
 
     return compute_metrics
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    one, other = one - one.mean(), other - other.mean()
-    scale = np.sqrt((one @ one) * (other @ other))
-    return one @ other / scale if scale > 0 or np.isnan(scale) else 0.0

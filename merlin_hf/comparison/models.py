@@ -15,16 +15,16 @@ from transformers import (
 
 from ..data.labels import Labels
 from ..data.models import configure_labels, load_image_processor, load_tokenizer, longest_text
-from ..transfer.layers import KEPT_STATISTICS
+from ..transfer.layers import KEPT_STATISTICS, layer_stack
 from ..utils.loading import load_config, load_model
 from ..utils.validation import ConfigError
 from .config import CompareConfig
 from .encoding import ImageEncoder, TextEncoder, by_processor, resize_and_scale
-from .frozen import embeddings_name, layer_stack
 from .tasks import IMAGE, TEXT
 
 
 AUTO_MODELS = {TEXT: AutoModelForSequenceClassification, IMAGE: AutoModelForImageClassification}
+EMBEDDINGS = ("embeddings", "embedder", "conv_stem")  # in most models, in ResNet, in MobileNet
 IDENTIFYING_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 
 
@@ -96,7 +96,7 @@ def freeze(model: PreTrainedModel, layers: int) -> None:
     stack = layer_stack(model)
     if len(stack) < layers:
         raise ConfigError(f"`freeze_layers` must be at most {len(stack)}, the layers of this model, got {layers}.")
-    for part in (_embeddings(model.base_model), *list(stack)[:layers]):
+    for part in (_embeddings(model.base_model), *map(model.get_submodule, stack[:layers])):
         part.requires_grad_(False)
         for module in part.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -105,7 +105,7 @@ def freeze(model: PreTrainedModel, layers: int) -> None:
 
 
 def _embeddings(base: PreTrainedModel) -> nn.Module:
-    name = embeddings_name(base)
+    name = next((name for name in EMBEDDINGS if isinstance(getattr(base, name, None), nn.Module)), None)
     if name is not None:
         return getattr(base, name)
     try:

@@ -5,11 +5,11 @@ from functools import cached_property
 from ..utils.validation import ConfigError
 from .config import CompareConfig
 from .draws import draw_rows, split_off_validation
-from .runs import FINAL
+from .store import FINAL
 from .tasks import Rows, load_rows, load_splits_of, overlap
 
 
-class Pair:
+class TaskPair:
     """
     The rows of both tasks, checked.
 

@@ -14,8 +14,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.modelcard import METRIC_TAGS, TASK_MAPPING, TASK_TAG_TO_NAME_MAPPING
 
-from ..utils.log_history import Evaluation, metric_title, shown, training_table
-from ..utils.markdown import Markdown, cell, code, escape, table, visible
+from ..utils.log_history import Evaluation, metric_title, training_table
+from ..utils.markdown import Markdown, cell, code, escape, visible
+from ..utils.tables import markdown_table, shown
 from .errors import PublishError
 
 
@@ -316,7 +317,7 @@ def _mention(origin: Origin) -> str:
 def _labels_table(examples: list[Example]) -> str:
     is_pair = any(example.text_pair is not None for example in examples)
     header = ("label", "text", "text pair") if is_pair else ("label", "example")
-    return table(header, [(_short(example.label), *example[1 : len(header)]) for example in examples])
+    return markdown_table(header, [(_short(example.label), *example[1 : len(header)]) for example in examples])
 
 
 def _data_table(content: CardContent) -> str:
@@ -331,7 +332,7 @@ def _data_table(content: CardContent) -> str:
             count = "" if origin.rows is None else f"{origin.rows:,}"
             config, split = _short(origin.config), _short(origin.split)
             rows.append((role, origin.markdown, config, split, count, ", ".join(labels)))
-    return table(("", "data set", "configuration", "split", "rows", "labels"), rows)
+    return markdown_table(("", "data set", "configuration", "split", "rows", "labels"), rows)
 
 
 def _evaluation_section(content: CardContent, evaluation: Evaluation) -> dict[str, str]:
@@ -350,17 +351,17 @@ def _evaluation_section(content: CardContent, evaluation: Evaluation) -> dict[st
     return {
         "heading": f"Results on {escape(_short(evaluation.name))}" if evaluation.name else "Results",
         "note": f"{note}.",
-        "table": table(("metric", "value"), rows),
+        "table": markdown_table(("metric", "value"), rows),
     }
 
 
 def _options_table(header: str, options: dict[str, str]) -> str:
-    return table((header, "value"), [(code(name, in_table=True), value) for name, value in options.items()])
+    return markdown_table((header, "value"), [(code(name, in_table=True), value) for name, value in options.items()])
 
 
 def _training_table(log_history: list[dict[str, Any]]) -> str:
     rows = training_table(log_history)
-    return table(tuple(map(_short, rows[0])), [tuple(row.values()) for row in rows]) if rows else ""
+    return markdown_table(tuple(map(_short, rows[0])), [tuple(row.values()) for row in rows]) if rows else ""
 
 
 def _versions(is_adapter: bool) -> str:

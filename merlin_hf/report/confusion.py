@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..utils.markdown import figure_text
-from .canvas import new_figure
+from .plotting import new_figure
 
 
 if TYPE_CHECKING:
@@ -34,41 +34,11 @@ def confusion_matrix(references: Any, predictions: Any, num_labels: int) -> np.n
     for name, ids in (("references", references), ("predictions", predictions)):
         if ids.size and not (0 <= ids.min() and ids.max() < num_labels):
             raise ValueError(f"`{name}` must be ids from 0 to {num_labels - 1}, got {ids.min()} to {ids.max()}.")
-    counts = np.zeros((num_labels, num_labels), dtype=np.int64)
-    np.add.at(counts, (references, predictions), 1)
-    return counts
+    from sklearn.metrics import confusion_matrix as count
 
-
-def scores_by_class(matrix: np.ndarray) -> dict[str, np.ndarray]:
-    """
-    Args:
-        matrix (`np.ndarray` of shape `(num_labels, num_labels)`): as from [`confusion_matrix`].
-
-    Returns:
-        `precision`, `recall` and `f1`, `(num_labels,)` each, 0 where there is nothing to divide by; and `rows` of each class.
-    """
-    return class_scores(np.diag(matrix), matrix.sum(1), matrix.sum(0))
-
-
-def class_scores(right: np.ndarray, rows: np.ndarray, taken: np.ndarray) -> dict[str, np.ndarray]:
-    """
-    Args:
-        right, rows, taken (`np.ndarray` of shape `(num_labels,)`): how many rows of each class are found, how many there are, and
-            how many rows are taken for it.
-
-    Returns:
-        as from [`scores_by_class`].
-    """
-
-    def divided(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-        return np.divide(above, below, out=np.zeros(len(rows)), where=below > 0)
-
-    return {
-        "precision": divided(right, taken),
-        "recall": divided(right, rows),
-        "f1": divided(2 * right, taken + rows),
-        "rows": rows,
-    }
+    if not references.size:
+        return np.zeros((num_labels, num_labels), dtype=np.int64)
+    return count(references, predictions, labels=range(num_labels))
 
 
 def confusion_figure(matrix: np.ndarray, names: Sequence[str]) -> "Figure":

@@ -11,7 +11,7 @@ from ..utils.files import FileError, read_json
 from ..utils.log_history import MOST_METRICS, check_log_history, is_number, metrics_of
 from ..utils.markdown import figure_text, visible
 from ..utils.validation import ConfigError
-from .canvas import COLORS, panels
+from .plotting import COLORS, panels
 
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..utils.markdown import figure_text
-from .canvas import REFERENCE_COLOR, color_map, new_figure, panels
 from .comparisons import Comparison, by_pair
+from .plotting import REFERENCE_COLOR, color_map, new_figure, panels
 from .ranks import win_counts
 
 

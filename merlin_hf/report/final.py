@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..utils.files import FileError, read_json
-from ..utils.log_history import NO_RESULT_PREFIXES, NO_RESULTS, is_number, last_evaluations, metric_title, shown
+from ..utils.log_history import NO_RESULT_PREFIXES, NO_RESULTS, is_number, last_evaluations, metric_title
 from ..utils.markdown import visible
+from ..utils.tables import markdown_table, shown
 from ..utils.validation import ConfigError
-from .tables import markdown
 
 
 # What `Trainer.save_metrics` writes: the evaluation alone first, as the other file may hold that of an earlier run.
@@ -53,7 +53,7 @@ def score_section(score: FinalScore) -> str:
     """The metrics as a section in Markdown."""
     rows = [(_title(name), shown(value)) for name, value in score.metrics.items()]
     counted = "" if score.rows is None else f" on {score.rows:,} rows"
-    return f"## Final score\n\nOf the last evaluation{counted}.\n\n{markdown(('metric', 'value'), rows)}"
+    return f"## Final score\n\nOf the last evaluation{counted}.\n\n{markdown_table(('metric', 'value'), rows)}"
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

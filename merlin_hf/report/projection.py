@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..utils.markdown import figure_text
-from .canvas import COLORS, panels
+from .plotting import COLORS, panels
 
 
 if TYPE_CHECKING:

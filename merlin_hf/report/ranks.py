@@ -1,10 +1,12 @@
 """Which methods are better than which, over many comparisons."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 
 from ..comparison.statistics import holm, paired_difference
 from .comparisons import Comparison, by_pair
@@ -16,19 +18,14 @@ LEAST_PAIRS = 5  # of which methods are told apart
 
 def average_ranks(gains: Sequence[float]) -> np.ndarray:
     """
-    Rank 1 for the highest value; values that are equal to 12 decimals share the mean of their ranks, as means of the same scores in
-    another order differ in the last bit.
+    Return ranks of shape `(n,)`, 1 for the highest value; equal values share the mean of their ranks.
+
+    Values are equal that are to 12 decimals, as means of the same scores in another order differ in the last bit.
 
     Args:
         gains (`Sequence[float]`): without NaN.
-
-    Returns:
-        `np.ndarray` of shape `(n,)`.
     """
-    values = np.asarray(gains, dtype=float).round(12)
-    higher = (values[None] > values[:, None]).sum(1)
-    equal = (values[None] == values[:, None]).sum(1)
-    return higher + (equal + 1) / 2
+    return rankdata(-np.asarray(gains, dtype=float).round(12))
 
 
 def balanced(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -88,6 +85,64 @@ def mean_ranks(comparisons: Sequence[Comparison]) -> dict[str, float]:
     _, ranks = ranks_of_pairs(comparisons, labels)
     found = dict(zip(labels, ranks.mean(0).tolist(), strict=True)) if labels else {}
     return dict(sorted(found.items(), key=lambda item: (item[1], item[0])))
+
+
+def can_test(comparisons: Sequence[Comparison]) -> bool:
+    """Return whether there are enough pairs to test methods over, and two methods at least."""
+    return len(by_pair(comparisons)) >= LEAST_PAIRS and len(complete_methods(comparisons)) > 1
+
+
+def wilcoxon_holm(comparisons: Sequence[Comparison]) -> dict[tuple[str, str], float]:
+    """
+    Test each two methods over pairs by Wilcoxon's signed-rank test, with Holm's correction over the tests.
+
+    A pair counts once, by the mean over its numbers of rows of the difference of the two means over seeds.
+
+    Returns:
+        `dict`: corrected p by the two labels, the better mean rank first; 1 for methods that are equal everywhere.
+    """
+    from scipy.stats import wilcoxon
+
+    ordered = list(mean_ranks(comparisons))
+    gains = np.array(
+        [
+            np.mean([[comparison.gain(label) for label in ordered] for comparison in of_pair], axis=0)
+            for of_pair in by_pair(comparisons).values()
+        ]
+    )
+    couples = list(itertools.combinations(range(len(ordered)), 2))
+    p_values = []
+    for one, other in couples:
+        differences = gains[:, one] - gains[:, other]
+        p_values.append(float(wilcoxon(differences).pvalue) if differences.any() else 1.0)
+    return {
+        (ordered[one], ordered[other]): p
+        for (one, other), p in zip(couples, holm(p_values), strict=True)
+        if p is not None
+    }
+
+
+def groups(ordered: Sequence[str], p_values: dict[tuple[str, str], float]) -> list[tuple[int, int]]:
+    """
+    The longest runs of methods, in the order of their ranks, of which no two differ significantly.
+
+    Args:
+        ordered (`Sequence[str]`): labels, best first.
+        p_values (`dict`): by two labels in that order.
+
+    Returns:
+        `list[tuple[int, int]]`: the first and the last place of each run of two methods or more.
+    """
+    found: list[tuple[int, int]] = []
+    for first in range(len(ordered)):
+        last = first
+        while last + 1 < len(ordered) and all(
+            p_values[ordered[place], ordered[last + 1]] >= SIGNIFICANCE for place in range(first, last + 1)
+        ):
+            last += 1
+        if last > first and not any(last <= end for _, end in found):
+            found.append((first, last))
+    return found
 
 
 def paired_p(comparison: Comparison, one: str, other: str) -> float | None:

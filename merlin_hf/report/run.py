@@ -8,14 +8,14 @@ import numpy as np
 from ..utils.files import write_text
 from ..utils.log_history import training_table
 from ..utils.markdown import escape, visible
+from ..utils.tables import markdown_table
 from ..utils.validation import ConfigError
-from .canvas import save
 from .confusion import confusion_figure, confusion_matrix
 from .curves import has_curves, read_log_history, training_curves
 from .final import final_score, score_section
+from .plotting import save
 from .projection import projection_figure
 from .summary import Report
-from .tables import markdown
 
 
 HEADER = "<!-- Written by `merlin-hf report` from the files of a run; do not edit. -->"
@@ -86,7 +86,7 @@ def make_run_report(
         parts.append(score_section(score))
     if rows:
         parts.append("## Course of training")
-        parts.append(markdown(list(rows[0]), [list(row.values()) for row in rows]))
+        parts.append(markdown_table(list(rows[0]), [list(row.values()) for row in rows]))
     if output_dir is None:
         return Report("\n\n".join(parts) + "\n", [])
     files = [RESULTS]

@@ -4,32 +4,13 @@ import math
 from collections.abc import Sequence
 
 from ..utils.files import short_paths
-from ..utils.markdown import Markdown, cell, escape
+from ..utils.markdown import Markdown, escape
+from ..utils.tables import markdown_table
 from .comparisons import Comparison, MethodScores
 from .ranks import SIGNIFICANCE, compared_with_reference, complete_methods, mean_ranks, ranks_of_pairs, win_counts
 
 
 SIGNIFICANT = "\\*"
-
-
-def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """
-    Return a table whose source is aligned as well; the columns after the first are right-aligned.
-
-    All is escaped but [`~merlin_hf.utils.markdown.Markdown`].
-    """
-    cells = [[cell(value) for value in row] for row in (headings, *rows)]
-    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(headings))]
-    lines = []
-    for row in cells:
-        padded = (
-            text.rjust(width) if column else text.ljust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("| " + " | ".join(padded) + " |")
-    rule = ("-" * width if not column else "-" * (width - 1) + ":" for column, width in enumerate(widths))
-    lines.insert(1, "| " + " | ".join(rule) + " |")
-    return "\n".join(lines)
 
 
 def score_table(of_pair: Sequence[Comparison]) -> str:
@@ -54,7 +35,7 @@ def score_table(of_pair: Sequence[Comparison]) -> str:
             text = f"**{text}**" if _has(comparison, label) and comparison.gain(label) == top else text
             row.append(Markdown(text + (SIGNIFICANT if p is not None and p < SIGNIFICANCE else "")))
         rows.append(row)
-    return markdown([of_pair[0].metric, *(f"{comparison.rows} rows" for comparison in of_pair)], rows)
+    return markdown_table([of_pair[0].metric, *(f"{comparison.rows} rows" for comparison in of_pair)], rows)
 
 
 def rank_table(comparisons: Sequence[Comparison]) -> str:
@@ -69,7 +50,7 @@ def rank_table(comparisons: Sequence[Comparison]) -> str:
         ]
         for place, label in enumerate(labels)
     ]
-    return markdown(["method", "mean rank", *pairs], rows)
+    return markdown_table(["method", "mean rank", *pairs], rows)
 
 
 def win_table(comparisons: Sequence[Comparison], labels: Sequence[str]) -> str:
@@ -82,7 +63,7 @@ def win_table(comparisons: Sequence[Comparison], labels: Sequence[str]) -> str:
             for column in range(len(labels))
         ]
         rows.append([label, *cells])
-    return markdown(["row beats column", *labels], rows)
+    return markdown_table(["row beats column", *labels], rows)
 
 
 def problems(comparisons: Sequence[Comparison]) -> list[str]:

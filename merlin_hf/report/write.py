@@ -7,11 +7,10 @@ from typing import Any
 
 from ..utils.files import short_paths, write_text
 from ..utils.markdown import code, escape, visible
-from .canvas import save
 from .comparisons import Comparison, by_pair
-from .critical_difference import can_draw, critical_difference_figure, groups, wilcoxon_holm
 from .figures import cost_figure, learning_curve_figure, win_figure
-from .ranks import LEAST_PAIRS, balanced, mean_ranks
+from .plotting import save
+from .ranks import LEAST_PAIRS, balanced, can_test, groups, mean_ranks, wilcoxon_holm
 from .summary import Report
 from .tables import all_labels, incomplete_methods, problems, rank_table, score_table, win_table
 
@@ -125,7 +124,7 @@ def _wins(comparisons: Sequence[Comparison]) -> list[str]:
 def _differences(comparisons: Sequence[Comparison]) -> list[str]:
     """Which methods cannot be told apart over pairs, where there are enough of them."""
     pairs = len(by_pair(comparisons))
-    if not can_draw(comparisons):
+    if not can_test(comparisons):
         if pairs >= LEAST_PAIRS:
             return []
         return [f"With {pairs} of at least {LEAST_PAIRS} pairs, methods are not tested over pairs."]
@@ -152,9 +151,6 @@ def _figures(comparisons: Sequence[Comparison], folder: Path, files: list[str]) 
     ]
     if several:
         drawn.append(("wins", "How often the row beats the column", win_figure(comparisons, all_labels(comparisons))))
-    if can_draw(balanced(comparisons)):
-        figure = critical_difference_figure(balanced(comparisons))
-        drawn.append(("critical_difference", "Mean ranks; bars join methods of which no two differ", figure))
     parts = ["## Figures"]
     for name, title, figure in drawn:
         if figure is not None:

@@ -1,6 +1,6 @@
 """Which source data set to take, before any training."""
 
-from .measures import Alignment, gradient_alignment, h_score, leep, logme, regularized_h_score
+from .measures import Alignment, gradient_alignment, leep
 from .ranking import rank_sources
 from .results import SourceRanking, SourceScore
 
@@ -10,9 +10,6 @@ __all__ = [
     "SourceRanking",
     "SourceScore",
     "gradient_alignment",
-    "h_score",
     "leep",
-    "logme",
     "rank_sources",
-    "regularized_h_score",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..comparison.config import SourceConfig
 from ..comparison.draws import draw_rows
-from ..comparison.quiet import quiet
+from ..comparison.progress import quiet
 from ..data.rows import Rows, load_rows
 from ..utils.validation import ConfigError, check_fields
 

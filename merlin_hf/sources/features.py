@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..comparison.models import build_model, load_encoder, load_model_config
-from ..comparison.quiet import quiet
+from ..comparison.progress import quiet
 from ..comparison.tasks import Rows
 from ..scripts.labels import Labels
 from ..transfer.model import TransferModel

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..heads import LinearHead, encode_targets, get_head
 from ..transfer.labels import REGRESSION, SINGLE_LABEL, task_loss
+from ..transfer.layers import layer_stack
 from ..transfer.model import TransferModel
 from ..transfer.splits import split_by_class
 
@@ -27,16 +28,11 @@ def backbone_parameters(transfer_model: TransferModel, layers: int | None = None
     model = transfer_model.model
     names = [name for name, _ in model.named_parameters()]
     if layers is not None:
-        stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-        stack = max(
-            (stack for stack in stacks if all(any(True for _ in one.parameters()) for one in stack)),
-            key=len,
-            default=(),
-        )
+        stack = layer_stack(model)
         if not 1 <= layers <= len(stack):
             raise ValueError(f"`layers` must be from 1 to {len(stack)}, the layers of this model, got {layers}.")
         # What a model runs first it also registers first: embeddings, lower layers.
-        first = id(next(stack[-layers].parameters()))
+        first = id(next(model.get_submodule(stack[-layers]).parameters()))
         names = names[[id(parameter) for parameter in model.parameters()].index(first) :]
     of_head = {id(parameter) for parameter in transfer_model.head.parameters()}
     found = {name: model.get_parameter(name) for name in names}

@@ -1,6 +1,5 @@
 """The source head: a classifier of the source on features of the backbone as it is."""
 
-import torch
 from torch import Tensor
 
 from ..heads import LinearHead, encode_targets, get_head
@@ -51,28 +50,3 @@ def held_out_accuracy(features: Tensor, labels: Tensor, num_labels: int) -> floa
         head = fit_source_head(features[fit_on], labels[fit_on], num_labels)
         right += int((head(features[judged_by]).argmax(-1) == labels[judged_by]).sum())
     return right / len(labels)
-
-
-def discriminant(head: LinearHead, features: Tensor) -> Tensor:
-    """
-    What the source head says of rows: its logits, less the constant that a softmax does not see.
-
-    Args:
-        head ([`~merlin_hf.heads.LinearHead`]): of the source.
-        features (`torch.Tensor` of shape `(n, hidden_size)`).
-
-    Returns:
-        `torch.Tensor` of shape `(n, num_labels - 1)`: coordinates of the logits in an orthonormal basis of the vectors that
-        sum to 0, which leaves distances between rows as they are; `(n, 1)` where there is one output. Of a source with two
-        classes, it is the log-odds over sqrt(2).
-    """
-    logits = head(features)
-    classes = logits.shape[-1]
-    if classes == 1:
-        return logits
-    # Helmert's basis: column k is 1/k for the first k classes and -1 for the next.
-    basis = torch.zeros(classes, classes - 1, dtype=logits.dtype, device=logits.device)
-    for column in range(classes - 1):
-        basis[: column + 1, column] = 1 / (column + 1)
-        basis[column + 1, column] = -1
-    return logits @ (basis / basis.norm(dim=0))

@@ -14,8 +14,8 @@ from ..transfer.seeding import derived_generator
 from .data import check_fit, check_halves, draw, load, read_data_sets
 from .features import Backbone, Encoded
 from .gradients import meta_gradient, source_gradient
-from .head import discriminant, fit_source_head, held_out_accuracy
-from .measures import gradient_alignment, leep, logme, regularized_h_score
+from .head import fit_source_head, held_out_accuracy
+from .measures import gradient_alignment, leep
 from .results import SourceRanking, SourceScore, rank
 from .settings import RankingSettings
 
@@ -45,24 +45,18 @@ def rank_sources(
     Rank data sets by how much they promise as the source of a target.
 
     The backbone is left as it was pretrained. On its features of a candidate's rows a source head is fit
-    ([`~merlin_hf.sources.head.fit_source_head`]), and four numbers are taken, each of which is higher for a better source:
+    ([`~merlin_hf.sources.head.fit_source_head`]), and two numbers are taken, each of which is higher for a better source:
 
     - `alignment`: whether a gradient step on the source would lower MeRLin's meta loss on the target, in all the backbone's
       parameters ([`~merlin_hf.sources.measures.gradient_alignment`]);
-    - `logme`, `h_score`: how well **the source head's logits** on the target's rows tell the target's labels, linearly
-      ([`~merlin_hf.sources.measures.logme`] with an intercept, [`~merlin_hf.sources.measures.regularized_h_score`]);
-    - `leep`: how well its predicted classes do ([`~merlin_hf.sources.measures.leep`]).
+    - `leep`: how well the source head's predicted classes tell the target's labels ([`~merlin_hf.sources.measures.leep`]).
 
-    LogME, H-score and LEEP were made to rank pretrained *models* for a target. LogME and H-score read features and target
-    labels alone: of one backbone's features they are the same number for every source. What a source adds is the direction
-    in which its classes differ, so here they get the features as the source head sees them, its logits in coordinates that
-    sum to 0. These three ask whether the pretrained features already solve the target the way they solve the source, and cannot
-    see what a source would teach the backbone. That is what the alignment asks, of the first step: where a head on the
-    pretrained features learns nothing of the source, its gradient is noise as well, and `warnings` says so.
+    LEEP asks whether the pretrained features already solve the target the way they solve the source, and cannot see what a source
+    would teach the backbone. That is what the alignment asks, of the first step: where a head on the pretrained features learns
+    nothing of the source, its gradient is noise as well, and `warnings` says so.
 
-    The combined order is by the mean of two ranks: that by the alignment, and the mean of those by the others, as far as they
-    are defined for all candidates (LEEP needs classes on both sides, H-score those of the target). The alignment decides
-    between equals.
+    The combined order is by the mean of both ranks; the alignment decides between equals. Where a candidate or the target has labels
+    that are real numbers, LEEP is not defined, and the order is by the alignment alone.
 
     Args:
         target (`str`, mapping or [`~merlin_hf.comparison.config.SourceConfig`]): `path[:config][@split]`, or with the keys
@@ -166,10 +160,6 @@ def measure(score: SourceScore, target: Encoded, metas: list[list[Tensor]], sour
     if source_has_classes:
         score.head_accuracy.append(held_out_accuracy(source.features, source.labels, source.num_labels))
         score.largest_class.append(float(source.labels.bincount().max() / len(source)))
-    logits = discriminant(head, target.features.double())
-    score.values["logme"].append(logme(logits, target.labels, fit_intercept=True))
-    if target_has_classes:
-        score.values["h_score"].append(regularized_h_score(logits, target.labels))
     if source_has_classes and target_has_classes:
         probabilities = torch.softmax(head(target.features).double(), dim=-1)
         score.values["leep"].append(leep(probabilities, target.labels))
@@ -182,10 +172,9 @@ def measure(score: SourceScore, target: Encoded, metas: list[list[Tensor]], sour
 
 def of_no_source(labels: Tensor) -> dict[str, float]:
     """What each measure is for a source that says nothing about these labels of the target."""
-    found = {"alignment": 0.0, "logme": logme(torch.zeros(len(labels), 1), labels.cpu(), fit_intercept=True)}
+    found = {"alignment": 0.0}
     if not labels.is_floating_point():
-        one_class = torch.ones(len(labels), 1)
-        found |= {"h_score": 0.0, "leep": leep(one_class, labels.cpu())}
+        found["leep"] = leep(torch.ones(len(labels), 1), labels.cpu())
     return found
 
 

@@ -4,52 +4,23 @@ from typing import Any
 
 from ..utils.files import short_path, short_paths
 from ..utils.markdown import visible
+from ..utils.tables import plain_table, show_table
 from .results import MEASURES, SourceRanking, SourceScore
 
 
 HEADINGS = ("source", "mean rank", *MEASURES.values(), "rows", "classes", "seconds")
-DECIMALS = {"alignment": 3, "logme": 4, "h_score": 4, "leep": 4}
+DECIMALS = {"alignment": 3, "leep": 4}
 
 
 def table(ranking: SourceRanking) -> str:
-    """The table and what to know about it as plain text, the same in every terminal."""
-    cells = [list(HEADINGS), *rows(ranking)]
-    cells = [list(map(visible, row)) for row in cells]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(HEADINGS))]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in cells
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([*lines, "", *legend(ranking)]) + "\n"
+    """Return the table and what to know about it as plain text, the same in every terminal."""
+    return "\n".join([plain_table(HEADINGS, rows(ranking)), *legend(ranking)]) + "\n"
 
 
 def show(ranking: SourceRanking, stream: Any) -> None:
     """Print the table: with rich in a terminal where it is installed, plain elsewhere."""
-    try:
-        if not stream.isatty():
-            raise ImportError
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-    except ImportError:
-        stream.write(table(ranking))
-        return
-    shown = Table(
-        title=Text(f"Sources for {visible(short_path(ranking.target))}, the best first"), title_justify="left"
-    )
-    for number, heading in enumerate(HEADINGS):
-        shown.add_column(heading, justify="right" if number else "left", style="bold" if number < 2 else None)
-    for number, row in enumerate(rows(ranking)):
-        shown.add_row(
-            *(Text(visible(text)) for text in row), style="green" if number == 0 and len(ranking.sources) > 1 else None
-        )
-    console = Console(file=stream)
-    console.print(shown)
-    for line in legend(ranking):
-        console.print(line, markup=False, highlight=False, style="yellow" if line.startswith("Warning") else "dim")
+    show_table(HEADINGS, rows(ranking), stream)
+    stream.write("\n".join(["", *legend(ranking)]) + "\n")
 
 
 def rows(ranking: SourceRanking) -> list[list[str]]:
@@ -89,8 +60,8 @@ def legend(ranking: SourceRanking) -> list[str]:
         f"Target: {visible(short_path(ranking.target))}, {ranking.target_rows} rows, {ranking.target_seconds:.0f} s. Higher is better; ranks in "
         f"brackets; ± is the sample standard deviation {spread}.",
         "alignment: cosine of the source's gradient with that of the target's meta loss; where it is not clearly above 0, a "
-        "first step on the source does not lower that loss. The others: how well a head of the source's, on the pretrained "
-        "features, tells the target's labels; blind to what the source would teach the backbone.",
+        "first step on the source does not lower that loss. LEEP: how well a head of the source's, on the pretrained features, tells "
+        "the target's labels; blind to what the source would teach the backbone.",
     ]
     nothing = ", ".join(f"{MEASURES[name]} {ranking.baseline(name):+.{DECIMALS[name]}f}" for name in ranking.measures)
     lines.append(f"A source that says nothing has {nothing}.")

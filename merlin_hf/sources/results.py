@@ -3,9 +3,10 @@
 import dataclasses
 import math
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from scipy.stats import rankdata
 
 from ..comparison.statistics import mean_and_spread
 
@@ -13,8 +14,6 @@ from ..comparison.statistics import mean_and_spread
 # In the order of tables, with what they are called there. All rank by "higher is better".
 MEASURES = {
     "alignment": "alignment",
-    "logme": "LogME",
-    "h_score": "H-score",
     "leep": "LEEP",
 }
 
@@ -75,9 +74,8 @@ class SourceScore:
 
     @property
     def mean_rank(self) -> float:
-        """The mean of two: the rank by the alignment, and the mean rank by the others, which ask one question in three ways."""
-        others = [place for name, place in self.ranks.items() if name != "alignment"]
-        return (self.ranks["alignment"] + sum(others) / len(others)) / 2
+        """The mean of the ranks by the measures that are defined for all candidates."""
+        return statistics.mean(self.ranks.values())
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -149,18 +147,9 @@ def rank(scores: list[SourceScore]) -> list[SourceScore]:
     """Fill in `ranks`, and sort by their mean."""
     defined = [name for name in MEASURES if all(score.values[name] for score in scores)]
     for name in defined:
-        for score, place in zip(
-            scores, ranks([mean_and_spread(score.values[name])[0] for score in scores]), strict=True
-        ):
+        places = rankdata([-mean_and_spread(score.values[name])[0] for score in scores])
+        for score, place in zip(scores, places.tolist(), strict=True):
             score.ranks[name] = place
     return sorted(
         scores, key=lambda score: (round(score.mean_rank, 9), -mean_and_spread(score.values["alignment"])[0])
     )
-
-
-def ranks(values: list[float]) -> list[float]:
-    """The place of each value, 1 for the largest; equal values share the mean of their places."""
-    counts: Mapping[float, tuple[int, int]] = {
-        value: (sum(other > value for other in values), values.count(value)) for value in values
-    }
-    return [above + (equal + 1) / 2 for above, equal in (counts[value] for value in values)]

@@ -21,8 +21,7 @@ def find_layers(model: nn.Module, count: int) -> list[str]:
     Raises:
         ValueError: no layers were found.
     """
-    # A stack of one is one only if there is no other: such a list may also hold all that a model has.
-    best = largest_stack(model, 2) or largest_stack(model, 1)
+    best = layer_stack(model)
     if not best:
         raise ValueError(
             f"Found no stack of layers (torch.nn.ModuleList or Sequential) in {type(model).__name__}. Name the layers with "
@@ -32,8 +31,17 @@ def find_layers(model: nn.Module, count: int) -> list[str]:
     return [best[(i + 1) * len(best) // count - 1] for i in range(count)]
 
 
-def largest_stack(model: nn.Module, least: int) -> list[str]:
-    """Names of the children, `least` or more, of the `ModuleList` or `Sequential` with the most weights; empty if there is none."""
+def layer_stack(model: nn.Module) -> list[str]:
+    """
+    Return the names of the layers of a model, the lowest first: the blocks of a transformer, the stages of a CNN.
+
+    They are the children of the `ModuleList` or `Sequential` that holds most of the weights; empty where there is none.
+    """
+    # A stack of one is one only if there is no other: such a list may also hold all that a model has.
+    return _largest_stack(model, 2) or _largest_stack(model, 1)
+
+
+def _largest_stack(model: nn.Module, least: int) -> list[str]:
     best, best_size = [], 0
     for name, module in model.named_modules():
         children = [child for child, layer in module.named_children() if any(True for _ in layer.parameters())]

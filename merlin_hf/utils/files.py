@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .markdown import visible
+from .validation import ConfigError
 
 
 MOST_BRACKETS = 100  # one in another; a configuration or a state has less than ten
@@ -36,7 +37,7 @@ ABSOLUTE = re.compile(
 )
 
 
-class FileError(ValueError):
+class FileError(ConfigError):
     """A file or a folder cannot be used; the message says which and why."""
 
 

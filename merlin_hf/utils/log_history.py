@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from .files import FileError
 from .markdown import visible
+from .tables import shown
 
 
 # Not about how well the model does: the speed, the memory, and what is known about the head on the rows it was fit on.
@@ -58,9 +59,9 @@ def check_log_history(history: Any) -> list[dict[str, Any]]:
         for name, value in entry.items():
             is_step = name == "step" and not (is_number(value) and isinstance(value, int) and 0 <= value <= MOST_STEPS)
             if is_step or (isinstance(value, int) and not isinstance(value, bool) and not is_number(value)):
-                shown = visible(repr(value))
+                text = visible(repr(value))
                 raise FileError(
-                    f"`{visible(name)}` in entry {place} of its `log_history` cannot be {shown if len(shown) < 40 else shown[:36] + ' ...'}"
+                    f"`{visible(name)}` in entry {place} of its `log_history` cannot be {text if len(text) < 40 else text[:36] + ' ...'}"
                 )
     return [entry for entry in history if "step" in entry]
 
@@ -151,7 +152,7 @@ def training_table(log_history: list[dict[str, Any]]) -> list[dict[str, str]]:
     columns = dict(list(columns.items())[: len(TRAINING_COLUMNS) + 2 + MOST_METRICS])
     if len(columns) == 2:
         return []
-    return [{title: shown(row.get(name)) for name, title in columns.items()} for row in rows]
+    return [{title: shown(row.get(name), missing="") for name, title in columns.items()} for row in rows]
 
 
 def spread(rows: list[Any], count: int) -> list[Any]:
@@ -159,10 +160,3 @@ def spread(rows: list[Any], count: int) -> list[Any]:
     if len(rows) <= count:
         return rows
     return [rows[round(index * (len(rows) - 1) / (count - 1))] for index in range(count)]
-
-
-def shown(value: Any) -> str:
-    """A number as tables show it."""
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

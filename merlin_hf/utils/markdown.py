@@ -7,7 +7,6 @@ breaks, HTML, links, control characters and whatever else a reader of the text w
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -24,7 +23,7 @@ BLOCK = re.compile(r"(#|>|[-+](?=\s|$)|(?=[-=: |]+$)[-=:|])|(\d{1,9})([.)](?=\s|
 
 
 class Markdown(str):
-    """Text that is Markdown already: [`escape`] and [`table`] leave it as it is."""
+    """Text that is Markdown already: [`escape`] and tables leave it as it is."""
 
 
 def visible(value: Any, keep_lines: bool = False) -> str:
@@ -80,20 +79,6 @@ def code(value: Any, in_table: bool = False) -> Markdown:
     if "`" in (text[0], text[-1]):
         text = f" {text} "
     return Markdown(f"{fence}{text.replace('|', chr(92) + '|') if in_table else text}{fence}")
-
-
-def table(headings: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    """
-    Return a Markdown table; empty text where there are no rows.
-
-    Args:
-        headings (`Sequence`): of the columns.
-        rows (`Iterable[Sequence]`): as many values each. All are escaped but [`Markdown`].
-    """
-    lines = [f"| {' | '.join(map(cell, row))} |" for row in rows]
-    if not lines:
-        return ""
-    return "\n".join([f"| {' | '.join(map(cell, headings))} |", f"|{' --- |' * len(headings)}", *lines])
 
 
 def cell(value: Any) -> str:

@@ -70,7 +70,7 @@ def test_variants_are_a_comparison_that_sees_no_test_rows(ablations, monkeypatch
         splits = ("train", "validation") if apart else ("train[:50%]", "train[50%:]")
         assert (of_pair.target.train_split, of_pair.target.test_split) == splits
         assert of_pair.reference == "merlin" and of_pair.search.trials == 0 and len(of_pair.seeds) == 5
-        assert [method.label for method in of_pair.methods] == list(run.load_variants())
+        assert [method.name for method in of_pair.methods] == list(run.load_variants())
 
 
 def test_differences_are_averaged_over_pairs_before_seeds(ablations):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from merlin_hf.cli import main as cli
-from merlin_hf.cli.tables import plain_table, show_table
+from merlin_hf.utils.tables import plain_table, show_table
 
 
 def test_help_lists_the_commands(run):

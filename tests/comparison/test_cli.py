@@ -13,7 +13,7 @@ from transformers import Trainer
 from merlin_hf import JointTrainer
 from merlin_hf.cli import main as cli
 from merlin_hf.comparison.progress import Bars, Lines, Progress, make_progress
-from merlin_hf.comparison.runs import Run
+from merlin_hf.comparison.store import Run
 from tests.examples.conftest import ROOT
 
 

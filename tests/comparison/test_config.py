@@ -160,7 +160,7 @@ def test_a_file_may_write_numbers_without_a_dot(tmp_path):
 
 def test_one_method_under_two_labels():
     config = load_config({**GOOD, "methods": {"merlin": None, "merlin_rho0": {"method": "merlin", "rho": 0}}})
-    assert [(one.label, one.method, one.options) for one in config.methods] == [
+    assert [(one.name, one.method, one.options) for one in config.methods] == [
         ("merlin", "merlin", {}),
         ("merlin_rho0", "merlin", {"rho": 0}),
     ]
@@ -193,7 +193,7 @@ def test_overrides():
         output_dir=None,
     )
     assert config.seeds == [7] and config.output_dir == "comparison"
-    assert [method.label for method in config.methods] == ["joint", "finetune"] and config.reference == "joint"
+    assert [method.name for method in config.methods] == ["joint", "finetune"] and config.reference == "joint"
     again = load_config(config, seeds=[8])
     assert again.seeds == [8] and again.methods == config.methods
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merlin_hf.comparison.draws import allocate, draw_rows, split_off_validation
-from merlin_hf.comparison.search import trial_settings
+from merlin_hf.comparison.runner import trial_settings
 
 
 LABELS = np.array([0] * 60 + [1] * 30 + [2] * 2)

@@ -16,7 +16,7 @@ FOLDER = ROOT / "examples" / "compare"
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.name)
 def test_configurations(path):
     config = load_config(path)
-    assert "merlin" in [method.label for method in config.methods] and config.source is not None
+    assert "merlin" in [method.name for method in config.methods] and config.source is not None
     assert not config.from_scratch or Path(config.model).is_dir()
 
 

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from merlin_hf.comparison import compare
-from merlin_hf.comparison.runs import Run, RunStore, to_json, whole_file, write_text
+from merlin_hf.comparison.store import Run, RunStore
+from merlin_hf.utils.files import to_json, whole_file, write_text
 from tests.comparison.conftest import read
 from tests.comparison.test_compare import files
 from tests.examples.conftest import ROOT
@@ -92,7 +93,7 @@ def test_a_result_is_found_by_what_determines_it(tmp_path):
     assert RunStore(tmp_path).get(RUN) == kept and kept["metrics"] == {"accuracy": 0.1 + 0.2, "f1": None}
     other = Run("merlin", "final", 3, {"rho": 0.3}, 10, {"seed": 3, "options": {"rho": 0.4}})
     assert RunStore(tmp_path).get(other) is None
-    assert RunStore(tmp_path).get(Run("renamed", "final", 3, {}, 10, RUN.content)) == kept
+    assert RunStore(tmp_path).get(Run("renamed", "final", 3, {}, 10, RUN.fingerprint)) == kept
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"no": "key"}'])

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from merlin_hf.comparison import compare
-from merlin_hf.comparison.runs import Run, RunStore
+from merlin_hf.comparison.store import Run, RunStore
 from merlin_hf.utils.files import FileError
 from merlin_hf.utils.lock import locked
 from tests.comparison.conftest import read

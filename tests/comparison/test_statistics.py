@@ -6,9 +6,8 @@ import pytest
 from scipy import stats
 
 from merlin_hf.comparison import load_config
-from merlin_hf.comparison.driver import Outcome
-from merlin_hf.comparison.plan import MethodPlan
-from merlin_hf.comparison.report import markdown_table, summarize
+from merlin_hf.comparison.results import summarize, table_text
+from merlin_hf.comparison.runner import MethodPlan, Outcome
 from merlin_hf.comparison.statistics import holm, mean_and_spread, paired_difference
 
 
@@ -82,9 +81,9 @@ def summary_of(scores, metric="accuracy"):
     outcomes = []
     for method in config.methods:
         outcome = Outcome(MethodPlan(method), setting={})
-        if scores[method.label] is None:
+        if scores[method.name] is None:
             outcome.status, outcome.reason = "not applicable", "It has no legs."
-        for seed, score in enumerate(scores[method.label] or ()):
+        for seed, score in enumerate(scores[method.name] or ()):
             run = {"metrics": {metric: score}, "steps": 7, "train_rows": 9, "train_seconds": 1.0, "key": "k"}
             outcome.results[seed] = {
                 **run,
@@ -112,7 +111,7 @@ def test_the_summary_orders_and_tests_methods():
 
 
 def test_the_table_in_markdown():
-    table = markdown_table(summary_of({"base": [0.5, 0.6, 0.7], "a": [0.6, 0.8, 0.7], "c": None}))
+    table = table_text(summary_of({"base": [0.5, 0.6, 0.7], "a": [0.6, 0.8, 0.7], "c": None}))
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[:5]]
     assert lines[0] == ["method", "accuracy", "difference to base", "p (Holm)", "steps", "setting"]
     assert lines[2][:2] == ["a", "0.7000 ± 0.1000"] and lines[2][2].startswith("+0.1000 [-0.1484, +0.3484]")
@@ -129,4 +128,4 @@ def test_the_table_in_markdown():
 
 def test_without_the_reference_there_are_no_tests():
     summary = summary_of({"base": None, "a": [0.6, 0.8, 0.7]})
-    assert "p_value" not in summary["methods"][0] and "| 0.7000" in markdown_table(summary)
+    assert "p_value" not in summary["methods"][0] and "| 0.7000" in table_text(summary)

@@ -123,7 +123,7 @@ def test_the_report_says_what_the_files_say(root, tmp_path):
     assert "Over 5 pairs, by Wilcoxon" in text and "`runs/4/200/results.json`" in text
     for link in re.findall(r"\]\((\w+\.\w+)\)", text):
         assert (tmp_path / "out" / link).stat().st_size > 0
-    assert len(list((tmp_path / "out").iterdir())) == 1 + 2 * 4
+    assert len(list((tmp_path / "out").iterdir())) == 1 + 2 * 3
 
 
 def test_the_report_is_the_same_each_time(root, tmp_path):

@@ -5,8 +5,6 @@ import json
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
-from sklearn.metrics import confusion_matrix as sklearn_confusion
-from sklearn.metrics import precision_recall_fscore_support
 
 from merlin_hf.report import (
     confusion_figure,
@@ -15,7 +13,6 @@ from merlin_hf.report import (
     projection_figure,
     training_curves,
 )
-from merlin_hf.report.confusion import scores_by_class
 from merlin_hf.report.curves import read_log_history, series
 from merlin_hf.report.final import final_score
 from merlin_hf.report.run import write_run_report
@@ -147,14 +144,11 @@ def test_components_where_there_are_few():
         projection_figure({"x": np.ones((3, 2))}, np.zeros(2), ["a"])
 
 
-def test_the_confusion_matrix_is_that_of_scikit_learn():
+def test_the_confusion_matrix():
+    assert confusion_matrix([0, 0, 2], [0, 2, 2], 3).tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 1]]
+    assert confusion_matrix([], [], 2).tolist() == [[0, 0], [0, 0]]
     draw = np.random.default_rng(2)
-    references, predictions = draw.integers(0, 4, 60), draw.integers(0, 3, 60)
-    matrix = confusion_matrix(references, predictions, 5)
-    assert (matrix == sklearn_confusion(references, predictions, labels=range(5))).all()
-    expected = precision_recall_fscore_support(references, predictions, labels=range(5), zero_division=0)
-    for found, values in zip(scores_by_class(matrix).values(), expected, strict=True):
-        assert found == pytest.approx(values)
+    matrix = confusion_matrix(draw.integers(0, 4, 60), draw.integers(0, 3, 60), 5)
     figure = confusion_figure(matrix, list("abcde"))
     texts = [int(text.get_text()) for text in figure.axes[0].texts]
     assert texts == matrix.reshape(-1).tolist()

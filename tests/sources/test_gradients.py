@@ -8,7 +8,7 @@ from torch import nn
 
 from merlin_hf.heads import LinearHead
 from merlin_hf.sources.gradients import backbone_parameters, meta_gradient, pull_back, source_gradient
-from merlin_hf.sources.head import discriminant, fit_source_head, held_out_accuracy
+from merlin_hf.sources.head import fit_source_head, held_out_accuracy
 from merlin_hf.sources.measures import gradient_alignment
 from merlin_hf.transfer.model import TransferModel
 from merlin_hf.transfer.splits import split_by_class
@@ -163,26 +163,12 @@ def test_real_labels():
     features = torch.randn(ROWS, 5, generator=generator, dtype=torch.float64)
     labels = features[:, 0] + 0.1 * torch.randn(ROWS, generator=generator, dtype=torch.float64)
     head = fit_source_head(features, labels, 1)
-    assert discriminant(head, features).shape == (ROWS, 1)
     expected = 2 / ROWS * (features @ head.weight[0] + head.bias - labels).unsqueeze(-1) * head.weight
     torch.testing.assert_close(source_gradient(features, labels, head), expected)
     assert meta_gradient(features, labels, 1, 2, generator).shape == features.shape
 
 
 # The source head
-
-
-def test_the_discriminant_keeps_distances_of_logits():
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(9, 5, generator=generator, dtype=torch.float64)
-    head = LinearHead(torch.randn(4, 5, generator=generator).double(), torch.randn(4, generator=generator).double())
-    logits = head(features)
-    found = discriminant(head, features)
-    assert found.shape == (9, 3)
-    centred = logits - logits.mean(-1, keepdim=True)
-    torch.testing.assert_close(torch.cdist(found, found), torch.cdist(centred, centred))
-    two = discriminant(LinearHead(head.weight[:2], head.bias[:2]), features)
-    torch.testing.assert_close(two.squeeze(-1).abs(), (logits[:, 0] - logits[:, 1]).abs() / 2**0.5)
 
 
 def test_the_accuracy_that_is_reported_is_of_rows_held_out():

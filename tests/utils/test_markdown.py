@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from merlin_hf.utils.markdown import Markdown, cell, code, escape, figure_text, table, visible
+from merlin_hf.utils.markdown import Markdown, cell, code, escape, figure_text, visible
+from merlin_hf.utils.tables import markdown_table
 
 
 HOSTILE = [
@@ -69,7 +70,7 @@ def check_escaped(text: str) -> None:
 
 
 def check_in_table(text: str) -> None:
-    tokens = parse(table(["one", text], [[text, Markdown("**bold**")], ["x", text]]))
+    tokens = parse(markdown_table(["one", text], [[text, Markdown("**bold**")], ["x", text]]))
     cells = [token for token in tokens if token.type == "inline"]
     assert len(cells) == 6 and tokens[-1].type == "table_close"
     assert all(is_text(cells[place], visible(text)) for place in (1, 2, 5))
@@ -93,7 +94,7 @@ def test_any_text_is_text(text):
 @pytest.mark.parametrize("text", [text for text in HOSTILE if "\\|" not in text])
 def test_code_holds_any_text(text, in_table):
     written = code(text, in_table)
-    tokens = parse(table(["one", "two"], [[written, "x"]]) if in_table else written)
+    tokens = parse(markdown_table(["one", "two"], [[written, "x"]]) if in_table else written)
     found = [child for token in tokens for child in token.children or () if child.type == "code_inline"]
     assert [child.content for child in found] == [visible(text)]
 

@@ -1,0 +1,222 @@
+"""The results of a comparison: a summary, a Markdown table, a CSV file and a figure."""
+
+import csv
+import importlib.util
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ..utils.files import short_path, short_paths, whole_file, write_text
+from ..utils.markdown import Markdown, escape, figure_text
+from ..utils.tables import markdown_table
+from .metrics import LOWER_IS_BETTER
+from .statistics import holm, mean_and_spread, paired_difference
+
+
+CSV_COLUMNS = ("label", "method", "seed", "metric", "score", "setting", "steps", "train_rows", "train_seconds")
+
+
+def summarize(config: Any, experiment: Any, outcomes: list[Any]) -> dict[str, Any]:
+    """
+    Everything that the tables show, as plain values.
+
+    Args:
+        config ([`~merlin_hf.comparison.config.CompareConfig`]).
+        experiment ([`~merlin_hf.comparison.experiment.Experiment`]).
+        outcomes (`list[Outcome]`): in the order of the configuration.
+
+    Returns:
+        `dict`: `methods` has an entry for each, best first, those without scores last.
+    """
+    metric = experiment.metric
+    methods = [_summarize_method(outcome, metric) for outcome in outcomes]
+    _add_tests(methods, config.reference)
+    with_scores = [method for method in methods if method["status"] == "ok"]
+    sign = 1 if metric in LOWER_IS_BETTER else -1
+    with_scores.sort(key=lambda method: (math.isnan(method["mean"]), sign * method["mean"]))
+    return {
+        "metric": metric,
+        "lower_is_better": metric in LOWER_IS_BETTER,
+        "reference": config.reference,
+        "seeds": config.seeds,
+        "budget": {"kind": config.budget, "rows": experiment.budget_rows, "max_steps": config.training["max_steps"]},
+        "data": experiment.pair.describe(),
+        "warnings": [*experiment.pair.warnings, *_mixed_environments(outcomes)],
+        "methods": with_scores + [method for method in methods if method["status"] != "ok"],
+        "environment": experiment.environment,
+        "config": config.to_dict(),
+    }
+
+
+def _summarize_method(outcome: Any, metric: str) -> dict[str, Any]:
+    summary = {
+        "label": outcome.plan.name,
+        "method": outcome.plan.method.method,
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "options": outcome.plan.method.options,
+        "trials": outcome.trials,
+    }
+    if outcome.status != "ok":
+        return summary
+    results = outcome.results
+    scores = {seed: result["metrics"][metric] for seed, result in results.items()}
+    scores = {seed: float("nan") if score is None else score for seed, score in scores.items()}
+    mean, spread = mean_and_spread(list(scores.values()))
+    return {
+        **summary,
+        "setting": outcome.setting,
+        "scores": scores,
+        "mean": mean,
+        "spread": spread,
+        "steps": next(iter(results.values()))["steps"],
+        "runs": {
+            seed: {
+                name: result[name] for name in ("metrics", "train_rows", "train_seconds", "peak_memory_bytes", "key")
+            }
+            for seed, result in results.items()
+        },
+    }
+
+
+def _add_tests(methods: list[dict[str, Any]], reference: str) -> None:
+    """Test every method against the reference, over the seeds that both have."""
+    base = next((method for method in methods if method["label"] == reference and method["status"] == "ok"), None)
+    if base is None:
+        return
+    tested = [method for method in methods if method["status"] == "ok" and method is not base]
+    for method in tested:
+        difference = paired_difference(list(method["scores"].values()), list(base["scores"].values()))
+        method["difference"] = difference.mean
+        method["confidence_interval"] = None if difference.low is None else [difference.low, difference.high]
+        method["p_value"] = difference.p_value
+    for method, corrected in zip(tested, holm([method["p_value"] for method in tested]), strict=True):
+        method["p_value_holm"] = corrected
+
+
+def _mixed_environments(outcomes: list[Any]) -> list[str]:
+    found = {
+        json.dumps(result["environment"], sort_keys=True): result["environment"]
+        for outcome in outcomes
+        for result in outcome.results.values()
+    }
+    names = sorted(
+        {name for one in found.values() for name in one if len({str(e.get(name)) for e in found.values()}) > 1}
+    )
+    return [f"The runs differ in {', '.join(names)}; see the files in `runs`."] if names else []
+
+
+def table_text(summary: dict[str, Any]) -> str:
+    """The table with a legend; nothing in it depends on how long anything took."""
+    reference = summary["reference"]
+    headings = ["method", summary["metric"], f"difference to {reference}", "p (Holm)", "steps", "setting"]
+    table = markdown_table(headings, [_table_row(method, reference) for method in summary["methods"]], right=False)
+    return "\n\n".join([table, *_legend(summary)]) + "\n"
+
+
+def _table_row(method: dict[str, Any], reference: str) -> list[str]:
+    if method["status"] != "ok":
+        return [method["label"], method["status"], "", "", "", ""]
+    spread = f" ± {method['spread']:.4f}" if method["spread"] is not None else ""
+    if method["label"] == reference:
+        difference, p_value = "reference", ""
+    else:
+        difference = f"{method['difference']:+.4f}" if "difference" in method else ""
+        if method.get("confidence_interval"):
+            difference += " [{:+.4f}, {:+.4f}]".format(*method["confidence_interval"])
+        p = method.get("p_value_holm")
+        p_value = "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    setting = {**method["options"], **method["setting"]}
+    setting = short_paths(", ".join(f"{name} {value}" for name, value in setting.items())) or "defaults"
+    steps = str(method["steps"]) if method["steps"] else "closed form"
+    return [method["label"], f"{method['mean']:.4f}{spread}", Markdown(difference), p_value, steps, setting]
+
+
+def _legend(summary: dict[str, Any]) -> list[str]:
+    target, source = summary["data"]["target"], summary["data"]["source"]
+    seeds = summary["seeds"]
+    counted = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"seed {seeds[0]}"
+    lower = ", the lower the better" if summary["lower_is_better"] else ""
+    lines = [
+        f"{escape(summary['metric'])} on {target['test_rows']} test rows{lower}: mean"
+        + (" ± sample standard deviation" if len(seeds) > 1 else "")
+        + f" over {counted}. Target: {escape(data_name(target))}, {target['train_rows']} labelled rows"
+        + (f". Source: {escape(data_name(source))}, {source['rows']} rows." if source else ", without a source."),
+    ]
+    if len(seeds) > 1:
+        lines.append(
+            f"Differences with their 95 % interval and p of a paired t-test over seeds, Holm-corrected, against "
+            f"{escape(summary['reference'])}: about new draws of rows and weights, not about other test rows."
+        )
+    else:
+        lines.append("One seed tells nothing about spread: give more `seeds` for intervals and tests.")
+    for method in summary["methods"]:
+        if method["status"] != "ok":
+            verb = "is " if method["status"] != "failed" else ""
+            reason = short_paths(str(method["reason"]))
+            lines.append(f"{escape(method['label'])} {verb}{method['status']}: {escape(reason)}")
+    return lines + [f"Warning: {escape(short_paths(warning))}" for warning in summary["warnings"]]
+
+
+def data_name(data: dict[str, Any]) -> str:
+    """Return the name of a data set with its configuration, such as `nyu-mll/glue:rte`, without folders of this machine."""
+    path = short_path(data["path"])
+    return f"{path}:{data['name']}" if data.get("name") else path
+
+
+def write_csv(summary: dict[str, Any], path: Path) -> None:
+    """A line for each final run."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for method in summary["methods"]:
+        for seed, run in method.get("runs", {}).items():
+            values = [method["label"], method["method"], seed, summary["metric"], method["scores"][seed]]
+            setting = json.dumps(method["setting"], sort_keys=True)
+            writer.writerow([*values, setting, method["steps"], run["train_rows"], f"{run['train_seconds']:.3f}"])
+    write_text(path, text.getvalue())
+
+
+def check_can_draw() -> None:
+    """
+    Check that the figure can be made in the end, before anything runs.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("A comparison needs matplotlib for its figures: pip install matplotlib.")
+
+
+def save_figure(summary: dict[str, Any], path: Path) -> None:
+    """
+    A line for each method, best on top: its mean with one standard deviation, and a dot for each seed.
+
+    Args:
+        summary (`dict`): see [`~merlin_hf.comparison.results.summarize`].
+        path (`Path`): a PNG file, there whole or not at all.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    methods = [method for method in summary["methods"] if method["status"] == "ok"]
+    # Not by pyplot, which would take over the window system of a program that calls this.
+    figure = Figure(figsize=(6.4, 1.2 + 0.4 * len(methods)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for place, method in enumerate(reversed(methods)):
+        is_reference = method["label"] == summary["reference"]
+        color = "#c44e52" if is_reference else "#4c72b0"
+        axes.errorbar(method["mean"], place, xerr=method["spread"] or 0, fmt="o", color=color, capsize=3, zorder=3)
+        scores = list(method["scores"].values())
+        axes.plot(scores, [place] * len(scores), "o", color=color, alpha=0.35, markersize=4, markeredgewidth=0)
+    axes.set_yticks(range(len(methods)), [figure_text(method["label"], most=40) for method in reversed(methods)])
+    axes.set_ylim(-0.7, len(methods) - 0.3)
+    axes.set_xlabel(f"{summary['metric']} on {summary['data']['target']['test_rows']} test rows")
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=150, format="png", metadata={"Software": None})

@@ -1,0 +1,424 @@
+"""A comparison from its configuration to its tables."""
+
+import contextlib
+import itertools
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate.utils import broadcast_object_list
+
+from ..transfer.seeding import derived_seed
+from ..utils.files import FileError, check_output_dir, to_json, write_text
+from ..utils.lock import locked
+from ..utils.validation import ConfigError, first_sentence
+from .config import CompareConfig, load_config
+from .experiment import Experiment, check_settings
+from .method_config import MethodConfig
+from .metrics import is_better
+from .progress import Progress, make_progress, quiet
+from .results import check_can_draw, save_figure, summarize, table_text, write_csv
+from .store import FINAL, TRIAL, Run, RunStore
+
+
+class ComparisonError(RuntimeError):
+    """No method could be run."""
+
+
+@dataclass
+class MethodPlan:
+    """
+    The runs of a method.
+
+    Args:
+        method ([`MethodConfig`]).
+        settings (`list[dict]`): those that are tried, the defaults first; a single one is not tried but used.
+        reason (`str`, *optional*): why the method cannot be used with this model and data.
+    """
+
+    method: MethodConfig
+    settings: list[dict[str, Any]] = field(default_factory=list)
+    reason: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The method's line in the table."""
+        return self.method.name
+
+    @property
+    def searches(self) -> bool:
+        """Whether there is anything to choose from."""
+        return len(self.settings) > 1
+
+    def trial_runs(self, experiment: Experiment, setting: dict[str, Any]) -> list[Run]:
+        """A setting with each seed of the search."""
+        seeds = experiment.config.search_seeds
+        return [experiment.make_run(self.method, TRIAL, seed, setting) for seed in seeds]
+
+    def final_runs(self, experiment: Experiment, setting: dict[str, Any]) -> list[Run]:
+        """The chosen setting with each seed of the comparison."""
+        seeds = experiment.config.seeds
+        return [experiment.make_run(self.method, FINAL, seed, setting) for seed in seeds]
+
+    def all_trials(self, experiment: Experiment) -> Iterator[Run]:
+        """The trials of all settings."""
+        for setting in self.settings if self.searches else ():
+            yield from self.trial_runs(experiment, setting)
+
+    def count(self, experiment: Experiment) -> int:
+        """How many runs there are."""
+        trials = len(self.settings) * len(experiment.config.search_seeds) if self.searches else 0
+        return 0 if self.reason else trials + len(experiment.config.seeds)
+
+
+@dataclass
+class Outcome:
+    """
+    What came of a method.
+
+    Args:
+        plan ([`MethodPlan`]).
+        status (`str`): `"ok"`, `"not applicable"` or `"failed"`.
+        reason (`str`, *optional*): why it is not ok.
+        setting (`dict`, *optional*): the one that was chosen.
+        trials (`list[dict]`): `setting`, `scores` by seed and their mean `score`, in the order they were tried.
+        results (`dict[int, dict]`): the results of the final runs, by seed.
+    """
+
+    plan: MethodPlan
+    status: str = "ok"
+    reason: str | None = None
+    setting: dict[str, Any] | None = None
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    results: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class ComparisonResult:
+    """
+    The tables of a comparison.
+
+    Args:
+        summary (`dict`): all that is in `results.json`.
+        table (`str`): the table in Markdown, as in `table.md`.
+        output_dir (`Path`): where they are, with `results.csv` and `comparison.png`.
+        is_main_process (`bool`): whether this is the process that wrote them.
+    """
+
+    summary: dict[str, Any]
+    table: str
+    output_dir: Path
+    is_main_process: bool = True
+
+    @property
+    def failed(self) -> list[str]:
+        """Methods with a run that ended in an error."""
+        return [method["label"] for method in self.summary["methods"] if method["status"] == "failed"]
+
+
+def compare(config: Any, *, show_progress: bool = True, **overrides: Any) -> ComparisonResult:
+    """
+    Compare methods on a target task, with or without a source: each gets the same labelled rows, the same compute, the same
+    number of trials to choose its hyper-parameters, on rows of the target's train split, and is tested once per seed.
+
+    What is finished in `output_dir` is not run again, so that the same call goes on where it was interrupted.
+
+    Args:
+        config (`str`, `os.PathLike`, `Mapping` or [`CompareConfig`]): a YAML file, its content, or as it is.
+        show_progress (`bool`): show it on stderr.
+        overrides: values of the configuration to replace, such as `seeds=[0, 1]`.
+
+    Returns:
+        [`ComparisonResult`], the same on all processes.
+
+    Raises:
+        ConfigError: the configuration cannot be used; nothing has run then.
+        FileError: `output_dir` cannot be written to, or another process runs a comparison there; nothing has run then.
+        ComparisonError: no method could be run.
+
+    Example:
+
+    ```python
+    >>> import merlin_hf
+
+    >>> result = merlin_hf.compare("reviews.yaml", seeds=[0, 1, 2])
+    >>> print(result.table)
+    ```
+    """
+    config = load_config(config, **overrides)
+    check_can_draw()
+    with quiet(), contextlib.ExitStack() as stack:
+        experiment = Experiment(config)
+        is_main = experiment.processes.is_main_process
+        stack.enter_context(hold_output_dir(experiment))
+        store = RunStore(Path(config.output_dir) / "runs", is_main, experiment.metric)
+        with make_progress(is_main and show_progress) as progress:
+            for warning in experiment.pair.warnings:
+                progress.say(f"Warning: {warning}")
+            plans = make_plans(experiment)
+            find_unusable(experiment, plans, store)
+            outcomes = ComparisonRunner(experiment, store, progress).run(plans)
+        result = save_tables(config, experiment, outcomes, is_main)
+        experiment.processes.wait_for_everyone()
+    if all(outcome.status != "ok" for outcome in outcomes):
+        reasons = "; ".join(f"{outcome.plan.name}: {outcome.reason}" for outcome in outcomes)
+        raise ComparisonError(f"No method could be run. {reasons}")
+    return result
+
+
+@contextlib.contextmanager
+def hold_output_dir(experiment: Experiment, lock: bool = True) -> Iterator[None]:
+    """
+    Check that the results can be written, and keep other comparisons out of `output_dir` until the end.
+
+    Args:
+        experiment ([`Experiment`]).
+        lock (`bool`): whether to keep others out.
+
+    Raises:
+        FileError: they cannot, or another comparison runs there; on all processes alike.
+    """
+    folder = experiment.config.output_dir
+    problem: list[FileError | None] = [None]
+    with contextlib.ExitStack() as stack:
+        if experiment.processes.is_main_process:
+            try:
+                check_output_dir(folder, experiment.files)
+                if lock:
+                    stack.enter_context(locked(Path(folder, "runs", ".lock"), folder, "merlin-hf compare"))
+            except FileError as error:
+                problem = [error]
+        found = broadcast_object_list(problem)[0]
+        if found is not None:
+            raise found
+        yield
+
+
+class ComparisonRunner:
+    """
+    Does the runs of a comparison that are not finished.
+
+    Args:
+        experiment ([`Experiment`]).
+        store ([`RunStore`]).
+        progress ([`Progress`]).
+    """
+
+    def __init__(self, experiment: Experiment, store: RunStore, progress: Progress):
+        self.experiment, self.store, self.progress = experiment, store, progress
+        self.metric = experiment.metric
+
+    def run(self, plans: list[MethodPlan]) -> list[Outcome]:
+        """All runs, method after method."""
+        outcomes = []
+        self.progress.expect(sum(plan.count(self.experiment) for plan in plans), count_finished(plans, self))
+        for plan in plans:
+            outcome = Outcome(plan)
+            if plan.reason is not None:
+                outcome.status, outcome.reason = "not applicable", plan.reason
+                self.progress.say(f"{plan.name} is not applicable: {plan.reason}")
+            else:
+                self.run_method(outcome)
+            outcomes.append(outcome)
+        return outcomes
+
+    def run_method(self, outcome: Outcome) -> None:
+        """The search of a method and its final runs; an error ends them, and is reported in the table."""
+        try:
+            outcome.trials = self.search(outcome.plan)
+            outcome.setting = choose(outcome.trials, self.metric) or outcome.plan.settings[0]
+            for run in outcome.plan.final_runs(self.experiment, outcome.setting):
+                outcome.results[run.seed] = self.result(outcome.plan, run)
+        except Exception as error:
+            if self.experiment.processes.num_processes > 1:
+                raise  # the other processes may not have met it, and would wait for this one
+            outcome.status, outcome.reason = "failed", first_sentence(error)
+            name = self.experiment.folders[outcome.plan.name]
+            path = Path(self.experiment.config.output_dir) / "errors" / f"{name}.txt"
+            write_text(path, traceback.format_exc())
+            self.progress.say(f"{outcome.plan.name} failed: {outcome.reason} ({path})")
+            self.experiment.clean_up()
+
+    def search(self, plan: MethodPlan) -> list[dict[str, Any]]:
+        """The scores of each setting, on rows of the target's train split that were set aside."""
+        trials = []
+        for setting in plan.settings if plan.searches else ():
+            runs = plan.trial_runs(self.experiment, setting)
+            scores = {run.seed: self.score(self.result(plan, run)) for run in runs}
+            trials.append({"setting": setting, "scores": scores, "score": float(np.mean(list(scores.values())))})
+        return trials
+
+    def result(self, plan: MethodPlan, run: Run) -> dict[str, Any]:
+        """The result of a run, which is done unless it is finished."""
+        result = self.store.get(run)
+        if result is None or self.experiment.lacks_model(plan.method, run):
+            self.progress.start(run)
+            result = self.experiment.train_and_score(plan.method, run, self.progress)
+            result = self.store.put(run, result)
+            took = f"{result['train_seconds']:.1f} s"
+            self.progress.finish(run, f"{self.metric} {self.score(result):.4f} ({took})")
+        return result
+
+    def score(self, result: dict[str, Any]) -> float:
+        """What a result counts for; NaN where the model's answers were not numbers."""
+        value = result["metrics"][self.metric]
+        return float("nan") if value is None else float(value)
+
+
+def choose(trials: list[dict[str, Any]], metric: str) -> dict[str, Any] | None:
+    """The setting with the best score; of equally good ones the one that was tried first; `None` if there are none."""
+    best = None
+    for trial in trials:
+        if best is None or is_better(trial["score"], best["score"], metric):
+            best = trial
+    return best["setting"] if best is not None else None
+
+
+def count_finished(plans: list[MethodPlan], runner: ComparisonRunner) -> int:
+    """How many of the runs are finished, as far as it is known which these are."""
+    finished = 0
+    for plan in plans:
+        if plan.reason is not None:
+            continue
+        trials = [runner.store.get(run) for run in plan.all_trials(runner.experiment)]
+        finished += sum(result is not None for result in trials)
+        if all(result is not None for result in trials):
+            setting = choose(runner.search(plan), runner.metric) or plan.settings[0]
+            runs = plan.final_runs(runner.experiment, setting)
+            finished += sum(runner.store.get(run) is not None for run in runs)
+    return finished
+
+
+def save_tables(
+    config: CompareConfig, experiment: Experiment, outcomes: list[Outcome], is_main: bool
+) -> ComparisonResult:
+    """Write `results.json`, `results.csv`, `table.md` and `comparison.png`."""
+    summary = summarize(config, experiment, outcomes)
+    table = table_text(summary)
+    output_dir = Path(config.output_dir)
+    if is_main:
+        write_text(output_dir / "results.json", to_json(summary, indent=2) + "\n")
+        write_text(output_dir / "table.md", table)
+        write_csv(summary, output_dir / "results.csv")
+        save_figure(summary, output_dir / "comparison.png")
+    return ComparisonResult(summary, table, output_dir, is_main)
+
+
+# Plans
+
+
+def make_plans(experiment: Experiment) -> list[MethodPlan]:
+    """
+    A plan for each method, with every setting checked.
+
+    Raises:
+        ConfigError: an option cannot be used.
+    """
+    plans = []
+    for method in experiment.config.methods:
+        plan = MethodPlan(method, settings_of(experiment, method))
+        check_settings(experiment, method, plan.settings)
+        if plan.searches:
+            for seed in experiment.config.search_seeds:
+                experiment.pair.rows_of(TRIAL, seed)  # enough rows to set some aside
+        plans.append(plan)
+    return plans
+
+
+def settings_of(experiment: Experiment, method: MethodConfig) -> list[dict[str, Any]]:
+    """The settings that are tried for a method; the defaults alone where there is no search."""
+    config = experiment.config
+    check_settings(experiment, method, [{}])
+    if config.search.trials < 2:
+        return [{}]
+    args = experiment.training_args(method, {})
+    own = method.trainer_class.search_space if method.search is None else method.search
+    space = {} if experiment.steps(method, {}) == 0 else {"learning_rate": config.search.learning_rates}
+    space = {name: list(values) for name, values in {**space, **own}.items() if name not in method.options}
+    defaults = {name: getattr(args, name) for name in space}
+    return trial_settings(defaults, space, config.search.trials)
+
+
+def find_unusable(experiment: Experiment, plans: list[MethodPlan], store: RunStore) -> None:
+    """
+    Build a trainer of each method, so that one which cannot be used is known before any other has run for hours.
+
+    Methods that have run before are left out.
+
+    Raises:
+        ConfigError: a value of the configuration is why.
+    """
+    for plan in plans:
+        first = next(plan.all_trials(experiment), None) or plan.final_runs(experiment, plan.settings[0])[0]
+        if store.get(first) is not None:
+            continue
+        try:
+            experiment.build_trainer(plan.method, first)
+        except ConfigError:
+            raise
+        except (ValueError, NotImplementedError) as error:
+            plan.reason = first_sentence(error)
+        finally:
+            experiment.clean_up()
+
+
+# Settings to try
+
+
+def trial_settings(defaults: Mapping[str, Any], space: Mapping[str, Sequence], trials: int) -> list[dict]:
+    """
+    Settings to try: the defaults, and others of the grid in which the values of an option come about equally often.
+
+    Each value of the first option is tried once before any of them is tried again, then each of the second, and so on, as in a
+    Latin hypercube (McKay, Beckman and Conover 1979). The order of an option's values depends on the option alone, so that
+    methods which share their first option, the learning rate, try it in the same way.
+
+    Args:
+        defaults (`Mapping[str, Any]`): a value for each name in `space`.
+        space (`Mapping[str, Sequence]`): the values of each option.
+        trials (`int`): how many settings, at most.
+
+    Returns:
+        `list[dict]`: different settings, the defaults first; all there are if they are not more than `trials`. Fewer trials are
+        the first ones of more.
+    """
+    names, options = list(space), [_distinct(name, values) for name, values in space.items()]
+
+    def setting_of(places: Sequence[tuple[int, Any]]) -> dict[str, Any]:
+        return {name: value for name, (_, value) in zip(names, places, strict=True)}
+
+    others = [places for places in itertools.product(*options) if setting_of(places) != defaults]
+    uses = Counter(
+        (name, rank)
+        for name, option in zip(names, options, strict=True)
+        for rank, value in option
+        if value == defaults[name]
+    )
+    tried = [dict(defaults)]
+    while others and len(tried) < trials:
+        chosen = min(
+            others,
+            key=lambda places: [(uses[name, rank], rank) for name, (rank, _) in zip(names, places, strict=True)],
+        )
+        others.remove(chosen)
+        uses.update((name, rank) for name, (rank, _) in zip(names, chosen, strict=True))
+        tried.append(setting_of(chosen))
+    return tried
+
+
+def _distinct(name: str, values: Sequence) -> list[tuple[int, Any]]:
+    """Return the values of an option, each once, with their ranks."""
+    ranks = _shuffled_ranks(name, len(values))
+    return [
+        (rank, value)
+        for place, (rank, value) in enumerate(zip(ranks, values, strict=True))
+        if value not in values[:place]
+    ]
+
+
+def _shuffled_ranks(name: str, length: int) -> list[int]:
+    return np.random.default_rng(derived_seed("search", name)).permutation(length).tolist()

@@ -1,0 +1,196 @@
+"""One training run: what determines it, and its results on disk."""
+
+import hashlib
+import json
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+
+from ..utils.files import FileError, file_name, read_json, to_json, write_text
+from ..utils.log_history import is_number
+from ..utils.markdown import visible
+from .metrics import can_be_score
+
+
+FORMAT = 1
+TRIAL, FINAL = "trial", "final"
+
+FILE = re.compile(rf"({TRIAL}|{FINAL})-seed\d+-[0-9a-f]{{16}}\.json")
+# Types of values; all but the first two are missing where a result was restored from a table.
+VALUES: dict[str, type] = {
+    "kind": str, "metrics": dict, "label": str, "method": str, "seed": int, "steps": int, "setting": dict, "environment": dict,
+    "train_rows": int, "train_seconds": float,
+}  # fmt: skip
+NEEDED = ("kind", "metrics")
+
+logger = logging.getLogger("merlin_hf.comparison")
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    Training one model.
+
+    Args:
+        label (`str`): the line of the table that it is for.
+        kind (`str`): `"trial"`, judged by rows of the target's train split, or `"final"`, judged by its test rows.
+        seed (`int`).
+        setting (`dict`): the options that were searched.
+        steps (`int`): optimizer steps; 0 for a method that trains in closed form.
+        fingerprint (`dict`): all that determines the result.
+    """
+
+    label: str
+    kind: str
+    seed: int
+    setting: dict[str, Any]
+    steps: int
+    fingerprint: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """A name for `fingerprint`."""
+        return digest(self.fingerprint)
+
+    @property
+    def file(self) -> str:
+        """The name of the file that keeps its result, in the folder of its label."""
+        return f"{self.kind}-seed{self.seed}-{self.key}.json"
+
+    def __str__(self) -> str:
+        setting = ", ".join(f"{name}={value}" for name, value in self.setting.items())
+        described = f"{self.label}, seed {self.seed}"
+        return f"{described}, trial of {setting or 'the defaults'}" if self.kind == TRIAL else f"{described}, test"
+
+
+class RunStore:
+    """
+    The finished runs in a folder, one JSON file each, which is there whole or not at all.
+
+    A file that cannot be the result of a run is not used, and told at WARNING. All processes have the same view: the main process reads
+    and writes, the others are told.
+
+    Args:
+        folder (`Path`): its subfolders are labels.
+        is_main (`bool`): whether this is the main process.
+        metric (`str`, *optional*): the score that every result must have.
+
+    Raises:
+        FileError: a folder has the name of the file of a run, so that no run can be kept there.
+    """
+
+    def __init__(self, folder: Path, is_main: bool = True, metric: str | None = None):
+        self.folder, self.is_main, self.metric = folder, is_main, metric
+        found: list[Any] = [{}]
+        if is_main:
+            try:
+                found = [self._read()]
+            except FileError as error:  # the other processes would wait for their share
+                found = [error]
+        results = broadcast_object_list(found)[0]
+        if isinstance(results, FileError):
+            raise results
+        self.results: dict[str, dict[str, Any]] = results
+
+    def get(self, run: Run) -> dict[str, Any] | None:
+        """Return the result of a finished run."""
+        return self.results.get(run.key)
+
+    def put(self, run: Run, result: dict[str, Any]) -> dict[str, Any]:
+        """Keep the result of a run; it is returned as it will be read again."""
+        result = {"key": run.key, "label": run.label, "kind": run.kind, **result, "determined_by": run.fingerprint}
+        result["checksum"] = checksum(result)
+        text = to_json(result, indent=2)
+        self.results[run.key] = json.loads(text)
+        if self.is_main:
+            write_text(self.folder / file_name(run.label) / run.file, text + "\n")
+        return self.results[run.key]
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        results: dict[str, dict[str, Any]] = {}
+        for path in sorted(self.folder.glob("*/*.json")):
+            try:
+                result = read_json(path)
+                problem = find_problem(result, path.name, self.metric)
+            except FileNotFoundError:
+                continue  # a link to nothing, or just removed
+            except FileError as error:
+                if path.is_dir() and FILE.fullmatch(path.name):
+                    raise FileError(
+                        f"`output_dir` has a folder with the name of a run's file, {visible(path)!r}. Remove it, or give another."
+                    ) from None
+                problem = str(error)
+            if problem is None and result["key"] in results:
+                is_same = results[result["key"]]["checksum"] == result["checksum"]
+                problem = None if is_same else "another file has another result of the same run"
+            if problem is not None:
+                logger.warning(
+                    f"{visible(path)} is not used, and its run is done again where it is needed: {problem}."
+                )
+            else:
+                results.setdefault(result["key"], result)
+        return results
+
+
+def digest(content: Any) -> str:
+    """Return a name for a value of JSON: the same for the same value."""
+    return hashlib.blake2b(to_json(content).encode(), digest_size=8).hexdigest()
+
+
+def checksum(result: dict[str, Any]) -> str:
+    """Return a name for all that a file of a run says, by which it is known when something in it has changed."""
+    return digest({name: value for name, value in result.items() if name != "checksum"})
+
+
+def find_problem(result: Any, name: str, metric: str | None = None) -> str | None:
+    """
+    Say why the content of a file cannot be the result of a run.
+
+    Args:
+        result: what [`~merlin_hf.utils.files.read_json`] has read.
+        name (`str`): of the file, which the run determines.
+        metric (`str`, *optional*): a score that it must have.
+
+    Returns:
+        `str`: the reason; `None` where there is none.
+    """
+    if not isinstance(result, dict) or not isinstance(result.get("determined_by"), dict):
+        return "it is no result of a run by `merlin-hf compare`"
+    for key, kind in VALUES.items():
+        if key not in result:
+            if key in NEEDED:
+                return f"it has no `{key}`"
+            continue
+        value = result[key]
+        is_right = (
+            is_number(value) and value - value == 0
+            if kind is float
+            else isinstance(value, kind) and not isinstance(value, bool)
+        )
+        if not is_right or (kind in (int, float) and value < 0):
+            return f"its `{key}` cannot be {_shown(value)}"
+    content = result["determined_by"]
+    if result.get("key") != digest(content):
+        return "its `determined_by` is that of another run"
+    if not (name.startswith(f"{result['kind']}-") and name.endswith(f"-{result['key']}.json")):
+        return "it has the name of another run's file"
+    for key in ("method", "seed", "steps"):
+        if key in content and content[key] != result.get(key, content[key]):
+            return f"its `{key}` is {_shown(result[key])}, and that of the run is {_shown(content[key])}"
+    if metric is not None and metric not in result["metrics"]:
+        return f"it has no {metric}"
+    for key, value in result["metrics"].items():
+        if not can_be_score(value, key):
+            return f"its {visible(key)} cannot be {_shown(value)}"
+    if result.get("checksum") != checksum(result):
+        return "its `checksum` does not fit: something in it is missing or has been changed"
+    return None
+
+
+def _shown(value: Any) -> str:
+    text = visible(repr(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,93 @@
+"""How figures are made and saved here."""
+
+import importlib.util
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..utils.files import whole_file
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+REFERENCE_COLOR = "#c44e52"
+PANEL = (4.2, 3.2)  # inches
+PANELS_A_ROW = 3
+MOST_PANELS = 60  # more would make a figure that no program shows
+FORMATS = ("png", "svg")
+# Against which dots and lines of the reference, in red, can be told.
+COLORS = (
+    "#4c72b0", "#55a868", "#8172b3", "#ccb974", "#64b5cd", "#8c8c8c", "#dd8452", "#937860", "#da8bc3", "#2f6f4f",
+    "#1f3b70", "#a3a500", "#00868b", "#5e4fa2", "#b07aa1", "#444444",
+)  # fmt: skip
+
+
+def check_can_draw() -> None:
+    """
+    Check that figures can be made, before anything else is done for them.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("A report needs matplotlib for its figures: pip install matplotlib.")
+
+
+def new_figure(width: float = PANEL[0] * 1.5, height: float = PANEL[1] * 1.3) -> "Figure":
+    """An empty figure, not by pyplot, which would take over the window system of a program that calls this."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def panels(count: int) -> tuple["Figure", list[Any]]:
+    """Return a figure with so many axes, three in a row; with the first [`MOST_PANELS`] of them, and a title that says so, if there are more."""
+    whole, count = count, min(count, MOST_PANELS)
+    columns = min(count, PANELS_A_ROW)
+    rows = math.ceil(count / columns)
+    figure = new_figure(PANEL[0] * max(columns, 1.4), PANEL[1] * rows + 0.6)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in axes[count:]:
+        unused.remove()
+    for one in axes[:count]:
+        tidy(one)
+    if whole > count:
+        figure.suptitle(f"the first {count} of {whole}", fontsize="medium")
+    return figure, axes[:count]
+
+
+def tidy(axes: Any) -> None:
+    """Light lines behind, and no box."""
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def color_map(labels: Iterable[str], reference: str | None = None) -> dict[str, str]:
+    """A colour for each label, the same in all figures of the same labels; red for the reference."""
+    others = [label for label in sorted(set(labels)) if label != reference]
+    colors = {label: COLORS[place % len(COLORS)] for place, label in enumerate(others)}
+    return colors if reference is None else {**colors, reference: REFERENCE_COLOR}
+
+
+def save(figure: "Figure", folder: Path, name: str, formats: Sequence[str] = FORMATS) -> list[str]:
+    """
+    Write a figure, each file whole or not at all, and the same for the same figure.
+
+    Returns:
+        `list[str]`: the names of the files.
+    """
+    from matplotlib import rc_context
+
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+    for ending in formats:
+        with rc_context({"svg.hashsalt": name}), whole_file(folder / f"{name}.{ending}") as part:
+            figure.savefig(part, dpi=150, format=ending, metadata=metadata[ending])
+    return [f"{name}.{ending}" for ending in formats]
