@@ -112,7 +112,7 @@ def table_text(summary: dict[str, Any]) -> str:
     """The table with a legend; nothing in it depends on how long anything took."""
     reference = summary["reference"]
     headings = ["method", summary["metric"], f"difference to {reference}", "p (Holm)", "steps", "setting"]
-    table = markdown_table(headings, [_table_row(method, reference) for method in summary["methods"]], right=False)
+    table = markdown_table(headings, [_table_row(method, reference) for method in summary["methods"]], align="left")
     return "\n\n".join([table, *_legend(summary)]) + "\n"
 
 

@@ -1,5 +1,6 @@
 """Write a model card: its metadata, its text and the lines of code that load the model."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -20,6 +21,7 @@ from ..utils.tables import markdown_table, shown
 from .errors import PublishError
 
 
+table = functools.partial(markdown_table, align=None)  # texts of examples may be long
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 VERSIONS = ("merlin-hf", "transformers", "torch", "accelerate", "datasets", "tokenizers", "safetensors")
 LISTED_LABELS = 20
@@ -317,7 +319,7 @@ def _mention(origin: Origin) -> str:
 def _labels_table(examples: list[Example]) -> str:
     is_pair = any(example.text_pair is not None for example in examples)
     header = ("label", "text", "text pair") if is_pair else ("label", "example")
-    return markdown_table(header, [(_short(example.label), *example[1 : len(header)]) for example in examples])
+    return table(header, [(_short(example.label), *example[1 : len(header)]) for example in examples])
 
 
 def _data_table(content: CardContent) -> str:
@@ -332,7 +334,7 @@ def _data_table(content: CardContent) -> str:
             count = "" if origin.rows is None else f"{origin.rows:,}"
             config, split = _short(origin.config), _short(origin.split)
             rows.append((role, origin.markdown, config, split, count, ", ".join(labels)))
-    return markdown_table(("", "data set", "configuration", "split", "rows", "labels"), rows)
+    return table(("", "data set", "configuration", "split", "rows", "labels"), rows)
 
 
 def _evaluation_section(content: CardContent, evaluation: Evaluation) -> dict[str, str]:
@@ -351,17 +353,17 @@ def _evaluation_section(content: CardContent, evaluation: Evaluation) -> dict[st
     return {
         "heading": f"Results on {escape(_short(evaluation.name))}" if evaluation.name else "Results",
         "note": f"{note}.",
-        "table": markdown_table(("metric", "value"), rows),
+        "table": table(("metric", "value"), rows),
     }
 
 
 def _options_table(header: str, options: dict[str, str]) -> str:
-    return markdown_table((header, "value"), [(code(name, in_table=True), value) for name, value in options.items()])
+    return table((header, "value"), [(code(name, in_table=True), value) for name, value in options.items()])
 
 
 def _training_table(log_history: list[dict[str, Any]]) -> str:
     rows = training_table(log_history)
-    return markdown_table(tuple(map(_short, rows[0])), [tuple(row.values()) for row in rows]) if rows else ""
+    return table(tuple(map(_short, rows[0])), [tuple(row.values()) for row in rows]) if rows else ""
 
 
 def _versions(is_adapter: bool) -> str:

@@ -13,22 +13,27 @@ def shown(value: Any, missing: str = "-") -> str:
     return f"{value:.4g}" if isinstance(value, float) else visible(value)
 
 
-def markdown_table(headings: Sequence[Any], rows: Iterable[Sequence[Any]], right: bool = True) -> str:
+def markdown_table(headings: Sequence[Any], rows: Iterable[Sequence[Any]], align: str | None = "right") -> str:
     """
-    Return a Markdown table whose source is aligned as well; empty text where there are no rows.
+    Return a Markdown table; empty text where there are no rows.
 
     Args:
         headings (`Sequence`): of the columns.
         rows (`Iterable[Sequence]`): as many values each. All are escaped but [`~merlin_hf.utils.markdown.Markdown`].
-        right (`bool`): whether the columns after the first are right-aligned.
+        align (`str`, *optional*): `"right"` or `"left"`, where the columns after the first stand, in the source as well; `None` leaves
+            that to the reader, for cells that may be long.
     """
     cells = [[cell(value) for value in row] for row in (headings, *rows)]
     if len(cells) < 2:
         return ""
-    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [f"| {' | '.join(_aligned(row, widths, right))} |" for row in cells]
+    if align is None:
+        widths = [3] * len(headings)
+    else:
+        widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+        cells = [_aligned(row, widths, align) for row in cells]
+    right = align == "right"
     rule = ["-" * (width - 1) + ":" if right and place else "-" * width for place, width in enumerate(widths)]
-    return "\n".join([lines[0], f"| {' | '.join(rule)} |", *lines[1:]])
+    return "\n".join(f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:]))
 
 
 def plain_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -45,9 +50,9 @@ def plain_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]]) + "\n"
 
 
-def _aligned(row: Sequence[str], widths: Sequence[int], right: bool = True) -> list[str]:
+def _aligned(row: Sequence[str], widths: Sequence[int], align: str = "right") -> list[str]:
     return [
-        text.rjust(width) if right and place else text.ljust(width)
+        text.rjust(width) if align == "right" and place else text.ljust(width)
         for place, (text, width) in enumerate(zip(row, widths, strict=True))
     ]
 
