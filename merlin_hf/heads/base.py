@@ -6,7 +6,8 @@ import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -29,70 +30,94 @@ class LinearHead:
         bias: `(..., C)`.
         info: 0-dim tensors a caller may log (solver failures, gradient norm, chosen regulariser, ...). They are
             detached and stay on the device, so that collecting them never waits for it.
-        standard: the same head for standardised features, from which logits are computed where it is given: `weight` and
-            `bias` alone cannot give them where the mean of the features is far larger than their spread, or either is near
-            the ends of the precision's range.
     """
 
     weight: Tensor
     bias: Tensor
     info: Mapping[str, Tensor] = field(default_factory=dict)
-    standard: StandardHead | None = None
-
-    @classmethod
-    def standardised(
-        cls, weight: Tensor, bias: Tensor, origin: Tensor, unit: Tensor, info: Mapping[str, Tensor] | None = None
-    ) -> LinearHead:
-        """The head whose weight and bias are given for `(features - origin) * unit`."""
-        standard = StandardHead(weight, bias, origin, unit)
-        weight = weight * unit
-        return cls(weight, bias - (origin @ weight.mT).squeeze(-2), info or {}, standard)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Logits `(..., n, C)` of features `(..., n, d)`, in the head's own precision even under autocast."""
         with torch.autocast(features.device.type, enabled=False):
-            if self.standard is not None:
-                return self.standard(features).to(self.weight.dtype)
             return features.to(self.weight.dtype) @ self.weight.mT + self.bias.unsqueeze(-2)
 
     def detach(self) -> LinearHead:
-        """The same head outside the graph."""
-        standard = self.standard and replace(
-            self.standard, weight=self.standard.weight.detach(), bias=self.standard.bias.detach()
-        )
-        return LinearHead(self.weight.detach(), self.bias.detach(), self.info, standard)
+        """Return the same head outside the graph."""
+        return LinearHead(self.weight.detach(), self.bias.detach(), self.info)
 
     def to(self, dtype: torch.dtype) -> LinearHead:
-        """The same head with logits of another precision."""
-        return LinearHead(self.weight.to(dtype), self.bias.to(dtype), self.info, self.standard)
+        """Return the same head with weight, bias and logits of another precision."""
+        return LinearHead(self.weight.to(dtype), self.bias.to(dtype), self.info)
 
     def add_to_bias(self, change: Tensor) -> LinearHead:
-        """The head with `change` `(..., C)` added to its logits."""
-        standard = self.standard and replace(self.standard, bias=self.standard.bias + change)
-        return LinearHead(self.weight, self.bias + change, self.info, standard)
+        """Return the head with `change` `(..., C)` added to its logits."""
+        return LinearHead(self.weight, self.bias + change, self.info)
 
 
-@dataclass(frozen=True, eq=False)
-class StandardHead:
+class StandardHead(LinearHead):
     """
-    A linear map from `(features - origin) * unit` to logits, in the precision of the solve.
+    A linear head that computes its logits from standardised features, in the precision of the solve.
 
-    Attributes:
-        weight: `(..., C, d)`.
-        bias: `(..., C)`.
+    Weight and bias for features as they are, which are computed when they are asked for, could not give the same logits where
+    the mean of the features is far larger than their spread, or their size near the ends of the precision's range.
+
+    Args:
+        weight: `(..., C, d)` and bias: `(..., C)`, for `(features - origin) * unit`.
         origin: `(..., 1, d)`, a point among the rows that the head was fit on.
-        unit: `(..., 1, 1)`, one over their size.
+        unit: `(..., 1, 1)`, one over their size; `None` is 1.
+        info: see `LinearHead`.
+        dtype: of the logits.
     """
 
-    weight: Tensor
-    bias: Tensor
-    origin: Tensor
-    unit: Tensor
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        origin: Tensor,
+        unit: Tensor | None = None,
+        info: Mapping[str, Tensor] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        fields = {"standard_weight": weight, "standard_bias": bias, "origin": origin, "unit": unit}
+        self.__dict__.update(fields, info=info or {}, dtype=dtype or weight.dtype)
+
+    @cached_property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """`(..., C, d)`, for features as they are."""
+        return self._whole_weight.to(self.dtype)
+
+    @cached_property
+    def bias(self) -> Tensor:  # type: ignore[override]
+        """`(..., C)`, for features as they are."""
+        return (self.standard_bias - (self.origin @ self._whole_weight.mT).squeeze(-2)).to(self.dtype)
+
+    @property
+    def _whole_weight(self) -> Tensor:
+        return self.standard_weight if self.unit is None else self.standard_weight * self.unit
 
     def __call__(self, features: Tensor) -> Tensor:
         """Logits `(..., n, C)` of features `(..., n, d)`."""
-        rows = (features - self.origin) * self.unit
-        return rows.to(self.weight.dtype) @ self.weight.mT + self.bias.unsqueeze(-2)
+        with torch.autocast(features.device.type, enabled=False):
+            rows = features - self.origin
+            if self.unit is not None:
+                rows = rows * self.unit
+            logits = rows.to(self.standard_weight.dtype) @ self.standard_weight.mT + self.standard_bias.unsqueeze(-2)
+            return logits.to(self.dtype)
+
+    def detach(self) -> LinearHead:
+        """Return the same head outside the graph."""
+        return self._with(self.standard_weight.detach(), self.standard_bias.detach(), self.dtype)
+
+    def to(self, dtype: torch.dtype) -> LinearHead:
+        """Return the same head with weight, bias and logits of another precision; the solve's own stays."""
+        return self._with(self.standard_weight, self.standard_bias, dtype)
+
+    def add_to_bias(self, change: Tensor) -> LinearHead:
+        """Return the head with `change` `(..., C)` added to its logits."""
+        return self._with(self.standard_weight, self.standard_bias + change, self.dtype)
+
+    def _with(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> LinearHead:
+        return StandardHead(weight, bias, self.origin, self.unit, self.info, dtype)
 
 
 class HeadSolver(ABC):
@@ -171,10 +196,9 @@ class HeadSolver(ABC):
         inputs = self._prepare(features, targets, l2, sample_weight)
         with torch.autocast(features.device.type, enabled=False):
             head = self._fit(*inputs)
-        head = head.to(result_dtype(features))
         if self._reads(features):
-            check_head(head)
-        return head
+            check_head(head, features)
+        return head.to(result_dtype(features))
 
     @abstractmethod
     def _fit(self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor) -> LinearHead:
@@ -318,11 +342,21 @@ def check_values(features: Tensor, targets: Tensor, sample_weight: Tensor, l2: f
         raise ValueError(f"l2={float(l2):g} must be finite, from 1e-30 to 1e30; learn its logarithm.")
 
 
-def check_head(head: LinearHead) -> None:
-    """Raise a ValueError when a head of checked input is out of the range of its dtype. Waits for the device."""
-    if not math.isfinite(float(head.weight.detach().sum() + head.bias.detach().sum())):
+def check_head(head: LinearHead, features: Tensor) -> None:
+    """Raise a ValueError when the head of checked input is out of the range of the features' dtype. Waits for the device."""
+    if isinstance(head, StandardHead):
+        weight, bias, unit = head.standard_weight, head.standard_bias, head.unit
+        # The gradient in the features is as large as their unit.
+        if unit is not None and not float(unit.detach().max()) < 1e-5 * torch.finfo(result_dtype(features)).max:
+            raise ValueError(
+                f"features differ by less than {1e5 / torch.finfo(result_dtype(features)).max:.0e}, too little for their "
+                "gradient: multiply them, or use float64."
+            )
+    else:
+        weight, bias = head.weight, head.bias
+    if not math.isfinite(float(weight.detach().sum() + bias.detach().sum())):
         raise ValueError(
-            f"The head of these features and targets is out of the range of {head.weight.dtype}: divide the features, or the "
+            f"The head of these features and targets is out of the range of {weight.dtype}: divide the features, or the "
             "targets, by their standard deviation, give a larger l2, or use float64."
         )
 

@@ -32,7 +32,7 @@ class CentroidHead(HeadSolver):
     problem_types = ("single_label_classification", "multi_label_classification")
 
     def _fit(self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor) -> LinearHead:
-        centred = centre(features, targets, sample_weight, self.fit_intercept, careful=self._reads(features))
+        centred = centre(features, targets, sample_weight, self.fit_intercept, reads=self._reads(features))
         rows = centred_rows(centred)
         scale = scale_of_rows(rows, centred)
         rows = rows * scale.varies

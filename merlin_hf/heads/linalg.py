@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import LinearHead
+from .base import LinearHead, StandardHead
 
 
 class _CholeskySolve(torch.autograd.Function):
@@ -73,7 +73,7 @@ class Centred:
         share: `(..., n, 1)`, the weights divided by their sum.
         direction: `(..., n, 1)`, the unit vector that centring removes from weighted rows; 0 without centring.
         origin: `(..., 1, d)`, a row of the features; 0 without centring.
-        unit: `(..., 1, 1)`, one over the largest distance to the origin in any column.
+        unit: `(..., 1, 1)`, one over the largest distance to the origin in any column; `None` is 1.
         mean: `(..., 1, d)`, the mean of `(x - origin) * unit`.
         target_mean: `(..., 1, C)`.
         offset: `(..., 1, d)`, the mean of `features`; 0 unless `shared`.
@@ -86,7 +86,7 @@ class Centred:
     share: Tensor
     direction: Tensor
     origin: Tensor
-    unit: Tensor
+    unit: Tensor | None
     mean: Tensor
     target_mean: Tensor
     offset: Tensor
@@ -95,7 +95,7 @@ class Centred:
     def head(self, weight: Tensor, bias: Tensor, info: Mapping[str, Tensor] | None = None) -> LinearHead:
         """The head of the features as they were given, from weight `(..., C, d)` and bias `(..., C)` at their mean."""
         bias = bias - (self.mean @ weight.mT).squeeze(-2)
-        return LinearHead.standardised(weight, bias, self.origin, self.unit, info)
+        return StandardHead(weight, bias, self.origin, self.unit, info)
 
 
 def safe_sqrt(values: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def weighted_mean(rows: Tensor, normalised: Tensor) -> Tensor:
 
 
 def centre(
-    features: Tensor, targets: Tensor, sample_weight: Tensor, fit_intercept: bool = True, careful: bool = False
+    features: Tensor, targets: Tensor, sample_weight: Tensor, fit_intercept: bool = True, reads: bool = False
 ) -> Centred:
     """
     Centre features `(..., n, d)` and targets `(..., n, C)` by their means under `sample_weight` `(..., n)`.
@@ -124,8 +124,9 @@ def centre(
     absolute value, so that no square of theirs leaves the range of the dtype. No gradient flows to that row and that value:
     the logits do not depend on them. Without `fit_intercept` nothing is subtracted, and all means are 0.
 
-    Several sets of weights share one feature matrix. With `careful`, which reads a number from the device, the sets are
-    centred one by one where a row that one of them leaves out is so far away that it would hide the spread of the others.
+    Several sets of weights share one feature matrix. With `reads`, numbers may be read from the device: the sets are then
+    centred one by one where a row that one of them leaves out is so far away that it would hide the spread of the others, and
+    rows of ordinary size are not divided.
     """
     total = sample_weight.sum(-1, keepdim=True)
     share = sample_weight / torch.where(total > 0, total, 1.0)
@@ -140,12 +141,16 @@ def centre(
         rows = features - origin
     else:
         origin, rows = features.new_zeros(1, features.shape[-1]), features
-    unit = rows.detach().abs().amax((-2, -1), keepdim=True)
-    unit = unit.clamp_min(torch.finfo(unit.dtype).tiny).reciprocal()
-    rows = rows * unit
+    size = rows.detach().abs().amax((-2, -1), keepdim=True)
+    unit = None
+    if not (reads and size.numel() == 1 and 1e-6 < float(size) < 1e6):
+        if reads and not bool(size.isfinite().all()):
+            raise ValueError(f"features differ by more than the range of {size.dtype}: divide them, or use float64.")
+        unit = torch.where(size > 0, size, 1.0).clamp_min(torch.finfo(size.dtype).tiny).reciprocal()
+        rows = rows * unit
     zero_feature, zero_target = features.new_zeros(1, features.shape[-1]), targets.new_zeros(1, targets.shape[-1])
     mean = weighted_mean(rows, share) if fit_intercept else zero_feature
-    if extra > 0 and careful and _is_hidden(rows.detach(), share.detach(), mean.detach()):
+    if extra > 0 and reads and _is_hidden(rows.detach(), share.detach(), mean.detach()):
         features = features.expand(
             *torch.broadcast_shapes(sample_weight.shape, features.shape[:-1]), features.shape[-1]
         )

@@ -25,7 +25,7 @@ from .whole_set import fit_loss_batches
 
 
 HALVINGS = 12  # of a step, at most
-LEAST_L2_PER_ROW = 1e-10  # below, the rounding of float64 shows in the products of rows divided by l2
+LEAST_L2_PER_ROW = 1e-9  # below, the rounding of float64 shows in the products of rows divided by l2
 # Numbers in the C blocks of n x n of an exact step. Above, conjugate gradients were faster on a CPU (measured); where
 # launching a kernel costs more than running it, fewer and larger operations pay for longer (not measured).
 EXACT_MAX_ENTRIES = {"cpu": 2**16, "other": 2**22}
@@ -118,7 +118,7 @@ class LogisticHead(HeadSolver):
                 f"l2={float(l2):g} is too small for logistic regression on {n} rows: use at least {LEAST_L2_PER_ROW * n:.0e}."
             )
         options = self._options(features, targets.shape[-1])
-        centred = centre(features, targets, sample_weight, self.fit_intercept, careful=self._reads(features))
+        centred = centre(features, targets, sample_weight, self.fit_intercept, reads=self._reads(features))
         if options.exact or n <= d:
             gram, scale = centred_gram(centred)
             design, is_rows = gram / l2, False
@@ -129,6 +129,10 @@ class LogisticHead(HeadSolver):
         coef, bias, residual = fit_dual(
             design, is_rows, targets, sample_weight, self.loss, self.fit_intercept, options
         )
+        if self.loss.coupled:
+            # The same added to all classes changes no probability; targets that sum to 1 but for rounding must not move it.
+            rows = targets.detach() * sample_weight.detach().unsqueeze(-1)
+            coef = without_mean(coef, (rows.sum(-2, keepdim=True) > 0) | (not self.fit_intercept))
         weight = weight_from_dual(coef, centred, scale) / l2
         unconverged = (~(residual <= options.tolerance)).sum()
         info = {"solver_residual": residual.amax(), "solver_unconverged": unconverged}

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .base import Batch, HeadSolver, LinearHead, Reduce, register_head, result_dtype
+from .base import Batch, HeadSolver, LinearHead, Reduce, check_head, register_head, result_dtype
 from .linalg import (
     Centred,
     Scale,
@@ -28,9 +28,9 @@ FLOAT32_L2_PER_ROW = 1e-4
 
 
 # Below this l2 per row rounding decides what is left of a residual.
-LEAVE_ONE_OUT_L2_PER_ROW = 1e-9
+LEAVE_ONE_OUT_L2_PER_ROW = 1e-7
 # Below this l2 per row the products of the rows, rounded in float64, would be off by more than 1e-5 of l2.
-CHOLESKY_L2_PER_ROW = 1e-11
+CHOLESKY_L2_PER_ROW = 1e-8
 
 
 @register_head("ridge")
@@ -49,7 +49,7 @@ class RidgeHead(HeadSolver):
 
     Precision: float32, or float64 where the features are, where `dtype` says so, or where `l2` is below 1e-4 n. On a GPU
     only a Python number is looked at, since reading a tensor would wait for the device; pass `dtype=torch.float64` when a
-    learned `l2` may become that small there. Below 1e-11 n the rows are decomposed (`torch.linalg.svd`) in place of their
+    learned `l2` may become that small there. Below 1e-8 n the rows are decomposed (`torch.linalg.svd`) in place of their
     products, which is slower, and its gradient is differentiable once. If TF32 matrix products are switched on they are
     used here too, unless in float64.
     """
@@ -66,7 +66,7 @@ class RidgeHead(HeadSolver):
 
     def _fit(self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor) -> LinearHead:
         reads = self._reads(features)
-        centred = centre(features, targets, sample_weight, self.fit_intercept, careful=reads)
+        centred = centre(features, targets, sample_weight, self.fit_intercept, reads=reads)
         if self._is_below(l2, CHOLESKY_L2_PER_ROW * features.shape[-2], features):
             return _fit_by_svd(centred, l2)
         rhs = centred.root * centred.targets
@@ -111,6 +111,8 @@ class RidgeHead(HeadSolver):
         inputs = self._prepare(features, targets, l2, sample_weight, torch.float64 if is_small else None)
         with torch.autocast(features.device.type, enabled=False):
             head, remains = self._fit_and_leverage(*inputs)
+            if self._reads(features):
+                check_head(head, features)
             # A row of weight 0 was blanked for the fit, but not for its prediction.
             fitted = head(features)
             alone = remains <= 8 * torch.finfo(remains.dtype).eps
@@ -120,7 +122,7 @@ class RidgeHead(HeadSolver):
 
     def _fit_and_leverage(self, features, targets, l2, sample_weight) -> tuple[LinearHead, Tensor]:
         """The head, and one minus the leverage `(..., n)` of every row."""
-        centred = centre(features, targets, sample_weight, self.fit_intercept, careful=self._reads(features))
+        centred = centre(features, targets, sample_weight, self.fit_intercept, reads=self._reads(features))
         rhs = centred.root * centred.targets
         if features.shape[-2] <= features.shape[-1]:
             system, scale = _dual_system(centred, l2)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Batch, LinearHead, Reduce, check_head, check_l2, check_shapes, result_dtype
+from .base import Batch, LinearHead, Reduce, StandardHead, check_head, check_l2, check_shapes, result_dtype
 from .linalg import identity_like, solve_spd
 
 
@@ -77,9 +77,8 @@ class Moments:
 
         Warns where that is too coarse for the logits of a linear layer, whose bias is not at the origin.
         """
-        unit = weight.new_ones(())
-        head = LinearHead.standardised(weight, bias, self.origin, unit, info).to(self.dtype)
-        check_head(head)
+        standard = StandardHead(weight, bias, self.origin, None, info, self.dtype)
+        check_head(LinearHead(standard.weight, standard.bias), weight)
         rounding = float(torch.finfo(self.dtype).eps * (self.origin.abs() @ weight.abs().mT).max())
         if rounding > 1e-2 * float((self.yy.sum() / self.weight.sum()).sqrt()):
             warnings.warn(
@@ -88,7 +87,7 @@ class Moments:
                 RuntimeWarning,
                 stacklevel=2,
             )
-        return head
+        return standard
 
 
 def constant_below(mean: Tensor) -> Tensor:
@@ -305,10 +304,22 @@ def _solve(gram: Tensor, cross: Tensor, l2: float) -> Tensor:
         solution, failures = solve_spd(gram + l2 * identity_like(gram), cross)
         if failures == 0:
             return solution
+    else:
+        warn_of_small_l2(l2, 1e-11 * float(trace.max()))
     values, vectors = torch.linalg.eigh(gram)
     values = values.unsqueeze(-1)
     seen = values > 8 * torch.finfo(gram.dtype).eps * trace[:, None, None]
     return vectors @ torch.where(seen, vectors.mT @ cross / (values.clamp_min(0) + l2), 0.0)
+
+
+def warn_of_small_l2(l2: float, least: float) -> None:
+    """Warn when l2 is below `least`, where rounding may show in the logits."""
+    if l2 < least:
+        warnings.warn(
+            f"l2={l2:g} is so small that rounding may show in the logits; use at least {least:.0e}.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def cross_validated_errors(moments: Moments, grid: tuple[float, ...], fit_intercept: bool) -> Tensor:

@@ -21,6 +21,7 @@ from .statistics import (
     constant_below,
     fold_of_rows,
     hash_of_rows,
+    warn_of_small_l2,
 )
 
 
@@ -119,6 +120,10 @@ class Objective:
             of_weight -= (residual.transpose(0, 1).reshape(len(x), -1).mT @ x).view_as(weight)
             of_bias -= residual.sum(-2)
         value, of_weight, of_bias = self.sum_over_ranks(value, of_weight, of_bias)
+        if self.loss.coupled:
+            # The same added to all classes changes no probability; targets that sum to 1 but for rounding must not move it.
+            of_weight = without_mean(of_weight.mT, self.active).mT
+            of_bias = without_mean(of_bias, self.active)
         if held_out:
             return value, of_weight, of_bias
         return value + l2 / 2 * weight.square().sum((-2, -1)), of_weight + l2 * weight, of_bias
@@ -221,11 +226,14 @@ class Search:
         _, *gradients = self.objective.evaluate(self.weight, self.bias, l2, self.folds)
         gradient = around.gradient(*gradients)
         self.passes += 1
-        self.first = self.first or float(gradient.norm())
-        self.residual = float(gradient.norm()) / self.first if self.first > 0 else 0.0
+        # Where the start is the solution but for rounding, its gradient is no measure.
+        self.first = self.first or max(
+            float(gradient.norm()), 1e-4 * float(self.objective.moments.weight.sum()) ** 0.5
+        )
+        self.residual = float(gradient.norm()) / self.first
         moved = torch.stack([change.norm() for change in around.change(gradient)])
         size = torch.stack([self.weight.norm(), self.bias.norm()])
-        self.step = float((moved / size.clamp_min(1e-3)).max()) if self.first > 0 else 0.0
+        self.step = float((moved / size.clamp_min(1e-3)).max())
         return around
 
     def _descend(self, around: Coordinates, l2: float, goal: float, iterations: int) -> None:
@@ -285,13 +293,14 @@ def fit_loss_batches(
         info["l2"] = torch.tensor(chosen, dtype=torch.float64)
     else:
         chosen = float(check_l2(l2))
+        warn_of_small_l2(chosen, 1e-9 * float(objective.moments.weight.sum()))
     moments = objective.moments
     tolerance = 1e-8 if moments.dtype == torch.float64 else 1e-7
     found = search([-1])
     converged = found.minimise(chosen, tolerance, rounds=8)
     (weight,), (bias,) = found.weight, found.bias
     if loss.coupled:
-        # The same added to all classes changes no probability; the optimum has none of it, and it converges last.
+        # The classes have scales of their own in the search, so that a little of what changes no probability comes in.
         weight = without_mean(weight.mT, objective.active).mT
         bias = torch.where(objective.active, without_mean(bias, objective.active), bias)
     info["solver_residual"] = torch.tensor(found.residual)
