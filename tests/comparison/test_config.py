@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from merlin_hf import MerlinTrainingArguments
 from merlin_hf.comparison import CompareConfig, ConfigError, load_config
-from merlin_hf.comparison.method_config import read_methods
+from merlin_hf.comparison.config import read_methods
 
 
 GOOD = {

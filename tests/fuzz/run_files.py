@@ -292,9 +292,9 @@ def make_run(work: Path) -> Path:
 def main(argv: list[str] | None = None) -> None:
     """Damage files, print counts and what went wrong, and exit with 1 where anything did."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comparisons", type=int, default=60, metavar="N", help="(%(default)s)")
-    parser.add_argument("--reports", type=int, default=300, metavar="N", help="of comparisons (%(default)s)")
-    parser.add_argument("--runs", type=int, default=300, metavar="N", help="reports of training runs (%(default)s)")
+    parser.add_argument("--comparisons", type=int, default=40, metavar="N", help="(%(default)s)")
+    parser.add_argument("--reports", type=int, default=200, metavar="N", help="of comparisons (%(default)s)")
+    parser.add_argument("--runs", type=int, default=200, metavar="N", help="reports of training runs (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
