@@ -126,6 +126,40 @@ class SearchConfig:
 
 
 @dataclass
+class MethodConfig:
+    """
+    One line of the table.
+
+    Args:
+        name (`str`): what it is called there, its label.
+        method (`str`): a name in `merlin_hf.METHODS`.
+        options (`dict`): options that are the same in all its runs, and are not searched.
+        search (`dict[str, list]`, *optional*): values to try instead of those of the method's `search_space`.
+        use_source (`bool`): whether it is given the source.
+    """
+
+    name: str
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+    search: dict[str, list] | None = None
+    use_source: bool = True
+
+    @property
+    def trainer_class(self) -> type:
+        """The trainer class of the method."""
+        return METHODS[self.method]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """As in a configuration."""
+        mapping = {"method": self.method, **self.options}
+        if self.search is not None:
+            mapping["search"] = self.search
+        if self.trainer_class.takes_source and not self.trainer_class.depends_on_source():
+            mapping["use_source"] = self.use_source
+        return mapping
+
+
+@dataclass
 class CompareConfig:
     """
     A comparison: methods x seeds on one target, with or without a source.
@@ -341,40 +375,6 @@ FIXED = {
     "label_names": OF_THE_DATA,
     "num_source_labels": OF_THE_DATA,
 }
-
-
-@dataclass
-class MethodConfig:
-    """
-    One line of the table.
-
-    Args:
-        name (`str`): what it is called there, its label.
-        method (`str`): a name in `merlin_hf.METHODS`.
-        options (`dict`): options that are the same in all its runs, and are not searched.
-        search (`dict[str, list]`, *optional*): values to try instead of those of the method's `search_space`.
-        use_source (`bool`): whether it is given the source.
-    """
-
-    name: str
-    method: str
-    options: dict[str, Any] = field(default_factory=dict)
-    search: dict[str, list] | None = None
-    use_source: bool = True
-
-    @property
-    def trainer_class(self) -> type:
-        """The trainer class of the method."""
-        return METHODS[self.method]
-
-    def to_mapping(self) -> dict[str, Any]:
-        """As in a configuration."""
-        mapping = {"method": self.method, **self.options}
-        if self.search is not None:
-            mapping["search"] = self.search
-        if self.trainer_class.takes_source and not self.trainer_class.depends_on_source():
-            mapping["use_source"] = self.use_source
-        return mapping
 
 
 def default_reference(labels: list[str]) -> str:
