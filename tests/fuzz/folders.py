@@ -1,11 +1,12 @@
 """
 Damage and forge folders of saved models, and run the commands that read them.
 
-Each round changes one file of a folder of a text, image, sharded or adapter model, and runs `evaluate`, `publish
---dry_run` and `report` on it, each in a process of its own. Counted are tracebacks, ends by a signal, runs over the
-time limit, secrets that would be sent, and code that was run. The exit status is 1 if anything was counted.
+Each round changes one file of a folder of a text, image, sharded or adapter model. Then `evaluate`, `publish --dry_run`,
+`report` and, for texts, `train --dry_run` run on it, each in a process of its own. Counted are tracebacks, errors that no
+command foresees, ends by a signal, runs over the time limit, secrets that would be sent, and code that was run. The exit
+status is 1 if anything was counted.
 
-    python -m tests.fuzz.folders --rounds 300 --seed 0
+    python -m tests.fuzz.folders --rounds 100 --seed 0
 """
 
 import argparse
@@ -431,7 +432,9 @@ def main() -> int:
     import merlin_hf.cli.publish
     import merlin_hf.cli.report
     import merlin_hf.cli.saved_model
-    import merlin_hf.hub.publish  # noqa: F401
+    import merlin_hf.cli.train
+    import merlin_hf.hub.publish
+    import merlin_hf.scripts.text_classification  # noqa: F401
 
     torch.set_num_threads(1)
     counts: collections.Counter[str] = collections.Counter()
@@ -449,6 +452,11 @@ def main() -> int:
                 "publish": ["publish", str(folder), "me/x", "--dry_run", "--json"],
                 "report": ["report", str(folder), "--json"],
             }
+            if kind in ("text", "shards"):
+                commands["train"] = [
+                    "train", "--dry_run", "--model_name_or_path", str(folder), "--train_file", data[1],
+                    "--source_train_file", data[1], "--max_steps", "1", "--use_cpu", "--output_dir", str(work / "trained"),
+                ]  # fmt: skip
             for command, argv in commands.items():
                 ended = run(argv, work)
                 found = faults(command, ended, folder, work)
