@@ -255,13 +255,11 @@ def origin_of(dataset: Any, tag: str | None = None, name: str | None = None, con
     known = Origin()
     if info is not None and hasattr(info, "builder_name"):
         known = _from_info(info, getattr(dataset, "split", None))
-    if tag is not None and not is_repo_id(tag):
-        name = name or _without_path(tag)
-        tag = None
-    if tag is not None and tag != known.hub_id:
-        known = known._replace(hub_id=tag, config=None, revision=None, name=None)
+    hub_id = tag if is_repo_id(tag) else None
+    if hub_id is not None and hub_id != known.hub_id:
+        known = known._replace(hub_id=hub_id, config=None, revision=None, name=None)
     return known._replace(
-        name=_without_path(name) or known.name,
+        name=_without_path(name or (tag if hub_id is None else None)) or known.name,
         config=config or known.config,
         rows=rows,
         label_names=_label_names(dataset),
