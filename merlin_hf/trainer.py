@@ -9,7 +9,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .heads import HeadSolver, LinearHead, encode_targets, get_head
 from .training_args import MerlinTrainingArguments, default_head
-from .transfer.balance import at_chance, balance
+from .transfer.balance import balance
 from .transfer.batches import Batches
 from .transfer.checks import check_target_batch
 from .transfer.distributed import gather_rows, is_distributed, sum_over_ranks
@@ -123,10 +123,8 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
 
         rho = self.args.rho
         if self.args.balance_gradients and source_logits.requires_grad and features.requires_grad:
-            reference = source_loss, source_logits
-            if self.args.balance_reference == "chance":
-                reference = at_chance(self.source_loss, source_logits, batches.source_labels)
-            ratio, meta_loss = balance(*reference, outputs.source_head_gram, meta_loss, features, scalars.values())
+            gram = outputs.source_head_gram
+            ratio, meta_loss = balance(source_loss, source_logits, gram, meta_loss, features, scalars.values())
             rho = rho * ratio
             self.record(rho=rho)
 

@@ -29,7 +29,6 @@ from .utils.validation import (
 META_LOSSES = ("cross_entropy", "squared_error")
 SPLITS = ("half", "kfold", "loo")
 HEAD_SCOPES = ("global", "local")
-BALANCE_REFERENCES = ("current", "chance")
 
 REPORTERS = ("all", "none", *INTEGRATION_TO_CALLBACK)
 # Ranges of the numbers that transformers takes, and types where it takes other values than its annotations say.
@@ -156,13 +155,9 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             infinite; again with a fresh optimizer and a schedule of its own. What is left between both phases are the steps on both losses,
             none where the two shares add up to 1.
         rho (`float`): factor of the meta loss (the paper's rho).
-        balance_gradients (`bool`): never let the meta loss pull harder at the features than the source loss (see `balance_reference`), before
-            `source_weight`: where its gradient there is larger, `rho` is multiplied by the ratio (see [`~merlin_hf.transfer.balance`]). `False`
-            is the paper's fixed `rho`.
-        balance_reference (`str`): the source loss's gradient that `balance_gradients` holds the meta loss to. `"current"`: as it is. It vanishes
-            as the source is solved, and the meta loss's with it. `"chance"`: as it would be, through the source head as it is, were nothing known
-            of the rows: at logits of 0, and of real labels at their mean. A source that is easily solved then leaves the meta loss its say. The
-            source's loss function is called once more per step for it.
+        balance_gradients (`bool`): never let the meta loss pull harder at the features than the source loss, before `source_weight`: where
+            its gradient there is larger, `rho` is multiplied by the ratio (see [`~merlin_hf.transfer.balance`]). `False` is the paper's fixed
+            `rho`.
         head (`str`, *optional*): the solver that fits the target head, a name in `merlin_hf.heads.HEADS`. Default:
             `"centroid"`, the class means, the cheapest, as good on average as any other with 100 labelled rows (`benchmarks/ablations`), and the
             paper's `"ridge"` where class means cannot be: for real labels, `split="loo"` and `meta_loss="squared_error"`.
@@ -208,14 +203,6 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         default=True,
         metadata={
             "help": "Scale rho down where the meta loss would drown the source loss. False: the paper's fixed rho."
-        },
-    )
-    balance_reference: str = field(
-        default="current",
-        metadata={
-            "help": "What balance_gradients compares with: the source loss's gradient as it is (current) or as it would be "
-            "were nothing known of the source rows (chance).",
-            "choices": list(BALANCE_REFERENCES),
         },
     )
     head: Text | None = field(
@@ -277,10 +264,6 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         """Check the options, and that they fit together; a number for `refit_l2` may come as text."""
         super().check_options(args)
         solver = check_head(default_head(args, SINGLE_LABEL) if args.head is None else args.head, "head")
-        if args.balance_reference != "current" and not args.balance_gradients:
-            raise ValueError(
-                f"`balance_reference={args.balance_reference!r}` is what `balance_gradients` compares with, which is False: leave one of them out."
-            )
         if args.split == "loo" and not hasattr(solver, "leave_one_out"):
             raise ValueError(
                 f"`split='loo'` needs `head='ridge'`, the one with a closed form for it; got {args.head!r}."

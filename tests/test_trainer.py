@@ -91,36 +91,6 @@ def test_loss_is_the_papers_sum(tmp_path):
     assert parts[0.0, 1.0] > 0.1 and parts[1.0, 0.0] > 0.001
 
 
-def test_rho_is_kept_at_chance_where_the_source_is_solved(tmp_path):
-    rho = {}
-    solved = tiny_dataset(rows=40, num_labels=SOURCE_LABELS, seed=1).map(lambda row: {"label": 0})
-    for reference in ("current", "chance"):
-        trainer = make_trainer(
-            tmp_path, source=solved, balance_reference=reference, max_steps=30, learning_rate=1e-2, rho=1.0
-        )
-        trainer.train()
-        logged = [entry for entry in trainer.state.log_history if "rho" in entry]
-        rho[reference] = [entry["rho"] for entry in logged]
-        assert logged[-1]["source_loss"] < 0.05
-    assert rho["current"][-1] < 0.5 * rho["chance"][-1]
-    assert rho["chance"][-1] > 0.5 * max(rho["chance"])
-    assert all(0 < value <= 1 for values in rho.values() for value in values)
-
-
-def test_the_reference_at_chance_is_that_of_the_users_loss(tmp_path):
-    """A loss of the source that does not depend on the logits pulls at nothing, so that the meta loss may not either."""
-    trainer = make_trainer(tmp_path, balance_reference="chance", rho=1.0)
-    inputs, asked = one_step_inputs(trainer), []
-
-    def loss(outputs, labels, **kwargs):
-        asked.append(outputs.logits.abs().max().item())
-        return 0.0 * outputs.logits.sum()
-
-    trainer.source_compute_loss_func = loss
-    assert trainer.compute_loss(trainer.model_wrapped, inputs).item() == 0.0
-    assert len(asked) == 2 and asked[0] > 0 and asked[1] == 0
-
-
 def test_training_lowers_both_losses_and_solves_the_target(tmp_path):
     trainer = make_trainer(
         tmp_path, max_steps=80, learning_rate=3e-3, per_device_train_batch_size=12, num_splits=2, learn_head_l2=True

@@ -17,11 +17,6 @@ from tests.tiny import tiny_bert, tiny_dataset
         ({"validation_fraction": 1.0}, r"`validation_fraction` must be a number more than 0 and less than 1, got 1.0"),
         ({"head": "rigde"}, r"'rigde'.*'ridge'"),
         ({"meta_loss": "hinge"}, r"`meta_loss` must be one of cross_entropy, squared_error, got 'hinge'"),
-        ({"balance_reference": "none"}, r"`balance_reference` must be one of current, chance, got 'none'"),
-        (
-            {"balance_reference": "chance", "balance_gradients": False},
-            r"`balance_reference='chance'` is what `balance_gradients` compares with, which is False",
-        ),
         ({"rho": -1.0}, r"`rho` must be a number of at least 0, got -1.0"),
         ({"source_weight": -1.0}, r"`source_weight` must be a number of at least 0"),
         ({"num_splits": 0}, r"`num_splits` must be a whole number from 1 to 100000, got 0"),

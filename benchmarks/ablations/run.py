@@ -49,6 +49,11 @@ def load_variants() -> dict[str, dict]:
     return {"merlin": BASE, **{label: complete(options) for label, options in variants.items()}}
 
 
+def removed_variants() -> set[str]:
+    """The lines of an option that there is no more."""
+    return set(yaml.safe_load((HERE / "variants.yaml").read_text())["removed"])
+
+
 def complete(options: dict) -> dict:
     """The options of a variant, with those that it shares with the others."""
     return {**BASE, **options} if options.get("method", "merlin").startswith("merlin") else options
@@ -60,11 +65,13 @@ def run(name: str, args: argparse.Namespace) -> None:
     config["target"] |= SPLITS.get(name, HALVES)
     config |= {"methods": load_variants(), "search": {"trials": 0}, "reference": "merlin"}
     config["output_dir"] = str(args.work_dir / name)
-    path, variants = args.results_dir / f"{name}.json", args.variants
+    path, variants, removed = args.results_dir / f"{name}.json", args.variants, []
     kept_before = files(args.results_dir).get(path.name)
     if args.restore and kept_before is not None:
+        removed = [method for method in kept_before["methods"] if method["label"] in removed_variants()]
         variants = restored(config, kept_before, variants)
     summary = merlin_hf.compare(config, seeds=args.seeds, methods=variants).summary
+    summary["methods"] += removed
     write_text(path, json.dumps(kept(summary, name), indent=1, sort_keys=True))
 
 
@@ -72,7 +79,7 @@ def restored(config: dict, results: dict, variants: list[str] | None) -> list[st
     """Write the runs that `results` tells of into the output folder; `variants` with those that it has."""
     from transfer.restore import restore
 
-    wanted = {*(variants or []), *(method["label"] for method in results["methods"])}
+    wanted = {*(variants or []), *(method["label"] for method in results["methods"])} - removed_variants()
     unknown = sorted(wanted - set(config["methods"]))
     if unknown:
         raise SystemExit(f"Not in variants.yaml: {', '.join(unknown)}.")

@@ -21,7 +21,7 @@ NAMES = {
     "sequential": "source, then target",
     "joint": "joint training",
     "merlin": "MeRLin",
-    "merlin_chance": "MeRLin, balanced at chance",
+    "merlin_chance": "MeRLin, balanced at chance",  # by an option that there is no more; in the result files alone
     "merlin_fixed_rho": "MeRLin, fixed ρ",
     "merlin_ft": "MeRLin-FT",
     "merlin_source_first": "MeRLin, source first",

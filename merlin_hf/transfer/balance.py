@@ -1,12 +1,11 @@
 """How strongly two losses pull at the features they share."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from .distributed import is_distributed, sum_over_ranks
-from .labels import REGRESSION, problem_type_of
 
 
 class _KnownGradients(torch.autograd.Function):
@@ -46,26 +45,6 @@ def balance(
     return ratio, _KnownGradients.apply(meta_loss.detach(), gradients, *inputs)
 
 
-def at_chance(
-    loss_function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """
-    A loss where nothing is known of the rows: at logits of 0, and of real labels at their mean in the batch.
-
-    Args:
-        loss_function: of logits and labels.
-        logits (`torch.FloatTensor` of shape `(n, num_labels)`): whose shape, device and kind of number are taken.
-        labels (`torch.Tensor` of shape `(n,)` or `(n, num_labels)`).
-
-    Returns:
-        The loss, of shape `()`, and the logits that it is of.
-    """
-    real = problem_type_of(labels, logits.shape[-1]) == REGRESSION
-    guess = labels.to(logits).mean().expand_as(logits).clone() if real else torch.zeros_like(logits)
-    guess.requires_grad_()
-    return loss_function(guess, labels), guess
-
-
 def gradient_ratio(
     source_loss: Tensor, source_logits: Tensor, source_head_gram: Tensor, meta_gradient: Tensor
 ) -> Tensor:
@@ -80,8 +59,7 @@ def gradient_ratio(
 
     Args:
         source_loss (`torch.FloatTensor` of shape `()`): a mean over this rank's source rows.
-        source_logits (`torch.FloatTensor` of shape `(source_batch, num_source_labels)`): what it was computed from; the model's, or those
-            of [`at_chance`].
+        source_logits (`torch.FloatTensor` of shape `(source_batch, num_source_labels)`): what it was computed from.
         source_head_gram (`torch.FloatTensor` of shape `(num_source_labels, num_source_labels)`): `W W^T` of the source head,
             by which `|g W|^2 = g W W^T g^T` gives the gradient's norm at the features.
         meta_gradient (`torch.FloatTensor` of shape `(n, hidden_size)`): of the meta loss, a mean over validation rows of all

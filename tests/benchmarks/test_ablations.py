@@ -103,7 +103,7 @@ def test_differences_are_averaged_over_pairs_before_seeds(ablations):
 def test_the_table_is_that_of_the_result_files(ablations, folder, without):
     folder = BENCHMARK / folder
     table = ablations["table"]
-    groups = table.yaml.safe_load((BENCHMARK / "variants.yaml").read_text())["groups"]
+    groups = table.load_groups()
     scores = table.read(folder)
     assert set(scores) == set(ablations["run"].PAIRS) - without
     assert table.render(scores, groups) == (folder / "table.md").read_text()

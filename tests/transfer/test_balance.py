@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from merlin_hf.transfer.balance import at_chance, balance, gradient_ratio
-from merlin_hf.transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, task_loss
+from merlin_hf.transfer.balance import balance, gradient_ratio
 
 
 @pytest.mark.parametrize("meta_factor", [1e-3, 3.0, 1e3])
@@ -39,28 +38,3 @@ def test_no_gradient_of_the_meta_loss_is_no_division_by_zero():
     logits = torch.zeros(2, 2, requires_grad=True)
     ratio = gradient_ratio(logits.sum(), logits, torch.eye(2), torch.zeros(2, 3))
     assert ratio.item() == 1.0
-
-
-@pytest.mark.parametrize("problem_type", [SINGLE_LABEL, MULTI_LABEL, REGRESSION])
-def test_at_chance_is_the_loss_of_a_model_that_says_nothing(problem_type):
-    generator = torch.Generator().manual_seed(0)
-    labels = {
-        SINGLE_LABEL: torch.arange(6) % 3,
-        MULTI_LABEL: torch.randint(0, 2, (6, 3), generator=generator).float(),
-        REGRESSION: torch.arange(6.0),
-    }[problem_type]
-    logits = torch.randn(6, 1 if problem_type == REGRESSION else 3, generator=generator)
-    expected = torch.full_like(logits, 2.5 if problem_type == REGRESSION else 0.0)
-    loss, guess = at_chance(lambda x, y: task_loss(x, y, problem_type), logits, labels)
-    torch.testing.assert_close(guess.detach(), expected)
-    assert loss.item() == pytest.approx(task_loss(expected, labels, problem_type).item())
-    assert torch.autograd.grad(loss, guess)[0].any()
-
-
-def test_a_solved_source_leaves_the_meta_loss_its_say_at_chance():
-    labels, weight = torch.arange(6) % 3, torch.eye(3)
-    logits = (20 * torch.eye(3)[labels]).requires_grad_()
-    meta_gradient = torch.full((6, 3), 0.01)
-    current = gradient_ratio(nn.functional.cross_entropy(logits, labels), logits, weight, meta_gradient)
-    chance = gradient_ratio(*at_chance(nn.functional.cross_entropy, logits, labels), weight, meta_gradient)
-    assert current.item() < 1e-6 and chance.item() == 1.0
