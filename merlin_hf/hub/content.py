@@ -267,13 +267,9 @@ def origin_of(dataset: Any, tag: str | None = None, name: str | None = None, con
 
 
 def _from_info(info: Any, split: Any) -> Origin:
-    for url in info.download_checksums or {}:
-        found = HUB_FILE.match(url)
-        if found and is_repo_id(found["id"]):
-            hub_id, revision = found["id"], found["revision"]
-            break
-    else:
-        hub_id = revision = None
+    matches = (HUB_FILE.match(url) for url in info.download_checksums or {})
+    found = next((match for match in matches if match and is_repo_id(match["id"])), None)
+    hub_id, revision = (None, None) if found is None else (found["id"], found["revision"])
     # That of a folder that was read here is its last part; a path is never shown.
     name = getattr(info, "dataset_name", None) or info.builder_name
     is_named = hub_id is not None or name not in NO_NAMES

@@ -162,8 +162,8 @@ def only_model_files() -> Iterator[None]:
     """
     Have the pushes of a Trainer send [`model_files`] of its `output_dir` only.
 
-    Trainer sends all that is in that folder, and asks nobody for the list of files. So the client that it takes is
-    another meanwhile.
+    Trainer sends all that is in that folder, and has no hook for the list of files. So its client of the Hub is replaced
+    meanwhile.
     """
     trainer_module: Any = importlib.import_module("transformers.trainer")
     client = trainer_module.hf_api
@@ -244,8 +244,14 @@ def _modules(root: Path, present: set[str], refused: dict[str, str]) -> list[str
     if MODULES not in present or _problem(root, MODULES) is not None:
         return []
     modules = json.loads((root / MODULES).read_text(encoding="utf-8"))
-    paths = [module.get("path") if isinstance(module, dict) else None for module in modules or [None]]
-    if not all(isinstance(path, str) and re.fullmatch(rf"|{MODULE_PATTERN.pattern}", path) for path in paths):
+    paths = (
+        [module.get("path") if isinstance(module, dict) else None for module in modules]
+        if isinstance(modules, list)
+        else []
+    )
+    if not paths or not all(
+        isinstance(path, str) and re.fullmatch(rf"|{MODULE_PATTERN.pattern}", path) for path in paths
+    ):
         refused[MODULES] = "names other folders than modules, such as 1_Pooling"
         return []
     return sorted({path for path in paths if path in present})
