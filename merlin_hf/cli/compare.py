@@ -59,7 +59,7 @@ def compare(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
 
 
 def _run(arguments: argparse.Namespace, overrides: dict) -> tuple[str, int]:
-    """What to print, nothing in other processes than the first, and the exit status."""
+    """Return what to print, nothing in other processes than the first, and the exit status."""
     from ..comparison import ComparisonError, compare, dry_run
     from ..utils.files import to_json
 

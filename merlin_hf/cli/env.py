@@ -62,7 +62,7 @@ def environment() -> dict[str, dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of packages; `not installed` for those that are missing."""
+    """Return the versions of Python and of packages; `not installed` for those that are missing."""
     found = {"platform": platform.platform(), "python": sys.version.split()[0]}
     for name in PACKAGES:
         try:
@@ -73,7 +73,7 @@ def versions() -> dict[str, str]:
 
 
 def devices() -> dict[str, str]:
-    """What torch can compute on, and with which types of numbers."""
+    """Return what torch can compute on, and with which types of numbers."""
     import torch
 
     found = {"CPU": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads; {supported_dtypes('cpu')}"}
@@ -92,7 +92,7 @@ def devices() -> dict[str, str]:
 
 
 def supported_dtypes(device: str) -> str:
-    """The types of numbers that a linear layer can be trained with on a device, as tried."""
+    """Return the types of numbers that a linear layer can be trained with on a device, as tried."""
     import torch
 
     found = []
@@ -107,7 +107,7 @@ def supported_dtypes(device: str) -> str:
 
 
 def settings() -> dict[str, str]:
-    """Of the Hub, without secrets, and which variables are set."""
+    """Return the settings of the Hub, without secrets, and which variables are set."""
     from huggingface_hub import constants, get_token
 
     found = {
@@ -120,7 +120,7 @@ def settings() -> dict[str, str]:
 
 
 def without_credentials(url: str) -> str:
-    """The address without a user, a password and parameters."""
+    """Return the address without a user, a password and parameters."""
     parts = urlsplit(url)
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"

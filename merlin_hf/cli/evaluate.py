@@ -11,6 +11,7 @@ from ..utils.tables import plain_table, show_table
 from .exit_status import fail
 
 
+FILES = ("evaluation.json", "table.txt", "confusion_matrix.png")
 CLASS_HEADINGS = ("class", "precision", "recall", "f1", "rows")
 
 
@@ -122,6 +123,12 @@ def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
         ValueError, FileNotFoundError: model and data do not fit together, or are not there.
     """
     check_names_data(arguments)
+    if arguments.output_dir is not None:
+        from ..report.plotting import check_can_draw
+        from ..utils.files import check_output_dir
+
+        check_can_draw()
+        check_output_dir(arguments.output_dir, FILES)
     import torch
 
     from ..comparison.progress import quiet
@@ -161,10 +168,9 @@ def _title(result: dict[str, Any]) -> str:
 
 def _write(result: dict[str, Any], folder: Path) -> None:
     from ..report.confusion import confusion_figure
-    from ..report.plotting import check_can_draw, save
+    from ..report.plotting import save
     from ..utils.files import to_json, write_text
 
-    check_can_draw()
     write_text(folder / "evaluation.json", to_json(result, indent=2) + "\n")
     text = plain_table(("metric", "value"), list(result["metrics"].items()))
     if result["classes"] is not None:

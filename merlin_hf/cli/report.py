@@ -173,7 +173,7 @@ def _report_run(path: Path, name: str, arguments: argparse.Namespace, found: dic
 
 
 def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What a run's model says of rows, and their features before and after."""
+    """Return what a run's model says of rows, and their features before and after."""
     check_names_data(arguments)
     import numpy as np
     import torch

@@ -23,7 +23,7 @@ CLASSES, SEVERAL, REAL = "classes", "several labels per row", "real numbers"
 
 def classes_of(labels: Labels, config: PretrainedConfig, by_number: bool = False) -> np.ndarray | None:
     """
-    The output of the model for each class of the data; `None` where labels are real numbers.
+    Return the output of the model for each class of the data; `None` where labels are real numbers.
 
     Raises:
         ConfigError: the model answers with another kind of labels than the data has.
@@ -41,7 +41,7 @@ def classes_of(labels: Labels, config: PretrainedConfig, by_number: bool = False
 
 
 def names_of(labels: Labels, ids: np.ndarray | None, config: PretrainedConfig) -> list[str]:
-    """What the model's outputs are called: as the data calls them where the model, such as an adapter, has no names for them."""
+    """Return the names of the model's outputs; those of the data where the model, such as an adapter, has none."""
     names = [config.id2label[id] for id in range(config.num_labels)]
     if ids is not None and is_unnamed(config):
         for name, id in zip(labels.names, ids, strict=True):

@@ -253,7 +253,7 @@ class CompareConfig:
         return self.search.seeds or self.seeds[:1]
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole configuration as plain values, which [`load_config`] reads again."""
+        """Return the whole configuration as plain values, which [`load_config`] reads again."""
         return {**dataclasses.asdict(self), "methods": {method.name: method.to_mapping() for method in self.methods}}
 
 
@@ -281,7 +281,7 @@ def check_seeds(seeds: Any, key: str) -> list[int]:
 
 def load_config(config: Any, **overrides: Any) -> CompareConfig:
     """
-    A configuration from a YAML file, a mapping, or as it is.
+    Return a configuration from a YAML file, a mapping, or as it is.
 
     Args:
         config (`str`, `os.PathLike`, `Mapping` or `CompareConfig`): in a file, paths that are not found are looked for beside
@@ -378,13 +378,13 @@ FIXED = {
 
 
 def default_reference(labels: list[str]) -> str:
-    """What the other methods are tested against: `merlin` if it is there, else the first."""
+    """Return what the other methods are tested against: `merlin` if it is there, else the first."""
     return "merlin" if "merlin" in labels else labels[0]
 
 
 def check_training(given: Any) -> dict[str, Any]:
     """
-    The options of `training`.
+    Return the options of `training`.
 
     Raises:
         ConfigError: one is unknown, belongs to a method or to the comparison, or has a value of another type; or there is no
@@ -412,7 +412,7 @@ def check_training(given: Any) -> dict[str, Any]:
 
 def read_methods(given: Any, has_source: bool) -> list[MethodConfig]:
     """
-    The methods, from a list of names or a mapping of names, or labels, to options.
+    Return the methods, from a list of names or a mapping of names, or labels, to options.
 
     Raises:
         ConfigError: one is unknown, has an option that it does not have, or needs a source and there is none.

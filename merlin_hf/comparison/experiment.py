@@ -78,18 +78,18 @@ class Experiment:
         return metric
 
     def has_source(self, method: MethodConfig) -> bool:
-        """Whether a method is given the source."""
+        """Return whether a method is given the source."""
         return method.use_source and self.config.source is not None
 
     def encode(self, rows: Rows) -> datasets.Dataset:
-        """The model's inputs and labels, made once for all runs that have these rows."""
+        """Return the model's inputs and labels, made once for all runs that have these rows."""
         if rows.identity not in self._encoded:
             with self.processes.local_main_process_first():
                 self._encoded[rows.identity] = self.encoder(rows)
         return self._encoded[rows.identity]
 
     def make_run(self, method: MethodConfig, kind: str, seed: int, setting: dict[str, Any]) -> Run:
-        """A run, with all that determines its result."""
+        """Describe a run, with all that determines its result."""
         train, eval_rows = self.pair.rows_of(kind, seed)
         steps = self.steps(method, setting)
         with_source = self.has_source(method)
@@ -120,12 +120,12 @@ class Experiment:
         return model_identity(self.config, self.model_config)
 
     def options(self, method: MethodConfig, setting: dict[str, Any]) -> dict[str, Any]:
-        """The options that the configuration and the search give."""
+        """Return the options that the configuration and the search give."""
         rate = self.config.default_learning_rate
         return {"learning_rate": rate, **self.config.training, **method.options, **setting}
 
     def training_args(self, method: MethodConfig, setting: dict[str, Any], **more: Any) -> TrainingArguments:
-        """The training arguments of a method with a setting, checked by their class."""
+        """Return the training arguments of a method with a setting, checked by their class."""
         options = {
             **DEFAULTS,
             "dataloader_pin_memory": torch.cuda.is_available(),
@@ -141,7 +141,7 @@ class Experiment:
         return method.trainer_class.training_args_class(**options)
 
     def steps(self, method: MethodConfig, setting: dict[str, Any]) -> int:
-        """Steps that fit into the budget of the comparison; 0 for a method that trains in closed form."""
+        """Return how many steps fit into the budget of the comparison; 0 for a method that trains in closed form."""
         args = self.training_args(method, setting)
         rows = method.trainer_class.rows_per_step(args, self.has_source(method))
         if not rows:
@@ -161,7 +161,7 @@ class Experiment:
 
     def build_trainer(self, method: MethodConfig, run: Run) -> tuple[Trainer, datasets.Dataset]:
         """
-        The trainer of a run, and the rows to evaluate it on.
+        Build the trainer of a run; return it with the rows to evaluate it on.
 
         Raises:
             ValueError: the method cannot be used with this model or data.
@@ -224,7 +224,7 @@ class Experiment:
         return result
 
     def model_folder(self, method: MethodConfig, seed: int) -> Path:
-        """Where `save_models` keeps the model of a final run."""
+        """Return where `save_models` keeps the model of a final run."""
         return Path(self.config.output_dir) / "models" / self.folders[method.name] / f"seed-{seed}"
 
     def save_model(self, trainer: Trainer, method: MethodConfig, run: Run) -> None:
@@ -238,7 +238,7 @@ class Experiment:
             write_text(key, run.key)
 
     def lacks_model(self, method: MethodConfig, run: Run) -> bool:
-        """Whether `save_models` asks for a model that a finished run has not left, the same on all processes."""
+        """Return whether `save_models` asks for a model that a finished run has not left; the same on all processes."""
         if not self.config.save_models or run.kind != FINAL:
             return False
         folder = self.model_folder(method, run.seed)
@@ -301,7 +301,7 @@ def _merlin_version() -> str:
 
 
 def own_classes(trainer_class: type[Trainer]) -> list[type]:
-    """The classes of a method and of its options that are the user's; none for the package's methods."""
+    """Return the classes of a method and of its options that are the user's; none for the package's methods."""
     options = getattr(trainer_class, "training_args_class", object)
     classes = dict.fromkeys([*trainer_class.__mro__, *options.__mro__])
     return [cls for cls in classes if cls.__module__.partition(".")[0] not in KNOWN_BY_VERSION]
@@ -309,7 +309,7 @@ def own_classes(trainer_class: type[Trainer]) -> list[type]:
 
 def own_code(trainer_class: type[Trainer]) -> dict[str, str]:
     """
-    A text that changes when the files change in which a method of the user's, or its options, are written.
+    Return a text that changes when the files change in which a method of the user's, or its options, are written.
 
     Returns:
         `dict[str, str]`: under `"code"`; empty for the package's methods, and where there is no file, as in a shell.

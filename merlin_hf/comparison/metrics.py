@@ -37,8 +37,10 @@ def can_be_score(value: Any, metric: str) -> bool:
 
 def is_better(score: float, other: float, metric: str) -> bool:
     """
-    Whether a score beats another one; one that is not a number never does, nor one that differs by rounding alone: means over draws
-    that are equal in rows may differ in their last digit.
+    Return whether a score beats another one.
+
+    One that is not a number never does, nor one that differs by rounding alone: means over draws that are equal in rows may differ in
+    their last digit.
     """
     if np.isnan(score) or np.isnan(other):
         return bool(np.isnan(other) and not np.isnan(score))

@@ -27,19 +27,19 @@ class Progress:
         pass
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Say one line."""
 
     def expect(self, runs: int, finished: int) -> None:
-        """How many runs there are, and how many of them are finished already."""
+        """Take how many runs there are, and how many of them are finished already."""
 
     def start(self, run: Run) -> None:
-        """A run starts."""
+        """Say that a run starts."""
 
     def step(self, step: int, steps: int) -> None:
-        """It has made so many of so many steps."""
+        """Say that the run has made so many of so many steps."""
 
     def finish(self, run: Run, text: str) -> None:
-        """It is finished, with `text` as its result."""
+        """Say that a run is finished, with `text` as its result."""
 
 
 class Lines(Progress):
@@ -52,26 +52,26 @@ class Lines(Progress):
         self.run: Run | None = None
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Say one line."""
         print(visible(text, keep_lines=True), file=self.stream, flush=True)
         self.spoke = time.monotonic()
 
     def expect(self, runs: int, finished: int) -> None:
-        """How many runs there are, and how many of them are finished already."""
+        """Take how many runs there are, and how many of them are finished already."""
         self.runs, self.done = runs, finished
         self.say(f"{runs} runs" + (f", {finished} of them finished before" if finished else ""))
 
     def start(self, run: Run) -> None:
-        """A run starts."""
+        """Say that a run starts."""
         self.run = run
 
     def step(self, step: int, steps: int) -> None:
-        """It has made so many of so many steps."""
+        """Say that the run has made so many of so many steps."""
         if time.monotonic() - self.spoke > SECONDS_BETWEEN_LINES:
             self.say(f"      {self.run}: step {step} of {steps}")
 
     def finish(self, run: Run, text: str) -> None:
-        """It is finished, with `text` as its result."""
+        """Say that a run is finished, with `text` as its result."""
         self.done += 1
         self.say(f"[{self.done}/{self.runs}] {run}: {text}")
 
@@ -102,24 +102,24 @@ class Bars(Lines):
         self.bars.stop()
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Say one line."""
         self.bars.console.print(visible(text, keep_lines=True), markup=False, highlight=False, soft_wrap=True)
 
     def expect(self, runs: int, finished: int) -> None:
-        """How many runs there are, and how many of them are finished already."""
+        """Take how many runs there are, and how many of them are finished already."""
         super().expect(runs, finished)
         self.bars.update(self.of_runs, total=runs, completed=finished)
 
     def start(self, run: Run) -> None:
-        """A run starts."""
+        """Say that a run starts."""
         self.bars.reset(self.of_steps, description=visible(run), total=run.steps or None, visible=True)
 
     def step(self, step: int, steps: int) -> None:
-        """It has made so many of so many steps."""
+        """Say that the run has made so many of so many steps."""
         self.bars.update(self.of_steps, completed=step, total=steps)
 
     def finish(self, run: Run, text: str) -> None:
-        """It is finished, with `text` as its result."""
+        """Say that a run is finished, with `text` as its result."""
         super().finish(run, text)
         self.bars.update(self.of_runs, completed=self.done)
 
@@ -131,7 +131,7 @@ class StepCallback(TrainerCallback):
         self.progress = progress
 
     def on_step_end(self, args, state, control, **kwargs):
-        """After each update."""
+        """Tell of each update."""
         self.progress.step(state.global_step, state.max_steps)
 
 

@@ -20,7 +20,7 @@ CSV_COLUMNS = ("label", "method", "seed", "metric", "score", "setting", "steps",
 
 def summarize(config: Any, experiment: Any, outcomes: list[Any]) -> dict[str, Any]:
     """
-    Everything that the tables show, as plain values.
+    Return everything that the tables show, as plain values.
 
     Args:
         config ([`~merlin_hf.comparison.config.CompareConfig`]).
@@ -109,7 +109,7 @@ def _mixed_environments(outcomes: list[Any]) -> list[str]:
 
 
 def table_text(summary: dict[str, Any]) -> str:
-    """The table with a legend; nothing in it depends on how long anything took."""
+    """Return the table with a legend; nothing in it depends on how long anything took."""
     reference = summary["reference"]
     headings = ["method", summary["metric"], f"difference to {reference}", "p (Holm)", "steps", "setting"]
     table = markdown_table(headings, [_table_row(method, reference) for method in summary["methods"]], align="left")
@@ -167,7 +167,7 @@ def data_name(data: dict[str, Any]) -> str:
 
 
 def write_csv(summary: dict[str, Any], path: Path) -> None:
-    """A line for each final run."""
+    """Write a line for each final run."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -192,7 +192,7 @@ def check_can_draw() -> None:
 
 def save_figure(summary: dict[str, Any], path: Path) -> None:
     """
-    A line for each method, best on top: its mean with one standard deviation, and a dot for each seed.
+    Draw a line for each method, best on top: its mean with one standard deviation, and a dot for each seed.
 
     Args:
         summary (`dict`): see [`~merlin_hf.comparison.results.summarize`].

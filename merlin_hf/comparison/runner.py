@@ -54,22 +54,22 @@ class MethodPlan:
         return len(self.settings) > 1
 
     def trial_runs(self, experiment: Experiment, setting: dict[str, Any]) -> list[Run]:
-        """A setting with each seed of the search."""
+        """Return a setting with each seed of the search."""
         seeds = experiment.config.search_seeds
         return [experiment.make_run(self.method, TRIAL, seed, setting) for seed in seeds]
 
     def final_runs(self, experiment: Experiment, setting: dict[str, Any]) -> list[Run]:
-        """The chosen setting with each seed of the comparison."""
+        """Return the chosen setting with each seed of the comparison."""
         seeds = experiment.config.seeds
         return [experiment.make_run(self.method, FINAL, seed, setting) for seed in seeds]
 
     def all_trials(self, experiment: Experiment) -> Iterator[Run]:
-        """The trials of all settings."""
+        """Return the trials of all settings."""
         for setting in self.settings if self.searches else ():
             yield from self.trial_runs(experiment, setting)
 
     def count(self, experiment: Experiment) -> int:
-        """How many runs there are."""
+        """Return how many runs there are."""
         trials = len(self.settings) * len(experiment.config.search_seeds) if self.searches else 0
         return 0 if self.reason else trials + len(experiment.config.seeds)
 
@@ -212,7 +212,7 @@ class ComparisonRunner:
         self.metric = experiment.metric
 
     def run(self, plans: list[MethodPlan]) -> list[Outcome]:
-        """All runs, method after method."""
+        """Do all runs, method after method; return what came of each."""
         outcomes = []
         self.progress.expect(sum(plan.count(self.experiment) for plan in plans), count_finished(plans, self))
         for plan in plans:
@@ -226,7 +226,7 @@ class ComparisonRunner:
         return outcomes
 
     def run_method(self, outcome: Outcome) -> None:
-        """The search of a method and its final runs; an error ends them, and is reported in the table."""
+        """Do the search of a method and its final runs; an error ends them, and is reported in the table."""
         try:
             outcome.trials = self.search(outcome.plan)
             outcome.setting = choose(outcome.trials, self.metric) or outcome.plan.settings[0]
@@ -243,7 +243,7 @@ class ComparisonRunner:
             self.experiment.clean_up()
 
     def search(self, plan: MethodPlan) -> list[dict[str, Any]]:
-        """The scores of each setting, on rows of the target's train split that were set aside."""
+        """Try each setting on rows of the target's train split that were set aside; return the scores."""
         trials = []
         for setting in plan.settings if plan.searches else ():
             runs = plan.trial_runs(self.experiment, setting)
@@ -252,7 +252,7 @@ class ComparisonRunner:
         return trials
 
     def result(self, plan: MethodPlan, run: Run) -> dict[str, Any]:
-        """The result of a run, which is done unless it is finished."""
+        """Do a run, unless it is finished; return its result."""
         result = self.store.get(run)
         if result is None or self.experiment.lacks_model(plan.method, run):
             self.progress.start(run)
@@ -263,13 +263,13 @@ class ComparisonRunner:
         return result
 
     def score(self, result: dict[str, Any]) -> float:
-        """What a result counts for; NaN where the model's answers were not numbers."""
+        """Return what a result counts for; NaN where the model's answers were not numbers."""
         value = result["metrics"][self.metric]
         return float("nan") if value is None else float(value)
 
 
 def choose(trials: list[dict[str, Any]], metric: str) -> dict[str, Any] | None:
-    """The setting with the best score; of equally good ones the one that was tried first; `None` if there are none."""
+    """Return the best setting, of equally good ones the one that was tried first; `None` if there are none."""
     best = None
     for trial in trials:
         if best is None or is_better(trial["score"], best["score"], metric):
@@ -278,7 +278,7 @@ def choose(trials: list[dict[str, Any]], metric: str) -> dict[str, Any] | None:
 
 
 def count_finished(plans: list[MethodPlan], runner: ComparisonRunner) -> int:
-    """How many of the runs are finished, as far as it is known which these are."""
+    """Return how many of the runs are finished, as far as it is known which these are."""
     finished = 0
     for plan in plans:
         if plan.reason is not None:
@@ -312,7 +312,7 @@ def save_tables(
 
 def make_plans(experiment: Experiment) -> list[MethodPlan]:
     """
-    A plan for each method, with every setting checked.
+    Plan each method, and check every setting.
 
     Raises:
         ConfigError: an option cannot be used.
@@ -329,7 +329,7 @@ def make_plans(experiment: Experiment) -> list[MethodPlan]:
 
 
 def settings_of(experiment: Experiment, method: MethodConfig) -> list[dict[str, Any]]:
-    """The settings that are tried for a method; the defaults alone where there is no search."""
+    """Return the settings that are tried for a method; the defaults alone where there is no search."""
     config = experiment.config
     check_settings(experiment, method, [{}])
     if config.search.trials < 2:
@@ -370,7 +370,7 @@ def find_unusable(experiment: Experiment, plans: list[MethodPlan], store: RunSto
 
 def trial_settings(defaults: Mapping[str, Any], space: Mapping[str, Sequence], trials: int) -> list[dict]:
     """
-    Settings to try: the defaults, and others of the grid in which the values of an option come about equally often.
+    Choose settings to try: the defaults, and others of the grid in which the values of an option are about equally frequent.
 
     Each value of the first option is tried once before any of them is tried again, then each of the second, and so on, as in a
     Latin hypercube (McKay, Beckman and Conover 1979). The order of an option's values depends on the option alone, so that

@@ -30,7 +30,7 @@ class PairedDifference:
 
 
 def mean_and_spread(scores: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and the sample standard deviation (n - 1 in the denominator); `None` for that of a single score."""
+    """Return the mean and the sample standard deviation (n - 1 in the denominator), which is `None` for one score."""
     spread = float(np.std(scores, ddof=1)) if len(scores) > 1 else None
     return float(np.mean(scores)), spread
 

@@ -101,13 +101,13 @@ class Comparison:
         return -1 if self.lower_is_better else 1
 
     def gain(self, label: str) -> float:
-        """A method's mean score, with the sign that makes more the better; NaN where it has none."""
+        """Return a method's mean score, with the sign that makes more the better; NaN where it has none."""
         return self.sign * self.methods[label].mean if label in self.methods else math.nan
 
 
 def find_files(paths: Iterable[str | os.PathLike]) -> list[tuple[Path, str]]:
     """
-    All `results.json` in folders and the folders in them, and files as they are given.
+    Find all `results.json` in folders at any depth, and files as they are given.
 
     Returns:
         `list[tuple[Path, str]]`: each with a name without the folders above the one that was given.
@@ -257,7 +257,7 @@ def _pair_of(comparison: Comparison) -> str:
 
 
 def by_pair(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:
-    """The comparisons of each pair, by their number of rows."""
+    """Return the comparisons of each pair, by their number of rows."""
     pairs: dict[str, list[Comparison]] = {}
     for comparison in sorted(comparisons, key=lambda comparison: (comparison.pair, comparison.rows)):
         pairs.setdefault(comparison.pair, []).append(comparison)
@@ -450,7 +450,7 @@ def _name_pairs(comparisons: list[Comparison]) -> None:
 
 
 def _tell_apart(comparisons: list[Comparison]) -> None:
-    """Where a pair has been run twice with the same rows, by other trainings, the folder of each and a number where folders are the same."""
+    """Add its folder to the name of a pair that was run twice with the same rows, and a number where folders are the same."""
     counted = Counter((comparison.pair, comparison.rows) for comparison in comparisons)
     several = {pair for (pair, _), times in counted.items() if times > 1}
     names: dict[tuple[str, str], str] = {}

@@ -43,7 +43,7 @@ def confusion_matrix(references: Any, predictions: Any, num_labels: int) -> np.n
 
 def confusion_figure(matrix: np.ndarray, names: Sequence[str]) -> "Figure":
     """
-    The matrix with counts, coloured by the share of each class's rows.
+    Draw the matrix with counts, coloured by the share of each class's rows.
 
     Args:
         matrix (`np.ndarray` of shape `(num_labels, num_labels)`): as from [`confusion_matrix`].

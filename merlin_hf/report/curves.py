@@ -27,7 +27,7 @@ UNIT_INTERVAL = (-0.02, 1.02)
 
 def read_log_history(folder: str | Path) -> list[dict[str, Any]]:
     """
-    The log history of a run.
+    Read the log history of a run.
 
     Args:
         folder (`str` or `Path`): with `trainer_state.json` in it or in its newest checkpoint; or that file.
@@ -52,7 +52,7 @@ def read_log_history(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def find_state(folder: Path) -> Path | None:
-    """The `trainer_state.json` of a run, else that of its newest checkpoint."""
+    """Return the `trainer_state.json` of a run, else that of its newest checkpoint."""
     found = [folder / TRAINER_STATE_NAME]
     found += [Path(checkpoint) / TRAINER_STATE_NAME for checkpoint in reversed(sort_checkpoints(str(folder)))]
     return next((path for path in found if os.path.lexists(path)), None)
@@ -60,7 +60,7 @@ def find_state(folder: Path) -> Path | None:
 
 def series(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
     """
-    One logged number over the run.
+    Return one logged number over the run.
 
     Returns:
         the steps, and the values at them, which may be NaN.
@@ -75,7 +75,7 @@ def series(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[fl
 
 
 def shown_series(history: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
-    """What was logged of the losses, the head, the evaluation, the learning rate and the scalars, by panel and by name."""
+    """Return the steps and values of what a figure shows of the log, by panel and by name."""
     evaluated = sorted({f"eval_{name}" for entry in history for name in metrics_of(entry)} - {"eval_loss"})
     groups = {
         "loss": LOSSES,
@@ -90,7 +90,7 @@ def shown_series(history: list[dict[str, Any]]) -> dict[str, dict[str, tuple[lis
 
 
 def has_curves(history: list[dict[str, Any]]) -> bool:
-    """Whether anything was logged that [`training_curves`] draws."""
+    """Return whether anything was logged that [`training_curves`] draws."""
     return bool(shown_series(history))
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def learning_curve_figure(comparisons: Sequence[Comparison]) -> "Figure | None":
     """
-    Scores against the number of labelled target rows, on a logarithmic axis, with bands of one standard deviation over seeds.
+    Draw scores against the number of labelled target rows, with bands of one standard deviation over seeds.
 
     Args:
         comparisons (`Sequence[Comparison]`): a panel for each pair with two numbers of rows at least.
@@ -63,7 +63,7 @@ def learning_curve_figure(comparisons: Sequence[Comparison]) -> "Figure | None":
 
 def cost_figure(comparisons: Sequence[Comparison]) -> "Figure | None":
     """
-    Scores against the seconds that training a model took, on a logarithmic axis, with one standard deviation over seeds.
+    Draw scores against the seconds that training a model took, with one standard deviation over seeds.
 
     Args:
         comparisons (`Sequence[Comparison]`): a panel for each pair, with its largest number of labelled rows.
@@ -108,7 +108,7 @@ def cost_figure(comparisons: Sequence[Comparison]) -> "Figure | None":
 
 def win_figure(comparisons: Sequence[Comparison], labels: Sequence[str]) -> "Figure":
     """
-    How often the row beats the column, in brackets how often significantly, coloured by the share.
+    Draw how often the row beats the column, in brackets how often significantly, coloured by the share.
 
     Args:
         comparisons (`Sequence[Comparison]`).
@@ -139,7 +139,7 @@ def _colors(comparisons: Sequence[Comparison]) -> dict[str, str]:
 
 
 def _legend(figure: "Figure", all_axes: Sequence[Any]) -> None:
-    """One legend for all panels, of whatever is in any of them."""
+    """Draw one legend for all panels, of whatever is in any of them."""
     handles: dict[str, Any] = {}
     for axes in all_axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

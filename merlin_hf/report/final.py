@@ -28,7 +28,7 @@ class FinalScore(NamedTuple):
 
 def final_score(folder: str | Path, history: list[dict[str, Any]]) -> FinalScore | None:
     """
-    The metrics of the model that a run left, `None` where it was never evaluated.
+    Return the metrics of the model that a run left, `None` where it was never evaluated.
 
     Args:
         folder (`str` or `Path`): of the run; or its `trainer_state.json`.
@@ -50,7 +50,7 @@ def final_score(folder: str | Path, history: list[dict[str, Any]]) -> FinalScore
 
 
 def score_section(score: FinalScore) -> str:
-    """The metrics as a section in Markdown."""
+    """Return the metrics as a section in Markdown."""
     rows = [(_title(name), shown(value)) for name, value in score.metrics.items()]
     counted = "" if score.rows is None else f" on {score.rows:,} rows"
     return f"## Final score\n\nOf the last evaluation{counted}.\n\n{markdown_table(('metric', 'value'), rows)}"
@@ -73,7 +73,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _is_score(name: str, value: Any) -> bool:
-    """Whether it says how well the model does; `_mm` is MNLI's second evaluation set."""
+    """Return whether it says how well the model does; `_mm` is MNLI's second evaluation set."""
     if not is_number(value) or not math.isfinite(value):
         return False
     prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)

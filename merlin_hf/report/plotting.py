@@ -37,7 +37,7 @@ def check_can_draw() -> None:
 
 
 def new_figure(width: float = PANEL[0] * 1.5, height: float = PANEL[1] * 1.3) -> "Figure":
-    """An empty figure, not by pyplot, which would take over the window system of a program that calls this."""
+    """Return an empty figure, not by pyplot, which would take over the window system of a program that calls this."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -70,7 +70,7 @@ def tidy(axes: Any) -> None:
 
 
 def color_map(labels: Iterable[str], reference: str | None = None) -> dict[str, str]:
-    """A colour for each label, the same in all figures of the same labels; red for the reference."""
+    """Return a colour for each label, the same in all figures of the same labels; red for the reference."""
     others = [label for label in sorted(set(labels)) if label != reference]
     colors = {label: COLORS[place % len(COLORS)] for place, label in enumerate(others)}
     return colors if reference is None else {**colors, reference: REFERENCE_COLOR}

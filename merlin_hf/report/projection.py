@@ -50,7 +50,7 @@ def principal_components(features: np.ndarray, dimensions: int = 2) -> tuple[np.
 
 def projection_figure(features: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str] | None) -> "Figure":
     """
-    A panel for each set of features, by the two directions in which each of them varies most.
+    Draw a panel for each set of features, by the two directions in which each of them varies most.
 
     Args:
         features (`Mapping[str, np.ndarray]`): from titles, such as `"before training"`, to arrays `(n, hidden_size)` of the

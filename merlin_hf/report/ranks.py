@@ -30,7 +30,7 @@ def average_ranks(gains: Sequence[float]) -> np.ndarray:
 
 def balanced(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """
-    The comparisons with numbers of rows that every pair has, so that pairs are ranked alike; all where there is no such number.
+    Return the comparisons with numbers of rows that every pair has, so that pairs are ranked alike; all where there is none.
 
     Pairs that lack numbers of rows are left out where the others then have more comparisons in all: one pair with few rows is not to take
     the numbers that a dozen others have out of the ranks. Three quarters of the pairs stay, and [`LEAST_PAIRS`] at least.
@@ -51,14 +51,14 @@ def balanced(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def complete_methods(comparisons: Sequence[Comparison]) -> list[str]:
-    """The labels with a score in every comparison, sorted: ranks among different methods cannot be averaged."""
+    """Return the labels with a score in every comparison, sorted: ranks among different methods cannot be averaged."""
     labels = sorted({label for comparison in comparisons for label in comparison.methods})
     return [label for label in labels if all(math.isfinite(comparison.gain(label)) for comparison in comparisons)]
 
 
 def ranks_of_pairs(comparisons: Sequence[Comparison], labels: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """
-    The rank of each method on each pair, averaged over the pair's numbers of rows.
+    Return the rank of each method on each pair, averaged over the pair's numbers of rows.
 
     Args:
         comparisons (`Sequence[Comparison]`).
@@ -77,7 +77,7 @@ def ranks_of_pairs(comparisons: Sequence[Comparison], labels: Sequence[str]) -> 
 
 def mean_ranks(comparisons: Sequence[Comparison]) -> dict[str, float]:
     """
-    The mean over pairs of the rank of each method that has a score in all comparisons, best first.
+    Return the mean over pairs of the rank of each method that has a score in all comparisons, best first.
 
     A pair counts once, however many numbers of rows it has been run with.
     """
@@ -124,7 +124,7 @@ def wilcoxon_holm(comparisons: Sequence[Comparison]) -> dict[tuple[str, str], fl
 
 def groups(ordered: Sequence[str], p_values: dict[tuple[str, str], float]) -> list[tuple[int, int]]:
     """
-    The longest runs of methods, in the order of their ranks, of which no two differ significantly.
+    Return the longest runs of methods, in the order of their ranks, of which no two differ significantly.
 
     Args:
         ordered (`Sequence[str]`): labels, best first.
@@ -146,7 +146,7 @@ def groups(ordered: Sequence[str], p_values: dict[tuple[str, str], float]) -> li
 
 
 def paired_p(comparison: Comparison, one: str, other: str) -> float | None:
-    """The p of a paired t-test over the seeds that both methods have; `None` where it is not defined."""
+    """Return the p of a paired t-test over the seeds that both methods have; `None` where it is not defined."""
     values = paired_scores(comparison, one, other)
     if len(values) < 2 or not np.isfinite(values).all():
         return None
@@ -154,14 +154,14 @@ def paired_p(comparison: Comparison, one: str, other: str) -> float | None:
 
 
 def paired_scores(comparison: Comparison, one: str, other: str) -> list[tuple[float, float]]:
-    """The scores of two methods for each seed that both have."""
+    """Return the scores of two methods for each seed that both have."""
     scores, others = comparison.methods[one].scores, comparison.methods[other].scores
     return [(scores[seed], others[seed]) for seed in scores if seed in others]
 
 
 def win_counts(comparisons: Sequence[Comparison], labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    How often each method beats each other one.
+    Count how often each method beats each other one.
 
     Args:
         comparisons (`Sequence[Comparison]`): those in which both have a score are counted.
@@ -189,7 +189,7 @@ def win_counts(comparisons: Sequence[Comparison], labels: Sequence[str]) -> tupl
 
 def compared_with_reference(comparison: Comparison) -> dict[str, dict[str, Any]]:
     """
-    Each method against the reference of its comparison, over the seeds that both have.
+    Compare each method with the reference of its comparison, over the seeds that both have.
 
     Returns:
         `dict`: by label the mean `difference`, and `p` after Holm's correction over the methods, `None` where not defined.

@@ -31,7 +31,7 @@ def write_run_report(
     names: Sequence[str] | None = None,
 ) -> str:
     """
-    The final score and the course of a run, and what its model says of rows, where they are given.
+    Report the final score and the course of a run, and what its model says of rows, where they are given.
 
     Args:
         folder (`str` or `Path`): what the run left, with `trainer_state.json` in it or in a checkpoint.

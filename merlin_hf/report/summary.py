@@ -21,7 +21,7 @@ class Report(NamedTuple):
 
 def comparison_summary(comparison: Comparison) -> dict[str, Any]:
     """
-    A comparison with its methods.
+    Return a comparison with its methods as plain values.
 
     Returns:
         `dict`: by method `mean`, sample standard deviation as `spread`, `scores` and `train_seconds` by seed, `difference` to the
@@ -54,14 +54,15 @@ def comparison_summary(comparison: Comparison) -> dict[str, Any]:
 
 def ranks_summary(comparisons: Sequence[Comparison]) -> dict[str, float] | None:
     """
-    The mean rank of each method that has scores in all comparisons that are ranked ([`~merlin_hf.report.ranks.balanced`]); `None` where
-    there is only one.
+    Return the mean rank of each method that has scores in all comparisons that are ranked; `None` where there is only one.
+
+    [`~merlin_hf.report.ranks.balanced`] says which are ranked.
     """
     return mean_ranks(balanced(comparisons)) if len(comparisons) > 1 else None
 
 
 def ranked(comparisons: Sequence[Comparison]) -> dict[str, list[Any]] | None:
-    """The `pairs` and numbers of `rows` that the ranks are of; `None` where there are no ranks."""
+    """Return the `pairs` and numbers of `rows` that the ranks are of; `None` where there are no ranks."""
     if len(comparisons) < 2:
         return None
     alike = balanced(comparisons)
@@ -77,7 +78,7 @@ def run_summary(
     score: FinalScore | None = None,
 ) -> dict[str, Any]:
     """
-    A training run.
+    Return what is known of a training run as plain values.
 
     Args:
         name (`str`): of its folder.

@@ -15,7 +15,7 @@ SIGNIFICANT = "\\*"
 
 def score_table(of_pair: Sequence[Comparison]) -> str:
     """
-    The methods of a pair with their scores for each number of labelled rows, the best of them bold.
+    Return the methods of a pair with their scores for each number of labelled rows, the best of them bold.
 
     Args:
         of_pair (`Sequence[Comparison]`): of one pair, by number of rows.
@@ -39,7 +39,7 @@ def score_table(of_pair: Sequence[Comparison]) -> str:
 
 
 def rank_table(comparisons: Sequence[Comparison]) -> str:
-    """The mean ranks with the rank on each pair; the pairs are numbered where there are many."""
+    """Return the mean ranks with the rank on each pair; the pairs are numbered where there are many."""
     labels = list(mean_ranks(comparisons))
     pairs, ranks = ranks_of_pairs(comparisons, labels)
     rows = [
@@ -67,7 +67,7 @@ def win_table(comparisons: Sequence[Comparison], labels: Sequence[str]) -> str:
 
 
 def problems(comparisons: Sequence[Comparison]) -> list[str]:
-    """A line for each method without scores in a comparison."""
+    """Return a line for each method without scores in a comparison."""
     return [
         f"{escape(comparison.pair)}, {comparison.rows} rows: {escape(label)} is {escape(short_paths(method.reason))}"
         for comparison in comparisons
@@ -84,12 +84,12 @@ def incomplete_methods(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def all_labels(comparisons: Sequence[Comparison]) -> list[str]:
-    """All methods with scores: by mean rank, then those without one."""
+    """Return all methods with scores: by mean rank, then those without one."""
     return [*mean_ranks(comparisons), *incomplete_methods(comparisons)]
 
 
 def _ordered(of_pair: Sequence[Comparison]) -> list[str]:
-    """The methods of a pair, the best on average first; those that lack scores last."""
+    """Return the methods of a pair, the best on average first; those that lack scores last."""
     labels = {label for comparison in of_pair for label in comparison.methods}
 
     def place(label: str) -> tuple[int, float, str]:

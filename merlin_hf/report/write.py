@@ -85,7 +85,7 @@ def _scores(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _what_is_ranked(comparisons: Sequence[Comparison], alike: Sequence[Comparison]) -> str:
-    """Which of the comparisons are in ranks and tests."""
+    """Return which of the comparisons are in ranks and tests."""
     rows = ", ".join(str(rows) for rows in sorted({comparison.rows for comparison in alike}))
     ranked = by_pair(alike)
     left_out = [escape(pair) for pair in by_pair(comparisons) if pair not in ranked]
@@ -122,7 +122,7 @@ def _wins(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _differences(comparisons: Sequence[Comparison]) -> list[str]:
-    """Which methods cannot be told apart over pairs, where there are enough of them."""
+    """Return which methods cannot be told apart over pairs, where there are enough of them."""
     pairs = len(by_pair(comparisons))
     if not can_test(comparisons):
         if pairs >= LEAST_PAIRS:

@@ -14,7 +14,7 @@ from ..utils.validation import ConfigError, check_fields
 
 def parse_data_set(given: str) -> dict[str, str]:
     """
-    A data set as it is named in one word, `path[:config][@split]`.
+    Read a data set as it is named in one word, `path[:config][@split]`.
 
     `nyu-mll/glue:rte@validation` is the split `validation` of the configuration `rte` of `nyu-mll/glue`. What exists as a file
     or folder is a path, colons and all.
@@ -41,7 +41,7 @@ def parse_data_set(given: str) -> dict[str, str]:
 
 def read_data_set(given: Any, argument: str, **columns: Any) -> SourceConfig:
     """
-    A data set with its split and columns.
+    Return a data set with its split and columns.
 
     Args:
         given (`str`, mapping or [`~merlin_hf.comparison.config.SourceConfig`]): see [`parse_data_set`]; a mapping has the keys of
@@ -70,7 +70,7 @@ def read_data_sets(
     target: Any, candidates: Any, columns: Mapping[str, Mapping[str, Any]]
 ) -> tuple[str, SourceConfig, dict[str, SourceConfig]]:
     """
-    The target's name and data set, and those of the candidates, of which a single one may stand by itself.
+    Return the target's name and data set, and those of the candidates, of which a single one may stand by itself.
 
     Args:
         columns (mapping): from names to options of [`read_data_set`].

@@ -45,7 +45,7 @@ class Backbone:
             raise ConfigError(f"`model={settings.model!r}`: {error}") from error
 
     def encode(self, rows: Rows) -> "Encoded":
-        """The model's inputs of these rows, and their features."""
+        """Return the model's inputs of these rows, and their features."""
         return Encoded(self, rows)
 
 

@@ -15,7 +15,7 @@ from ..transfer.splits import split_by_class
 
 def backbone_parameters(transfer_model: TransferModel, layers: int | None = None) -> dict[str, nn.Parameter]:
     """
-    The parameters that gradients are compared in: all floating point ones but those of the last layer, the head.
+    Return the parameters that gradients are compared in: all floating point ones but those of the head.
 
     Args:
         transfer_model ([`~merlin_hf.transfer.model.TransferModel`]).
@@ -41,7 +41,7 @@ def backbone_parameters(transfer_model: TransferModel, layers: int | None = None
 
 def source_gradient(features: Tensor, labels: Tensor, head: LinearHead) -> Tensor:
     """
-    The gradient of the mean source loss in the features of its rows, with the head as it is.
+    Return the gradient of the mean source loss in the features of its rows, with the head as it is.
 
     For the head that minimises the loss it is the gradient of `min over theta of L(theta, phi)` as well, as the head's own
     derivative is 0 there; the regulariser aside.
@@ -69,7 +69,7 @@ def meta_gradient(
     head: str = "ridge",
 ) -> Tensor:
     """
-    The gradient of MeRLin's meta loss in the features of the target's rows, averaged over random halves.
+    Return the gradient of MeRLin's meta loss in the features of the target's rows, averaged over random halves.
 
     In each split a head is fit on one half, in closed form, and the other half gives its loss; the gradient goes through both,
     as in [`~merlin_hf.MerlinTrainer`], whose defaults the regulariser and the scale of the logits have.

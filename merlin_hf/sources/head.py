@@ -33,7 +33,7 @@ def fit_source_head(features: Tensor, labels: Tensor, num_labels: int) -> Linear
 
 def held_out_accuracy(features: Tensor, labels: Tensor, num_labels: int) -> float:
     """
-    How often a source head is right on rows that it was not fit on: one fit on each half, and judged by the other.
+    Return how often a source head is right on rows that it was not fit on: two heads, each fit on one half of them.
 
     Args:
         features (`torch.Tensor` of shape `(n, hidden_size)`).

@@ -35,7 +35,7 @@ class Alignment:
 
 def gradient_alignment(source: Sequence[Tensor], metas: Sequence[Sequence[Tensor]]) -> Alignment:
     """
-    The alignment of the source's gradient g with the gradients m_1, ..., m_R of MeRLin's meta loss.
+    Return the alignment of the source's gradient g with the gradients m_1, ..., m_R of MeRLin's meta loss.
 
         cosine = <g, m> / (|g| |m|),    m = mean over r of m_r
 
@@ -125,5 +125,5 @@ def leep(source_probabilities: Tensor, labels: Tensor) -> float:
 
 
 def _dot(first: Tensor, second: Tensor) -> float:
-    """The inner product, summed in float64 as millions of terms of either sign would cancel; without a float64 copy."""
+    """Return the inner product, summed in float64, as millions of terms of either sign would cancel."""
     return float((first * second).sum(dtype=torch.float64))

@@ -171,7 +171,7 @@ def measure(score: SourceScore, target: Encoded, metas: list[list[Tensor]], sour
 
 
 def of_no_source(labels: Tensor) -> dict[str, float]:
-    """What each measure is for a source that says nothing about these labels of the target."""
+    """Return what each measure is for a source that says nothing about these labels of the target."""
     found = {"alignment": 0.0}
     if not labels.is_floating_point():
         found["leep"] = leep(torch.ones(len(labels), 1), labels.cpu())

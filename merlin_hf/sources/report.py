@@ -49,7 +49,7 @@ def _measured(score: SourceScore, name: str) -> str:
 
 
 def legend(ranking: SourceRanking) -> list[str]:
-    """What the numbers are, and what not to read into them."""
+    """Return what the numbers are, and what not to read into them."""
     seeds = ranking.settings["seeds"]
     spread = (
         f"over {len(seeds)} draws of rows"

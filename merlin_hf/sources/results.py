@@ -50,13 +50,14 @@ class SourceScore:
     ranks: dict[str, float] = field(default_factory=dict)
 
     def mean(self, measure: str) -> float | None:
-        """Over seeds; `None` where the measure is not defined."""
+        """Return the mean over seeds; `None` where the measure is not defined."""
         return mean_and_spread(self.values[measure])[0] if self.values[measure] else None
 
     def spread(self, measure: str) -> float | None:
         """
-        The sample standard deviation over seeds. Of the alignment with one seed, that over meta gradients, which are of the same
-        rows. `None` where there is one number.
+        Return the sample standard deviation over seeds; `None` where there is one number.
+
+        Of the alignment with one seed it is that over meta gradients, which are of the same rows.
         """
         values = self.values[measure]
         if measure == "alignment" and len(values) == 1:
@@ -122,11 +123,11 @@ class SourceRanking:
         return list(self.sources[0].ranks)
 
     def order(self, measure: str) -> list[str]:
-        """Names of the candidates by one measure, best first."""
+        """Return names of the candidates by one measure, best first."""
         return [score.name for score in sorted(self.sources, key=lambda score: score.ranks[measure])]
 
     def baseline(self, measure: str) -> float:
-        """What a measure is for a source that says nothing, over seeds."""
+        """Return what a measure is for a source that says nothing, over seeds."""
         return mean_and_spread(self.baselines[measure])[0]
 
     def to_dict(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def check_log_history(history: Any) -> list[dict[str, Any]]:
 
 
 def metrics_of(entry: dict[str, Any], prefix: str = "eval_") -> dict[str, float]:
-    """What an entry of the log history says about how well the model does, without the prefix."""
+    """Return what an entry of the log history says about how well the model does, without the prefix."""
     found = {name.removeprefix(prefix): value for name, value in entry.items() if name.startswith(prefix)}
     return {
         name: value
@@ -83,7 +83,7 @@ def last_evaluations(
     log_history: list[dict[str, Any]], best_step: int | None = None, eval_names: Iterable[str] = ()
 ) -> list[Evaluation]:
     """
-    The metrics of the model as it is.
+    Return the metrics of the model as it is.
 
     Args:
         log_history (`list[dict]`): as in [`~transformers.TrainerState`].
@@ -118,13 +118,13 @@ def last_evaluations(
 
 
 def metric_title(name: str) -> str:
-    """How a table calls a metric."""
+    """Return how a table calls a metric."""
     return name.replace("_", " ").capitalize()
 
 
 def training_table(log_history: list[dict[str, Any]]) -> list[dict[str, str]]:
     """
-    The course of training, as rows of one table.
+    Return the course of training, as rows of one table.
 
     Returns:
         `list[dict[str, str]]`: one row per evaluation, or per logged step where there was none; at most 20 that are spread

@@ -245,3 +245,10 @@ def test_labels_of_the_data_are_matched_with_the_models(caplog):
     twice = with_labels(tiny_bert(num_labels=3), ["May", "may", "no"]).config
     with pytest.raises(ValueError, match="labels"):
         outputs_of(Labels([0], ["MAY"], [0]), twice)
+
+
+def test_an_output_dir_that_cannot_be_written_to_is_found_before_the_model_is_loaded(tmp_path, run):
+    (tmp_path / "file").touch()
+    flags = ["--validation_file", tmp_path / "nowhere.csv", "--output_dir", tmp_path / "file" / "out"]
+    status, shown, said = run("evaluate", tmp_path / "no_model", *flags)
+    assert status == 2 and shown == "" and "`output_dir=" in said and "cannot be written to" in said

@@ -107,3 +107,10 @@ def test_exit_status_of_an_interruption(arguments, capsys, monkeypatch):
 
     monkeypatch.setattr(ranking_module, "measure", stop)
     assert run(*arguments) == 130
+
+
+def test_an_output_dir_that_cannot_be_written_to_is_found_before_anything_is_read(capsys, tmp_path):
+    (tmp_path / "out" / "ranking.json").mkdir(parents=True)
+    assert run("--target", "nowhere", "--candidates", "nowhere", "--output_dir", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "`output_dir=" in said and "a folder has the name of a file" in said
