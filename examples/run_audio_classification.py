@@ -17,18 +17,19 @@ from dataclasses import dataclass, field
 
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, DataCollatorWithPadding, set_seed
 
-from merlin_hf.data.audio import AUDIO, EncodeAudio
+from merlin_hf.data.audio import EncodeAudio
+from merlin_hf.data.encoding import encode_media
 from merlin_hf.scripts.arguments import parse_args
-from merlin_hf.scripts.audio_tasks import DataTrainingArguments
-from merlin_hf.scripts.image_classification import load_data, make_program, publish
-from merlin_hf.scripts.image_tasks import load_task
+from merlin_hf.scripts.data_arguments import AudioDataArguments
 from merlin_hf.scripts.model_arguments import BaseModelArguments
-from merlin_hf.scripts.text_classification import (
-    KINDS,
+from merlin_hf.scripts.program import (
     Program,
     choose_method,
+    encode_tasks,
     load_config,
     load_model,
+    load_tasks,
+    make_program,
     run,
     setup_logging,
 )
@@ -47,41 +48,31 @@ class ModelArguments(BaseModelArguments):
     )
 
 
-def build(model_args: ModelArguments, data_args: DataTrainingArguments, args) -> Program:
+def build(model_args: ModelArguments, data_args: AudioDataArguments, args) -> Program:
     """Load what the arguments name, and make the trainer; nothing is trained."""
     args.remove_unused_columns = False  # rows are encoded when read, from columns that the model does not take
     trainer_class = choose_method(model_args, data_args, args.do_train)
     with args.main_process_first(desc="loading data"):
-        hub = {"cache_dir": model_args.cache_dir, "token": model_args.token}
-        kinds = [kind for kind, asked in KINDS.items() if getattr(args, asked)]
-        target = load_task(data_args, kind=AUDIO, kinds=kinds, **hub)
-        wants_source = args.do_train and data_args.has_source and trainer_class.takes_source
-        source = load_task(data_args, "source_", AUDIO, kinds=["train"], **hub) if wants_source else None
+        target, source = load_tasks(model_args, data_args, args, trainer_class)
         config = load_config(model_args, target.labels, args.do_train, data_args.labels_by_number)
         path = model_args.feature_extractor_name or model_args.model_name_or_path
         extractor = load_processor(AutoFeatureExtractor, path, **model_args.hub_options)
         options = (extractor, data_args.max_length_seconds, data_args.array_sampling_rate)
-        encode, encode_train = EncodeAudio(*options), EncodeAudio(*options, at_random=True)
-        data = load_data(target, source, data_args, args, encode, encode_train)
+
+        def encode(task, split, limit):
+            return encode_media(task, split, EncodeAudio(*options, at_random=split == "train"), limit, args.seed)
+
+        data = encode_tasks(target, source, data_args, args, encode)
     model = load_model(model_args, config, AutoModelForAudioClassification)
     if model_args.freeze_feature_encoder and hasattr(model, "freeze_feature_encoder"):
         model.freeze_feature_encoder()
-    return make_program(
-        trainer_class,
-        model,
-        extractor,
-        DataCollatorWithPadding(extractor),
-        args,
-        data,
-        target,
-        source,
-        publish=lambda trainer: publish(trainer, model_args, data_args, task="audio-classification"),
-    )
+    rest = (args, data, target, source, model_args, data_args, "audio-classification")
+    return make_program(trainer_class, model, extractor, *rest, DataCollatorWithPadding(extractor))
 
 
 def main(argv: list[str] | None = None) -> None:
     """Train, evaluate and predict as the arguments say."""
-    model_args, data_args, args = parse_args(argv, ModelArguments, DataTrainingArguments)
+    model_args, data_args, args = parse_args(argv, ModelArguments, AudioDataArguments)
     setup_logging(args)
     set_seed(args.seed)
     run(build(model_args, data_args, args))

@@ -19,7 +19,7 @@ from stored import repacked
 from transformers import AutoModelForImageClassification
 
 import merlin_hf
-from merlin_hf.comparison.encoding import resize_and_scale
+from merlin_hf.data.encoding import resize_and_scale
 from merlin_hf.transfer.model import TransferModel
 from merlin_hf.utils.files import write_text
 

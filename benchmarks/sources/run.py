@@ -19,10 +19,10 @@ import transformers
 
 from merlin_hf.comparison import compare
 from merlin_hf.comparison.config import SourceConfig
-from merlin_hf.comparison.draws import draw_rows
-from merlin_hf.comparison.encoding import ImageEncoder, resize_and_scale
 from merlin_hf.comparison.progress import quiet
-from merlin_hf.comparison.tasks import load_rows
+from merlin_hf.data.encoding import ImageEncoder, resize_and_scale
+from merlin_hf.data.rows import load_rows
+from merlin_hf.data.sampling import draw_rows
 from merlin_hf.sources import rank_sources
 from merlin_hf.sources.figure import save_figure
 from merlin_hf.utils.files import to_json, write_text

@@ -5,8 +5,8 @@ import tempfile
 from typing import Any
 
 from ..comparison.progress import quiet
-from ..scripts.labels import Labels
-from ..scripts.text_classification import Program
+from ..data.labels import Labels
+from ..scripts.program import Program
 from .arguments import Request
 from .programs import build
 

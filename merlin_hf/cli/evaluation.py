@@ -3,7 +3,7 @@
 import argparse
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import datasets
@@ -19,14 +19,14 @@ from transformers import (
     default_data_collator,
 )
 
-from ..data.audio import AUDIO, EncodeAudio
-from ..data.columns import warn_of_empty_texts
-from ..data.encoding import count_cut, tokenize
-from ..data.images import IMAGES, EncodeImages, mode_of
+from ..data.audio import EncodeAudio
+from ..data.columns import GLUE, GLUE_COLUMNS, ColumnOptions
+from ..data.encoding import count_cut, encode_media, encode_texts
+from ..data.images import EncodeImages, mode_of
 from ..data.labels import REGRESSION, SINGLE_LABEL, Labels
 from ..data.models import longest_text, outputs_of, pad_by_known_token
-from ..data.tasks import make_task
-from ..scripts import audio_tasks, image_tasks, text_tasks
+from ..data.tasks import VALIDATION, DataSpec, Task, load_splits, make_task, select
+from ..scripts.data_arguments import AudioDataArguments
 from ..transfer.labels import MULTI_LABEL
 from ..transfer.model import TransferModel
 from ..utils.validation import ConfigError, did_you_mean
@@ -48,14 +48,14 @@ class Cut(NamedTuple):
 
 
 @dataclass
-class Rows:
+class EncodedRows:
     """
     Labelled rows as a model takes them.
 
     Args:
         dataset (`datasets.Dataset`): with `labels`, numbered as in `labels.ids`.
         collator (`Callable`): makes a batch of rows.
-        labels ([`~merlin_hf.scripts.labels.Labels`]).
+        labels ([`~merlin_hf.data.labels.Labels`]).
         split (`str`): where they are from.
         cut (`Cut`, *optional*): how texts were cut.
     """
@@ -77,7 +77,7 @@ class Rows:
         )
 
 
-def load_rows(saved: SavedModel, arguments: argparse.Namespace) -> Rows:
+def load_rows(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows:
     """
     The rows that the arguments of [`~merlin_hf.cli.evaluate.add_data_arguments`] name.
 
@@ -94,74 +94,73 @@ def several_labels_of(config: PretrainedConfig) -> list[str] | None:
     return [config.id2label[id] for id in range(config.num_labels)]
 
 
-def _load_texts(saved: SavedModel, arguments: argparse.Namespace) -> Rows:
-    names = ("task_name", "dataset_name", "dataset_config_name", "validation_file", "text_columns", "label_column")
-    given = {name: getattr(arguments, name) for name in names}
+def _load_texts(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows:
     _check_no_flags(saved, arguments, ("validation_dir", "image_column", "audio_column"))
-    data_args = text_tasks.DataTrainingArguments(**given, pad_to_max_length=False)
-    argument, splits, origins = text_tasks.load_splits(data_args)
-    split = choose_split(splits, arguments.split, argument)
-    options = replace(
-        text_tasks.column_options(data_args), expected=saved.config.problem_type or expected_of(saved.config)
-    )
-    task = make_task({split: splits[split]}, origins, argument, options, several_labels_of(saved.config))
+    task, split = _load_task(saved, arguments)
     tokenizer = saved.load_processor(AutoTokenizer)
     pad_by_known_token(tokenizer, saved.config)
     max_length = longest_text(tokenizer, saved.config, arguments.max_seq_length)
-    rows = text_tasks.select(task.splits[split], task, "validation", arguments.max_eval_samples)
-    texts = [rows[name] for name in task.text_columns]
-    warn_of_empty_texts(rows, task.text_columns, task.origin(split))
-    encoded = tokenize(rows, task.text_columns, task.labels, tokenizer, max_length)
-    cut = count_cut(texts, encoded["input_ids"], tokenizer, max_length)
+    encoded = encode_texts(task, VALIDATION, tokenizer, max_length, arguments.max_eval_samples)
+    texts = select(task, VALIDATION, arguments.max_eval_samples)
+    cut = count_cut([texts[name] for name in task.columns], encoded["input_ids"], tokenizer, max_length)
     is_most = max_length < arguments.max_seq_length
-    return Rows(encoded, DataCollatorWithPadding(tokenizer), task.labels, split, Cut(cut, max_length, is_most))
+    return EncodedRows(encoded, DataCollatorWithPadding(tokenizer), task.labels, split, Cut(cut, max_length, is_most))
+
+
+def _load_media(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows:
+    others = ("audio_column",) if saved.kind == IMAGE else ("image_column",)
+    _check_no_flags(saved, arguments, ("task_name", "validation_file", "text_columns", *others))
+    encode: Callable[[list], dict[str, Any]]
+    collator: Callable[[list], dict[str, Any]]
+    if saved.kind == IMAGE:
+        # The PIL backend needs no torchvision, and gives the same pixels with and without it.
+        encode = EncodeImages(saved.load_processor(AutoImageProcessor, backend="pil"), mode_of(saved.config))
+        collator = default_data_collator
+    else:
+        extractor = saved.load_processor(AutoFeatureExtractor)
+        encode = EncodeAudio(extractor, AudioDataArguments.max_length_seconds)
+        collator = DataCollatorWithPadding(extractor)
+    task, split = _load_task(saved, arguments)
+    rows = encode_media(task, VALIDATION, encode, arguments.max_eval_samples)
+    return EncodedRows(rows, collator, task.labels, split)
+
+
+def _load_task(saved: SavedModel, arguments: argparse.Namespace) -> tuple[Task, str]:
+    """Load the data that the arguments name as a validation split, and what that split is called there."""
+    names = ("task_name", "dataset_name", "validation_file", "validation_dir")
+    argument = next(name for name in names if getattr(arguments, name) is not None)
+    task_name = arguments.task_name and arguments.task_name.lower()
+    if task_name is not None and task_name not in GLUE_COLUMNS:
+        raise ConfigError(
+            f"`task_name` must be a GLUE task ({', '.join(GLUE_COLUMNS)}), got {task_name!r}.{did_you_mean(task_name, GLUE_COLUMNS)}"
+        )
+    media_column = f"{saved.kind}_column"
+    spec = DataSpec(
+        argument=argument,
+        path=arguments.dataset_name if task_name is None else GLUE,
+        name=arguments.dataset_config_name if task_name is None else task_name,
+        shown=task_name,
+        files={} if arguments.validation_file is None else {VALIDATION: arguments.validation_file},
+        folders={} if arguments.validation_dir is None else {VALIDATION: arguments.validation_dir},
+        kind=saved.kind,
+        options=ColumnOptions(
+            text_columns=arguments.text_columns or GLUE_COLUMNS.get(task_name),
+            media_column=getattr(arguments, media_column, None),
+            label_column=arguments.label_column,
+            expected=saved.config.problem_type or expected_of(saved.config),
+            names={"media_column": media_column},
+        ),
+    )
+    splits, origins = load_splits(spec)
+    split = choose_split(splits, arguments.split, argument)
+    several = several_labels_of(saved.config)
+    task = make_task({VALIDATION: splits[split]}, {VALIDATION: origins[split]}, spec, several)
+    return task, split
 
 
 def expected_of(config: PretrainedConfig) -> str | None:
     """Return what a model's number of outputs says of its labels."""
     return REGRESSION if config.num_labels == 1 else SINGLE_LABEL
-
-
-def _load_media(saved: SavedModel, arguments: argparse.Namespace) -> Rows:
-    others = ("audio_column",) if saved.kind == IMAGE else ("image_column",)
-    _check_no_flags(saved, arguments, ("task_name", "validation_file", "text_columns", *others))
-    given = {
-        "dataset_name": arguments.dataset_name,
-        "dataset_config_name": arguments.dataset_config_name,
-        "validation_dir": arguments.validation_dir,
-        "label_column_name": arguments.label_column,
-        "train_val_split": 0.0,
-    }
-    if arguments.split is not None:
-        given["validation_split_name"] = arguments.split
-    encode: Callable[[list], dict[str, Any]]
-    collator: Callable[[list], dict[str, Any]]
-    data_args: image_tasks.MediaArguments
-    if saved.kind == IMAGE:
-        kind = IMAGES
-        data_args = image_tasks.DataTrainingArguments(**given, image_column_name=arguments.image_column)
-        # The PIL backend needs no torchvision, and gives the same pixels with and without it.
-        encode = EncodeImages(saved.load_processor(AutoImageProcessor, backend="pil"), mode_of(saved.config))
-        collator = default_data_collator
-    else:
-        kind = AUDIO
-        data_args = audio_tasks.DataTrainingArguments(**given, audio_column_name=arguments.audio_column)
-        extractor = saved.load_processor(AutoFeatureExtractor)
-        encode = EncodeAudio(extractor, data_args.max_length_seconds)
-        collator = DataCollatorWithPadding(extractor)
-    argument, splits, origins = image_tasks.load_splits(data_args, "", kind)
-    chosen = choose_split(splits, arguments.split and "validation", argument)
-    task = image_tasks.make_task(
-        datasets.DatasetDict(validation=splits[chosen]),
-        {"validation": origins[chosen]},
-        argument,
-        data_args,
-        kind=kind,
-        several=several_labels_of(saved.config),
-        expected=saved.config.problem_type or expected_of(saved.config),
-    )
-    rows = image_tasks.prepare(task, "validation", arguments.max_eval_samples, encode)
-    return Rows(rows, collator, task.labels, arguments.split or chosen)
 
 
 def _check_no_flags(saved: SavedModel, arguments: argparse.Namespace, names: tuple[str, ...]) -> None:
@@ -196,7 +195,7 @@ def choose_split(splits: datasets.DatasetDict, given: str | None, argument: str)
     return found[0]
 
 
-def batches(rows: Rows, batch_size: int, device: torch.device) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+def batches(rows: EncodedRows, batch_size: int, device: torch.device) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """The model's inputs, and the labels of their rows."""
     for start in range(0, len(rows.dataset), batch_size):
         batch = rows.collator([rows.dataset[row] for row in range(start, min(start + batch_size, len(rows.dataset)))])
@@ -205,7 +204,7 @@ def batches(rows: Rows, batch_size: int, device: torch.device) -> Iterator[tuple
 
 
 @torch.no_grad()
-def answers(model: PreTrainedModel, rows: Rows, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+def answers(model: PreTrainedModel, rows: EncodedRows, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """
     What a model says of rows.
 
@@ -222,7 +221,7 @@ def answers(model: PreTrainedModel, rows: Rows, batch_size: int) -> tuple[np.nda
 
 
 @torch.no_grad()
-def features(model: PreTrainedModel, rows: Rows, batch_size: int) -> np.ndarray:
+def features(model: PreTrainedModel, rows: EncodedRows, batch_size: int) -> np.ndarray:
     """What enters the last layer of a model, `(n, hidden_size)`."""
     found = []
     transfer_model = TransferModel(model, num_source_labels=0)

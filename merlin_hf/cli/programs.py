@@ -5,17 +5,18 @@ from typing import Any
 
 from ..data import load_dataset
 from ..data.images import is_image
-from ..scripts import image_classification, image_tasks, text_classification, text_tasks
+from ..data.tasks import IMAGE, TEXT
+from ..scripts import image_classification, text_classification
 from ..scripts.arguments import names_of
-from ..scripts.text_classification import Program
+from ..scripts.data_arguments import ImageDataArguments, TextDataArguments
+from ..scripts.program import Program
 from ..utils.validation import ConfigError
 
 
-TEXT, IMAGE = "text", "image"
 TASKS = (TEXT, IMAGE)
 ARGUMENTS = {
-    TEXT: (text_classification.ModelArguments, text_tasks.DataTrainingArguments),
-    IMAGE: (image_classification.ModelArguments, image_tasks.DataTrainingArguments),
+    TEXT: (text_classification.ModelArguments, TextDataArguments),
+    IMAGE: (image_classification.ModelArguments, ImageDataArguments),
 }
 
 

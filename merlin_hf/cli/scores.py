@@ -11,7 +11,7 @@ from ..comparison.metrics import classification_metrics, regression_metrics
 from ..data.labels import Labels
 from ..data.models import is_unnamed
 from ..report.confusion import confusion_matrix
-from ..scripts.text_tasks import local_metric
+from ..scripts.metrics import local_metric
 from ..transfer.labels import MULTI_LABEL, REGRESSION
 from ..utils.validation import ConfigError
 from .evaluation import model_ids

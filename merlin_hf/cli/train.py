@@ -238,7 +238,7 @@ def _train(request: Any) -> tuple[int, dict[str, Any] | None]:
     from transformers import set_seed
 
     from ..data.media import UnreadableMediaError
-    from ..scripts.text_classification import run, setup_logging
+    from ..scripts.program import run, setup_logging
     from ..transfer.weights import NotFiniteError
     from ..utils.files import FileError, check_output_dir
     from ..utils.secret import without_any_token

@@ -19,6 +19,8 @@ from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
 from transformers.utils import CONFIG_NAME
 
+from ..data.rows import Rows
+from ..data.tasks import IMAGE
 from ..utils.files import file_names, write_text
 from ..utils.validation import ConfigError, first_sentence
 from .config import CompareConfig, MethodConfig
@@ -27,7 +29,6 @@ from .models import build_model, load_encoder, load_model_config, model_identity
 from .pair import TaskPair
 from .progress import Progress, StepCallback
 from .store import FINAL, FORMAT, Run
-from .tasks import IMAGE, Rows
 
 
 SETUP = ("use_cpu", "ddp_backend", "ddp_timeout")
@@ -103,7 +104,7 @@ class Experiment:
             "train_rows": train.identity,
             "judged_by": eval_rows.identity,
             "source_rows": self.pair.source.identity if with_source else None,
-            "columns": [train.task.text_columns, self.pair.source.task.text_columns if with_source else None],
+            "columns": [train.task.columns, self.pair.source.task.columns if with_source else None],
             "model": self._model_identity,
             "from_scratch": self.config.from_scratch,
             "freeze_layers": self.config.freeze_layers,

@@ -13,14 +13,14 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ..data.encoding import ImageEncoder, TextEncoder, by_processor, resize_and_scale
 from ..data.labels import Labels
 from ..data.models import configure_labels, load_image_processor, load_tokenizer, longest_text
+from ..data.tasks import IMAGE, TEXT
 from ..transfer.layers import KEPT_STATISTICS, layer_stack
 from ..utils.loading import load_config, load_model
 from ..utils.validation import ConfigError
 from .config import CompareConfig
-from .encoding import ImageEncoder, TextEncoder, by_processor, resize_and_scale
-from .tasks import IMAGE, TEXT
 
 
 AUTO_MODELS = {TEXT: AutoModelForSequenceClassification, IMAGE: AutoModelForImageClassification}

@@ -2,11 +2,11 @@
 
 from functools import cached_property
 
+from ..data.rows import Rows, load_rows, load_splits_of, overlap
+from ..data.sampling import draw_rows, split_off_validation
 from ..utils.validation import ConfigError
 from .config import CompareConfig
-from .draws import draw_rows, split_off_validation
 from .store import FINAL
-from .tasks import Rows, load_rows, load_splits_of, overlap
 
 
 class TaskPair:
@@ -108,7 +108,7 @@ class TaskPair:
             "target": {
                 "path": self.config.target.path,
                 "name": self.config.target.name,
-                "columns": self.pool.task.text_columns,
+                "columns": self.pool.task.columns,
                 "classes": self.labels.names or None,
                 "pool_rows": len(self.pool),
                 "train_rows": len(drawn),
@@ -120,7 +120,7 @@ class TaskPair:
             described["source"] = {
                 "path": self.config.source.path,
                 "name": self.config.source.name,
-                "columns": self.source.task.text_columns,
+                "columns": self.source.task.columns,
                 "classes": self.source.task.labels.names or None,
                 "rows": len(self.source),
             }

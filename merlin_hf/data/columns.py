@@ -11,6 +11,7 @@ import datasets
 from ..utils.validation import ConfigError, did_you_mean
 
 
+GLUE = "nyu-mll/glue"
 GLUE_COLUMNS = {
     "cola": ("sentence",),
     "mnli": ("premise", "hypothesis"),
@@ -39,6 +40,7 @@ class ColumnOptions:
 
     Args:
         text_columns (`Sequence[str]`, *optional*): one or two; found if not given.
+        media_column (`str`, *optional*): of images or recordings; found if not given.
         label_column (`str`, *optional*): found if not given.
         problem_type (`str`, *optional*): whether labels that are numbers are classes, as in a model's configuration.
         labels_by_number (`bool`): match classes of different names by their numbers.
@@ -47,6 +49,7 @@ class ColumnOptions:
     """
 
     text_columns: Sequence[str] | None = None
+    media_column: str | None = None
     label_column: str | None = None
     problem_type: str | None = None
     labels_by_number: bool = False

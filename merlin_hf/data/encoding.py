@@ -1,11 +1,22 @@
 """From stored rows to what a model takes."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import datasets
+import numpy as np
+from transformers import DataCollatorWithPadding, PretrainedConfig, default_data_collator
 
+from .columns import warn_of_empty_texts
+from .images import IMAGES, EncodeImages, mode_of, to_mode
 from .labels import Labels
+from .media import check_media, read_media
+from .rows import Rows
+from .tasks import MEDIA, ROW, Task, select
+
+
+# Texts
 
 
 def tokenize(
@@ -23,7 +34,7 @@ def tokenize(
     Make the model's inputs and `labels`, and no other column.
 
     Args:
-        split (`datasets.Dataset`): its `label` is one of `labels.values`, a real number, or zeros and ones.
+        split (`datasets.Dataset`): its `label` is the place of a class among the names, a real number, or zeros and ones.
         columns (`Sequence[str]`): one or two columns of texts.
         labels ([`~merlin_hf.data.labels.Labels`]).
         tokenizer: of transformers.
@@ -33,9 +44,8 @@ def tokenize(
         load_from_cache_file (`bool`): take what has been tokenized before.
         desc (`str`, *optional*): beside the progress bar.
     """
-    ids = dict(zip(labels.values, labels.ids, strict=True))
     options = {"padding": "max_length" if pad else False, "max_length": max_length, "truncation": True}
-    is_multi_label, is_regression = labels.is_multi_label, labels.is_regression
+    ids, is_multi_label, is_regression = labels.ids, labels.is_multi_label, labels.is_regression
 
     def encode(rows: dict[str, list]) -> dict[str, Any]:
         texts = [[text or "" for text in rows[name]] for name in columns]  # an empty cell of a csv file is None
@@ -57,6 +67,23 @@ def tokenize(
     )
 
 
+def encode_texts(
+    task: Task, split: str, tokenizer: Any, max_length: int, limit: int | None = None, **options: Any
+) -> datasets.Dataset:
+    """
+    Tokenize the first rows of a split.
+
+    Args:
+        limit (`int`, *optional*): how many; all if not given.
+        options: of [`tokenize`].
+    """
+    rows = select(task, split, limit)
+    warn_of_empty_texts(rows, task.columns, task.origin(split))
+    return tokenize(
+        rows, task.columns, task.labels, tokenizer, max_length, desc=f"Tokenizing {task.argument}", **options
+    )
+
+
 def count_cut(
     texts: Sequence[Sequence[str | None]], encoded: Sequence[list[int]], tokenizer: Any, max_length: int
 ) -> int:
@@ -73,3 +100,190 @@ def count_cut(
         return 0
     whole = tokenizer(*([column[row] or "" for row in full] for column in texts))["input_ids"]
     return sum(len(tokens) > max_length for tokens in whole)
+
+
+# Media
+
+
+def encode_media(
+    task: Task, split: str, encode: Callable[[list], dict[str, Any]], limit: int | None = None, seed: int = 0
+) -> datasets.Dataset:
+    """
+    Encode images or recordings when their rows are read.
+
+    Args:
+        encode (`Callable`): from a list of media to the model's inputs.
+        limit (`int`, *optional*): keep so many rows, drawn at random; of a test split the first ones.
+        seed (`int`): of the draw.
+
+    Returns:
+        `datasets.Dataset`: its rows have the model's inputs, and `labels` where there are labels.
+
+    Raises:
+        UnreadableMediaError: a file is damaged; the message names it.
+    """
+    rows = select(task, split, limit, None if split.startswith("test") else seed)
+    column, kind, where = task.columns[0], MEDIA[task.kind], task.origin(split).rstrip(",")
+    rows = with_outputs(rows, task.labels)
+    check_media(rows, column, kind, where)
+
+    def transform(batch: dict[str, list]) -> dict[str, Any]:
+        numbers = batch.get(ROW) or [None] * len(batch[column])
+        media = [read_media(kind, value, where, row) for value, row in zip(batch[column], numbers, strict=True)]
+        encoded = dict(encode(media))
+        if "label" in batch:
+            encoded["labels"] = batch["label"]
+        return encoded
+
+    return rows.with_transform(transform)
+
+
+def with_outputs(split: datasets.Dataset, labels: Labels) -> datasets.Dataset:
+    """Return a split with the outputs of the model in place of the places of classes among the names."""
+    if "label" not in split.column_names or not isinstance(split.features["label"], datasets.ClassLabel):
+        return split
+    if list(labels.ids) == list(range(len(labels.ids))):
+        return split
+    names = dict(zip(labels.ids, labels.names, strict=True))
+    feature = datasets.ClassLabel(names=[names.get(id, f"LABEL_{id}") for id in range(max(labels.ids) + 1)])
+    column = [labels.ids[place] for place in split["label"]]
+    return split.remove_columns("label").add_column("label", column, feature=feature)
+
+
+# Rows of a comparison, encoded once for all its runs
+
+
+@dataclass
+class TextEncoder:
+    """Token ids of one or two text columns, of which each batch is padded to its longest."""
+
+    tokenizer: Any
+    max_seq_length: int
+    reads_lazily: ClassVar[bool] = False  # whether rows are computed when they are read, from columns of its own
+
+    def __call__(self, rows: Rows) -> datasets.Dataset:
+        """The model's inputs and `labels`."""
+        return tokenize(
+            rows.dataset,
+            rows.task.columns,
+            rows.task.labels,
+            self.tokenizer,
+            self.max_seq_length,
+            desc="Tokenizing",
+        )
+
+    @property
+    def collator(self) -> Callable:
+        """Makes a batch of rows."""
+        return DataCollatorWithPadding(self.tokenizer)
+
+
+@dataclass
+class ImageEncoder:
+    """
+    Pixels, computed when a row is read, and kept for the next time.
+
+    Args:
+        preprocess (`Callable`): from a list of `PIL.Image` to `np.ndarray` of shape `(n, num_channels, height, width)`.
+        memory (`int`): bytes of pixels that are kept, at most.
+    """
+
+    preprocess: Callable
+    memory: int = 2**29
+    reads_lazily: ClassVar[bool] = True
+    _kept: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+
+    def __call__(self, rows: Rows) -> datasets.Dataset:
+        """A data set of `pixel_values` and `labels`."""
+        column = rows.task.columns[0]
+
+        def read(places: list[int]) -> list[np.ndarray]:
+            keys = [int(rows.digests[place]) for place in places]
+            new = {key: place for key, place in zip(keys, places, strict=True) if key not in self._kept}
+            stored = rows.dataset[list(new.values())][column] if new else ()
+            pixels = (
+                self.preprocess([read_media(IMAGES, value, f"`{rows.task.argument}`") for value in stored])
+                if new
+                else ()
+            )
+            read = dict(zip(new, pixels, strict=True))
+            found = [read[key] if key in read else self._kept[key] for key in keys]
+            for key, image in read.items():
+                if (len(self._kept) + 1) * image.nbytes <= self.memory:
+                    self._kept[key] = image
+            return found
+
+        return computed_when_read(rows, "pixel_values", read)
+
+    @property
+    def collator(self) -> Callable:
+        """Makes a batch of rows."""
+        return default_data_collator
+
+
+def computed_when_read(rows: Rows, column: str, read: Callable) -> datasets.Dataset:
+    """
+    A data set of `labels` and a column that is computed for the rows that are read.
+
+    Args:
+        rows ([`Rows`]).
+        column (`str`): its name.
+        read (`Callable`): from a list of numbers of rows to a list of values.
+
+    Workers of a DataLoader can read it where they are forked; one that is sent to another process raises a `TypeError` there.
+    """
+    labels = rows.labels.astype(np.float32) if rows.is_regression else rows.ids
+    dataset = datasets.Dataset.from_dict({"place": np.arange(len(rows)), "labels": labels})
+    return dataset.with_transform(_Transform(column, read, f"{column} of {rows.identity}"))
+
+
+@dataclass
+class _Transform:
+    column: str
+    read: Callable
+    identity: str
+
+    def __call__(self, batch: dict) -> dict:
+        encoded = {"labels": batch["labels"]} if "labels" in batch else {}
+        if "place" in batch:
+            encoded[self.column] = self.read(batch["place"])
+        return encoded
+
+    def __reduce__(self):
+        # `datasets` names a data set by pickling its transform, which would be all rows, each time.
+        return _refuse_another_process, (self.identity,)
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def _refuse_another_process(identity: str) -> None:
+    raise TypeError(
+        f"{identity} are read in the process that made them: leave out `training.dataloader_num_workers`, which starts "
+        "workers that share no memory here."
+    )
+
+
+def resize_and_scale(image_size: int | tuple[int, int] | list[int], num_channels: int) -> Callable:
+    """What [`ImageEncoder`] does for models without an image processor: bilinear resizing, values in [-1, 1]."""
+    from PIL import Image
+
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    mode = "L" if num_channels == 1 else "RGB"
+
+    def preprocess(images: list) -> np.ndarray:
+        resized = [to_mode(image, mode).resize((width, height), Image.Resampling.BILINEAR) for image in images]
+        pixels = np.stack([np.asarray(image, dtype=np.float32).reshape(height, width, -1) for image in resized])
+        return pixels.transpose(0, 3, 1, 2) / 127.5 - 1
+
+    return preprocess
+
+
+def by_processor(processor: Any, config: PretrainedConfig) -> Callable:
+    """What [`ImageEncoder`] does for models with an image processor."""
+    encode = EncodeImages(processor, mode_of(config))
+
+    def preprocess(images: list) -> np.ndarray:
+        return encode(images)["pixel_values"].numpy()
+
+    return preprocess

@@ -319,7 +319,7 @@ class EncodeImages:
         processor ([`~transformers.BaseImageProcessor`]): resizes and normalises.
         mode (`str`): `"RGB"` or `"L"`, see [`mode_of`].
         random_resized_crop, horizontal_flip (`bool`): see
-            [`~merlin_hf.scripts.image_tasks.DataTrainingArguments`].
+            [`~merlin_hf.scripts.data_arguments.ImageDataArguments`].
     """
 
     processor: Any

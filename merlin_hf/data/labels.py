@@ -4,7 +4,7 @@ import collections
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import datasets
 import numpy as np
@@ -34,44 +34,32 @@ class Labels:
     The labels of a task.
 
     Args:
-        values (`list`): each label as it stands in the data set; empty for regression.
-        names (`list[str]`): what it is called.
-        ids (`list[int]`): the output of the model that stands for it.
+        names (`list[str]`): of the classes, in the order of their places in the data; empty for real numbers.
+        ids (`list[int]`): the output of the model that stands for each; their places if not given.
         is_multi_label (`bool`): whether a row has any number of them, as zeros and ones.
-        numbers (`list[int]`, *optional*): the number of each class in the data: the label itself where it is a whole number, else
-            its place among the names.
+        numbers (`list[int]`): what the data itself numbers each class by; their places if not given.
         has_names (`bool`): whether the classes are called something other than their numbers.
     """
 
-    values: list = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     is_multi_label: bool = False
-    numbers: list[int] | None = None
+    numbers: list[int] = field(default_factory=list)
     has_names: bool = True
 
     def __post_init__(self):
-        if self.numbers is None:
-            whole = all(isinstance(value, int) and not isinstance(value, bool) for value in self.values)
-            self.numbers = list(self.values) if whole else list(range(len(self.values)))
-            self.has_names = not whole or [str(value) for value in self.values] != self.names
+        self.ids = self.ids or list(range(len(self.names)))
+        self.numbers = self.numbers or list(range(len(self.names)))
 
     @property
     def is_regression(self) -> bool:
         """Whether labels are real numbers."""
-        return not self.values
+        return not self.names
 
     @property
     def num_labels(self) -> int:
         """Outputs that a model needs."""
-        return len(self.values) or 1
-
-
-class LabelledTask(Protocol):
-    """A task of any kind of data; `argument` is how the user named it, for messages."""
-
-    argument: str
-    labels: Labels
+        return len(self.names) or 1
 
 
 # Names
@@ -433,9 +421,7 @@ def _classes_of(main: LabelColumn, options: ColumnOptions) -> Labels:
             f"{main.origin}: labels that differ in upper and lower case alone are classes of their own: "
             f"{', '.join(' and '.join(map(repr, same)) for same in alike[:5])}. Write them alike if they are one."
         )
-    return Labels(
-        list(range(len(names))), names, list(range(len(names))), numbers=numbers, has_names=not main.is_number
-    )
+    return Labels(names, numbers=numbers, has_names=not main.is_number)
 
 
 def _as_numbers(column: LabelColumn) -> list[float | None]:
@@ -463,34 +449,18 @@ def _as_places(column: LabelColumn, main: LabelColumn, known: Labels, options: C
             hint = f" Or give `{options.name_of('labels_by_number')}`, if both number the classes alike."
             known_flag = either and options.has("labels_by_number")
             raise LabelMismatchError(f"{error}{hint if known_flag else ''}") from None
-        if not set(numbers) <= set(known.numbers or ()):
-            raise LabelMismatchError(f"{error} By number, the classes are {shown(known.numbers or ())}.") from None
-        found = [(known.numbers or []).index(number) for number in numbers]
+        if not set(numbers) <= set(known.numbers):
+            raise LabelMismatchError(f"{error} By number, the classes are {shown(known.numbers)}.") from None
+        found = [known.numbers.index(number) for number in numbers]
     places = dict(zip(values, found, strict=True))
     return [None if value is None else places.get(value) for value in column.values]
-
-
-def find_labels(dataset: datasets.Dataset, argument: str) -> Labels:
-    """The labels of a column `label`: real numbers make a regression, all else is classes."""
-    feature = dataset.features.get("label")
-    if not isinstance(feature, datasets.Value | datasets.ClassLabel):
-        raise ConfigError(
-            f"`{argument}` needs a column of labels with one label per row, got the columns {dataset.features}. Name it "
-            "(`label_column` of the program); for several labels per row, use `MerlinTrainer` directly."
-        )
-    if isinstance(feature, datasets.ClassLabel):
-        return Labels(list(range(feature.num_classes)), feature.names, list(range(feature.num_classes)))
-    if feature.dtype.startswith("float"):
-        return Labels()
-    values = sorted(value for value in dataset.unique("label") if value is not None)
-    return Labels(values, [str(value) for value in values], list(range(len(values))))
 
 
 # Rows with several labels
 
 
 def element_of(feature: Any) -> Any | None:
-    """What a column of lists has lists of; `None` for another column."""
+    """Return what a column of lists has lists of; `None` for another column."""
     if isinstance(feature, list):
         return feature[0]
     return getattr(feature, "feature", None)
@@ -498,7 +468,7 @@ def element_of(feature: Any) -> Any | None:
 
 def join_label_columns(splits: datasets.DatasetDict, names: Sequence[str]) -> datasets.DatasetDict:
     """
-    The splits with a column `label` made of a column of zeros and ones for each label, as csv files have them.
+    Return the splits with a column `label` made of a column of zeros and ones for each label, as csv files have them.
 
     Args:
         splits (`datasets.DatasetDict`): those that have `label` or `labels` already, or lack one of the columns, stay as they are.
@@ -509,6 +479,8 @@ def join_label_columns(splits: datasets.DatasetDict, names: Sequence[str]) -> da
 
 def _joined(split: datasets.Dataset, names: Sequence[str]) -> datasets.Dataset:
     if {"label", "labels"} & set(split.column_names) or not set(names) <= set(split.column_names):
+        return split
+    if not all(str(split.features[name].dtype).startswith(("int", "uint", "float", "bool")) for name in names):
         return split
     columns = [split[name][:] for name in names]
     # An empty cell is a label that is not known, and so is the row.
@@ -521,7 +493,7 @@ def several_labels(
     splits: datasets.DatasetDict, names: Sequence[str], argument: str
 ) -> tuple[datasets.DatasetDict, Labels] | None:
     """
-    The splits with a column `label` of zeros and ones, where it has lists: of classes, of names, of ids, or of zeros and ones.
+    Return the splits with a column `label` of zeros and ones, where it has lists: of classes, of names, of ids, or of zeros and ones.
 
     Args:
         splits (`datasets.DatasetDict`).
@@ -560,9 +532,15 @@ def several_labels(
     feature = datasets.Sequence(datasets.Value("float32"))
     converted = datasets.DatasetDict(splits)
     for name, column in columns.items():
+        missing = sum(value is None for value in column)
+        if missing:
+            logger.warning(f"`{argument}`: {missing} of {len(column)} rows have no labels and are left out.")
         flags = [None if value is None else _flags(value, places) for value in column]
         converted[name] = splits[name].remove_columns("label").add_column("label", flags, feature=feature)
-    return converted, Labels(values, labels, list(range(len(values))), is_multi_label=True)
+    are_numbers = all(isinstance(value, int) for value in values) and [str(value) for value in values] == labels
+    return converted, Labels(
+        labels, is_multi_label=True, numbers=values if are_numbers else [], has_names=not are_numbers
+    )
 
 
 def _are_flags(lists: list[list], length: int) -> bool:

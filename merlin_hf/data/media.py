@@ -12,6 +12,8 @@ from typing import Any
 
 import datasets
 
+from ..utils.validation import ConfigError, did_you_mean
+from .columns import LABEL_COLUMNS, ColumnOptions
 from .labels import match_names
 
 
@@ -21,6 +23,7 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+LABEL_NAMES = ("fine_label", "class")  # of columns, besides label and labels
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 CHECKED_ROWS = 2000  # of a larger set, only the headers of files are read before the first step
 
@@ -60,6 +63,43 @@ class MediaKind:
     glance: Callable[[Any], Any]
     facts: Callable[[Any], Any]
     survey: Callable[[str, list[tuple[str, Any]]], None]
+
+
+# Columns
+
+
+def media_label_column(split: datasets.Dataset, origin: str, options: ColumnOptions) -> str | None:
+    """Return the column of labels of media where it is called as such columns are; warn where others could be meant."""
+    if set(LABEL_COLUMNS) & set(split.column_names):
+        return None  # what is found anyway
+    found = next((name for name in LABEL_NAMES if name in split.column_names), None)
+    classes = [name for name, feature in split.features.items() if isinstance(feature, datasets.ClassLabel)]
+    others = [name for name in classes if name != found]
+    if found is not None and others:
+        logger.warning(
+            f"{origin}: the labels are taken from {found}, not from {', '.join(others)}; `{options.name_of('label_column')}` names "
+            "another."
+        )
+    return found
+
+
+def find_media_column(split: datasets.Dataset, kind: MediaKind, options: ColumnOptions, origin: str) -> str:
+    """
+    Find the column of images or recordings: as given, else the one called as its kind, else the only one.
+
+    Raises:
+        ConfigError: there is no such column, or several; the message lists them.
+    """
+    given, option = options.media_column, options.name_of("media_column")
+    media = [name for name, feature in split.features.items() if kind.is_media(feature)]
+    found = given or (kind.name if kind.name in media else media[0] if len(media) == 1 else None)
+    if found in media:
+        return found
+    listed = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in split.features.items())
+    if given is None:
+        raise ConfigError(f"{origin} has the columns {listed}: give one of {kind.plural} by `{option}`.")
+    hint = did_you_mean(given, media)
+    raise ConfigError(f"`{option}` must be one of the columns of {kind.plural} {media}, got {given!r}.{hint}")
 
 
 # Folders

@@ -105,7 +105,7 @@ def outputs_of(labels: Labels, config: PretrainedConfig, by_number: bool = False
         LabelMismatchError: names do not fit together; the message has both lists.
     """
     known = model_names(config)
-    numbers = labels.numbers or []
+    numbers = labels.numbers
     fits = bool(numbers) and 0 <= min(numbers) and max(numbers) < config.num_labels
     if by_number and fits and not set(labels.names) <= set(known):
         return list(numbers)

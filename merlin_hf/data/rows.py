@@ -10,12 +10,10 @@ from typing import Any, Protocol
 import datasets
 import numpy as np
 
-from ..utils.validation import ConfigError, did_you_mean
-from .columns import ColumnOptions, check_text_columns, find_text_columns, warn_of_empty_texts
-from .images import IMAGES, is_image
-from .load import load_dataset
+from ..utils.validation import ConfigError
+from .columns import ColumnOptions, warn_of_empty_texts
 from .media import check_media
-from .tasks import IMAGE, TEXT, TRAIN, Task, find_labels_of
+from .tasks import MEDIA, TEXT, TRAIN, DataSpec, Task, load_splits, make_task
 
 
 class DataSection(Protocol):
@@ -99,30 +97,29 @@ def load_splits_of(
         ConfigError: there is no such split or column, or no row with a label; the message names the key.
     """
     prefix = "" if as_flags else f"{key}."
-    argument = key if as_flags else f"{key}.path"
-    loaded, origins = datasets.DatasetDict(), {}
-    for name, field in splits.items():
-        split = getattr(section, field)
-        whole = f"`{argument}={section.path!r}`, split {split!r}," if as_flags else None
-        origins[name] = whole or f"`{prefix}{field}={split!r}` of {section.path!r}"
-        loaded[name] = _load(section, argument, split, origins[name])
-    options = ColumnOptions(
-        text_columns=section.text_columns,
-        label_column=section.label_column,
-        problem_type=section.problem_type,
-        names={
-            **{name: f"{prefix}{name}" for name in ("text_columns", "label_column", "problem_type")},
-            "labels_by_number": None,
-        },
+    options = ("text_columns", "image_column", "label_column", "problem_type")
+    names: dict[str, str | None] = {name: f"{prefix}{name}" for name in options}
+    spec = DataSpec(
+        argument=key if as_flags else f"{key}.path",
+        path=section.path,
+        name=section.name,
+        split_names={split: getattr(section, field) for split, field in splits.items()},
+        split_options={split: f"{prefix}{field}" for split, field in splits.items()},
+        kind=None,
+        options=ColumnOptions(
+            text_columns=section.text_columns,
+            media_column=section.image_column,
+            label_column=section.label_column,
+            problem_type=section.problem_type,
+            names={**names, "media_column": names["image_column"], "labels_by_number": None},
+        ),
+        prefix=prefix,
     )
-    loaded, labels = find_labels_of(loaded, origins, argument, options, all_labelled=True)
-    kind, columns = _find_columns(loaded[TRAIN], section, prefix, origins[TRAIN])
-    task = Task(argument, loaded, columns, labels, origins, kind)
-    for name, split in loaded.items():
-        if kind == TEXT:
-            check_text_columns(split, columns, origins[name], origins[TRAIN], f"{prefix}text_columns")
-        elif columns[0] not in split.column_names:
-            raise ConfigError(f"{origins[name]} has no column {columns[0]!r}.")
+    try:
+        loaded, origins = load_splits(spec)
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from error
+    task = make_task(loaded, origins, spec, all_labelled=True)
     return {name: rows_of(task, name) for name in splits}
 
 
@@ -131,58 +128,26 @@ def rows_of(task: Task, split: str) -> Rows:
     Return the labelled rows of a split.
 
     Raises:
-        ConfigError: there are fewer than two.
+        ConfigError: there are fewer than two, or media that cannot be read.
     """
-    dataset = task.splits[split].select_columns([*task.text_columns, "label"])
-    labels = dataset["label"][:]
-    places = [place for place, label in enumerate(labels) if label is not None]
+    places = [place for place, label in enumerate(task.splits[split]["label"]) if label is not None]
     if len(places) < 2:
         raise ConfigError(
             f"{task.origin(split)} has {len(places)} rows with a label. Name a split whose labels are public, such as `validation`."
         )
-    column = task.text_columns[0]
-    if task.kind == IMAGE:
-        if isinstance(dataset.features[column], datasets.Image):
-            dataset = dataset.cast_column(column, datasets.Image(decode=False))
-        where = task.origin(split).partition("=")[0].strip("`")
-        check_media(dataset.add_column("row", list(range(len(dataset)))).select(places), column, IMAGES, f"`{where}`")
-    dataset = dataset.select(places)
+    dataset = task.splits[split].select(places)
     if task.kind == TEXT:
-        warn_of_empty_texts(dataset, task.text_columns, task.origin(split))
-    dtype = np.float64 if task.labels.is_regression else np.int64
-    found = np.asarray([labels[place] for place in places], dtype=dtype)
-    return Rows(dataset, task, task.kind, found, _digests(dataset, task.text_columns))
+        dataset = dataset.select_columns([*task.columns, "label"])
+        warn_of_empty_texts(dataset, task.columns, task.origin(split))
+    else:
+        check_media(dataset, task.columns[0], MEDIA[task.kind], task.origin(split).rstrip(","))
+    labels = np.asarray(dataset["label"], dtype=np.float64 if task.labels.is_regression else np.int64)
+    return Rows(dataset, task, task.kind, labels, _digests(dataset, task.columns))
 
 
 def overlap(rows: Rows, others: Rows) -> int:
     """Count the `rows` that have the same content as one of `others`; 0 where they are not of the same kind."""
     return int(np.isin(rows.digests, others.digests).sum()) if rows.kind == others.kind else 0
-
-
-def _load(section: DataSection, argument: str, split: str, origin: str) -> datasets.Dataset:
-    try:
-        return load_dataset(section.path, section.name, argument=argument, split=split)
-    except (ValueError, FileNotFoundError) as error:
-        if "split" in str(error).lower():
-            reason = str(error).rpartition("cannot be read: ")[2]
-            raise ConfigError(f"{origin} cannot be read: {reason}") from error
-        raise ConfigError(str(error)) from error
-
-
-def _find_columns(dataset: datasets.Dataset, section: DataSection, prefix: str, origin: str) -> tuple[str, list[str]]:
-    images = [name for name, feature in dataset.features.items() if is_image(feature)]
-    given = section.image_column
-    if given is not None and given not in images:
-        raise ConfigError(
-            f"`{prefix}image_column` must be one of the image columns {images}, got {given!r}.{did_you_mean(given, images)}"
-        )
-    if given is None and len(images) > 1 and section.text_columns is None:
-        raise ConfigError(
-            f"{origin} has the columns of images {', '.join(images)}: name one by `{prefix}image_column`."
-        )
-    if given is not None or (images and section.text_columns is None):
-        return IMAGE, [given or images[0]]
-    return TEXT, find_text_columns(dataset, section.text_columns, f"{prefix}text_columns", origin)
 
 
 def _digests(dataset: datasets.Dataset, columns: list[str]) -> np.ndarray:

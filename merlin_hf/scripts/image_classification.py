@@ -6,38 +6,30 @@ labels and column names. One json or yaml file may hold all arguments. Where the
 a folder of data sets (see `merlin_hf.data`). The output is a plain `AutoModelForImageClassification`.
 """
 
-import logging
-import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    Trainer,
-    default_data_collator,
-    set_seed,
-)
+import datasets
+from transformers import AutoModelForImageClassification, default_data_collator, set_seed
 
+from ..data.encoding import encode_media
 from ..data.images import EncodeImages, mode_of
-from ..utils import loading
+from ..data.models import load_image_processor
+from ..data.tasks import TRAIN, Task
+from ..training_args import TransferTrainingArguments
 from .arguments import parse_args
-from .image_tasks import DataTrainingArguments, MediaArguments, MediaTask, load_task, prepare
+from .data_arguments import ImageDataArguments
 from .model_arguments import BaseModelArguments
-from .text_classification import (
-    KINDS,
+from .program import (
     Program,
     choose_method,
+    encode_tasks,
     load_config,
     load_model,
+    load_tasks,
+    make_program,
     run,
     setup_logging,
 )
-from .text_tasks import make_compute_metrics
-
-
-logger = logging.getLogger("merlin_hf.scripts")
 
 
 @dataclass
@@ -47,82 +39,7 @@ class ModelArguments(BaseModelArguments):
     image_processor_name: str | None = field(default=None, metadata={"help": "Image processor, if not the model's."})
 
 
-# Loading
-
-
-def load_data(
-    target: MediaTask,
-    source: MediaTask | None,
-    data_args: MediaArguments,
-    args,
-    encode: Callable[[list], dict[str, Any]],
-    encode_train: Callable[[list], dict[str, Any]],
-) -> dict[str, Any]:
-    """The splits that the arguments ask for, encoded when read; `None` for the others."""
-    data = dict.fromkeys(("train", "source", "validation", "test"))
-    if args.do_train:
-        data["train"] = prepare(target, "train", data_args.max_train_samples, encode_train, args.seed)
-    if source is not None:
-        data["source"] = prepare(source, "train", data_args.max_source_samples, encode_train, args.seed)
-        args.num_source_labels = args.num_source_labels or source.labels.num_labels
-    if args.do_eval:
-        data["validation"] = prepare(target, "validation", data_args.max_eval_samples, encode, args.seed)
-    if args.do_predict:
-        data["test"] = prepare(target, "test", data_args.max_predict_samples, encode)
-    return data
-
-
-# Running
-
-
-def make_program(
-    trainer_class: type[Trainer],
-    model,
-    processor,
-    data_collator,
-    args,
-    data: dict[str, Any],
-    target: MediaTask,
-    source: MediaTask | None,
-    publish: Callable[[Trainer], None],
-) -> Program:
-    """The trainer of the method that was chosen, and what is evaluated and predicted."""
-    trainer = trainer_class(
-        model=model,
-        args=args,
-        train_dataset=data["train"],
-        eval_dataset=data["validation"],
-        data_collator=data_collator,
-        processing_class=processor,
-        compute_metrics=make_compute_metrics(None, target.labels),
-        **({} if source is None else {"source_dataset": data["source"]}),
-    )
-    return Program(
-        trainer,
-        target.labels,
-        None if source is None else source.labels,
-        {} if data["validation"] is None else {"": data["validation"]},
-        {} if data["test"] is None else {"": data["test"]},
-        publish=lambda: publish(trainer),
-    )
-
-
-def publish(
-    trainer: Trainer, model_args: BaseModelArguments, data_args: MediaArguments, task: str = "image-classification"
-) -> None:
-    """Push the model with its card, or write the card."""
-    kwargs = {"tasks": task}
-    if not os.path.isdir(model_args.model_name_or_path):
-        kwargs["finetuned_from"] = model_args.model_name_or_path
-    if data_args.dataset_name is not None and not os.path.isdir(data_args.dataset_name):
-        kwargs["dataset"] = kwargs["dataset_tags"] = data_args.dataset_name
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub(**kwargs)
-    else:
-        trainer.create_model_card(**kwargs)
-
-
-def build(model_args: ModelArguments, data_args: DataTrainingArguments, args) -> Program:
+def build(model_args: ModelArguments, data_args: ImageDataArguments, args: TransferTrainingArguments) -> Program:
     """
     Load what the arguments name, and make the trainer; nothing is trained.
 
@@ -132,35 +49,25 @@ def build(model_args: ModelArguments, data_args: DataTrainingArguments, args) ->
     args.remove_unused_columns = False  # rows are encoded when read, from columns that the model does not take
     trainer_class = choose_method(model_args, data_args, args.do_train)
     with args.main_process_first(desc="loading data"):
-        hub: dict[str, Any] = {"cache_dir": model_args.cache_dir, "token": model_args.token}
-        kinds = [kind for kind, asked in KINDS.items() if getattr(args, asked)]
-        target = load_task(data_args, kinds=kinds, **hub)
-        wants_source = args.do_train and data_args.has_source and trainer_class.takes_source
-        source = load_task(data_args, "source_", kinds=["train"], **hub) if wants_source else None
+        target, source = load_tasks(model_args, data_args, args, trainer_class)
         config = load_config(model_args, target.labels, args.do_train, data_args.labels_by_number)
-        # The PIL backend needs no torchvision, and gives the same pixels with and without it.
         path = model_args.image_processor_name or model_args.model_name_or_path
-        processor = loading.load_processor(AutoImageProcessor, path, backend="pil", **model_args.hub_options)
-        mode = mode_of(config)
-        augmented = EncodeImages(processor, mode, data_args.random_resized_crop, data_args.horizontal_flip)
-        data = load_data(target, source, data_args, args, EncodeImages(processor, mode), augmented)
+        processor = load_image_processor(path, **model_args.hub_options)
+        plain = EncodeImages(processor, mode_of(config))
+        augmented = EncodeImages(processor, plain.mode, data_args.random_resized_crop, data_args.horizontal_flip)
+
+        def encode(task: Task, split: str, limit: int | None) -> datasets.Dataset:
+            return encode_media(task, split, augmented if split == TRAIN else plain, limit, args.seed)
+
+        data = encode_tasks(target, source, data_args, args, encode)
     model = load_model(model_args, config, AutoModelForImageClassification)
-    return make_program(
-        trainer_class,
-        model,
-        processor,
-        default_data_collator,
-        args,
-        data,
-        target,
-        source,
-        publish=lambda trainer: publish(trainer, model_args, data_args),
-    )
+    rest = (args, data, target, source, model_args, data_args, "image-classification", default_data_collator)
+    return make_program(trainer_class, model, processor, *rest)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Train, evaluate and predict as the arguments say."""
-    model_args, data_args, args = parse_args(argv, ModelArguments, DataTrainingArguments)
+    model_args, data_args, args = parse_args(argv, ModelArguments, ImageDataArguments)
     setup_logging(args)
     set_seed(args.seed)
     run(build(model_args, data_args, args))

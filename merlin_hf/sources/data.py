@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..comparison.config import SourceConfig
-from ..comparison.draws import draw_rows
 from ..comparison.progress import quiet
 from ..data.rows import Rows, load_rows
+from ..data.sampling import draw_rows
 from ..utils.validation import ConfigError, check_fields
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..comparison.models import build_model, load_encoder, load_model_config
 from ..comparison.progress import quiet
-from ..comparison.tasks import Rows
-from ..scripts.labels import Labels
+from ..data.labels import Labels
+from ..data.rows import Rows
 from ..transfer.model import TransferModel
 from ..utils.validation import ConfigError
 from .gradients import backbone_parameters, pull_back
@@ -23,7 +23,7 @@ class Backbone:
 
     Args:
         settings ([`~merlin_hf.sources.settings.RankingSettings`]): with a model.
-        labels ([`~merlin_hf.scripts.labels.Labels`]): of the target; layers that are new in the model are drawn for them.
+        labels ([`~merlin_hf.data.labels.Labels`]): of the target; layers that are new in the model are drawn for them.
         kind (`str`): `"text"` or `"image"`.
 
     Raises:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..comparison.config import SourceConfig, check_seeds
-from ..comparison.tasks import Rows, overlap
+from ..data.rows import Rows, overlap
 from ..transfer.seeding import derived_generator
 from .data import check_fit, check_halves, draw, load, read_data_sets
 from .features import Backbone, Encoded

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 
 from ..comparison.config import check_seeds
-from ..comparison.tasks import IMAGE, TEXT
+from ..data.tasks import IMAGE, TEXT
 from ..utils.validation import Count, check_options, interval
 
 

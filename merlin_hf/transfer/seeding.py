@@ -1,23 +1,13 @@
 """Random numbers that are functions of what they are for, and leave the global generators alone."""
 
 import contextlib
-import hashlib
 import random
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-
-def derived_seed(*parts: int | str) -> int:
-    """
-    A 63-bit seed that depends on all of `parts` and on nothing else.
-
-    Two streams derived from the same user seed under different names (`"source"`, `"split"`) are unrelated, which
-    `seed + offset` does not give: source and target of equal size would then be shuffled alike.
-    """
-    digest = hashlib.blake2b("/".join(str(part) for part in parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+from ..utils.seeding import derived_seed
 
 
 def derived_generator(*parts: int | str) -> torch.Generator:

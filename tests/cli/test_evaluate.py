@@ -217,34 +217,35 @@ def test_what_cannot_be_used(flags, message, saved, tmp_path, run):
 
 def test_a_folder_without_a_classifier(model_path, tmp_path, run):  # noqa: F811
     status, _, said = run("evaluate", model_path, "--validation_file", "x.csv")
-    assert status == 2 and "BertModel" in said and "classifiers of texts, of images and of recordings" in said
+    assert status == 2 and "BertModel" in said and "a classifier of texts, of images or of recordings" in said
     status, _, said = run("evaluate", tmp_path, "--validation_file", "x.csv")
     assert status == 2 and "cannot be loaded: Unrecognized model" in said
 
 
 def test_labels_of_the_data_are_matched_with_the_models(caplog):
     config = with_labels(tiny_bert(num_labels=3), ["No", "Yes", "Maybe"]).config
-    assert outputs_of(Labels([0, 1], ["Maybe", "No"], [0, 1]), config) == [2, 0]
+    assert outputs_of(Labels(["Maybe", "No"]), config) == [2, 0]
     assert "lower case" not in caplog.text
-    assert outputs_of(Labels([0, 1], ["maybe", "no"], [0, 1]), config) == [2, 0]
+    assert outputs_of(Labels(["maybe", "no"]), config) == [2, 0]
     assert "upper and lower case" in caplog.text and "'maybe' as 'Maybe'" in caplog.text
-    strange = Labels(["x", "y"], ["x", "y"], [0, 1])
+    strange = Labels(["x", "y"])
     assert outputs_of(strange, config, by_number=True) == [0, 1]
     assert outputs_of(strange, tiny_bert(num_labels=2).config) == [0, 1], "the model names none"
     unnamed = tiny_bert(num_labels=3).config
     # Of three sorted names that the model was trained with, two do not tell which.
-    numbers, out_of_range = Labels([0, 2], ["0", "2"], [0, 1]), Labels([0, 3], ["0", "3"], [0, 1])
+    numbers = Labels(["0", "2"], numbers=[0, 2], has_names=False)
+    out_of_range = Labels(["0", "3"], numbers=[0, 3], has_names=False)
     assert outputs_of(numbers, unnamed) == [0, 2] and outputs_of(numbers, config, by_number=True) == [0, 2]
     for labels, known in ((strange, config), (numbers, config), (out_of_range, unnamed), (strange, unnamed)):
         with pytest.raises(ValueError, match="--labels_by_number"):
             outputs_of(labels, known)
     # Some names are the model's: by number they would stand for others.
-    partly = Labels([0, 1], ["0", "1"], [0, 1])
+    partly = Labels(["0", "1"], has_names=False)
     with pytest.raises(ValueError, match=r"labels \['0', '1'\], the model \['1', '2', '3'\]"):
         outputs_of(partly, with_labels(tiny_bert(num_labels=3), ["1", "2", "3"]).config)
     twice = with_labels(tiny_bert(num_labels=3), ["May", "may", "no"]).config
     with pytest.raises(ValueError, match="labels"):
-        outputs_of(Labels([0], ["MAY"], [0]), twice)
+        outputs_of(Labels(["MAY"]), twice)
 
 
 def test_an_output_dir_that_cannot_be_written_to_is_found_before_the_model_is_loaded(tmp_path, run):

@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 import merlin_hf.comparison.experiment as experiment_module
 from merlin_hf import JointTrainer
 from merlin_hf.comparison import ComparisonError, ConfigError, compare, dry_run
-from merlin_hf.comparison.encoding import TextEncoder
 from merlin_hf.comparison.experiment import Experiment
+from merlin_hf.data.encoding import TextEncoder
 from tests.comparison.conftest import SOURCE_WORDS, TEST_WORDS, TRAIN_WORDS, read, save
 from tests.examples.conftest import SPECIAL
 
@@ -274,7 +274,10 @@ def test_a_dry_run_trains_nothing_and_leaves_nothing(config, monkeypatch, tmp_pa
     ("section", "message"),
     [
         ({"target": {"path": "no/such"}}, "`target.path='no/such'` is not a file or folder here"),
-        ({"target": {"train_split": "trian"}}, r"`target\.train_split='trian'` of .* cannot be read: Unknown split"),
+        (
+            {"target": {"train_split": "trian"}},
+            r"`target\.train_split='trian'` is no split of `target\.path=.*`, which has train, test",
+        ),
         (
             {"target": {"label_column": "lable"}},
             r"`target\.label_column='lable'` is no column of `target\.path`\. Did you mean 'label'",
@@ -283,7 +286,7 @@ def test_a_dry_run_trains_nothing_and_leaves_nothing(config, monkeypatch, tmp_pa
             {"target": {"text_columns": ["txt"]}},
             r"`target\.text_columns` must be one or two of the text columns \['text'\]",
         ),
-        ({"target": {"image_column": "text"}}, r"`target\.image_column` must be one of the image columns \[\]"),
+        ({"target": {"image_column": "text"}}, r"`target\.image_column` must be one of the columns of images \[\]"),
         ({"target": {"train_split": "train[:30]", "test_split": "train[20:]"}}, "shares 10 of its 60 rows with"),
         ({"model": "no/model"}, "`model='no/model'` cannot be loaded"),
         ({"freeze_layers": 9}, "`freeze_layers` must be at most 2"),
@@ -309,7 +312,7 @@ def test_a_test_split_without_labels(config, tmp_path):
     for split, labels in (("train", [0, 1] * 8), ("test", [-1] * 16)):
         save(tmp_path / "hidden", split, {"text": [f"w{row}" for row in range(16)], "label": labels}, features)
     with pytest.raises(
-        ConfigError, match=r"`target\.test_split='test'` of .* has 0 rows with a label\. .* such as `validation`"
+        ConfigError, match=r"`target\.path=.*`, split 'test', has 0 rows with a label\. .* such as `validation`"
     ):
         dry_run(read(config, target={"path": str(tmp_path / "hidden")}))
 

@@ -12,7 +12,7 @@ from merlin_hf import MerlinTrainer
 from merlin_hf.comparison import compare
 from merlin_hf.comparison.config import TargetConfig
 from merlin_hf.comparison.experiment import own_code
-from merlin_hf.comparison.tasks import load_rows, overlap
+from merlin_hf.data.rows import load_rows, overlap
 from tests.comparison.conftest import cache, config, same_generators, texts  # noqa: F401
 from tests.examples.conftest import model_path  # noqa: F401
 

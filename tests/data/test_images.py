@@ -12,11 +12,12 @@ from PIL import Image, ImageChops, ImageCms
 from transformers import ViTConfig, ViTImageProcessorPil
 
 from merlin_hf.comparison.config import TargetConfig
-from merlin_hf.comparison.encoding import ImageEncoder, by_processor, resize_and_scale
-from merlin_hf.comparison.tasks import load_rows
 from merlin_hf.data import media
+from merlin_hf.data.encoding import ImageEncoder, by_processor, encode_media, resize_and_scale
 from merlin_hf.data.images import IMAGES, EncodeImages, from_array, mode_of, read_image, to_mode
-from merlin_hf.scripts import image_tasks
+from merlin_hf.data.rows import load_rows
+from merlin_hf.data.tasks import load_task
+from merlin_hf.scripts.data_arguments import ImageDataArguments
 
 
 GREY = np.arange(0, 240, dtype=np.uint8).reshape(12, 20)  # every value below 240
@@ -270,23 +271,23 @@ def test_comparisons_read_what_training_reads(damaged, tmp_path):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(SIXTEEN // (2 if name == "dark" else 1)).save(tmp_path / place)
     section = TargetConfig(str(tmp_path))
-    args = image_tasks.DataTrainingArguments(train_dir=str(tmp_path), train_val_split=0.0)
+    args = ImageDataArguments(train_dir=str(tmp_path), train_val_split=0.0)
     processor = ViTImageProcessorPil(size={"height": 12, "width": 20})
     encode = EncodeImages(processor)
     if damaged:
         (tmp_path / place).write_bytes(WHOLE["bytes"][:300])
         for call in (
             lambda: load_rows(section, "target", "train_split"),
-            lambda: image_tasks.prepare(image_tasks.load_task(args), "train", None, encode),
+            lambda: encode_media(load_task(args.spec()), "train", encode),
         ):
             with pytest.raises(
-                ValueError, match=r"(`target.train_split`|`train_dir=.*`): 1 of 3 images .*bright/b.png"
+                ValueError, match=r"(`target.path=.*`, split 'train'|`train_dir=.*`): 1 of 3 images .*bright/b.png"
             ):
                 call()
         return
     rows = load_rows(section, "target", "train_split")
     compared = ImageEncoder(by_processor(processor, ViTConfig()))(rows)
-    trained = image_tasks.prepare(image_tasks.load_task(args), "train", None, encode)
+    trained = encode_media(load_task(args.spec()), "train", encode)
     for one, other in zip(compared, trained, strict=True):
         np.testing.assert_array_equal(one["pixel_values"], other["pixel_values"])
         assert one["labels"] == other["labels"]

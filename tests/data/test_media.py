@@ -10,9 +10,11 @@ from PIL import Image
 
 from merlin_hf.data import load_dataset
 from merlin_hf.data.audio import AUDIO
+from merlin_hf.data.encoding import encode_media
 from merlin_hf.data.images import IMAGES
 from merlin_hf.data.media import is_hidden, load_media_folders
-from merlin_hf.scripts import image_tasks
+from merlin_hf.data.tasks import load_task
+from merlin_hf.scripts.data_arguments import ImageDataArguments
 
 
 KINDS = {"image": (IMAGES, ".png"), "audio": (AUDIO, ".wav")}
@@ -195,8 +197,8 @@ def pictures(names, values, feature=None):
 def task_of(tmp_path, folders=None, **given):
     for name, rows in given.items():
         rows.to_parquet(tmp_path / "data" / f"{name}.parquet")
-    args = image_tasks.DataTrainingArguments(dataset_name=str(tmp_path / "data"), **(folders or {}))
-    return image_tasks.load_task(args)
+    args = ImageDataArguments(dataset_name=str(tmp_path / "data"), **(folders or {}))
+    return load_task(args.spec())
 
 
 def test_splits_are_numbered_alike(tmp_path, caplog):
@@ -222,7 +224,7 @@ def test_labels_as_texts_beside_folders(tmp_path):
     task = task_of(tmp_path, {"validation_dir": str(tmp_path / "val")}, train=train)
     assert task.labels.names == ["None", "a", "b"] and task.splits["validation"]["label"][:] == [1, 2]
     assert task.splits["train"]["label"][:] == [0, 2, 1, None]
-    prepared = image_tasks.prepare(task, "train", None, lambda images: {"pixel_values": images})
+    prepared = encode_media(task, "train", lambda images: {"pixel_values": images})
     assert prepared[:]["labels"] == [0, 2, 1]
 
 

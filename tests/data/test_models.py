@@ -22,8 +22,7 @@ SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "in
 
 
 def labels(*names):
-    places = list(range(len(names)))
-    return Labels(places, list(names), list(places), has_names=True)
+    return Labels(list(names))
 
 
 def config(*names):
@@ -71,7 +70,7 @@ def test_real_labels_have_one_output():
 
 
 def test_numbers_are_the_names_of_a_model_that_has_no_others(caplog):
-    numbers = Labels([0, 1], ["0", "2"], [0, 1], numbers=[0, 2], has_names=False)
+    numbers = Labels(["0", "2"], numbers=[0, 2], has_names=False)
     unnamed = transformers.BertConfig(num_labels=3)
     assert is_unnamed(unnamed) and outputs_of(numbers, unnamed) == [0, 2] and not caplog.records
     assert outputs_of(labels("a", "b", "c"), unnamed) == [0, 1, 2]

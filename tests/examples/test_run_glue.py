@@ -4,7 +4,6 @@ import random
 import socket
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -13,12 +12,9 @@ import torch
 import transformers
 import yaml
 from huggingface_hub import constants
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from merlin_hf.scripts import text_classification as run_glue
-from merlin_hf.scripts import text_tasks
 from tests.examples.conftest import ROOT, WORDS
 
 
@@ -281,108 +277,3 @@ def test_errors_name_the_argument(arguments, message, model_path, tmp_path):
 def test_a_missing_split_is_told(files, model_path, tmp_path):
     with pytest.raises(ValueError, match="`train_file` has no validation split, only train. Give `validation_file`"):
         run_glue.main([*options(model_path, tmp_path / "out"), *files[2:4], "--do_eval"])
-
-
-def task_of(table, argument="dataset_name"):
-    return text_tasks.Task(
-        argument, datasets.DatasetDict(train=table), ["premise"], text_tasks.find_labels(table, argument)
-    )
-
-
-def test_rows_without_a_label_are_not_trained_or_evaluated_on():
-    names = datasets.ClassLabel(names=["a", "b"])
-    table = rows(9, [0, 1, -1]).cast_column("label", names)
-    task = task_of(table)
-    assert text_tasks.select(table, task, "train", None)["label"][:] == [0, 1] * 3
-    assert text_tasks.select(table, task, "validation", 4)["label"][:] == [0, 1] * 2
-    tested = text_tasks.select(table, task, "test", None)
-    assert len(tested) == 9 and "label" not in tested.column_names
-    with pytest.raises(ValueError, match="validation split of `dataset_name` has no row with a label"):
-        text_tasks.select(rows(4, [-1]).cast_column("label", names), task, "validation", None)
-    with pytest.raises(ValueError, match=r"labels \['c'\] that its train split lacks"):
-        text_tasks.select(rows(2, ["c"]), task_of(rows(4, ["a", "b"])), "validation", None)
-
-
-def test_scores_of_minus_one_are_hidden_only_when_all_are():
-    task = task_of(rows(4, [0.5, -1.0]))
-    assert len(text_tasks.select(rows(4, [0.5, -1.0]), task, "validation", None)) == 4
-    assert "label" not in text_tasks.select(rows(4, [-1.0]), task, "test", None).column_names
-
-
-@pytest.mark.parametrize(
-    "columns, expected",
-    [
-        (["premise", "hypothesis", "origin", "label"], ["premise", "hypothesis"]),
-        (["idx", "question1", "question2"], ["question1", "question2"]),
-        (["text", "label_text", "label"], ["text"]),
-        (["question", "sentence"], ["question", "sentence"]),
-        (["label", "query", "answer"], ["query", "answer"]),
-    ],
-)
-def test_text_columns_are_found(columns, expected):
-    table = datasets.Dataset.from_dict({name: [1] if name == "idx" else ["a"] for name in columns})
-    assert text_tasks.find_text_columns(table, None, "text_columns") == expected
-    assert text_tasks.find_text_columns(table, expected[-1:], "text_columns") == expected[-1:]
-    with pytest.raises(ValueError, match="`text_columns` must be one or two of the text columns"):
-        text_tasks.find_text_columns(table, ["idx"], "text_columns")
-
-
-def test_label_order_of_the_model_is_kept_and_scored_as_the_data_numbers_it():
-    names = {0: "Equivalent", 1: "NOT_equivalent"}
-    config = transformers.BertConfig(id2label=names, label2id={name: id for id, name in names.items()})
-    ids = run_glue.match_model_labels(["not_equivalent", "equivalent"], config)
-    assert ids == [1, 0]
-    assert run_glue.match_model_labels(["no", "yes"], config) == [0, 1]
-    metric = text_tasks.make_compute_metrics("mrpc", text_tasks.Labels([0, 1], ["not_equivalent", "equivalent"], ids))
-    logits = np.eye(2)[[0, 0, 1, 0]]  # says equivalent, equivalent, not equivalent, equivalent
-    scores = metric(SimpleNamespace(predictions=(logits, None), label_ids=np.array([0, 1, 1, 0])))
-    assert scores["f1"] == pytest.approx(f1_score([1, 0, 0, 1], [1, 1, 0, 1]))
-    assert scores["combined_score"] == pytest.approx((scores["f1"] + scores["accuracy"]) / 2)
-
-
-def test_local_metrics_are_those_of_scikit_learn():
-    draw = np.random.default_rng(0)
-    said, true = draw.integers(0, 2, 50), draw.integers(0, 2, 50)
-    for task in ("mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "wnli", None):
-        expected = {"accuracy": accuracy_score(true, said)}
-        if task in ("mrpc", "qqp"):
-            expected["f1"] = f1_score(true, said)
-        assert text_tasks.local_metric(task, False, said, true) == pytest.approx(expected)
-    assert text_tasks.local_metric("cola", False, said, true) == pytest.approx(
-        {"matthews_correlation": matthews_corrcoef(true, said)}
-    )
-    said, true = draw.normal(size=50), draw.normal(size=50)
-    correlations = {"pearson": pearsonr(said, true)[0], "spearmanr": spearmanr(said, true)[0]}
-    assert text_tasks.local_metric("stsb", True, said, true) == pytest.approx(correlations)
-    assert text_tasks.local_metric(None, True, said, true) == pytest.approx(
-        {"mse": np.mean((said - true) ** 2), **correlations}
-    )
-
-
-def test_evaluate_is_used_where_it_can_be_reached(monkeypatch, caplog):
-    caplog.set_level("INFO", "run_glue")
-    loaded = []
-
-    class Metric:
-        def compute(self, predictions, references):
-            return {"accuracy": 0.125}
-
-    def load(*args, **kwargs):
-        loaded.append(args)
-        return Metric()
-
-    def fail(*args, **kwargs):
-        raise ConnectionError("no route")
-
-    monkeypatch.setitem(sys.modules, "evaluate", SimpleNamespace(load=load))
-    ones = np.ones(3, dtype=int)
-    assert text_tasks.load_metric("rte", False)(ones, ones) == {"accuracy": 1.0}
-    assert not loaded and "HF_HUB_OFFLINE is set" in caplog.text
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    assert text_tasks.load_metric("rte", False)(ones, ones) == {"accuracy": 0.125}
-    assert loaded == [("glue", "rte")] and "evaluate's glue/rte" in caplog.text
-
-    monkeypatch.setitem(sys.modules, "evaluate", SimpleNamespace(load=fail))
-    assert text_tasks.load_metric("rte", False)(ones, ones) == {"accuracy": 1.0}
-    assert "could not be loaded: no route" in caplog.text

@@ -20,8 +20,12 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Vi
 from merlin_hf.cli.main import main
 from merlin_hf.cli.programs import detect_task
 from merlin_hf.data import media
+from merlin_hf.data.encoding import encode_media
 from merlin_hf.data.images import IMAGES, EncodeImages
-from merlin_hf.scripts import image_classification, image_tasks
+from merlin_hf.data.media import find_media_column
+from merlin_hf.data.tasks import load_task, make_task
+from merlin_hf.scripts import image_classification, program
+from merlin_hf.scripts.data_arguments import ImageDataArguments
 from tests.examples.conftest import ROOT
 from tests.tiny import TEXT, VISION
 
@@ -190,7 +194,7 @@ def test_pushes_when_asked(root, tmp_path, monkeypatch):
     )
     model_args = image_classification.ModelArguments("google/vit")
     assert model_args.trust_remote_code is False
-    image_classification.publish(trainer, model_args, image_tasks.DataTrainingArguments("flwrlabs/usps"))
+    program.publish(trainer, model_args, ImageDataArguments("flwrlabs/usps"), "image-classification")
     assert pushed == {
         "tasks": "image-classification",
         "finetuned_from": "google/vit",
@@ -243,10 +247,10 @@ def test_arrays_of_numbers_are_images(tmp_path):
     rows = datasets.Dataset.from_dict({"pixels": list(pixels), "label": [0, 1] * 2}, features=features)
     rows.to_parquet(tmp_path / "train.parquet")
     assert detect_task({"dataset_name": str(tmp_path)}) == "image"
-    args = image_tasks.DataTrainingArguments(dataset_name=str(tmp_path), train_val_split=0.0)
+    args = ImageDataArguments(dataset_name=str(tmp_path), train_val_split=0.0)
     shown = []
     encode = EncodeImages(lambda images, **_: shown.extend(images) or {"pixel_values": [0] * len(images)})
-    read = image_tasks.prepare(image_tasks.load_task(args), "train", None, encode)[:]
+    read = encode_media(load_task(args.spec()), "train", encode)[:]
     np.testing.assert_array_equal(np.stack([np.asarray(image) for image in shown]), pixels.transpose(0, 2, 3, 1))
     assert read["labels"] == [0, 1] * 2
 
@@ -255,14 +259,20 @@ def test_two_columns_of_images_must_be_told_apart():
     rows = table(ANIMALS, 3, seed=0, columns=("before", "label"))
     after = rows.select_columns("before").rename_column("before", "after")
     rows = datasets.concatenate_datasets([rows, after], axis=1)
-    data_args = image_tasks.DataTrainingArguments("x")
+    origins = {"train": "`dataset_name`"}
     for split in (rows, rows.remove_columns("label")):
-        data_args.image_column_name = None
-        with pytest.raises(ValueError, match="`dataset_name` has the columns .*give one by `image_column_name`"):
-            image_tasks.with_usual_name(split, data_args, "", IMAGES, "`dataset_name`")
+        data_args = ImageDataArguments("x")
+        with pytest.raises(
+            ValueError, match="`dataset_name` has the columns .*give one of images by `image_column_name`"
+        ):
+            find_media_column(split, IMAGES, data_args.spec().options, "`dataset_name`")
         data_args.image_column_name = "after"
-        named = image_tasks.with_usual_name(split, data_args, "", IMAGES, "`dataset_name`")
-        assert "image" in named.column_names and "after" not in named.column_names
+        assert find_media_column(split, IMAGES, data_args.spec().options, "`dataset_name`") == "after"
+    data_args.image_column_name = "label"
+    with pytest.raises(ValueError, match="`image_column_name` must be one of the columns of images"):
+        make_task({"train": rows}, origins, data_args.spec())
+    data_args.image_column_name = "after"
+    assert make_task({"train": rows}, origins, data_args.spec()).columns == ["after"]
 
 
 def test_arguments_from_a_file(root, tmp_path):
@@ -275,6 +285,6 @@ def test_arguments_from_a_file(root, tmp_path):
     }
     (tmp_path / "run.yaml").write_text(yaml.dump(arguments))
     model_args, data_args, args = image_classification.parse_args(
-        [str(tmp_path / "run.yaml")], image_classification.ModelArguments, image_classification.DataTrainingArguments
+        [str(tmp_path / "run.yaml")], image_classification.ModelArguments, ImageDataArguments
     )
     assert (model_args.method, data_args.train_dir, args.batch_mix) == ("joint", "d", "equal")

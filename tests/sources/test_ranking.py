@@ -164,7 +164,7 @@ def test_data_sets_as_mappings_and_objects(tasks, model_path):
         ({"candidates": []}, "`candidates` must be at least one"),
         ({"candidates": ["a", "a"]}, "`candidates` has a data set twice"),
         ({"candidates": {"a": {"path": "a", "spilt": "b"}}}, "`candidates.spilt` is unknown. Did you mean 'split'"),
-        ({"split": "nope"}, "its split `'nope'` cannot be read"),
+        ({"split": "nope"}, "`split='nope'` is no split of `candidates="),
         ({"columns": {"nothing": {}}}, "Columns are given for 'nothing'"),
         ({"columns": {"same": {"label_column": "text_"}}}, "`label_column='text_'` is no column"),
         ({"columns": {"same": {"text_columns": ["words"]}}}, "`text_columns` must be one or two"),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..transfer.seeding import derived_seed
+from ..utils.seeding import derived_seed
 
 
 def allocate(total: int, sizes: Sequence[int], at_least: int = 0) -> list[int]:

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merlin_hf.comparison.draws import allocate, draw_rows, split_off_validation
 from merlin_hf.comparison.runner import trial_settings
+from merlin_hf.data.sampling import allocate, draw_rows, split_off_validation
 
 
 LABELS = np.array([0] * 60 + [1] * 30 + [2] * 2)

@@ -8,13 +8,14 @@ from datasets.fingerprint import Hasher
 from PIL import Image
 
 from merlin_hf.comparison.config import TargetConfig
-from merlin_hf.comparison.encoding import ImageEncoder, resize_and_scale
-from merlin_hf.comparison.tasks import load_rows
+from merlin_hf.data.encoding import ImageEncoder, resize_and_scale
 from merlin_hf.data.images import read_image
+from merlin_hf.data.rows import load_rows
+from tests.comparison.conftest import cache, images  # noqa: F401
 
 
 @pytest.mark.parametrize("images_kept", [0, 5, 100])
-def test_pixels_are_the_same_kept_or_not(images, images_kept):
+def test_pixels_are_the_same_kept_or_not(images, images_kept):  # noqa: F811
     rows = load_rows(TargetConfig(path=str(images / "target")), "target", "train_split")
     preprocess, seen = resize_and_scale(8, 1), []
 
@@ -31,7 +32,7 @@ def test_pixels_are_the_same_kept_or_not(images, images_kept):
     assert sum(seen) == 2 * different - min(images_kept, different)
 
 
-def test_a_dataset_that_is_computed_is_named_by_its_rows_and_stays_in_its_process(images):
+def test_a_dataset_that_is_computed_is_named_by_its_rows_and_stays_in_its_process(images):  # noqa: F811
     rows = load_rows(TargetConfig(path=str(images / "target")), "target", "train_split")
     encoder = ImageEncoder(resize_and_scale(8, 1))
     transform = encoder(rows).format["format_kwargs"]["transform"]

@@ -1,0 +1,90 @@
+"""How the answers of a classifier are scored: GLUE's metrics, or accuracy, or error and correlations."""
+
+import importlib.util
+import logging
+from collections.abc import Callable
+
+import numpy as np
+from huggingface_hub import constants
+
+from ..data.labels import Labels
+
+
+logger = logging.getLogger("merlin_hf.scripts")
+
+
+def local_metric(task_name: str | None, is_regression: bool, predictions, references) -> dict[str, float]:
+    """The metrics of `evaluate.load("glue", task_name)`, computed here; for other data accuracy, or error and correlations."""
+    if task_name == "cola":
+        from sklearn.metrics import matthews_corrcoef
+
+        return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
+    if is_regression:
+        from scipy.stats import pearsonr, spearmanr
+
+        correlations = {
+            "pearson": float(pearsonr(predictions, references)[0]),
+            "spearmanr": float(spearmanr(predictions, references)[0]),
+        }
+        error = {} if task_name else {"mse": float(np.mean((predictions - references) ** 2))}
+        return {**error, **correlations}
+    accuracy = {"accuracy": float(np.mean(predictions == references))}
+    if task_name in ("mrpc", "qqp"):
+        from sklearn.metrics import f1_score
+
+        return {**accuracy, "f1": float(f1_score(references, predictions))}
+    return accuracy
+
+
+def check_can_score(task_name: str | None, is_regression: bool) -> None:
+    """
+    Check, before training, that [`local_metric`] will be able to score.
+
+    Raises:
+        ImportError: a package is missing.
+    """
+    package = "scipy" if is_regression else "sklearn" if task_name in ("cola", "mrpc", "qqp") else None
+    if package is not None and importlib.util.find_spec(package) is None:
+        name = {"sklearn": "scikit-learn"}.get(package, package)
+        raise ImportError(f"The metric of {task_name or 'real labels'} needs {name}: pip install {name}.")
+
+
+def load_metric(task_name: str | None, is_regression: bool) -> Callable:
+    """`evaluate`'s metric of a GLUE task where it can be had, else [`local_metric`], which gives the same numbers."""
+    reason = "not a GLUE task" if task_name is None else "HF_HUB_OFFLINE is set"
+    if task_name is not None and not constants.HF_HUB_OFFLINE:
+        try:
+            import evaluate
+
+            metric = evaluate.load("glue", task_name, keep_in_memory=True)
+            logger.info(f"Metric: evaluate's glue/{task_name}")
+            return lambda predictions, references: metric.compute(predictions=predictions, references=references)
+        except Exception as error:  # no network, a proxy, an old version: none is a reason not to train
+            reason = f"evaluate's could not be loaded: {error}"
+    check_can_score(task_name, is_regression)
+    logger.info(f"Metric: computed here ({reason})")
+    return lambda predictions, references: local_metric(task_name, is_regression, predictions, references)
+
+
+def make_compute_metrics(task_name: str | None, labels: Labels) -> Callable:
+    """`compute_metrics` of [`~transformers.Trainer`], on labels as the data set numbers them."""
+    metric = load_metric(task_name, labels.is_regression)
+
+    def compute_metrics(output):
+        predictions, references = predicted(output.predictions, labels), np.asarray(output.label_ids).reshape(-1)
+        if not labels.is_regression:
+            # The model may have more outputs than the data has classes.
+            places = np.full(max(predictions.max(initial=0), references.max(initial=0), *labels.ids) + 1, -1)
+            places[labels.ids] = np.arange(len(labels.ids))
+            predictions, references = places[predictions], places[references]
+        result = metric(predictions, references)
+        scores = [value for name, value in result.items() if name != "mse"]
+        return {**result, "combined_score": float(np.mean(scores))} if len(scores) > 1 else result
+
+    return compute_metrics
+
+
+def predicted(logits, labels: Labels) -> np.ndarray:
+    """Scores of a regression, else the likeliest output."""
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    return logits.reshape(-1) if labels.is_regression else logits.argmax(-1)

@@ -1,0 +1,359 @@
+"""What the programs that train have in common: loading, training, evaluating, predicting, publishing."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import transformers
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, Trainer
+
+from ..data.columns import GLUE
+from ..data.labels import Labels
+from ..data.models import configure_labels, outputs_of
+from ..data.tasks import TEST, TRAIN, VALIDATION, Task, check_several_classes, load_task
+from ..hub.content import given_arguments
+from ..methods import get_method
+from ..training_args import TransferTrainingArguments
+from ..transfer.distributed import end_training
+from ..transfer.manifest import has_weights
+from ..utils import loading
+from ..utils.validation import ConfigError
+from .metrics import make_compute_metrics, predicted
+from .model_arguments import BaseModelArguments, TaskArguments
+
+
+# Kinds of splits, and the argument that asks for each.
+KINDS = {TRAIN: "do_train", VALIDATION: "do_eval", TEST: "do_predict"}
+
+logger = logging.getLogger("merlin_hf.scripts")
+
+
+@dataclass
+class Program:
+    """
+    What the arguments come to, before anything is trained.
+
+    Args:
+        trainer ([`~transformers.Trainer`]): of the method, with the data to train on.
+        labels ([`Labels`]): of the target.
+        source_labels ([`Labels`], *optional*): of the source.
+        validation, test (`dict[str, datasets.Dataset]`): what to evaluate on and to predict, by the suffix of its metrics.
+        publish (`Callable`): called in the end; pushes the model, or writes its card.
+        task_name (`str`, *optional*): the GLUE task of the target.
+    """
+
+    trainer: Trainer
+    labels: Labels
+    source_labels: Labels | None
+    validation: dict[str, datasets.Dataset]
+    test: dict[str, datasets.Dataset]
+    publish: Callable[[], None]
+    task_name: str | None = None
+
+
+# Loading
+
+
+def load_tasks(
+    model_args: BaseModelArguments, data_args: Any, args: TransferTrainingArguments, trainer_class: type[Trainer]
+) -> tuple[Task, Task | None]:
+    """
+    Load the target with the splits that are asked for, and the source where the method trains on it.
+
+    Raises:
+        ConfigError, FileError, FileNotFoundError: they are not there, or have nothing to tell apart.
+    """
+    hub: dict[str, Any] = {"cache_dir": model_args.cache_dir, "token": model_args.token}
+    target = load_task(data_args.spec(), [kind for kind, asked in KINDS.items() if getattr(args, asked)], **hub)
+    source = None
+    if args.do_train:
+        check_several_classes(target)
+    if args.do_train and data_args.has_source and trainer_class.takes_source:
+        source = load_task(data_args.spec("source_"), [TRAIN], **hub)
+        check_several_classes(source)
+        args.num_source_labels = args.num_source_labels or source.labels.num_labels
+    return target, source
+
+
+def encode_tasks(
+    target: Task,
+    source: Task | None,
+    data_args: Any,
+    args: TransferTrainingArguments,
+    encode: Callable[[Task, str, int | None], datasets.Dataset],
+) -> dict[str, Any]:
+    """
+    Encode the splits that the arguments ask for.
+
+    Args:
+        encode (`Callable`): takes a task, a split and how many rows to keep.
+
+    Returns:
+        `dict`: `train` and `source`, `None` where there is none; `validation` and `test` by the suffix of their metrics, as MNLI has
+        two.
+    """
+    data: dict[str, Any] = {"train": None, "source": None, "validation": {}, "test": {}}
+    if args.do_train:
+        data["train"] = encode(target, TRAIN, data_args.max_train_samples)
+    if source is not None:
+        data["source"] = encode(source, TRAIN, data_args.max_source_samples)
+    for kind, asked, limit in (
+        (VALIDATION, args.do_eval, data_args.max_eval_samples),
+        (TEST, args.do_predict, data_args.max_predict_samples),
+    ):
+        names = {"": kind if kind in target.splits else f"{kind}_matched", "-mm": f"{kind}_mismatched"}
+        found = {suffix: name for suffix, name in names.items() if asked and name in target.splits}
+        data[kind] = {suffix: encode(target, name, limit) for suffix, name in found.items()}
+    return data
+
+
+def load_config(model_args: BaseModelArguments, labels: Labels, is_trained: bool = True, by_number: bool = False):
+    """
+    Load the configuration of a model for the target's labels, whose numbers it settles.
+
+    Args:
+        is_trained (`bool`): whether the model is trained on the target; else its own labels are kept.
+        by_number (`bool`): match these with the target's by number.
+
+    Raises:
+        FileError: there is no such model.
+        ConfigError: its labels do not fit.
+    """
+    options = model_args.hub_options
+    name = "model_name_or_path" if model_args.config_name is None else "config_name"
+    path = getattr(model_args, name)
+    config = loading.load_config(path, f"`{name}={path!r}`", **options)
+    if is_trained or labels.is_regression:
+        configure_labels(config, labels, model_args.ignore_mismatched_sizes)
+    else:
+        labels.ids = outputs_of(labels, config, by_number)
+    return config
+
+
+def load_model(
+    model_args: BaseModelArguments, config: PretrainedConfig, auto_class: Any = AutoModelForSequenceClassification
+) -> Any:
+    """
+    Load the model, on all processes at once: under ZeRO-3 each has its shard of every weight from the start.
+
+    Raises:
+        FileError: it cannot be loaded.
+        ConfigError: its last layer has another number of labels.
+    """
+    path = model_args.model_name_or_path
+    try:
+        return loading.load_model(
+            auto_class,
+            path,
+            f"`model_name_or_path={path!r}`",
+            config=config,
+            ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+            **model_args.hub_options,
+        )
+    except ValueError as error:
+        if "ignore_mismatched_sizes" not in f"{error} {error.__cause__}":
+            raise
+        raise ConfigError(
+            f"`model_name_or_path={path!r}` has a last layer for another number of labels than the {config.num_labels} of the "
+            "data: `--ignore_mismatched_sizes` starts with a new one."
+        ) from error
+
+
+# Running
+
+
+def setup_logging(training_args: TransferTrainingArguments) -> None:
+    """Log from the first process, or as `log_level` says."""
+    logging.basicConfig(
+        format="%(asctime)s - %(levelname)s - %(name)s - %(message)s",
+        datefmt="%m/%d/%Y %H:%M:%S",
+        handlers=[logging.StreamHandler(sys.stdout)],
+    )
+    if training_args.should_log:
+        transformers.utils.logging.set_verbosity_info()
+    level = training_args.get_process_log_level()
+    logging.getLogger("merlin_hf").setLevel(level)
+    if not training_args.should_log:
+        logging.getLogger("merlin_hf.data").setLevel(logging.ERROR)  # the first process has said it
+    datasets.utils.logging.set_verbosity(level)
+    transformers.utils.logging.set_verbosity(level)
+    given = [f"\n  {name} = {value}" for name, value in given_arguments(training_args).items()]
+    logger.info(f"Training arguments that differ from their defaults:{''.join(given)}")
+
+
+def choose_method(model_args: BaseModelArguments, data_args: TaskArguments, do_train: bool) -> type[Trainer]:
+    """Return the trainer class, checked against whether there is a source."""
+    method = model_args.method or ("merlin" if data_args.has_source else "finetune")
+    trainer_class = get_method(method)
+    if trainer_class.depends_on_source() and not do_train:
+        return get_method("finetune")  # to evaluate and predict, all are the same
+    if trainer_class.depends_on_source() and not data_args.has_source:
+        given = ", ".join(f"`{name}`" for name in data_args.origins("source_"))
+        raise ValueError(
+            f"`method={method!r}` trains on a source as well: give one of {given}, or `--method finetune`."
+        )
+    if data_args.has_source and not trainer_class.takes_source:
+        logger.info(f"Method {method}: the source is not used")
+    logger.info(f"Method: {method}")
+    return trainer_class
+
+
+def make_program(
+    trainer_class: type[Trainer],
+    model: Any,
+    processor: Any,
+    args: TransferTrainingArguments,
+    data: dict[str, Any],
+    target: Task,
+    source: Task | None,
+    model_args: BaseModelArguments,
+    data_args: Any,
+    tag: str,
+    data_collator: Callable | None = None,
+) -> Program:
+    """
+    Make the trainer of the method that was chosen.
+
+    Args:
+        data (`dict`): see [`encode_tasks`].
+        tag (`str`): the Hub's name of the task, for the card.
+    """
+    task_name = getattr(data_args, "task_name", None)
+    trainer = trainer_class(
+        model=model,
+        args=args,
+        train_dataset=data["train"],
+        eval_dataset=data["validation"].get(""),
+        data_collator=data_collator,
+        processing_class=processor,
+        compute_metrics=make_compute_metrics(task_name, target.labels),
+        **({} if source is None else {"source_dataset": data["source"]}),
+    )
+    return Program(
+        trainer,
+        target.labels,
+        None if source is None else source.labels,
+        data["validation"],
+        data["test"],
+        publish=lambda: publish(trainer, model_args, data_args, tag),
+        task_name=task_name,
+    )
+
+
+def train(trainer: Trainer, args: TransferTrainingArguments) -> dict[str, float]:
+    """
+    Train, from the last checkpoint in `output_dir` where there is one of this run; a finished run is left as it is.
+
+    Returns:
+        The metrics of the training.
+
+    Raises:
+        FileError: the checkpoint is of another run.
+    """
+    checkpoint = args.resume_from_checkpoint
+    if checkpoint is None and not args.overwrite_output_dir:
+        checkpoint = trainer.checkpoint_to_continue()
+        if checkpoint is not None:
+            logger.info(
+                f"Resuming from {checkpoint}. To start anew, set `overwrite_output_dir`, or give another `output_dir`."
+            )
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    if trainer.is_finished and has_weights(args.output_dir):
+        return earlier_metrics(args.output_dir)
+    metrics["train_samples"] = len(trainer.train_dataset)
+    if getattr(trainer, "source_dataset", None) is not None:
+        metrics["source_samples"] = len(trainer.source_dataset)
+    trainer.save_model()  # with the tokenizer
+    trainer.log_metrics("train", metrics)
+    trainer.save_metrics("train", metrics)
+    trainer.save_state()
+    return metrics
+
+
+def earlier_metrics(output_dir: str) -> dict[str, float]:
+    """The metrics of a training that is finished, as far as they are still there."""
+    try:
+        with open(os.path.join(output_dir, "train_results.json"), encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def evaluate_on(trainer: Trainer, eval_datasets: dict[str, datasets.Dataset]) -> dict[str, float]:
+    """The metrics of each set; those of the second carry `_mm`."""
+    results = {}
+    for suffix, dataset in eval_datasets.items():
+        metrics = trainer.evaluate(eval_dataset=dataset)
+        metrics["eval_samples"] = len(dataset)
+        if suffix:
+            metrics = {f"{name}_mm": value for name, value in metrics.items()}
+        trainer.log_metrics("eval", metrics)
+        results.update(metrics)
+    trainer.save_metrics("eval", results)
+    return results
+
+
+def predict(
+    trainer: Trainer, test_datasets: dict[str, datasets.Dataset], task_name: str | None, labels: Labels
+) -> dict[str, float]:
+    """Write what the model says to `predict_results*.txt`; the metrics, where labels are public."""
+    results = {}
+    for suffix, dataset in test_datasets.items():
+        output = trainer.predict(dataset, metric_key_prefix="predict")
+        metrics = {**output.metrics, "predict_samples": len(dataset)}
+        if suffix:
+            metrics = {f"{name}_mm": value for name, value in metrics.items()}
+        trainer.log_metrics("predict", metrics)
+        results.update(metrics)
+        if not trainer.is_world_process_zero():
+            continue
+        path = os.path.join(
+            trainer.args.output_dir, f"predict_results{'_' + task_name if task_name else ''}{suffix}.txt"
+        )
+        names = trainer.model.config.id2label
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("index\tprediction\n")
+            for index, value in enumerate(predicted(output.predictions, labels)):
+                file.write(f"{index}\t{value:3.3f}\n" if labels.is_regression else f"{index}\t{names[int(value)]}\n")
+        logger.info(f"Predictions in {path}")
+    trainer.save_metrics("predict", results)
+    return results
+
+
+def publish(trainer: Trainer, model_args: BaseModelArguments, data_args: Any, tag: str) -> None:
+    """Push the model with its card, or write the card."""
+    kwargs = {"tasks": tag}
+    if not os.path.isdir(model_args.model_name_or_path):
+        kwargs["finetuned_from"] = model_args.model_name_or_path
+    task_name = getattr(data_args, "task_name", None)
+    if task_name is not None:
+        kwargs["language"] = "en"
+        kwargs["dataset_tags"] = GLUE
+        kwargs["dataset_args"] = task_name
+        kwargs["dataset"] = f"GLUE {task_name.upper()}"
+    elif data_args.dataset_name is not None and not os.path.isdir(data_args.dataset_name):
+        kwargs["dataset"] = kwargs["dataset_tags"] = data_args.dataset_name
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(**kwargs)
+    else:
+        trainer.create_model_card(**kwargs)
+
+
+def run(program: Program) -> dict[str, float]:
+    """Train, evaluate, predict and publish as the arguments say; returns all metrics."""
+    trainer, metrics = program.trainer, {}
+    if trainer.args.do_train:
+        metrics.update(train(trainer, trainer.args))
+    if trainer.args.do_eval:
+        metrics.update(evaluate_on(trainer, program.validation))
+    if trainer.args.do_predict:
+        metrics.update(predict(trainer, program.test, program.task_name, program.labels))
+    program.publish()
+    end_training(trainer.accelerator)
+    return metrics
