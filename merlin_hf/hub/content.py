@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 from transformers import Trainer, TrainingArguments
 
+from ..data.columns import KNOWN_TEXTS, LABEL_COLUMNS
 from ..utils.files import short_paths
 from ..utils.log_history import last_evaluations
 from .card import (
@@ -54,11 +55,7 @@ HOUSEKEEPING_OPTIONS = {"overwrite_output_dir", "target_chunk_size"}
 TEXT_COLUMNS = (
     "text", "sentence", "content", "review", "comment", "utterance", "tweet", "document", "headline", "title",
 )  # fmt: skip
-PAIRS = (
-    ("text", "text_pair"), ("premise", "hypothesis"), ("question", "sentence"), ("question1", "question2"),
-    ("sentence1", "sentence2"),
-)  # fmt: skip
-LABEL_COLUMNS = ("label", "labels")
+PAIRS = (("text", "text_pair"), *(columns for columns in KNOWN_TEXTS if len(columns) == 2))
 SCANNED_ROWS = 1000
 LONGEST_TEXT = 300
 MERLIN_CITATION = """\
