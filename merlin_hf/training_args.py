@@ -1,4 +1,4 @@
-"""What can be set, with the checks that need no data."""
+"""Training arguments of all methods, with the checks that need no data."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -279,7 +279,7 @@ class MerlinTrainingArguments(TransferTrainingArguments):
 
 
 def default_head(args: TrainingArguments, problem_type: str) -> str:
-    """The name of the solver where `args.head` is `None`: class means, and ridge where there are none or they could not be judged."""
+    """Return the solver where `args.head` is `None`: class means, and ridge where there are none or they could not be judged."""
     needs_ridge = problem_type == REGRESSION or args.split == "loo" or args.meta_loss == "squared_error"
     return "ridge" if needs_ridge else "centroid"
 

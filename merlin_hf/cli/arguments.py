@@ -15,7 +15,7 @@ WHAT_TO_DO = ("do_train", "do_eval", "do_predict")
 @dataclass
 class Request:
     """
-    What a user asked for.
+    The task, the method and the flags that a user gave.
 
     Args:
         task (`str`): `"text"` or `"image"`.

@@ -1,4 +1,4 @@
-"""What `merlin-hf train` would do, without training anything."""
+"""Say what `merlin-hf train` would do, without training anything."""
 
 import math
 import tempfile
@@ -53,7 +53,7 @@ def plan_of(request: Request) -> dict[str, Any] | None:
 
 def resumes_from(trainer: Any, output_dir: str) -> str | None:
     """
-    The checkpoint that training would go on from.
+    Return the checkpoint that training would go on from.
 
     Raises:
         FileError: the one in `output_dir` is of another run.
@@ -100,7 +100,7 @@ def _training(program: Program) -> dict[str, Any]:
 
 
 def text_of(plan: dict[str, Any]) -> str:
-    """The plan in lines."""
+    """Return the plan in lines."""
     lines = [
         f"method   {plan['method']}, with {plan['model']} ({plan['model_class']})",
         f"target   {_counted(plan['target'])}",

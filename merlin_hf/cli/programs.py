@@ -21,13 +21,13 @@ ARGUMENTS = {
 
 
 def argument_classes(task: str) -> tuple[type, type]:
-    """The dataclasses of the model's and the data's arguments."""
+    """Return the dataclasses of the model's and the data's arguments."""
     return ARGUMENTS[task]
 
 
 def detect_task(given: Mapping[str, Any]) -> str:
     """
-    Whether the data are texts or images: by arguments that only one of them has, else by the columns of `dataset_name`.
+    Return whether the data are texts or images: by arguments that only one of them has, else by the columns of `dataset_name`.
 
     Args:
         given (`Mapping[str, Any]`): arguments by name.

@@ -51,7 +51,7 @@ SPEED = ("runtime", "per_second", "samples", "total_flos")
 
 
 def add_train_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Add the command and what of its arguments is its own; the others are those of the program that it runs."""
+    """Add the command and its own arguments; the others are those of the program that it runs."""
     parser = commands.add_parser(
         "train",
         add_help=False,
@@ -134,7 +134,7 @@ def _help(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _launcher(arguments: argparse.Namespace) -> list[str]:
-    """The arguments of `accelerate launch` that are asked for."""
+    """Return the arguments of `accelerate launch` that are asked for."""
     from ..utils.validation import check_value, interval
 
     launcher = []
@@ -148,7 +148,7 @@ def _launcher(arguments: argparse.Namespace) -> list[str]:
 
 
 def _is_deepspeed(config_file: str) -> bool:
-    """Whether `--config_file=PATH` asks for DeepSpeed."""
+    """Return whether `--config_file=PATH` asks for DeepSpeed."""
     from accelerate.commands.config.config_args import load_config_from_file
 
     return load_config_from_file(config_file.partition("=")[2]).distributed_type == "DEEPSPEED"
@@ -202,7 +202,7 @@ def _train_here(request: Any, arguments: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _only_results_on_stdout() -> Iterator[None]:
     """
-    What libraries print goes to stderr meanwhile, so that it does not get between the table and a program that reads it.
+    Send what libraries print to stderr meanwhile, so that it does not get between the table and a program that reads it.
 
     Also by its descriptor, as loggers such as DeepSpeed's hold the stream that was there when they were imported.
     """
@@ -224,7 +224,7 @@ def _only_results_on_stdout() -> Iterator[None]:
 
 
 def _dry_run(request: Any) -> tuple[int, dict[str, Any] | None]:
-    """The exit status, and what would run; nothing of it where another process speaks."""
+    """Return the exit status, and what would run; nothing of it where another process speaks."""
     from .dry_run import plan_of
 
     try:
@@ -234,7 +234,7 @@ def _dry_run(request: Any) -> tuple[int, dict[str, Any] | None]:
 
 
 def _train(request: Any) -> tuple[int, dict[str, Any] | None]:
-    """The exit status, and the metrics; nothing of them where another process speaks."""
+    """Return the exit status, and the metrics; nothing of them where another process speaks."""
     from transformers import set_seed
 
     from ..data.media import UnreadableMediaError

@@ -1,4 +1,4 @@
-"""What a comparison is: the configuration, with the checks that need no data."""
+"""The configuration of a comparison, with the checks that need no data."""
 
 import dataclasses
 import math
@@ -146,11 +146,11 @@ class MethodConfig:
 
     @property
     def trainer_class(self) -> type:
-        """The trainer class of the method."""
+        """Return the trainer class of the method."""
         return METHODS[self.method]
 
     def to_mapping(self) -> dict[str, Any]:
-        """As in a configuration."""
+        """Return the method as a configuration has it."""
         mapping = {"method": self.method, **self.options}
         if self.search is not None:
             mapping["search"] = self.search
@@ -243,13 +243,13 @@ class CompareConfig:
 
     @property
     def default_learning_rate(self) -> float:
-        """That of `training`, else the middle one of `search.learning_rates`."""
+        """Return the learning rate of `training`, else the middle one of `search.learning_rates`."""
         rates = sorted(self.search.learning_rates)
         return self.training.get("learning_rate", rates[(len(rates) - 1) // 2])
 
     @property
     def search_seeds(self) -> list[int]:
-        """The seeds that each setting is tried with."""
+        """Return the seeds that each setting is tried with."""
         return self.search.seeds or self.seeds[:1]
 
     def to_dict(self) -> dict[str, Any]:
@@ -259,7 +259,7 @@ class CompareConfig:
 
 def check_seeds(seeds: Any, key: str) -> list[int]:
     """
-    Seeds as a list; `3` stands for 0, 1 and 2.
+    Return seeds as a list; `3` stands for 0, 1 and 2.
 
     Raises:
         ConfigError: there is none, one is negative or there twice.
@@ -378,13 +378,13 @@ FIXED = {
 
 
 def default_reference(labels: list[str]) -> str:
-    """Return what the other methods are tested against: `merlin` if it is there, else the first."""
+    """Return the method that the others are tested against: `merlin` if it is there, else the first."""
     return "merlin" if "merlin" in labels else labels[0]
 
 
 def check_training(given: Any) -> dict[str, Any]:
     """
-    Return the options of `training`.
+    Return the options of `training`, checked.
 
     Raises:
         ConfigError: one is unknown, belongs to a method or to the comparison, or has a value of another type; or there is no
@@ -400,7 +400,7 @@ def check_training(given: Any) -> dict[str, Any]:
                 f"`training.{name}` is an option of {', '.join(owners)}: give it there, `methods: {{{owners[0]}: "
                 f"{{{name}: {cut(given[name])}}}}}`."
             )
-    _check_options(given, TransferTrainingArguments, "training", "finetune")
+    _check_known_options(given, TransferTrainingArguments, "training", "finetune")
     options = _check_types(given, TransferTrainingArguments, "training")
     if options.get("max_steps", 0) < 1:
         raise ConfigError(
@@ -446,7 +446,7 @@ def _read_method(label: Any, given: Any, has_source: bool) -> MethodConfig:
     search, use_source = options.pop("search", None), options.pop("use_source", None)
     args_class = trainer_class.training_args_class
     _check_not_fixed(options, key, "max_steps")
-    _check_options(options, args_class, key, name, ("method", "search", "use_source"))
+    _check_known_options(options, args_class, key, name, ("method", "search", "use_source"))
     options = _check_types(options, args_class, key)
     return MethodConfig(
         label,
@@ -460,7 +460,7 @@ def _read_method(label: Any, given: Any, has_source: bool) -> MethodConfig:
 def _check_search(given: Any, options: dict, args_class: type, key: str, method: str) -> dict[str, list]:
     space = check_mapping(given, key)
     _check_not_fixed(space, key, "max_steps")
-    _check_options(space, args_class, key, method)
+    _check_known_options(space, args_class, key, method)
     for name, values in space.items():
         if not isinstance(values, list | tuple) or not values:
             raise ConfigError(f"`{key}.{name}` must be a list of values to try, got {shown(values)}.")
@@ -489,7 +489,7 @@ def _check_not_fixed(given: Mapping, key: str, *more: str) -> None:
             raise ConfigError(f"`{key}.{name}` cannot be given: {FIXED.get(name, STEPS)}.")
 
 
-def _check_options(given: Mapping, args_class: type, key: str, method: str, more: tuple[str, ...] = ()) -> None:
+def _check_known_options(given: Mapping, args_class: type, key: str, method: str, more: tuple[str, ...] = ()) -> None:
     """
     Check that every name is one of `args_class` or of `more`.
 

@@ -73,7 +73,7 @@ Text = Annotated[str, NOT_EMPTY]
 
 class Rule(NamedTuple):
     """
-    What a field takes.
+    The types, the range and the words that a field takes.
 
     Args:
         types (`tuple`): its annotation, divided where it is a union.

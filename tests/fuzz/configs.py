@@ -130,7 +130,7 @@ def _compare(key: str, value: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         found: Any = load_config(_written(folder, config))
     if parents[:1] == ["methods"]:
-        method = next(one for one in found.methods if one.label == parents[1])
+        method = next(one for one in found.methods if one.name == parents[1])
         return (method.search if parents[2:] else method.options)[last]
     for name in parents:
         found = getattr(found, name)
