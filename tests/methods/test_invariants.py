@@ -23,6 +23,9 @@ from tests.methods.support import (
 from tests.tiny import TINY_CLASSIFIERS, tiny_bert, tiny_dataset
 
 
+pytestmark = pytest.mark.slow  # every method in every way
+
+
 STEPS = 6  # three of each phase, where there are two
 CASES = [*METHODS, *(f"{method} without a source" for method in WITHOUT_SOURCE)]
 
@@ -107,7 +110,6 @@ def stops():
 
 
 @pytest.mark.parametrize(("case", "stop"), stops())
-@pytest.mark.slow
 def test_resuming_is_never_stopping(straight, tmp_path, case, stop):
     """In the first phase, exactly where the second begins, and within it."""
     whole, folder, _ = straight(case)
@@ -121,7 +123,6 @@ def test_resuming_is_never_stopping(straight, tmp_path, case, stop):
         assert rates == pytest.approx([0.0, 1e-2, 5e-3] * 2), "the whole course of the learning rate in each phase"
 
 
-@pytest.mark.slow
 def test_checkpoints_of_models_that_share_weights(tmp_path):
     """T5 has its embeddings three times, which a file of safetensors takes once."""
     rows = [
@@ -213,7 +214,6 @@ MEANS_OVER_ROWS = [
 
 
 @pytest.mark.parametrize("method", MEANS_OVER_ROWS)
-@pytest.mark.slow
 def test_four_micro_batches_are_one_batch(tmp_path, method):
     """In both phases. Batch spectral shrinkage and Bi-Tuning are about the rows of a micro-batch together."""
     runs = []
@@ -288,7 +288,6 @@ def plain(args, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.slow
 def test_bfloat16_is_near_float32(tmp_path, method):
     runs = {}
     for bf16 in (False, True):
@@ -336,7 +335,6 @@ def test_adapters(tmp_path, method):
 
 
 @pytest.mark.parametrize("method", ["delta", "lwf", "bi_tuning", "l2_sp"])
-@pytest.mark.slow
 def test_adapters_resume(tmp_path, method):
     """What is kept of the start has the adapter in it."""
     lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"])
