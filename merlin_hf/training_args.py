@@ -9,7 +9,7 @@ from transformers.debug_utils import DebugOption
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from .heads import get_head
+from .heads import HeadSolver, get_head
 from .transfer.labels import REGRESSION, SINGLE_LABEL
 from .utils.validation import (
     JSON_FILE,
@@ -59,7 +59,7 @@ INHERITED: dict[str, Any] = {
     "data_seed": interval(f"[0, {2**63 - 1}]"),  # of PyTorch
     "dataloader_num_workers": interval("[0, 10_000]"),
     "include_num_input_tokens_seen": bool | Literal["all", "non_padding", "no"],
-    "report_to": Literal[REPORTERS] | list[Literal[REPORTERS]] | None,
+    "report_to": Literal[REPORTERS] | list[Literal[REPORTERS]] | None,  # type: ignore[valid-type]
     "resume_from_checkpoint": str | bool | None,
     "debug": str | list[DebugOption] | None,
     "fsdp": str | bool | list | None,
@@ -284,7 +284,7 @@ def default_head(args: TrainingArguments, problem_type: str) -> str:
     return "ridge" if needs_ridge else "centroid"
 
 
-def check_head(name: str, option: str) -> type:
+def check_head(name: str, option: str) -> HeadSolver:
     """
     Return the solver of that name.
 

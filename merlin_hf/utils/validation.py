@@ -127,8 +127,7 @@ def _divided(hint: Any) -> tuple[tuple, tuple]:
         divided = [_divided(part) for part in parts]
         return tuple(one for types, _ in divided for one in types), tuple(one for _, more in divided for one in more)
     if origin is list and parts:
-        types, extras = _divided(parts[0])
-        return (list[types],), extras
+        return (hint,), _divided(parts[0])[1]
     return (hint,), ()
 
 
@@ -417,4 +416,4 @@ def _described(kind: Any, known: Rule, finite: str = "") -> str:
         return "a mapping, or JSON or a JSON file of one" if known.is_file else "a mapping, or JSON of one"
     if kind is str and known.is_filled:
         return "text that is not empty"
-    return NAMES.get(kind) or getattr(kind, "__name__", str(kind))
+    return NAMES.get(kind) or str(getattr(kind, "__name__", kind))
