@@ -209,6 +209,8 @@ def check_weights(auto_class: Any, path: str, config: PretrainedConfig, trust_re
         FileError: its configuration describes a much larger one.
     """
     folder = Path(path)
+    if folder.is_dir():
+        _check_regular(folder)
     shapes = _shapes(folder) if folder.is_dir() else {}
     if not shapes or is_deepspeed_zero3_enabled():  # which makes no models on the meta device
         return
@@ -223,6 +225,18 @@ def check_weights(auto_class: Any, path: str, config: PretrainedConfig, trust_re
             f"{folder / CONFIG_NAME} describes a model of {described:,} values, and its weights have {saved:,}. Is "
             "the file damaged?"
         )
+
+
+def _check_regular(folder: Path) -> None:
+    """
+    Check that nothing in a folder is a pipe or a device, which a reader would wait for without end.
+
+    Raises:
+        FileError: something is.
+    """
+    for path in folder.iterdir():
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise FileError(f"{path} is no regular file.")
 
 
 def check_processor(path: str) -> None:

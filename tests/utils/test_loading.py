@@ -119,6 +119,15 @@ def test_images_of_an_absurd_size(size, tmp_path):
         load_processor(AutoImageProcessor, str(tmp_path), backend="pil")
 
 
+@pytest.mark.parametrize("name", ["model-00002-of-00005.safetensors", "model.safetensors.index.json", "config.json"])
+def test_a_pipe_is_not_waited_for(name, tmp_path):
+    tiny_bert().save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    (tmp_path / "shards" / name).unlink()
+    os.mkfifo(tmp_path / "shards" / name)
+    with pytest.raises(FileError, match="shards"):
+        load(tmp_path / "shards")
+
+
 # Adapters
 
 
