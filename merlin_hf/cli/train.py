@@ -18,7 +18,7 @@ from .exit_status import FAILURE, USAGE_ERROR, fail
 
 MODULE = "merlin_hf.cli.main"
 STDOUT, STDERR = 1, 2  # file descriptors
-USAGE = "merlin-hf train [FILE.yaml] --model_name_or_path MODEL [--method METHOD] TARGET [SOURCE] ..."
+USAGE = "merlin-hf train [FILE.yaml] --model_name_or_path MODEL TARGET [SOURCE]"
 COMMON = """\
 model:
   --model_name_or_path          folder, or name on the Hub
@@ -35,7 +35,7 @@ target (the small one):
                                 where they are not found
   --max_train_samples           train on so many rows
 source (the large one), the same with source_ in front:
-  --source_task_name, --source_dataset_name, --source_train_file, --source_train_dir, ...
+  --source_task_name, --source_dataset_name, --source_train_file, ...
 training (of transformers.TrainingArguments):
   --output_dir                  where the model and the logs go
   --do_train, --do_eval, --do_predict
@@ -126,7 +126,7 @@ def _help(arguments: argparse.Namespace, rest: list[str]) -> int:
     own = [f"--{name}" for name in names_of([options]) if name not in names_of([TrainingArguments])]
     print(arguments.parser.format_help())
     for title, words in ((f"options of {method}", own), ("methods", METHODS)):
-        print(f"{title}:", *textwrap.wrap(", ".join(words), 100, break_on_hyphens=False), sep="\n  ")
+        print(f"{title}:", *textwrap.wrap(", ".join(words), 76, break_on_hyphens=False), sep="\n  ")
     return 0
 
 
