@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from ..utils.tables import show_table
 from .accelerate_configs import NAMES, accelerate_config
-from .exit_status import FAILURE, USAGE_ERROR, fail
+from .exit_status import EXPECTED, FAILURE, USAGE_ERROR, fail
 
 
 MODULE = "merlin_hf.cli.main"
@@ -262,7 +262,9 @@ def _train(request: Any) -> tuple[int, dict[str, Any] | None]:
     except KeyboardInterrupt:
         print(f"\nThe same command goes on from the last checkpoint in {args.output_dir}.", file=sys.stderr)
         raise
-    except Exception:
+    except Exception as error:
+        if program.trainer.state.global_step == 0 and isinstance(error, EXPECTED):
+            return fail("train", error), None  # nothing is trained yet: the error is about what was given
         print(without_any_token(traceback.format_exc()), end="", file=sys.stderr)
         message = f"the run failed; its last checkpoint, if it has one, is in {args.output_dir}"
         return fail("train", message, FAILURE), None

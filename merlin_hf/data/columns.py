@@ -163,7 +163,14 @@ def find_text_columns(
         )
     known = [keys for keys in KNOWN_TEXTS if set(keys) <= set(texts)]
     if known:
-        return list(max(known, key=len))
+        found = list(max(known, key=len))
+        others = [name for name in texts if name not in found and _no_text(dataset, name) is None]
+        if others:
+            logger.warning(
+                f"{origin}: the texts are taken from {' and '.join(found)}, and {', '.join(others)} "
+                f"{'is' if len(others) == 1 else 'are'} left out; `{argument}` says otherwise."
+            )
+        return found
     left_out = {name: reason for name in texts if (reason := _no_text(dataset, name)) is not None}
     columns = [name for name in texts if name not in left_out]
     if len(texts) == 1 and not left_out:

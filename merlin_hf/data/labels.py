@@ -2,6 +2,7 @@
 
 import collections
 import logging
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,7 +72,7 @@ class LabelMismatchError(ConfigError):
 
 def match_names(names: Sequence[str], known: Sequence[str], of: str, known_of: str) -> list[int]:
     """
-    Find each name among known ones: the same name, else one that differs in upper and lower case alone.
+    Find each name among known ones: the same name, else one that differs in upper and lower case or invisible characters alone.
 
     The latter counts only where no other name could be meant, and is said at WARNING.
 
@@ -89,13 +90,13 @@ def match_names(names: Sequence[str], known: Sequence[str], of: str, known_of: s
     places = {name: place for place, name in enumerate(known)}
     folded = collections.defaultdict(list)
     for name in known:
-        folded[name.casefold()].append(name)
+        folded[folded_name(name)].append(name)
     found = {name: name for name in names if name in places}
     taken, by_case, missing = set(found), {}, []
     for name in names:
         if name in found:
             continue
-        near = folded[name.casefold()]
+        near = folded[folded_name(name)]
         if len(near) == 1 and near[0] not in taken:
             found[name] = by_case[name] = near[0]
             taken.add(near[0])
@@ -109,9 +110,15 @@ def match_names(names: Sequence[str], known: Sequence[str], of: str, known_of: s
     if by_case:
         pairs = ", ".join(f"{name!r} as {other!r}" for name, other in by_case.items())
         logger.warning(
-            f"{of}: labels that differ in upper and lower case from those of {known_of} are taken as these: {pairs}."
+            f"{of}: labels that differ in upper and lower case or invisible characters from those of {known_of} are taken as these: {pairs}."
         )
     return [places[found[name]] for name in names]
+
+
+def folded_name(name: str) -> str:
+    """Return a name without what readers do not see or heed: case, invisible characters, kinds of blanks, composed accents."""
+    visible = "".join(sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf")
+    return " ".join(visible.casefold().split())
 
 
 def shown(names: Sequence[Any]) -> str:
@@ -414,11 +421,11 @@ def _classes_of(main: LabelColumn, options: ColumnOptions) -> Labels:
         )
     by_case = collections.defaultdict(list)
     for name in names:
-        by_case[name.casefold()].append(name)
+        by_case[folded_name(name)].append(name)
     alike = [same for same in by_case.values() if len(same) > 1]
     if alike:
         logger.warning(
-            f"{main.origin}: labels that differ in upper and lower case alone are classes of their own: "
+            f"{main.origin}: labels that differ in upper and lower case or invisible characters alone are classes of their own: "
             f"{', '.join(' and '.join(map(repr, same)) for same in alike[:5])}. Write them alike if they are one."
         )
     return Labels(names, numbers=numbers, has_names=not main.is_number)

@@ -14,6 +14,7 @@ import datasets
 
 from ..utils.validation import ConfigError, did_you_mean
 from .columns import LABEL_COLUMNS, ColumnOptions
+from .files import reading
 from .labels import match_names
 
 
@@ -135,7 +136,8 @@ def load_media_folders(
             raise FileNotFoundError(f"`{arguments[split]}={folder!r}` is not a folder.")
     if any((Path(folder) / name).is_file() for folder in folders.values() for name in METADATA):
         files = {split: os.path.join(glob.escape(str(folder)), "**") for split, folder in folders.items()}
-        return datasets.load_dataset(kind.builder, data_files=files, **kwargs)
+        with reading(" and ".join(f"`{arguments[split]}={folder!r}`" for split, folder in folders.items())):
+            return datasets.load_dataset(kind.builder, data_files=files, **kwargs)
     listed = {split: _list(folder, kind, arguments[split], split) for split, folder in folders.items()}
     classes = {split: sorted({parts[0] for parts in files if len(parts) > 1}) for split, files in listed.items()}
     names = classes.get("train") or sorted({name for known in classes.values() for name in known})

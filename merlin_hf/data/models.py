@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, Pretraine
 
 from ..utils.loading import load_processor
 from ..utils.validation import ConfigError
-from .labels import LabelMismatchError, Labels, match_names, shown
+from .labels import LabelMismatchError, Labels, folded_name, match_names, shown
 
 
 NO_LIMIT = 10**9  # a tokenizer that does not know its model's limit says 1e30
@@ -76,8 +76,8 @@ def pretrained_outputs(
     if is_unnamed(config):
         return order
     known = model_names(config)
-    folded = {name.casefold() for name in known}
-    shared = [name for name in names if name.casefold() in folded]
+    folded = {folded_name(name) for name in known}
+    shared = [name for name in names if folded_name(name) in folded]
     if len(known) == len(names) and shared:
         try:
             return match_names(names, known, "The data", "the model")
@@ -191,6 +191,11 @@ def positions_of(config: PretrainedConfig) -> int | None:
     except Exception as error:  # a model of its own code, or one without a base model: its tokenizer must know
         logger.debug(f"positions are not known: {error}")
         return None
+    return positions_in(model)
+
+
+def positions_in(model: nn.Module) -> int | None:
+    """Return how many tokens the tables of positions in a model of transformers have room for; `None` where it has none."""
     found = []
     for name, module in model.named_modules():
         part = name.rpartition(".")[2]
@@ -201,7 +206,7 @@ def positions_of(config: PretrainedConfig) -> int | None:
         if not offset and getattr(module, "padding_idx", None) is not None:
             offset = module.padding_idx + 1
         found.append(len(weight) - offset)
-    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if found and isinstance(most, int) and most > 0:
         found.append(most)
     return min(found, default=None)

@@ -184,7 +184,11 @@ def load_task(
     if holds_out:
         parts = task.splits[TRAIN].train_test_split(spec.held_out, seed=HELD_OUT_SEED)
         task.splits[TRAIN], task.splits[VALIDATION] = parts[TRAIN], parts[TEST]
-        logger.info(f"{spec.argument}: {len(parts[TEST])} rows of the train split are for evaluation")
+        held_out = f"`{spec.argument}`: {len(parts[TEST])} rows of the train split are for evaluation"
+        if VALIDATION in kinds:
+            logger.info(held_out)
+        else:
+            logger.warning(f"{held_out}, which is not asked for; `train_val_split=0` trains on them as well.")
     return task
 
 

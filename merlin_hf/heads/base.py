@@ -323,6 +323,10 @@ def check_l2(l2: float | Tensor | str) -> float | Tensor:
     return float(l2)
 
 
+class NotFiniteFeaturesError(ValueError):
+    """Features hold NaN or infinity, or give a head that does: where a model is trained, it has diverged."""
+
+
 def check_values(features: Tensor, targets: Tensor, sample_weight: Tensor, l2: float | Tensor) -> None:
     """Raise a ValueError that says which argument holds NaN, infinity or a negative weight. Waits for the device."""
     tensors = features.detach(), targets.detach(), sample_weight.detach()
@@ -332,7 +336,7 @@ def check_values(features: Tensor, targets: Tensor, sample_weight: Tensor, l2: f
             if torch.isfinite(tensor).all():
                 continue
             bad = int((~torch.isfinite(tensor)).sum())
-            raise ValueError(
+            raise (NotFiniteFeaturesError if name == "features" else ValueError)(
                 f"{name} holds {bad} values that are NaN or infinite (shape {tuple(tensor.shape)}). Find where they "
                 "arise (a diverged model, an overflow in float16), or give those rows sample_weight 0."
             )
@@ -355,7 +359,7 @@ def check_head(head: LinearHead, features: Tensor) -> None:
     else:
         weight, bias = head.weight, head.bias
     if not math.isfinite(float(weight.detach().sum() + bias.detach().sum())):
-        raise ValueError(
+        raise NotFiniteFeaturesError(
             f"The head of these features and targets is out of the range of {weight.dtype}: divide the features, or the "
             "targets, by their standard deviation, give a larger l2, or use float64."
         )

@@ -9,7 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import Batch, LinearHead, Reduce, StandardHead, check_head, check_l2, check_shapes, result_dtype
+from .base import (
+    Batch,
+    LinearHead,
+    NotFiniteFeaturesError,
+    Reduce,
+    StandardHead,
+    check_head,
+    check_l2,
+    check_shapes,
+    result_dtype,
+)
 from .linalg import identity_like, solve_spd
 
 
@@ -176,7 +186,7 @@ def collect_moments(
             raise ValueError("batches hold no row whose sample_weight is positive; a head needs at least one.")
     for name, tensor in (("features", moments.xx), ("targets", moments.yy), ("sample_weight", moments.weight)):
         if not torch.isfinite(tensor).all():
-            raise ValueError(
+            raise (NotFiniteFeaturesError if name == "features" else ValueError)(
                 f"{name} in batches hold NaN or infinity, or have squares that do. Find where they arise (a diverged model, an "
                 "overflow in float16), or give those rows sample_weight 0."
             )

@@ -30,6 +30,7 @@ from transformers.utils import (
     logging,
 )
 
+from ..transfer.manifest import MANIFEST_NAME
 from ..utils.files import FileError, read_json
 from ..utils.log_history import check_log_history
 from ..utils.markdown import visible
@@ -87,6 +88,7 @@ REASONS = (
     (r"training_args\.bin", f"{PICKLE}, and may hold a token"),
     (r"transfer_state\.safetensors|(optimizer|scheduler|scaler|rng_state).*", TRAINING_ONLY),
     (r"trainer_state\.json|.*_results\.json|runs", "the log of training, which is in the card"),
+    (re.escape(MANIFEST_NAME), "the record of a run, for resuming from its checkpoint"),
     (r"checkpoint-.*", "a checkpoint"),
     (r".*\.(bin|pt|pth|pkl|pickle|ckpt)", PICKLE),
     (r".*\.py", "code, and a plain model has none"),
@@ -154,6 +156,8 @@ class _Uploader:
             for name, reason in files.refused.items():
                 logger.warning(f"Not pushed: {visible(name)} in {folder_path} {reason}.")
             options["allow_patterns"] = files.sent
+        else:  # what a run was started with, paths included, is nobody else's business
+            options["ignore_patterns"] = [*_as_list(options.get("ignore_patterns")), MANIFEST_NAME]
         return self._api.upload_folder(folder_path=os.fspath(folder_path), path_in_repo=path_in_repo, **options)
 
 
@@ -172,6 +176,10 @@ def only_model_files() -> Iterator[None]:
         yield
     finally:
         trainer_module.hf_api = client
+
+
+def _as_list(patterns: list[str] | str | None) -> list[str]:
+    return [patterns] if isinstance(patterns, str) else list(patterns or ())
 
 
 def _reason(name: str) -> str:

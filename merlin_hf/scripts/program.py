@@ -198,7 +198,10 @@ def choose_method(model_args: BaseModelArguments, data_args: TaskArguments, do_t
             f"`method={method!r}` trains on a source as well: give one of {given}, or `--method finetune`."
         )
     if data_args.has_source and not trainer_class.takes_source:
-        logger.info(f"Method {method}: the source is not used")
+        logger.warning(
+            f"`method={method!r}` trains on the target alone: the source is not used. Leave it out, or take a method such as merlin or "
+            "sequential."
+        )
     logger.info(f"Method: {method}")
     return trainer_class
 

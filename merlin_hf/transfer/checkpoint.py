@@ -16,6 +16,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
+from ..heads.base import NotFiniteFeaturesError
 from ..trainer_base import TrainerBase
 from ..utils.files import FileError, check_output_dir
 from ..utils.lock import locked
@@ -77,20 +78,20 @@ def load_transfer_state(transfer_model: TransferModel, folder: str) -> None:
     Read back what [`save_transfer_state`] wrote.
 
     Raises:
-        FileNotFoundError: the checkpoint was written by plain Trainer, or without a source data set.
-        ValueError: its source head or its scalars are not those of this run.
+        FileError: the checkpoint was written by plain Trainer, or without a source data set, or its source head or its scalars are not those of
+            this run.
     """
     path = os.path.join(folder, TRANSFER_STATE_NAME)
     if not os.path.isfile(path):
-        raise FileNotFoundError(
+        raise FileError(
             f"{folder} has no {TRANSFER_STATE_NAME}: it was not written by a run with a `source_dataset` or by this method, or with "
-            "`save_only_model=True`. Load its weights with `from_pretrained` and start a new run instead of resuming."
+            "`save_only_model=True`. Load its weights with `from_pretrained` and start a new run, with `overwrite_output_dir` or another `output_dir`."
         )
     saved = {name: tensor for name, tensor in load_file(path).items() if not name.startswith(RUN)}
     kept = {name.removeprefix(KEPT): saved.pop(name) for name in list(saved) if name.startswith(KEPT)}
     wanted = {n: t for n, t in transfer_model.state_dict().items() if not n.startswith(PREFIX)}
     if {n: t.shape for n, t in saved.items()} != {n: t.shape for n, t in wanted.items()}:
-        raise ValueError(
+        raise FileError(
             f"{path} holds { {n: tuple(t.shape) for n, t in sorted(saved.items())} }, but this run has "
             f"{ {n: tuple(t.shape) for n, t in sorted(wanted.items())} }. Resume with the same `source_dataset` labels, "
             "the same learned scalars and the same options of the method."
@@ -162,6 +163,8 @@ class TransferCheckpointsMixin(TrainerBase):
 
     def _check_own_weights(self, error: Exception) -> None:
         name = None if isinstance(error, FileError) else not_finite(self._trained_model)
+        if name is None and isinstance(error, NotFiniteFeaturesError):  # which may overflow before a weight does
+            name = "features"
         if name is not None:
             raise NotFiniteError(diverged(name, self.state.global_step, self.args)) from error
 
@@ -452,7 +455,7 @@ class TransferCheckpointsMixin(TrainerBase):
     def _load_optimizer_and_scheduler(self, checkpoint):
         # Sharded, they are part of the model that has been loaded already.
         is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if self.is_active and checkpoint is not None:
+        if self.is_active and checkpoint is not None and not self.is_finished:  # else no step is trained from it
             self.check_run_state(read_run_state(checkpoint))
             if not is_sharded:
                 load_transfer_state(self.transfer_model, checkpoint)

@@ -407,17 +407,20 @@ def check_kind_of_labels(labels: Any, argument: str, num_labels: int, problem_ty
     )
 
 
-def check_class_names(dataset: Any, argument: str, train_dataset: Any) -> None:
+def check_class_names(dataset: Any, argument: str, train_dataset: Any, config: Any = None) -> None:
     """
     Check that a class has the same number in a data set as in `train_dataset`, as far as both name their classes.
 
     Args:
         argument (`str`): how the user calls the data set, for the message.
+        config (*optional*): the model's configuration, which may name the classes where `train_dataset` does not.
 
     Raises:
         ValueError: the names are others, or in another order.
     """
     names, trained = class_names(dataset), class_names(train_dataset)
+    if trained is None and names is not None:
+        check_names_of_outputs(dataset, config, len(names), argument)
     if names is None or trained is None or names == trained:
         return
     remedy = f"`dataset.cast_column({label_column(dataset)!r}, train_dataset.features[{label_column(train_dataset)!r}])` encodes them alike"
@@ -429,13 +432,14 @@ def check_class_names(dataset: Any, argument: str, train_dataset: Any) -> None:
     )
 
 
-def check_names_of_outputs(train_dataset: Any, config: Any, num_labels: int) -> None:
+def check_names_of_outputs(train_dataset: Any, config: Any, num_labels: int, argument: str = "train_dataset") -> None:
     """
     Check that the model's outputs are those of the classes, where these have names.
 
     Args:
         config: the model's configuration.
         num_labels (`int`): outputs of the model's last layer.
+        argument (`str`): how the user calls the data set, for the message.
 
     Raises:
         ValueError: there are classes and one output; or the outputs have the same names in another order, so that the saved model would
@@ -454,7 +458,7 @@ def check_names_of_outputs(train_dataset: Any, config: Any, num_labels: int) -> 
         return
     if sorted(map(str, outputs)) == sorted(trained):
         raise ValueError(
-            f"The classes of `train_dataset` are {_listed(trained)}, and `model.config.id2label` has them in another order, "
+            f"The classes of `{argument}` are {_listed(trained)}, and `model.config.id2label` has them in another order, "
             f"{_listed(outputs)}. Set `model.config.id2label = dict(enumerate(names))` and `label2id` to those of the data, or cast the column."
         )
 

@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import SequentialLR
 from transformers import TrainingArguments
 
 from ..trainer_base import TrainerBase
+from ..utils.files import FileError
 from .distributed import share_buffers
 
 
@@ -126,7 +127,7 @@ class PhasesMixin(TrainerBase):
         As in TransferCheckpointsMixin.
 
         Raises:
-            ValueError: the checkpoint is of one phase, and its step of another in this run.
+            FileError: the checkpoint is of one phase, and its step of another in this run.
         """
         super().check_run_state(saved)
         now = self.phase_ends
@@ -135,7 +136,7 @@ class PhasesMixin(TrainerBase):
         if _place(before, step) != _place(now, step):
             names = ("source_phase_fraction", "first_phase_fraction", "target_phase_fraction")
             fractions = " and ".join(f"`{name}`" for name in names if hasattr(self.args, name))
-            raise ValueError(
+            raise FileError(
                 f"The checkpoint of step {step} is of a run with {self._describe(before)}, and this run has {self._describe(now)}. Resume "
                 f"with the same `max_steps` (or `num_train_epochs` and batch size) and the same {fractions}."
             )

@@ -39,7 +39,7 @@ from .checks import (
 )
 from .columns import rename_columns
 from .evaluation import SettledHeadMixin, real_rows
-from .labels import problem_type_of, split_labels, task_loss
+from .labels import label_column, problem_type_of, split_labels, task_loss
 from .mean_loss import MeanLoss, MeanLossMixin
 from .metrics import MetricAverager
 from .model import TransferModel
@@ -47,6 +47,7 @@ from .optimizer import OwnLearningRatesMixin, check_trains_own
 from .regularizer import Regularizer
 from .seeding import isolated_rng
 from .source import SourceStream, is_iterable
+from .token_checks import check_tokens
 from .weights import SavedWeightsMixin
 from .whole_checkpoints import make_output_dir
 
@@ -273,12 +274,13 @@ class TransferTrainer(
             check_names_of_outputs(self.train_dataset, config, transfer_model.num_labels)
             check_target_classes(self.train_dataset, transfer_model.num_labels)
             for argument, dataset in evaluated.items():
-                check_class_names(dataset, argument, self.train_dataset)
+                check_class_names(dataset, argument, self.train_dataset, config)
         self.check_settings()
 
     def _check_task(self, dataset: Any, argument: str, num_labels: int, problem_type: str | None = None) -> None:
         """Check the labels of a data set, and its first rows as the collator makes them."""
         check_labels(dataset, argument, num_labels, problem_type)
+        check_tokens(dataset, argument, self.model)
         is_source, is_evaluated = argument == "source_dataset", argument.startswith("eval_dataset")
         if is_iterable(dataset) or (
             is_evaluated and type(self).get_eval_dataloader is not Trainer.get_eval_dataloader
@@ -316,6 +318,30 @@ class TransferTrainer(
             return self.source_batch_size == 1
         size = self._train_batch_size
         return size == 1 or (len(dataset) % size == 1 and not self.args.dataloader_drop_last)
+
+    def evaluate(self, eval_dataset=None, *args, **kwargs):
+        """[`~transformers.Trainer.evaluate`], with the checks of `eval_dataset` for a data set that is given only now."""
+        self._check_evaluated(eval_dataset, "eval_dataset")
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def predict(self, test_dataset, *args, **kwargs):
+        """[`~transformers.Trainer.predict`], with the checks of `eval_dataset`."""
+        self._check_evaluated(test_dataset, "test_dataset")
+        return super().predict(test_dataset, *args, **kwargs)
+
+    def _check_evaluated(self, dataset: Any, argument: str) -> None:
+        known = [*eval_data_sets(self.eval_dataset).values(), self.train_dataset]
+        if not self.is_active or dataset is None or isinstance(dataset, str | Mapping):
+            return
+        if any(dataset is one for one in known) or self.is_fsdp_enabled:
+            return
+        check_is_one_data_set(dataset, argument)
+        check_has_labels(dataset, argument, needs_column=False)
+        if label_column(dataset) is not None:
+            config, num_labels = getattr(self.model, "config", None), self.build_transfer_model().num_labels
+            check_labels(dataset, argument, num_labels, getattr(config, "problem_type", None))
+            check_class_names(dataset, argument, self.train_dataset, config)
+        check_tokens(dataset, argument, self.model)
 
     def check_settings(self) -> None:
         """Raise an error where options do not go with the model or the data; also called for each trial of a search."""
@@ -427,6 +453,8 @@ class TransferTrainer(
     def loss_of_real_rows(self, model, inputs, return_outputs=False):
         """The mean loss over the rows at hand; in evaluation without those that fill up the last batches of all ranks."""
         labels = inputs.get("labels")
+        if not model.training:
+            self._check_stream([inputs], "eval_dataset", self.build_transfer_model().num_labels)
         loss, outputs = self.mean_loss(model, inputs, return_outputs=True)
         if not model.training and labels is not None:
             rows = real_rows(len(labels), self.accelerator)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, FEATURE_EXTRACTOR_NAME, cached_file
 
@@ -116,7 +116,11 @@ def load_processor(auto_class: Any, path: str, called: str | None = None, **opti
             found = find_file(path, name, **_hub_options(options))
             if found is not None:
                 check_processor(found)
-        return auto_class.from_pretrained(path, **options)
+        loaded = auto_class.from_pretrained(path, **options)
+        # Of a folder without a tokenizer transformers makes one that knows no word, in silence.
+        if isinstance(loaded, PreTrainedTokenizerBase) and len(loaded) <= len(loaded.all_special_tokens):
+            raise ValueError("it knows no words, only special tokens; `tokenizer.save_pretrained` writes one there")
+        return loaded
 
 
 def _title(auto_class: Any) -> str:

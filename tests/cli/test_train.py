@@ -17,6 +17,7 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 from merlin_hf import JointTrainer
 from merlin_hf.cli.accelerate_configs import NAMES, accelerate_config
 from merlin_hf.scripts.metrics import check_can_score
+from merlin_hf.transfer.manifest import MANIFEST_NAME
 from tests.examples.conftest import ROOT, model_path  # noqa: F401
 from tests.examples.test_run_glue import files, options, rows, surroundings  # noqa: F401
 from tests.examples.test_run_image_classification import options as image_options
@@ -288,6 +289,34 @@ def test_a_training_that_diverges_ends_in_one_line_and_no_model(config, run, tmp
     last = said.strip().splitlines()[-1]
     assert (status, shown) == (1, "") and last.startswith("merlin-hf train: Training has diverged"), said
     assert "Traceback" not in said and not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_errors_before_the_first_step_are_one_line(config, run, tmp_path):
+    flags = ["--dataloader_drop_last", "true", "--per_device_train_batch_size", 25]
+    status, shown, said = run("train", config, *flags)
+    assert (status, shown) == (2, "") and "Traceback" not in said
+    assert "merlin-hf train: `train_dataset` gives no batch" in said and "`dataloader_drop_last`" in said
+
+
+def test_fewer_steps_than_a_finished_run_has_leave_it_as_it_is(config, run, tmp_path, caplog):
+    assert run("train", config, "--save_steps", 3, "--max_steps", 3)[0] == 0
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert run("train", config, "--max_steps", 2)[0] == 0 and "no further step is trained" in caplog.text
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+
+
+def test_a_checkpoint_of_plain_trainer_is_no_checkpoint_of_a_method(config, run, tmp_path):
+    assert run("train", config, "--save_steps", 1, "--max_steps", 1)[0] == 0
+    for name in ("transfer_state.safetensors", MANIFEST_NAME):
+        (tmp_path / "out" / "checkpoint-1" / name).unlink()
+    status, shown, said = run("train", config, "--max_steps", 2)
+    assert (status, shown) == (2, "") and "Traceback" not in said
+    assert "checkpoint-1 has no transfer_state.safetensors" in said and "`overwrite_output_dir`" in said
+
+
+def test_a_source_that_a_method_does_not_take_is_said(config, run, caplog):
+    assert run("train", config, "--method", "finetune", "--max_steps", 1)[0] == 0
+    assert "`method='finetune'` trains on the target alone: the source is not used" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["file", "file/out", "o" * 300])

@@ -50,9 +50,15 @@ def test_all_of_them_at_once(caplog):
 )
 def test_known_names_and_a_single_text_are_no_guess(columns, caplog):
     known = columns != ("body",)
-    extra = {"title": REVIEWS, "doc_id": OTHERS["doc_id"]} if known else {}
+    extra = {"doc_id": OTHERS["doc_id"]} if known else {}
     assert find(table(**extra, **dict.fromkeys(columns, REVIEWS))) == list(columns)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("columns", [("text",), ("question", "sentence")])
+def test_texts_that_are_left_out_beside_known_names_are_said(columns, caplog):
+    assert find(table(title=REVIEWS, **dict.fromkeys(columns, REVIEWS))) == list(columns)
+    assert "WARNING" in caplog.text and "title is left out; `text_columns` says otherwise" in caplog.text
 
 
 def test_two_texts_are_a_pair_that_is_said(caplog):

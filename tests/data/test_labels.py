@@ -146,6 +146,17 @@ def test_declared_classes_that_differ_in_blanks_are_one(caplog):
     assert warnings(caplog)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"), [("good", "good\u200b"), ("caf\u00e9", "cafe\u0301"), ("very good", "very  good")]
+)
+def test_labels_that_look_the_same_are_said(one, other, caplog):
+    _, labels = settle({"train": table([one, other, "no"])})
+    assert (
+        len(labels.names) == 3 and f"{one!r} and {other!r}" in caplog.text or f"{other!r} and {one!r}" in caplog.text
+    )
+    assert match_names([other], [one, "no"], "x", "y") == [0]
+
+
 def test_labels_that_differ_in_case_are_said(caplog):
     _, labels = settle({"train": table(["Yes", "yes", "no"])})
     assert labels.names == ["Yes", "no", "yes"]

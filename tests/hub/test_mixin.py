@@ -6,6 +6,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, TrainingArguments
 
 from merlin_hf.hub import PublishError, publish_folder
+from merlin_hf.transfer.manifest import MANIFEST_NAME
 from tests.hub.conftest import TOKEN, contents, holds, text_trainer
 
 
@@ -50,8 +51,18 @@ def test_strategies(strategy, tmp_path, online):
             strategy
         ]
     )
+    assert (tmp_path / "out" / "checkpoint-2" / MANIFEST_NAME).is_file()
+    assert [name for name in files if MANIFEST_NAME in name] == []
     assert b"**MeRLin**" in files["README.md"]
     assert [name for name, content in {**files, **contents(tmp_path)}.items() if holds(content, TOKEN)] == []
+
+
+def test_a_checkpoint_is_published_without_the_record_of_its_run(tmp_path, online):
+    trainer = text_trainer(tmp_path / "out", save_strategy="steps", save_steps=1)
+    trainer.train()
+    publish_folder(tmp_path / "out" / "checkpoint-2", "ada/films", token=TOKEN)
+    sent = set(online.repositories["ada/films"].files)
+    assert "model.safetensors" in sent and MANIFEST_NAME not in sent
 
 
 def test_what_else_lies_in_the_folder_is_not_pushed(tmp_path, online, caplog):

@@ -299,6 +299,16 @@ def test_a_head_is_not_fit_to_features_that_are_not_finite(tmp_path):
         trainer.train()
 
 
+@pytest.mark.parametrize("method", ["merlin", "linear_probe"])
+def test_features_that_overflow_before_a_weight_does_are_a_training_that_has_diverged(tmp_path, method):
+    trainer = build(method, tmp_path)
+    with torch.no_grad():  # finite, and its product with what comes before is not
+        trainer.model.bert.pooler.dense.weight.fill_(3e38)
+        trainer.model.bert.pooler.activation = torch.nn.Identity()
+    with pytest.raises(NotFiniteError, match=r"`features` is not finite.*`learning_rate`"):
+        trainer.train()
+
+
 @pytest.mark.parametrize("method", ["finetune", "joint", "merlin"])
 def test_training_without_checkpoints_ends_in_the_error_too(tmp_path, method):
     trainer = build(method, tmp_path, max_steps=2)

@@ -524,3 +524,35 @@ def test_batch_norm_and_a_batch_of_a_single_row(tmp_path, target, source, option
         with pytest.raises(ValueError, match=f"`{argument}` gives a batch of a single row.*BatchNorm"):
             build(**options)
         assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+# Data sets that are given to an existing trainer
+
+
+@pytest.mark.parametrize("use", ["evaluate", "predict"])
+@pytest.mark.parametrize(
+    ("values", "feature", "message"),
+    [
+        ([7, *IDS[1:]], None, r"label ids \[7\] outside 0 ... 2"),
+        ([None, *IDS[1:]], None, "1 of 24 rows without a label"),
+        (IDS, ClassLabel(names=["class2", "class1", "class0"]), "their numbers do not stand for the same"),
+    ],
+)
+def test_what_is_evaluated_later_is_checked(tmp_path, use, values, feature, message):
+    trainer = build_for(MerlinTrainer, tmp_path, {})
+    with pytest.raises(ValueError, match=f"`{'eval' if use == 'evaluate' else 'test'}_dataset`.*{message}"):
+        getattr(trainer, use)(labelled(values, feature))
+
+
+def test_a_stream_is_checked_while_it_is_evaluated(tmp_path):
+    stream = labelled([*IDS[:-1], 7]).to_iterable_dataset()
+    trainer = build_for(MerlinTrainer, tmp_path, {"eval_dataset": stream})
+    with pytest.raises(ValueError, match="A batch of `eval_dataset` has labels such as 7"):
+        trainer.evaluate()
+
+
+def test_names_of_what_is_evaluated_are_compared_with_the_models_where_the_target_has_none(tmp_path):
+    model = tiny_bert(id2label={0: "class2", 1: "class1", 2: "class0"})
+    given = {"train_dataset": labelled(IDS), "eval_dataset": tiny_dataset()}
+    with pytest.raises(ValueError, match="`eval_dataset` are .*`model.config.id2label` has them in another order"):
+        build_for(MerlinTrainer, tmp_path, given, model=model)

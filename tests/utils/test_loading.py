@@ -301,3 +301,12 @@ def test_a_reason_is_a_sentence():
     assert reason(ValueError("It is bad. More words.")) == "It is bad."
     assert reason(ValueError()) == "ValueError" and reason(KeyError("a")) == "KeyError: 'a'"
     assert len(reason(ValueError("x" * 10**6))) == 500
+
+
+# No tokenizer
+
+
+def test_a_folder_without_a_tokenizer_has_none(tmp_path):
+    tiny_bert().save_pretrained(tmp_path)
+    with pytest.raises(FileError, match="has no tokenizer that can be read: it knows no words, only special tokens"):
+        load_processor(AutoTokenizer, str(tmp_path))
