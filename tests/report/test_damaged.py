@@ -131,6 +131,7 @@ def test_one_of_many_is_counted_and_the_exit_status_says_so(tmp_path, run):  # n
     assert status == 2 and shown == "" and "19/results.json" in said and "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_more_panels_than_a_figure_takes(tmp_path):
     for number in range(70):
         write_results(tmp_path / "runs" / f"{number}", None, {"path": f"t{number}"}, 50, {"merlin": [0.5]})
