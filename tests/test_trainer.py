@@ -370,6 +370,7 @@ def test_resuming_with_another_source_head_is_an_error(tmp_path):
     "phases", [{}, {"source_phase_fraction": 0.5, "target_phase_fraction": 0.5}], ids=["both losses", "phases"]
 )
 @pytest.mark.parametrize("iterable", ["source", "target", "both"])
+@pytest.mark.slow
 def test_iterable_datasets_on_either_side(tmp_path, iterable, phases):
     # Trainer itself cannot find its place again in an iterable target that ended before.
     kwargs = {"target": tiny_dataset(rows=64), "source": tiny_dataset(rows=40, num_labels=SOURCE_LABELS, seed=1)}

@@ -47,6 +47,7 @@ def build(model, output_dir, trainer_class=MerlinTrainer, **kwargs):
 
 @pytest.mark.parametrize("trainer_class", [MerlinTrainer, JointTrainer])
 @pytest.mark.parametrize("given", ["config", "config without a task", "ia3", "model"])
+@pytest.mark.slow
 def test_only_adapters_heads_and_scalars_train(base, tmp_path, given, trainer_class):
     config = {
         "config": SEQ_CLS,

@@ -175,6 +175,7 @@ def test_model_init_gives_the_same_run_twice(tmp_path, trainer_class):
 
 
 @BOTH
+@pytest.mark.slow
 def test_training_twice_goes_on_from_the_weights_with_a_new_schedule(tmp_path, trainer_class):
     seen, rates = [], []
 

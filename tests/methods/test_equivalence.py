@@ -17,6 +17,9 @@ from tests.methods.support import (
 from tests.tiny import TINY_CLASSIFIERS, tiny_bert
 
 
+pytestmark = pytest.mark.slow  # many runs of two methods each
+
+
 DRAWS = ("bi_tuning", "r3f")  # from the global generators, by the dropout of a second pass or as noise
 
 

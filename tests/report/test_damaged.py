@@ -114,6 +114,7 @@ def test_a_damaged_file_is_left_out_and_named(tmp_path, name):
         read_comparisons([tmp_path / "runs"])
 
 
+@pytest.mark.slow
 def test_one_of_many_is_counted_and_the_exit_status_says_so(tmp_path, run):  # noqa: F811
     for number in range(20):
         path = write_results(tmp_path / "runs" / f"{number:02}", "s", {"path": f"t{number}"}, 50, SCORES)
