@@ -110,11 +110,13 @@ def test_what_transformers_takes_is_taken(tmp_path, options):
     MerlinTrainingArguments(str(tmp_path), use_cpu=True, **options)
 
 
+@pytest.mark.parametrize("has_source", [True, False])
 @pytest.mark.parametrize("cls", [TrainingArguments, MerlinTrainingArguments])
 @pytest.mark.parametrize(("name", "value"), [("learning_rate", float("nan")), ("rho", "x"), ("max_steps", 2.5)])
-def test_what_is_assigned_later_is_checked_before_training(tmp_path, cls, name, value):
+def test_what_is_assigned_later_is_checked_before_training(tmp_path, cls, name, value, has_source):
     args = cls(str(tmp_path), use_cpu=True, report_to="none", max_steps=1)
-    trainer = MerlinTrainer(tiny_bert(), args, train_dataset=tiny_dataset(), source_dataset=tiny_dataset())
+    source = {"source_dataset": tiny_dataset()} if has_source else {}
+    trainer = MerlinTrainer(tiny_bert(), args, train_dataset=tiny_dataset(), **source)
     setattr(trainer.args, name, value)
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         trainer.train()

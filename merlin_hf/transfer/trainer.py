@@ -15,6 +15,7 @@ from transformers.trainer_utils import has_length
 from ..hub.mixin import ModelCardMixin
 from ..training_args import TransferTrainingArguments, add_missing_options
 from ..utils.secret import keep_token_secret
+from ..utils.validation import check_options
 from .adapters import add_adapter, check_head_is_saved
 from .batches import SOURCE_INPUTS, Batches, BatchesAreTaken, no_batch_error, not_taken_error
 from .checkpoint import TransferCheckpointsMixin
@@ -206,9 +207,16 @@ class TransferTrainer(
 
     def _hp_search_setup(self, trial):
         super()._hp_search_setup(trial)
+        self._check_options()
+        if self.is_active:
+            self.check_settings()
+
+    def _check_options(self) -> None:
+        """Check the arguments again, which may have been assigned to; without a source they may be plain `TrainingArguments`."""
         if self.is_active:
             self.training_args_class.check_options(self.args)
-            self.check_settings()
+        else:
+            check_options(self.args, self.training_args_class)
 
     def call_model_init(self, trial=None):
         """The model that `model_init` makes, with the adapter of `peft_config`."""
@@ -533,8 +541,7 @@ class TransferTrainer(
 
     def train(self, *args, **kwargs):
         """[`~transformers.Trainer.train`]; the model is left plain, whatever happens, and its head fit to it."""
-        if self.is_active:  # else the arguments may be Trainer's, without these options
-            self.training_args_class.check_options(self.args)  # they may have been assigned to
+        self._check_options()
         self._get_ready()
         try:
             output = super().train(*args, **kwargs)
