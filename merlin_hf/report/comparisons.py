@@ -292,7 +292,8 @@ def read_comparison(path: Path, name: str) -> Comparison | None:
         "its `lower_is_better` is wrong",
     )
     _need(isinstance(summary["reference"], str), "its `reference` is no name")
-    rows, test_rows = target.get("train_rows"), target.get("test_rows")
+    rows: Any = target.get("train_rows")
+    test_rows: Any = target.get("test_rows")
     _need(_is_count(rows), "its number of labelled rows (`data.target.train_rows`) is no number")
     _need(test_rows is None or _is_count(test_rows), "its number of test rows (`data.target.test_rows`) is no number")
     given = summary["methods"]
@@ -332,7 +333,7 @@ def _need(is_right: object, problem: str) -> None:
 
 
 def _section(mapping: dict[str, Any], name: str) -> dict[str, Any]:
-    section = mapping.get(name)
+    section: Any = mapping.get(name)
     _need(isinstance(section, dict), f"its `{name}` is no mapping")
     return section
 
@@ -383,7 +384,7 @@ def _read_method(method: Any, metric: str) -> MethodScores:
     _need(is_mean, f"the mean of {shown} is {_short(mean)}, and that of its scores {found:.6g}")
     seconds = {}
     for seed, run in runs.items():
-        took = run.get("train_seconds") if isinstance(run, dict) else None
+        took: Any = run.get("train_seconds") if isinstance(run, dict) else None
         _need(
             seed in given and is_number(took) and 0 <= took < math.inf,
             f"{shown} has no time of training with seed {visible(seed)}",
@@ -406,7 +407,8 @@ def _task(config: dict[str, Any], name: str) -> str:
     if section is None and name == "source":
         return ""
     section = _section(config, name)
-    path, configuration = section.get("path"), section.get("name")
+    path: Any = section.get("path")
+    configuration: Any = section.get("name")
     _need(isinstance(path, str) and path, f"its `{name}` has no path")
     _need(configuration is None or isinstance(configuration, str), f"the configuration of its `{name}` is no name")
     is_local = os.path.isabs(path) or path.startswith(".") or path.count("/") > 1 or "\\" in path

@@ -67,7 +67,7 @@ def series(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[fl
     """
     found = {}
     for entry in history:
-        value = entry.get(name)
+        value: Any = entry.get(name)
         # The summary that Trainer logs in the end repeats no value of the course.
         if is_number(value) and "train_runtime" not in entry:
             found[entry["step"]] = float(value)

@@ -91,8 +91,8 @@ def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
 
 
 def _is_flat(value: Any) -> bool:
-    """Whether not more than [`MOST_BRACKETS`] are in one another, which functions that call themselves could not follow."""
-    level = [[value]]
+    """Return whether at most [`MOST_BRACKETS`] are in one another; functions that call themselves could not follow more."""
+    level: list[Any] = [[value]]
     for _ in range(MOST_BRACKETS):
         items = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]
         level = [item for item in items if isinstance(item, dict | list)]
@@ -170,7 +170,8 @@ def check_output_dir(folder: str | os.PathLike, files: Iterable[str] = (), optio
     given = os.fspath(folder)
     if not given.strip():
         raise FileError(f"`{option}` is empty: give the name of a folder; '.' is the one you are in.")
-    root, made, path = Path(given), [], Path(given)
+    root = path = Path(given)
+    made: list[Path] = []
     try:
         made, holder = _make_trial(root)
         with holder as trial:
