@@ -129,10 +129,12 @@ def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
         check_can_draw()
         check_output_dir(arguments.output_dir, FILES)
+    import numpy as np
     import torch
 
     from ..comparison.progress import quiet
     from ..utils.errors import reading
+    from ..utils.files import FileError
     from ..utils.validation import ConfigError
     from . import evaluation
     from .saved_model import read_saved
@@ -149,6 +151,12 @@ def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
         model = saved.load(device)
         with reading(f"{arguments.model!r} cannot be run on the data"):
             logits, references = evaluation.answers(model, rows, arguments.batch_size)
+    broken = int((~np.isfinite(logits)).reshape(len(logits), -1).any(-1).sum())
+    if broken:
+        raise FileError(
+            f"{arguments.model!r} answers {broken} of {len(logits)} rows with NaN or infinity: its training has diverged, or its weights are "
+            "damaged."
+        )
     result = {
         "model": arguments.model,
         "task": saved.kind,

@@ -24,7 +24,7 @@ from ..data.columns import GLUE, GLUE_COLUMNS, ColumnOptions
 from ..data.encoding import count_cut, encode_media, encode_texts
 from ..data.images import EncodeImages, mode_of
 from ..data.labels import REGRESSION, SINGLE_LABEL, Labels
-from ..data.models import longest_text, outputs_of, pad_by_known_token
+from ..data.models import longest_text, model_names, outputs_of, pad_by_known_token
 from ..data.tasks import VALIDATION, DataSpec, Task, load_splits, make_task, select
 from ..scripts.data_arguments import AudioDataArguments
 from ..transfer.labels import MULTI_LABEL
@@ -91,7 +91,7 @@ def several_labels_of(config: PretrainedConfig) -> list[str] | None:
     """The names of the labels of a model that may give a row several of them."""
     if config.num_labels < 2 or config.problem_type not in (None, MULTI_LABEL):
         return None
-    return [config.id2label[id] for id in range(config.num_labels)]
+    return model_names(config)
 
 
 def _load_texts(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows:

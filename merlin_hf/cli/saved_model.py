@@ -92,7 +92,15 @@ def load_plain(kind: str, path: str, device: torch.device, **options: Any) -> Pr
     Raises:
         FileError: it cannot be loaded.
     """
-    return loading.load_model(AUTO_MODELS[kind], path, **options).to(device).eval()
+    loaded: Any = loading.load_model(AUTO_MODELS[kind], path, output_loading_info=True, **options)
+    model, found = loaded
+    missing = sorted(found["missing_keys"])
+    if missing and not options.get("ignore_mismatched_sizes"):
+        raise FileError(
+            f"{path!r} is no whole classifier: it has no weights for {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}, which "
+            "would be drawn at random. Give the folder of a model that was trained for classification."
+        )
+    return model.to(device).eval()
 
 
 def read_saved(path: str, base: str | None = None) -> SavedModel:

@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 
 from ..comparison.metrics import classification_metrics, regression_metrics
 from ..data.labels import Labels
-from ..data.models import is_unnamed
+from ..data.models import is_unnamed, model_names
 from ..report.confusion import confusion_matrix
 from ..scripts.metrics import local_metric
 from ..transfer.labels import MULTI_LABEL, REGRESSION
@@ -42,7 +42,7 @@ def classes_of(labels: Labels, config: PretrainedConfig, by_number: bool = False
 
 def names_of(labels: Labels, ids: np.ndarray | None, config: PretrainedConfig) -> list[str]:
     """Return the names of the model's outputs; those of the data where the model, such as an adapter, has none."""
-    names = [config.id2label[id] for id in range(config.num_labels)]
+    names = model_names(config)
     if ids is not None and is_unnamed(config):
         for name, id in zip(labels.names, ids, strict=True):
             names[id] = name

@@ -322,6 +322,7 @@ def read_media(kind: MediaKind, value: Any, where: str, row: int | None = None) 
         UnreadableMediaError: it cannot be read; the message names the file, or the row.
     """
     try:
+        _check_regular(value)
         return kind.read(value)
     except (ImportError, MemoryError):
         raise
@@ -352,6 +353,7 @@ def check_media(dataset: datasets.Dataset, column: str, kind: MediaKind, where: 
 
     def facts_of(value: Any) -> Any:
         try:
+            _check_regular(value)
             return kind.facts(look(value))
         except (ImportError, MemoryError):
             raise
@@ -376,6 +378,18 @@ def check_media(dataset: datasets.Dataset, column: str, kind: MediaKind, where: 
             "remove them."
         )
     kind.survey(where, found)
+
+
+def _check_regular(value: Any) -> None:
+    """
+    Check that a path is no folder, and nothing that would be waited for, such as a named pipe.
+
+    Raises:
+        ValueError: it is.
+    """
+    path = value.get("path") if isinstance(value, dict) and not value.get("bytes") else None
+    if path and os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError("it is no regular file")
 
 
 def _reason(error: Exception) -> str:

@@ -29,7 +29,18 @@ def is_unnamed(config: PretrainedConfig) -> bool:
 
 
 def model_names(config: PretrainedConfig) -> list[str]:
-    """Return the names of a model's labels, in the order of its outputs."""
+    """
+    Return the names of a model's labels, in the order of its outputs.
+
+    Raises:
+        ConfigError: some outputs have none.
+    """
+    unnamed = [id for id in range(config.num_labels) if id not in config.id2label]
+    if unnamed:
+        raise ConfigError(
+            f"`id2label` in the model's configuration has no name for the output {unnamed[0]}: it must have one for each of 0 ... "
+            f"{config.num_labels - 1}, and has {shown(sorted(config.id2label))}."
+        )
     return [config.id2label[id] for id in range(config.num_labels)]
 
 

@@ -149,6 +149,11 @@ class TransferTrainer(
     def _get_ready(self) -> None:
         """Check the data sets that there are now: scripts set some of them on a trainer that exists."""
         if not self.is_active:
+            for argument, dataset in {
+                "train_dataset": self.train_dataset,
+                **eval_data_sets(self.eval_dataset),
+            }.items():
+                check_tokens(dataset, argument, self.model)
             return
         if not any(isinstance(callback, BatchesAreTaken) for callback in self.callback_handler.callbacks):
             add_missing_options(self.args, self.training_args_class)

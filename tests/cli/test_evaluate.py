@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from sklearn import metrics
 from transformers import (
     AutoImageProcessor,
@@ -253,3 +254,41 @@ def test_an_output_dir_that_cannot_be_written_to_is_found_before_the_model_is_lo
     flags = ["--validation_file", tmp_path / "nowhere.csv", "--output_dir", tmp_path / "file" / "out"]
     status, shown, said = run("evaluate", tmp_path / "no_model", *flags)
     assert status == 2 and shown == "" and "`output_dir=" in said and "cannot be written to" in said
+
+
+# Models that cannot answer
+
+
+def without_head(weights):
+    return {name: tensor for name, tensor in weights.items() if "classifier" not in name}
+
+
+def with_nan(weights):
+    return {**weights, "classifier.bias": torch.full_like(weights["classifier.bias"], float("nan"))}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_head, "is no whole classifier: it has no weights for classifier.bias, classifier.weight"),
+        (with_nan, "answers 40 of 40 rows with NaN or infinity"),
+    ],
+)
+def test_a_model_without_a_head_and_one_of_nan_have_no_metrics(saved, run, tmp_path, change, message):
+    path = saved / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+    write(tmp_path / "rows.csv", NAMES)
+    status, shown, said = run("evaluate", saved, "--validation_file", tmp_path / "rows.csv", "--use_cpu")
+    assert (status, shown) == (2, "") and message in said and str(saved) in said
+
+
+def test_an_output_without_a_name_is_said(saved, run, tmp_path):
+    config = json.loads((saved / "config.json").read_text())
+    config["id2label"] = {"0": "no", "1": "yes", "5": "maybe"}
+    (saved / "config.json").write_text(json.dumps(config))
+    write(tmp_path / "rows.csv", NAMES)
+    status, shown, said = run("evaluate", saved, "--validation_file", tmp_path / "rows.csv", "--use_cpu")
+    assert (status, shown) == (
+        2,
+        "",
+    ) and "`id2label` in the model's configuration has no name for the output 2" in said

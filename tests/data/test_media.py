@@ -12,7 +12,7 @@ from merlin_hf.data import load_dataset
 from merlin_hf.data.audio import AUDIO
 from merlin_hf.data.encoding import encode_media
 from merlin_hf.data.images import IMAGES
-from merlin_hf.data.media import is_hidden, load_media_folders
+from merlin_hf.data.media import UnreadableMediaError, check_media, is_hidden, load_media_folders
 from merlin_hf.data.tasks import load_task
 from merlin_hf.scripts.data_arguments import ImageDataArguments
 
@@ -173,6 +173,23 @@ def test_folders_of_classes_beside_folders_of_splits_are_refused(kind, make):
 def picture(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
+
+
+def test_a_named_pipe_is_no_image_and_is_not_waited_for(tmp_path):
+    for name in ("cat/a", "dog/b"):
+        picture(tmp_path / f"{name}.png")
+    os.mkfifo(tmp_path / "dog" / "pipe.png")
+    rows = loaded(IMAGES, train=tmp_path)["train"]
+    with pytest.raises(UnreadableMediaError, match=r"1 of 3 images .*pipe.png\) \(it is no regular file\)"):
+        check_media(rows, "image", IMAGES, "`train_dir`")
+
+
+def test_a_table_of_labels_that_names_no_files_is_told_by_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    picture(tmp_path / "all" / "a.png")
+    (tmp_path / "all" / "metadata.csv").write_text("name,label\na.png,cat\n")
+    with pytest.raises(ValueError, match="`train_dir='.*all'` cannot be read: `file_name`"):
+        loaded(IMAGES, train=tmp_path / "all")
 
 
 def test_folders_with_a_table_of_labels_are_read_by_datasets(tmp_path, monkeypatch):

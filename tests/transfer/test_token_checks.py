@@ -5,7 +5,7 @@ from datasets import Dataset
 
 from merlin_hf import MerlinTrainer
 from merlin_hf.transfer.token_checks import check_tokens
-from tests.methods.support import tiny_resnet
+from tests.methods.support import build, tiny_resnet
 from tests.support import make_args
 from tests.tiny import TINY_CLASSIFIERS, VOCAB, tiny_bert, tiny_dataset
 
@@ -31,6 +31,11 @@ def test_before_training(tmp_path, kind, argument):
     given = {"train_dataset": tiny_dataset(), "source_dataset": tiny_dataset(), argument: with_tokens(change)}
     with pytest.raises(ValueError, match=f"`{argument}` has .*{message}"):
         MerlinTrainer(tiny_bert(max_position_embeddings=16), make_args(tmp_path), **given)
+
+
+def test_of_a_method_that_is_plain_trainer_too(tmp_path):
+    with pytest.raises(ValueError, match=f"`train_dataset` has the token id {VOCAB} "):
+        build("finetune", tmp_path, target=with_tokens(BAD["an unknown token"][0]))
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "gpt2", "t5", "llama"])
