@@ -143,11 +143,11 @@ def test_leave_one_out_is_as_many_folds_as_rows(tmp_path):
     parts = {}
     for split in ("loo", "kfold"):
         # Leave-one-out keeps the penalty of the whole batch and folds have their own, so it is small here.
-        options = {"split": split, "num_splits": 8, "head_l2": 1e-7, "source_weight": 0.0, "balance_gradients": False}
+        options = {"split": split, "num_splits": 8, "head_l2": 8e-7, "source_weight": 0.0, "balance_gradients": False}
         trainer = make_trainer(tmp_path, tiny_bert(num_labels=1, dropout=0.0).double(), target=rows, **options)
         inputs = one_step_inputs(trainer)
         parts[split] = trainer.compute_loss(trainer.transfer_model.double(), inputs).item()
-    assert parts["loo"] == pytest.approx(parts["kfold"], rel=1e-3) and parts["loo"] > 0.1
+    assert parts["loo"] == pytest.approx(parts["kfold"], rel=3e-3) and parts["loo"] > 0.1
 
 
 @pytest.mark.parametrize("split", ["kfold", "loo"])

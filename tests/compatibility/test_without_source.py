@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
 from merlin_hf import MerlinTrainer
+from merlin_hf.transfer.manifest import MANIFEST_NAME
 from tests.tiny import tiny_bert, tiny_dataset
 
 
@@ -116,6 +117,7 @@ def run(trainer_class, output_dir, case):
         os.path.relpath(os.path.join(folder, name), output_dir)
         for folder, _, names in os.walk(output_dir)
         for name in names
+        if name != MANIFEST_NAME  # which our checkpoints have beside Trainer's files
     )
     state = {k: v for k, v in vars(trainer.state).items() if k != "best_model_checkpoint"}
     best = trainer.state.best_model_checkpoint
