@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from ..utils.log_history import is_number
 
@@ -61,8 +63,6 @@ def classification_metrics(predictions: np.ndarray, references: np.ndarray, num_
         `dict[str, float]`: `accuracy`; `f1` of class 1 where there are two classes, else the mean over classes that occur;
         `matthews_correlation`, 0 where all predictions or all references are one class.
     """
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-
     labels = [1] if num_labels == 2 else None
     varies = np.ptp(predictions) > 0 and np.ptp(references) > 0
     return {
@@ -82,8 +82,6 @@ def regression_metrics(predictions: np.ndarray, references: np.ndarray) -> dict[
     Returns:
         `dict[str, float]`: `pearson` and `spearmanr`, 0 where all predictions or all references are equal; `mse`.
     """
-    from scipy.stats import pearsonr, spearmanr
-
     varies = np.ptp(predictions) != 0 and np.ptp(references) != 0
     return {
         "pearson": float(pearsonr(predictions, references).statistic) if varies else 0.0,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 
 CONFIDENCE = 0.95
@@ -45,8 +46,6 @@ def paired_difference(scores: Sequence[float], reference: Sequence[float]) -> Pa
     Raises:
         ValueError: there are not as many of one as of the other, or none.
     """
-    from scipy import stats
-
     if len(scores) != len(reference) or not len(scores):
         raise ValueError(f"A paired test needs as many scores of both, got {len(scores)} and {len(reference)}.")
     differences = np.asarray(scores, dtype=float) - np.asarray(reference, dtype=float)

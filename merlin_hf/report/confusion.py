@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.metrics import confusion_matrix as count
 
 from ..utils.markdown import figure_text
 from .plotting import new_figure
@@ -34,8 +35,6 @@ def confusion_matrix(references: Any, predictions: Any, num_labels: int) -> np.n
     for name, ids in (("references", references), ("predictions", predictions)):
         if ids.size and not (0 <= ids.min() and ids.max() < num_labels):
             raise ValueError(f"`{name}` must be ids from 0 to {num_labels - 1}, got {ids.min()} to {ids.max()}.")
-    from sklearn.metrics import confusion_matrix as count
-
     if not references.size:
         return np.zeros((num_labels, num_labels), dtype=np.int64)
     return count(references, predictions, labels=range(num_labels))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import rankdata, wilcoxon
 
 from ..comparison.statistics import holm, paired_difference
 from .comparisons import Comparison, by_pair
@@ -101,8 +101,6 @@ def wilcoxon_holm(comparisons: Sequence[Comparison]) -> dict[tuple[str, str], fl
     Returns:
         `dict`: corrected p by the two labels, the better mean rank first; 1 for methods that are equal everywhere.
     """
-    from scipy.stats import wilcoxon
-
     ordered = list(mean_ranks(comparisons))
     gains = np.array(
         [
