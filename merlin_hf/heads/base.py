@@ -69,6 +69,12 @@ class StandardHead(LinearHead):
         dtype: of the logits.
     """
 
+    standard_weight: Tensor
+    standard_bias: Tensor
+    origin: Tensor
+    unit: Tensor | None
+    dtype: torch.dtype
+
     def __init__(
         self,
         weight: Tensor,
@@ -82,12 +88,12 @@ class StandardHead(LinearHead):
         self.__dict__.update(fields, info=info or {}, dtype=dtype or weight.dtype)
 
     @cached_property
-    def weight(self) -> Tensor:  # type: ignore[override]
+    def weight(self) -> Tensor:
         """`(..., C, d)`, for features as they are."""
         return self._whole_weight.to(self.dtype)
 
     @cached_property
-    def bias(self) -> Tensor:  # type: ignore[override]
+    def bias(self) -> Tensor:
         """`(..., C)`, for features as they are."""
         return (self.standard_bias - (self.origin @ self._whole_weight.mT).squeeze(-2)).to(self.dtype)
 

@@ -70,7 +70,6 @@ class LogisticHead(HeadSolver):
     The gradient is differentiable once. Under `torch.compile` the solve runs uncompiled.
     """
 
-    single_pass = False
     problem_types = ("single_label_classification", "multi_label_classification")
     default_l2 = 1.0
 

@@ -28,7 +28,32 @@ from .statistics import (
 COARSE_GRID = L2_GRID[::2]  # 1e-3 ... 1e4, one value a decade: a fit of this loss costs many passes
 MAX_PASSES = 500
 FIRST_ROUND = 30  # iterations
+COARSE = 1e-3  # of the first gradient
 CHUNK = 4096  # rows computed at once
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """
+    The rows of this rank, on the CPU.
+
+    Attributes:
+        features: `(n, d)`, less the mean of all rows, in units of their root mean squared distance to it.
+        targets: `(n, C)`; weight: `(n,)`; fold: `(n,)`; sampled: `(n,)`, whether a row belongs to the sample.
+    """
+
+    features: Tensor
+    targets: Tensor
+    weight: Tensor
+    fold: Tensor
+    sampled: Tensor
+
+    def chunks(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Tensor, ...]]:
+        """A few thousand rows at a time, on a device and in a precision."""
+        parts = (self.features, self.targets, self.weight, self.fold, self.sampled)
+        for start in range(0, len(self.features), CHUNK):
+            features, targets, weight, fold, sampled = (part[start : start + CHUNK].to(device) for part in parts)
+            yield features.to(dtype), targets.to(dtype), weight.to(dtype), fold, sampled
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,16 +61,15 @@ class Objective:
     """
     The penalised loss of m heads, summed over all rows of all ranks, one pass over the rows for each evaluation.
 
-    The rows are standardised: less their mean, in units of their root mean squared distance to it. So the penalty of half the
-    squared weights is `l2` itself.
+    As the rows are standardised, the penalty of half the squared weights is `l2` itself.
 
     Attributes:
-        moments: of all rows, which have the origin that is subtracted first.
+        moments: of all rows, around an origin.
         mean: `(1, d)` of the rows around the origin, 0 without a bias; unit: `()`, 0 where the rows do not differ.
         start: `(C,)`, the bias to begin with; active: `(C,)`, see `Loss.start`.
     """
 
-    batches: Iterable[Batch]
+    rows: Rows
     reduce: Reduce | None
     loss: Loss
     intercept: bool
@@ -57,8 +81,15 @@ class Objective:
 
     @classmethod
     def of(cls, batches: Iterable[Batch], reduce: Reduce | None, loss: Loss, intercept: bool) -> Objective:
-        """Make it in one pass over the rows."""
-        moments = collect_moments(batches, reduce=reduce, full=False, shift=intercept)
+        """Read the batches, once."""
+        kept: list[tuple[Tensor, ...]] = []
+
+        def keep() -> Iterator[Batch]:
+            for features, targets, weight, _ in clean_batches(batches):
+                kept.append((features.cpu(), targets.cpu(), weight.cpu()))
+                yield features, targets, weight
+
+        moments = collect_moments(keep(), reduce=reduce, full=False, shift=intercept)
         total = moments.weight[0]
         mean = moments.x / total * intercept
         spread = moments.xx[0] / total - mean.square().sum()
@@ -67,30 +98,20 @@ class Objective:
         start, active = loss.start(moments.y / total, total.reshape(1, 1))
         if not intercept:
             start, active = torch.zeros_like(start), torch.ones_like(active)
-        return cls(batches, reduce, loss, intercept, moments, mean, unit, start[0], active[0])
+        rows = cls._standardise(kept, moments, mean, unit)
+        return cls(rows, reduce, loss, intercept, moments, mean, unit, start[0], active[0])
 
-    def rows(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-        """Chunks of this rank's standardised rows, targets, weights, folds, and which of them belong to a sample."""
-        total, device = self.moments.weight[0], self.moments.x.device
-        stride = max(1, int(total // max(8 * self.mean.shape[-1], 4096)))
-        parts: list[tuple[Tensor, ...]] = []
-        seen = 0
-
-        def joined() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-            x, y, w = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-            fold = fold_of_rows(seen, len(x), NUM_FOLDS).to(device)
-            sampled = (hash_of_rows(seen, len(x)) % stride == 0).to(device)
-            return (x - self.moments.origin - self.mean) * self.unit, y, w, fold, sampled
-
-        for batch in clean_batches(self.batches, torch.float64, device):
-            for part in zip(*(tensor.split(CHUNK) for tensor in batch[:3]), strict=True):
-                if sum(len(x) for x, *_ in parts) + len(part[0]) > CHUNK:
-                    chunk = joined()
-                    yield chunk
-                    seen, parts = seen + len(chunk[0]), []
-                parts.append(part)
-        if parts:
-            yield joined()
+    @staticmethod
+    def _standardise(kept: list[tuple[Tensor, ...]], moments: Moments, mean: Tensor, unit: Tensor) -> Rows:
+        origin, mean, unit = moments.origin.cpu(), mean.cpu(), unit.cpu()
+        empty = [torch.zeros(0, k, dtype=moments.dtype) for k in (mean.shape[-1], moments.y.shape[-1])]
+        parts = [((x - origin - mean) * unit).to(moments.dtype) for x, *_ in kept]
+        features = torch.cat([empty[0], *parts])
+        targets = torch.cat([empty[1], *(y for _, y, _ in kept)])
+        weight = torch.cat([empty[0][:, 0], *(w for *_, w in kept)])
+        stride = max(1, int(moments.weight[0] // max(8 * mean.shape[-1], 4096)))
+        fold, sampled = fold_of_rows(0, len(features), NUM_FOLDS), hash_of_rows(0, len(features)) % stride == 0
+        return Rows(features, targets, weight, fold, sampled)
 
     def sum_over_ranks(self, *tensors: Tensor) -> list[Tensor]:
         """Add up what each rank has, in one message."""
@@ -100,7 +121,7 @@ class Objective:
         return [new.view_as(old) for new, old in zip(flat, tensors, strict=True)]
 
     def evaluate(
-        self, weight: Tensor, bias: Tensor, l2: float, folds: list[int], held_out: bool = False
+        self, weight: Tensor, bias: Tensor, l2: float, folds: list[int], dtype: torch.dtype, held_out: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """
         Values `(m,)` and gradients in weight `(m, C, d)` and bias `(m, C)` of the penalised loss.
@@ -111,11 +132,12 @@ class Objective:
         hidden = ~self.active * HIDDEN * self.loss.coupled * (not held_out)
         fold = torch.tensor(folds, device=weight.device)
         value, of_weight, of_bias = weight.new_zeros(models), torch.zeros_like(weight), torch.zeros_like(bias)
-        for x, y, w, fold_of_row, _ in self.rows():
-            logits = (x @ weight.reshape(-1, d).mT).view(len(x), models, classes).transpose(0, 1)
-            logits = logits + (bias + hidden).unsqueeze(-2)
+        columns, offset = weight.reshape(-1, d).mT.to(dtype), (bias + hidden).unsqueeze(-2).to(dtype)
+        for x, y, w, fold_of_row, _ in self.rows.chunks(weight.device, dtype):
+            logits = (x @ columns).view(len(x), models, classes).transpose(0, 1)
+            logits = logits + offset
             row_weight = (w * ((fold_of_row == fold.unsqueeze(-1)) == held_out)).unsqueeze(-1)
-            value += (row_weight * self.loss.value(logits, y)).sum((-2, -1))
+            value += (row_weight * self.loss.value(logits, y)).double().sum((-2, -1))
             residual = row_weight * self.loss.residual(logits, y)
             of_weight -= (residual.transpose(0, 1).reshape(len(x), -1).mT @ x).view_as(weight)
             of_bias -= residual.sum(-2)
@@ -132,7 +154,7 @@ class Objective:
         """Coordinates around a head `(C, d)`, `(C,)`, from the curvature of the loss on a sample of the rows."""
         gram = weight.new_zeros(weight.shape[1], weight.shape[1])
         by_class, sampled_weight = torch.zeros_like(bias), bias.new_zeros(1)
-        for x, y, w, _, sampled in self.rows():
+        for x, y, w, _, sampled in self.rows.chunks(weight.device, weight.dtype):
             x, y, w = x[sampled], y[sampled], w[sampled]
             curvature = self.loss.curvature(x @ weight.mT + bias + ~self.active * HIDDEN * self.loss.coupled, y)
             if self.loss.coupled:
@@ -201,29 +223,42 @@ class Search:
     step: float = float("inf")
     passes: int = 0
 
-    def minimise(self, l2: float, tolerance: float, rounds: int) -> bool:
+    def minimise(self, l2: float, tolerance: float) -> bool:
         """
-        Go on until converged, stopped by rounding, or `rounds` or `MAX_PASSES` are used up.
+        Go on until converged, stopped by rounding, or `MAX_PASSES` are used up.
 
-        Returns whether the residual is below the tolerance, and the step too, which is large under a small l2 as long as the
+        In rounds, each twice as long as the one before and in the coordinates of where that ended: in the precision of the
+        rows until the gradient is `COARSE` of the first, then in float64.
+
+        Returns whether the residual is below the tolerance, and the step small too. It is large under a small l2 as long as the
         weights of separable classes have to grow.
         """
-        for number in range(rounds):
+        iterations, coarse = FIRST_ROUND, self.objective.rows.features.dtype != torch.float64
+        while self.passes < MAX_PASSES:
             before = self.residual, self.step
             around = self._look_around(l2)
-            if self.residual <= tolerance and self.step <= max(1e-3, tolerance):
+            if self.residual <= tolerance and self.step <= 1e-3:
                 return True
             stalled = self.residual > before[0] / 2 and self.step > before[1] / 2
-            if (stalled and number > 0) or self.passes >= MAX_PASSES:
+            if stalled and not coarse:
                 return False
-            goal = tolerance * self.first if self.residual > tolerance else 0.0
-            self._descend(around, l2, goal, FIRST_ROUND * 2**number)
+            coarse = coarse and not stalled and self.residual > COARSE
+            goal = COARSE if coarse else tolerance if self.residual > tolerance else 0.0
+            self._descend(
+                around, l2, goal, iterations, self.objective.rows.features.dtype if coarse else torch.float64
+            )
+            iterations *= 2
         return False
+
+    def approach(self, l2: float) -> None:
+        """Come near enough to the minimum to tell this l2 from others."""
+        dtype = self.objective.rows.features.dtype
+        self._descend(self._look_around(l2), l2, 1e-2, FIRST_ROUND, dtype)
 
     def _look_around(self, l2: float) -> Coordinates:
         """Measure where the search is, and return coordinates for the next round."""
         around = self.objective.coordinates(self.weight.mean(0), self.bias.mean(0), l2)
-        _, *gradients = self.objective.evaluate(self.weight, self.bias, l2, self.folds)
+        _, *gradients = self.objective.evaluate(self.weight, self.bias, l2, self.folds, torch.float64)
         gradient = around.gradient(*gradients)
         self.passes += 1
         # Where the start is the solution but for rounding, its gradient is no measure.
@@ -236,7 +271,7 @@ class Search:
         self.step = float((moved / size.clamp_min(1e-3)).max())
         return around
 
-    def _descend(self, around: Coordinates, l2: float, goal: float, iterations: int) -> None:
+    def _descend(self, around: Coordinates, l2: float, goal: float, iterations: int, dtype: torch.dtype) -> None:
         from scipy.optimize import minimize  # a second to import, and only needed here
 
         shape = (*self.weight.shape[:-1], self.weight.shape[-1] + 1)
@@ -248,10 +283,15 @@ class Search:
 
         def evaluate(point):
             self.passes += 1
-            value, *gradients = self.objective.evaluate(*head(point), l2, self.folds)
+            value, *gradients = self.objective.evaluate(*head(point), l2, self.folds, dtype)
             return float(value.sum()), around.gradient(*gradients).reshape(-1).cpu().numpy()
 
-        options = {"maxiter": iterations, "maxfun": MAX_PASSES, "ftol": 0.0, "gtol": goal / size**0.5}
+        options = {
+            "maxiter": iterations,
+            "maxfun": MAX_PASSES,
+            "ftol": 4 * torch.finfo(dtype).eps * (dtype != torch.float64),
+            "gtol": goal * self.first / size**0.5,
+        }
         found = minimize(evaluate, torch.zeros(size).double().numpy(), jac=True, method="L-BFGS-B", options=options)
         self.weight, self.bias = head(found.x)
 
@@ -264,9 +304,10 @@ def fit_loss_batches(
     Fit a head of a classification loss on a whole data set.
 
     L-BFGS in coordinates that a sample of the rows gives (see `Coordinates`), so that it needs few passes. Each pass
-    costs `O(n d C)` in float64 and one call of `reduce`, each change of coordinates `O(d^3)`. `l2="auto"` first fits all of
+    costs `O(n d C)` and one call of `reduce`, each change of coordinates `O(d^3)`. `l2="auto"` first fits all of
     `COARSE_GRID`, from the largest, on all 5 folds to a coarse tolerance, and takes the value with the least loss on the rows
-    left out. Memory: `O(d^2)`, and for each of the heads fit together (1, or 5 for "auto") 20 copies of `(C, d)`.
+    left out. Memory: the rows of each rank on its CPU, `O(d^2)`, and for each of the heads fit together (1, or 5 for "auto")
+    20 copies of `(C, d)`.
 
     Ranks take the same decisions because they compute the same from the same sums, which asks for like hardware.
 
@@ -285,9 +326,11 @@ def fit_loss_batches(
     if check_auto(l2):
         of_folds, losses = search([*range(NUM_FOLDS)]), {}
         for value in reversed(COARSE_GRID):
-            of_folds.minimise(value, tolerance=1e-3, rounds=2)
-            heads = of_folds.weight, of_folds.bias
-            losses[value] = float(objective.evaluate(*heads, 0.0, of_folds.folds, held_out=True)[0].sum())
+            of_folds.approach(value)
+            left_out = objective.evaluate(
+                of_folds.weight, of_folds.bias, 0.0, of_folds.folds, torch.float64, held_out=True
+            )
+            losses[value] = float(left_out[0].sum())
         chosen = min(losses, key=losses.__getitem__)
         passes += of_folds.passes
         info["l2"] = torch.tensor(chosen, dtype=torch.float64)
@@ -297,7 +340,7 @@ def fit_loss_batches(
     moments = objective.moments
     tolerance = 1e-8 if moments.dtype == torch.float64 else 1e-7
     found = search([-1])
-    converged = found.minimise(chosen, tolerance, rounds=8)
+    converged = found.minimise(chosen, tolerance)
     (weight,), (bias,) = found.weight, found.bias
     if loss.coupled:
         # The classes have scales of their own in the search, so that a little of what changes no probability comes in.
