@@ -37,7 +37,7 @@ class LinearHead:
     info: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Logits `(..., n, C)` of features `(..., n, d)`, in the head's own precision even under autocast."""
+        """Compute logits `(..., n, C)` of features `(..., n, d)`, in the head's own precision even under autocast."""
         with torch.autocast(features.device.type, enabled=False):
             return features.to(self.weight.dtype) @ self.weight.mT + self.bias.unsqueeze(-2)
 
@@ -58,8 +58,9 @@ class StandardHead(LinearHead):
     """
     A linear head that computes its logits from standardised features, in the precision of the solve.
 
-    Weight and bias for features as they are, which are computed when they are asked for, could not give the same logits where
-    the mean of the features is far larger than their spread, or their size near the ends of the precision's range.
+    Weight and bias for features as they are, which are computed when they are asked for, could not give the same
+    logits where the mean of the features is far larger than their spread, or their size near the ends of the
+    precision's range.
 
     Args:
         weight: `(..., C, d)` and bias: `(..., C)`, for `(features - origin) * unit`.
@@ -89,12 +90,12 @@ class StandardHead(LinearHead):
 
     @cached_property
     def weight(self) -> Tensor:
-        """`(..., C, d)`, for features as they are."""
+        """Return `(..., C, d)`, for features as they are."""
         return self._whole_weight.to(self.dtype)
 
     @cached_property
     def bias(self) -> Tensor:
-        """`(..., C)`, for features as they are."""
+        """Return `(..., C)`, for features as they are."""
         return (self.standard_bias - (self.origin @ self._whole_weight.mT).squeeze(-2)).to(self.dtype)
 
     @property
@@ -102,7 +103,7 @@ class StandardHead(LinearHead):
         return self.standard_weight if self.unit is None else self.standard_weight * self.unit
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Logits `(..., n, C)` of features `(..., n, d)`."""
+        """Compute logits `(..., n, C)` of features `(..., n, d)`."""
         with torch.autocast(features.device.type, enabled=False):
             rows = features - self.origin
             if self.unit is not None:
@@ -208,14 +209,15 @@ class HeadSolver(ABC):
 
     @abstractmethod
     def _fit(self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor) -> LinearHead:
-        """`fit` on checked inputs of one dtype."""
+        """Fit on checked inputs of one dtype."""
 
     @abstractmethod
     def fit_batches(
         self, batches: Iterable[Batch], l2: float | Tensor | str, reduce: Reduce | None = None
     ) -> LinearHead:
         """
-        Fit the head on a whole data set, in memory that does not grow with the number of rows. No gradient.
+        Fit the head on a whole data set, without gradient, in memory that does not grow with it (but for logistic
+        regression).
 
         Args:
             batches: a re-iterable of `(features (n_i, d), targets (n_i, C), sample_weight (n_i,) or None)`.
@@ -229,7 +231,7 @@ class HeadSolver(ABC):
         """
 
     def _working_dtype(self, features: Tensor, l2: float | Tensor, rows: int) -> torch.dtype:
-        """Precision of the solve when the user left it open."""
+        """Choose the precision of the solve where the user left it open."""
         return result_dtype(features)
 
     def _prepare(self, features, targets, l2, sample_weight, dtype: torch.dtype | None = None):
@@ -255,25 +257,25 @@ class HeadSolver(ABC):
         return features, targets, l2, sample_weight
 
     def _is_below(self, l2: float | Tensor, bound: float, features: Tensor) -> bool:
-        """Whether l2 is known to be below the bound."""
+        """Check whether l2 is known to be below the bound."""
         if isinstance(l2, Tensor):
             return self._reads(features) and float(l2.detach()) < bound
         return l2 < bound
 
     def _reads(self, features: Tensor) -> bool:
-        """Whether numbers may be read from the features' device, for checks and for slower ways where they are needed."""
+        """Check whether numbers may be read from the features' device: for checks and to choose a slower way."""
         if self.check_finite is None:
             return features.device.type == "cpu" and not torch.compiler.is_compiling()
         return self.check_finite
 
 
 def result_dtype(features: Tensor) -> torch.dtype:
-    """float64 for float64 features, float32 for all others."""
+    """Return float64 for float64 features, float32 for all others."""
     return torch.float64 if features.dtype == torch.float64 else torch.float32
 
 
 def any_to(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Whether any entry of a boolean mask that broadcasts onto an entry of `shape` is True."""
+    """Check for each entry of `shape` whether any entry of a boolean mask that broadcasts onto it is True."""
     extra = mask.dim() - len(shape)
     if extra > 0:
         mask = mask.flatten(0, extra - 1).any(0) if mask.shape[:extra].numel() else mask.new_zeros(mask.shape[extra:])
@@ -315,7 +317,7 @@ L2_RANGE = (1e-30, 1e30)  # what float32 can divide by, and a penalty that weigh
 
 
 def check_l2(l2: float | Tensor | str) -> float | Tensor:
-    """`l2` as a float or a 0-dim tensor; a tensor's value is not read, since that would wait for the device."""
+    """Return `l2` as a float or a 0-dim tensor; a tensor's value is not read, since that would wait for the device."""
     if isinstance(l2, Tensor):
         if l2.numel() != 1:
             raise ValueError(f"l2 must be a float or a tensor with one element, got shape {tuple(l2.shape)}.")
@@ -353,21 +355,21 @@ def check_values(features: Tensor, targets: Tensor, sample_weight: Tensor, l2: f
 
 
 def check_head(head: LinearHead, features: Tensor) -> None:
-    """Raise a ValueError when the head of checked input is out of the range of the features' dtype. Waits for the device."""
+    """Raise a ValueError when the head of checked input is out of its dtype's range. Waits for the device."""
     if isinstance(head, StandardHead):
         weight, bias, unit = head.standard_weight, head.standard_bias, head.unit
         # The gradient in the features is as large as their unit.
         if unit is not None and not float(unit.detach().max()) < 1e-5 * torch.finfo(result_dtype(features)).max:
             raise ValueError(
-                f"features differ by less than {1e5 / torch.finfo(result_dtype(features)).max:.0e}, too little for their "
-                "gradient: multiply them, or use float64."
+                f"features differ by less than {1e5 / torch.finfo(result_dtype(features)).max:.0e}, too little for "
+                "their gradient: multiply them, or use float64."
             )
     else:
         weight, bias = head.weight, head.bias
     if not math.isfinite(float(weight.detach().sum() + bias.detach().sum())):
         raise NotFiniteFeaturesError(
-            f"The head of these features and targets is out of the range of {weight.dtype}: divide the features, or the "
-            "targets, by their standard deviation, give a larger l2, or use float64."
+            f"The head of these features and targets is out of the range of {weight.dtype}: divide the features, or "
+            "the targets, by their standard deviation, give a larger l2, or use float64."
         )
 
 
@@ -376,7 +378,7 @@ HEADS: dict[str, type[HeadSolver]] = {}
 
 def register_head(name: str) -> Callable[[type[HeadSolver]], type[HeadSolver]]:
     """
-    Class decorator that enters a `HeadSolver` under a name, so that `head="name"` finds it.
+    Enter the decorated `HeadSolver` under a name, so that `head="name"` finds it.
 
     Raises:
         ValueError: when another class has the name.
@@ -396,13 +398,13 @@ def register_head(name: str) -> Callable[[type[HeadSolver]], type[HeadSolver]]:
 
 
 def available_heads() -> list[str]:
-    """The names that `get_head` knows, sorted."""
+    """Return the names that `get_head` knows, sorted."""
     return sorted(HEADS)
 
 
 def get_head(name: str, **kwargs) -> HeadSolver:
     """
-    The solver registered under `name`, constructed with `kwargs`.
+    Construct the solver registered under `name` with `kwargs`.
 
     Raises:
         ValueError: for an unknown name, with the known ones and the nearest.

@@ -38,7 +38,8 @@ class CentroidHead(HeadSolver):
         rows = rows * scale.varies
         share = sample_weight.unsqueeze(-1)
         weighted = targets * share
-        # What is not of a class is summed for itself: rounding of a difference would be divided by l2 where nothing is left.
+        # What is not of a class is summed for itself: rounding of a difference would be divided by l2 where nothing is
+        # left.
         rest = share - weighted
         weight, bias = self._prototypes(
             weighted.mT @ rows, weighted.sum(-2), rest.mT @ rows, rest.sum(-2), scale.value, l2
@@ -69,10 +70,10 @@ class CentroidHead(HeadSolver):
 
     def _prototypes(self, sums, counts, rest, rest_counts, scale, l2) -> tuple[Tensor, Tensor]:
         """
-        Weight `(..., C, d)` and bias `(..., C)` for centred features.
+        Compute weight `(..., C, d)` and bias `(..., C)` for centred features.
 
-        From the sums of rows `(..., C, d)` and the weights `(..., C)` of each class, the same of all that is not of the class,
-        and the scale of the rows `(..., 1, 1)`.
+        From the sums of rows `(..., C, d)` and the weights `(..., C)` of each class, the same of all that is not of
+        the class, and the scale of the rows `(..., 1, 1)`.
         """
         mean = sums / (counts + l2).unsqueeze(-1)
         square = mean.square().sum(-1)

@@ -57,7 +57,7 @@ def solve_spd(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def identity_like(matrix: Tensor) -> Tensor:
-    """The identity `(m, m)` beside matrix `(..., m, m)`, made on its device."""
+    """Make the identity `(m, m)` beside matrix `(..., m, m)`, on its device."""
     return torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
 
 
@@ -93,13 +93,13 @@ class Centred:
     shared: bool
 
     def head(self, weight: Tensor, bias: Tensor, info: Mapping[str, Tensor] | None = None) -> LinearHead:
-        """The head of the features as they were given, from weight `(..., C, d)` and bias `(..., C)` at their mean."""
+        """Return the head of the given features, from weight `(..., C, d)` and bias `(..., C)` at their mean."""
         bias = bias - (self.mean @ weight.mT).squeeze(-2)
         return StandardHead(weight, bias, self.origin, self.unit, info)
 
 
 def safe_sqrt(values: Tensor) -> Tensor:
-    """Square root whose gradient at 0 is 0 instead of infinite."""
+    """Take the square root, whose gradient at 0 is here 0 instead of infinite."""
     if not values.requires_grad:
         return values.sqrt()
     positive = values > 0
@@ -107,7 +107,7 @@ def safe_sqrt(values: Tensor) -> Tensor:
 
 
 def weighted_mean(rows: Tensor, normalised: Tensor) -> Tensor:
-    """Mean `(..., 1, k)` of rows `(..., n, k)` under weights `(..., n)` that sum to 1."""
+    """Compute the mean `(..., 1, k)` of rows `(..., n, k)` under weights `(..., n)` that sum to 1."""
     if rows.dim() == 2 and normalised.dim() > 1:
         return (normalised @ rows).unsqueeze(-2)
     return normalised.unsqueeze(-2) @ rows
@@ -119,14 +119,15 @@ def centre(
     """
     Centre features `(..., n, d)` and targets `(..., n, C)` by their means under `sample_weight` `(..., n)`.
 
-    The features are centred twice: first by a row of theirs, then by what is left of the mean. So a large common offset
-    costs no precision, and columns that are constant become exact zeros. Between the two they are divided by their largest
-    absolute value, so that no square of theirs leaves the range of the dtype. No gradient flows to that row and that value:
-    the logits do not depend on them. Without `fit_intercept` nothing is subtracted, and all means are 0.
+    The features are centred twice: first by a row of theirs, then by what is left of the mean. So a large common
+    offset costs no precision, and columns that are constant become exact zeros. Between the two they are divided by
+    their largest absolute value, so that no square of theirs leaves the range of the dtype. No gradient flows to that
+    row and that value: the logits do not depend on them. Without `fit_intercept` nothing is subtracted, and all means
+    are 0.
 
-    Several sets of weights share one feature matrix. With `reads`, numbers may be read from the device: the sets are then
-    centred one by one where a row that one of them leaves out is so far away that it would hide the spread of the others, and
-    rows of ordinary size are not divided.
+    Several sets of weights share one feature matrix. With `reads`, numbers may be read from the device: the sets are
+    then centred one by one where a row that one of them leaves out is so far away that it would hide the spread of the
+    others, and rows of ordinary size are not divided.
     """
     total = sample_weight.sum(-1, keepdim=True)
     share = sample_weight / torch.where(total > 0, total, 1.0)
@@ -174,7 +175,7 @@ def centre(
 
 
 def _is_hidden(rows: Tensor, share: Tensor, mean: Tensor) -> bool:
-    """Whether the spread of some set of weights is lost in the rounding of the products of all rows. Waits for the device."""
+    """Check whether rounding of products of all rows hides the spread of a set of weights. Waits for the device."""
     norms = rows.square().sum(-1)
     spread = (share * norms).sum(-1) - mean.square().sum((-2, -1))
     lost = spread < 1e4 * torch.finfo(rows.dtype).eps * norms.amax(-1)
@@ -196,7 +197,7 @@ class Scale:
 
     @classmethod
     def of(cls, value: Tensor, floor: Tensor | float | None = None) -> Scale:
-        """From s `(...)` and the spread below which the features count as constant; the least that can be divided by."""
+        """Make it from s `(...)` and the spread that still counts as none, by default the least to divide by."""
         varies = value > (1e6 * torch.finfo(value.dtype).tiny if floor is None else floor)
         value = torch.where(varies, value, 1.0)
         return cls(value[..., None, None], varies.to(value.dtype)[..., None, None])
@@ -204,7 +205,7 @@ class Scale:
 
 def centred_gram(centred: Centred) -> tuple[Tensor, Scale]:
     """
-    Gram matrix `(..., n, n)` of the centred rows divided by their scale, and that scale.
+    Compute the Gram matrix `(..., n, n)` of the centred rows divided by their scale, and that scale.
 
     Several sets of weights share one product `X X^T`, which is then centred for each by a rank-two correction.
     """
@@ -223,18 +224,18 @@ def centred_gram(centred: Centred) -> tuple[Tensor, Scale]:
 
 
 def centred_rows(centred: Centred) -> Tensor:
-    """The centred rows `(..., n, d)`, one copy for each set of weights."""
+    """Return the centred rows `(..., n, d)`, one copy for each set of weights."""
     return centred.features - centred.offset if centred.shared else centred.features
 
 
 def scale_of_rows(rows: Tensor, centred: Centred) -> Scale:
-    """The scale of centred rows."""
+    """Compute the scale of centred rows."""
     return Scale.of((rows.square().sum(-1) * centred.share.squeeze(-1)).sum(-1))
 
 
 def weight_from_dual(coef: Tensor, centred: Centred, scale: Scale) -> Tensor:
     """
-    Head weights `(..., C, d)` as the combination `coef` `(..., n, C)` of the centred rows.
+    Compute head weights `(..., C, d)` as the combination `coef` `(..., n, C)` of the centred rows.
 
     `coef` sums to 0 over rows up to rounding; the rest is removed, so that the reference point has no influence.
     """

@@ -2,12 +2,13 @@
 Logistic regression, solved to convergence by Newton's method in the dual, with the implicit gradient.
 
 With K the kernel (inner products of the rows, divided by the regulariser) and H the second derivative of the weighted
-loss in the logits, both a Newton step and the gradient of the solution ask, given `target` and `total`, for t and v with
+loss in the logits, both a Newton step and the gradient of the solution ask, given `target` and `total`,
+for t and v with
 
     t = H (target + 1 v^T - K t)    and    1^T t = total.
 
-v is the change of the bias; without a bias v = 0 and the second equation is dropped. The system is solved exactly for small
-problems and by conjugate gradients for large ones.
+v is the change of the bias; without a bias v = 0 and the second equation is dropped. The system is solved exactly for
+small problems and by conjugate gradients for large ones.
 """
 
 from __future__ import annotations
@@ -37,17 +38,18 @@ class LogisticHead(HeadSolver):
     Logistic regression: multinomial (softmax) for single-label targets, one binary problem a label for multi-label.
 
     It minimises `sum_i w_i loss(y_i, W x_i + b) + l2 * s / 2 * ||W||^2`. With `s` the weighted mean of
-    `||x_i - mean(x)||^2` this is scikit-learn's `LogisticRegression(C=1 / (l2 * s))`; for two classes, where scikit-learn fits
-    one column and this class two that are opposite, `C=2 / (l2 * s)`. The targets may be soft: rows that sum to 1, or for
-    multi-label any numbers in [0, 1]; gradients flow to them. The softmax ignores a constant added to all logits of a row: the
-    head returned has biases that sum to 0 before centring is undone, and weights that sum to 0.
+    `||x_i - mean(x)||^2` this is scikit-learn's `LogisticRegression(C=1 / (l2 * s))`; for two classes, where
+    scikit-learn fits one column and this class two that are opposite, `C=2 / (l2 * s)`. The targets may be soft: rows
+    that sum to 1, or for multi-label any numbers in [0, 1]; gradients flow to them. The softmax ignores a constant
+    added to all logits of a row: the head returned has biases that sum to 0 before centring is undone, and weights
+    that sum to 0.
 
     A class without rows would have a bias of minus infinity. It gets weight 0 and the bias of half a row.
     Separable classes have a finite solution as `l2 > 0`.
 
     It is solved over the n dual coefficients of each column, from the Gram matrix, until the stationarity residual
-    `max |a + w dloss/df| / max |a|` is below `tolerance`; the gradient comes from the implicit function theorem, by one
-    more linear system, so memory does not grow with the number of steps and no step is differentiated.
+    `max |a + w dloss/df| / max |a|` is below `tolerance`; the gradient comes from the implicit function theorem, by
+    one more linear system, so memory does not grow with the number of steps and no step is differentiated.
 
     - Small problems (`C n^2` up to 2^16 on a CPU, 2^22 elsewhere) factorise exactly: `O(C n^3)` a step, 5 to 10 steps.
     - Larger ones use conjugate gradients: `O(n min(n, d) C)` an iteration, some tens in all.
@@ -56,8 +58,8 @@ class LogisticHead(HeadSolver):
     and `solver_unconverged`, the number of heads above the tolerance.
 
     Args:
-        max_iter: Newton steps at most; `None` is 20, or 100 with `early_stop`: separable classes under a small l2 need one for
-            each unit that their logits have to grow.
+        max_iter: Newton steps at most; `None` is 20, or 100 with `early_stop`: separable classes under a small l2 need
+            one for each unit that their logits have to grow.
         tolerance: of the stationarity residual; `None` is 1e-8 in float64 and 1e-5 in float32.
         dtype: of the solve; `None` is float64, since the second derivative of a confident head is a difference of
             nearly equal numbers. `torch.float32` is faster on a GPU and good to about 1e-4 where `l2 >= 0.1`.
@@ -113,8 +115,9 @@ class LogisticHead(HeadSolver):
     def _fit(self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor) -> LinearHead:
         n, d = features.shape[-2:]
         if self._is_below(l2, LEAST_L2_PER_ROW * n, features):
+            least = LEAST_L2_PER_ROW * n
             raise ValueError(
-                f"l2={float(l2):g} is too small for logistic regression on {n} rows: use at least {LEAST_L2_PER_ROW * n:.0e}."
+                f"l2={float(l2):g} is too small for logistic regression on {n} rows: use at least {least:.0e}."
             )
         options = self._options(features, targets.shape[-1])
         centred = centre(features, targets, sample_weight, self.fit_intercept, reads=self._reads(features))
@@ -129,7 +132,8 @@ class LogisticHead(HeadSolver):
             design, is_rows, targets, sample_weight, self.loss, self.fit_intercept, options
         )
         if self.loss.coupled:
-            # The same added to all classes changes no probability; targets that sum to 1 but for rounding must not move it.
+            # The same added to all classes changes no probability; targets that sum to 1 but for rounding must not
+            # move it.
             rows = targets.detach() * sample_weight.detach().unsqueeze(-1)
             coef = without_mean(coef, (rows.sum(-2, keepdim=True) > 0) | (not self.fit_intercept))
         weight = weight_from_dual(coef, centred, scale) / l2
@@ -141,7 +145,7 @@ class LogisticHead(HeadSolver):
         self, batches: Iterable[Batch], l2: float | Tensor | str = "auto", reduce: Reduce | None = None
     ) -> LinearHead:
         """
-        Fit on a whole data set by L-BFGS, one pass for each evaluation; see `HeadSolver.fit_batches`.
+        Fit on a whole data set by L-BFGS; see `HeadSolver.fit_batches`. The rows of each rank are kept on its CPU.
 
         `l2="auto"` takes the one of 8 values from 1e-3 to 1e4 with the least loss in 5-fold cross-validation, and
         reports it in the head's `info["l2"]`.
@@ -222,7 +226,7 @@ def _system(problem: Problem, logits: Tensor, options: NewtonOptions, factor: Te
 
 
 def _newton(problem: Problem, bias: Tensor, options: NewtonOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Coefficients a `(..., n, C)`, bias, logits and stationarity residual at the optimum, by exact steps."""
+    """Compute coefficients a `(..., n, C)`, bias, logits and stationarity residual at the optimum, by exact steps."""
     kernel = problem.kernel
     coef = torch.zeros_like(problem.targets)
     logits = bias.expand_as(coef)
@@ -245,7 +249,7 @@ def _newton(problem: Problem, bias: Tensor, options: NewtonOptions) -> tuple[Ten
 
 def _newton_cg(problem: Problem, bias: Tensor, options: NewtonOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
-    As `_newton`, in the coordinates V of the kernel's factor Z, `logits = Z V + b`, by truncated steps.
+    Compute the same as `_newton` by truncated steps, in coordinates V of the kernel's factor Z: `logits = Z V + b`.
 
     There a truncated step decreases the objective. The stationarity residual is what the last step took away from the
     weighted residuals, an upper bound of what is left.
@@ -273,9 +277,10 @@ def _newton_cg(problem: Problem, bias: Tensor, options: NewtonOptions) -> tuple[
 
 def _relative(missing: Tensor, coef: Tensor, problem: Problem) -> Tensor:
     """
-    The largest of `missing` `(..., n, C)`, relative to the largest coefficient.
+    Compute the largest of `missing` `(..., n, C)`, relative to the largest coefficient.
 
-    Or to the largest weight, times what rounding leaves to tell, where all coefficients are smaller: those of separable
+    Or to the largest weight, times what rounding leaves to tell, where all coefficients are smaller: those of
+    separable
     classes are as small as l2.
     """
     info = torch.finfo(coef.dtype)
@@ -288,7 +293,7 @@ def _step_size(
     problem: Problem, logits: Tensor, direction: Tensor, linear: Tensor, quadratic: Tensor, early_stop: bool
 ) -> Tensor:
     """
-    The largest of 1, 1/2, 1/4, ... with a sufficient decrease (Armijo), for each problem of the batch.
+    Find the largest of 1, 1/2, 1/4, ... with a sufficient decrease (Armijo), for each problem of the batch.
 
     Along `direction` the penalty changes by `size * linear + size^2 / 2 * quadratic`.
     """
@@ -343,7 +348,7 @@ def fit_dual(
 
 
 def times(matrix: Tensor, vectors: Tensor) -> Tensor:
-    """`matrix @ vectors` for few vectors, in the order that BLAS does up to 6 times faster (measured, 1024 x 768, 3)."""
+    """Compute `matrix @ vectors` for few vectors, in the order that BLAS does up to 6 times faster (1024 x 768, 3)."""
     return (vectors.mT @ matrix.mT).mT
 
 
@@ -364,11 +369,11 @@ class Kernel:
         return times(self.design, times(self.design.mT, vectors)) if self.is_rows else times(self.design, vectors)
 
     def matrix(self) -> Tensor:
-        """K itself."""
+        """Return K itself."""
         return self.design @ self.design.mT if self.is_rows else self.design
 
     def factor(self) -> Tensor:
-        """Z, or a Cholesky factor in its place (of K shifted by rounding, since centring makes K singular)."""
+        """Return Z, or a Cholesky factor in its place (of K shifted by rounding, since centring makes K singular)."""
         if self.is_rows:
             return self.design
         trace = torch.diagonal(self.design, dim1=-2, dim2=-1).sum(-1)
@@ -394,19 +399,19 @@ class Problem:
     intercept: bool
 
     def shown(self, logits: Tensor) -> Tensor:
-        """Logits as the loss sees them, classes without rows hidden."""
+        """Return logits as the loss sees them, classes without rows hidden."""
         return logits if not self.loss.coupled else logits + (1 - self.active) * HIDDEN
 
     def residual(self, logits: Tensor) -> Tensor:
-        """Minus the gradient of the weighted loss."""
+        """Compute minus the gradient of the weighted loss."""
         return self.weight * self.active * self.loss.residual(self.shown(logits), self.targets)
 
     def curvature(self, logits: Tensor) -> Tensor:
-        """Curvature of the unweighted loss."""
+        """Compute the curvature of the unweighted loss."""
         return self.active * self.loss.curvature(self.shown(logits), self.targets)
 
     def value(self, logits: Tensor) -> Tensor:
-        """The weighted loss, one number for each problem of the batch, `(..., 1, 1)`."""
+        """Compute the weighted loss, one number for each problem of the batch, `(..., 1, 1)`."""
         weight = self.weight if self.loss.coupled else self.weight * self.active
         return (weight * self.loss.value(self.shown(logits), self.targets)).sum((-2, -1), keepdim=True)
 
@@ -446,7 +451,7 @@ class ExactCoupled:
             self.active = active
 
     def _apply(self, vectors: Tensor) -> Tensor:
-        """`H (I + K H)^-1 vectors`."""
+        """Compute `H (I + K H)^-1 vectors`."""
         columns = self.blocks @ (self.root_w * vectors.mT).unsqueeze(-1)
         common = torch.cholesky_solve(columns.sum(-3), self.common)
         return self.root_w.mT * (columns - self.blocks @ common.unsqueeze(-3)).squeeze(-1).mT
@@ -493,8 +498,8 @@ class ConjugateGradients:
     """
     The same system as `(I + Z^T H Z) U + Z^T H 1 v = ...` in the coordinates of Z, for large n C.
 
-    Jacobi-preconditioned. Time `O(n min(n, d) C)` for each iteration, of which the square root of the condition number,
-    at most about `(n / l2)^(1/2)`, are needed; memory `O(n C)` beyond Z.
+    Jacobi-preconditioned. Time `O(n min(n, d) C)` for each iteration, of which the square root of the condition
+    number, at most about `(n / l2)^(1/2)`, are needed; memory `O(n C)` beyond Z.
     """
 
     def __init__(
@@ -510,7 +515,7 @@ class ConjugateGradients:
         self.precondition_bias = curved * self.intercept / torch.where(curved, of_bias, 1.0)
 
     def hessian(self, logits: Tensor) -> Tensor:
-        """The second derivative of the weighted loss times a change of the logits."""
+        """Compute the second derivative of the weighted loss times a change of the logits."""
         product = self.curvature * logits
         if self.coupled:
             product = product - self.curvature * product.sum(-1, keepdim=True)

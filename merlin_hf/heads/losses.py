@@ -23,16 +23,16 @@ class Loss(Protocol):
     coupled: bool
 
     def value(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """`(..., n, C)`, or `(..., n, 1)` when coupled."""
+        """Compute the loss `(..., n, C)`, or `(..., n, 1)` when coupled."""
 
     def residual(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Minus the gradient in the logits, `(..., n, C)`."""
+        """Compute minus the gradient in the logits, `(..., n, C)`."""
 
     def curvature(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Second derivative `(..., n, C)`; when coupled, the probabilities p, for diag(p) - p p^T."""
+        """Compute the second derivative `(..., n, C)`; when coupled, the probabilities p, for diag(p) - p p^T."""
 
     def start(self, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the search for the bias starts, `(..., 1, C)`, and which columns `(..., 1, C)` have a finite one."""
+        """Return the bias `(..., 1, C)` to start from, and which columns `(..., 1, C)` have a finite one."""
 
 
 class SoftmaxLoss:
@@ -81,6 +81,6 @@ class SigmoidLoss:
 
 
 def without_mean(values: Tensor, active: Tensor) -> Tensor:
-    """The active entries of values `(..., 1, C)` less their mean, 0 elsewhere."""
+    """Return the active entries of values `(..., 1, C)` less their mean, 0 elsewhere."""
     mean = (values * active).sum(-1, keepdim=True) / active.sum(-1, keepdim=True).clamp_min(1)
     return active * (values - mean)

@@ -22,8 +22,8 @@ from .linalg import (
 from .statistics import fit_ridge_batches
 
 
-# At this l2 per row a float32 solve is off by up to 6e-5 (measured, n = d = 64, a spectrum over three decades; less for
-# all other shapes tried, and ten times as much at a tenth of it).
+# At this l2 per row a float32 solve is off by up to 6e-5 (measured, n = d = 64, a spectrum over three decades; less
+# for all other shapes tried, and ten times as much at a tenth of it).
 FLOAT32_L2_PER_ROW = 1e-4
 
 
@@ -47,14 +47,16 @@ class RidgeHead(HeadSolver):
     `O(min(n, d)^2)` beyond the features. The gradient costs two more triangular solves; it can be differentiated
     again.
 
-    Precision: float32, or float64 where the features are, where `dtype` says so, or where `l2` is below 1e-4 n. On a GPU
-    only a Python number is looked at, since reading a tensor would wait for the device; pass `dtype=torch.float64` when a
-    learned `l2` may become that small there. Below 1e-8 n the rows are decomposed (`torch.linalg.svd`) in place of their
-    products, which is slower, and its gradient is differentiable once. If TF32 matrix products are switched on they are
-    used here too, unless in float64.
+    Precision: float32, or float64 where the features are, where `dtype` says so, or where `l2` is below 1e-4 n. On a
+        GPU
+    only a Python number is looked at, since reading a tensor would wait for the device; pass `dtype=torch.float64`
+    when a learned `l2` may become that small there. Below 1e-8 n the rows are decomposed (`torch.linalg.svd`) in place
+    of their products, which is slower, and its gradient is differentiable once. If TF32 matrix products are switched
+    on they are used here too, unless in float64.
     """
 
-    # On halves of 16 rows in 384 dimensions 10 and 30 validate alike and better than 1 (films to editorials, examples/demo.py).
+    # On halves of 16 rows in 384 dimensions 10 and 30 validate alike and better than 1 (films to editorials,
+    # examples/demo.py).
     default_l2 = 10.0
     default_logit_scale = 10.0
     decision_threshold = 0.5  # it estimates the targets 0 and 1 themselves
@@ -86,7 +88,7 @@ class RidgeHead(HeadSolver):
         self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
         """
-        Logits of every row by the head fit on all the other rows, from one factorisation.
+        Compute the logits of every row by the head fit on all the other rows, from one factorisation.
 
         Exact, with the bias refit too, for a penalty held at `l2 * s` of the whole batch (`s` is not recomputed
         without the row). Allen's PRESS identity `y_i - f_{-i}(x_i) = (y_i - f(x_i)) / (1 - h_ii)`, weighted. A row of
@@ -121,7 +123,7 @@ class RidgeHead(HeadSolver):
             return torch.where(alone.unsqueeze(-1), 0.0, logits).to(result_dtype(features))
 
     def _fit_and_leverage(self, features, targets, l2, sample_weight) -> tuple[LinearHead, Tensor]:
-        """The head, and one minus the leverage `(..., n)` of every row."""
+        """Compute the head, and one minus the leverage `(..., n)` of every row."""
         centred = centre(features, targets, sample_weight, self.fit_intercept, reads=self._reads(features))
         rhs = centred.root * centred.targets
         if features.shape[-2] <= features.shape[-1]:
@@ -155,7 +157,7 @@ class RidgeHead(HeadSolver):
 
 def _dual_system(centred: Centred, l2: float | Tensor):
     """
-    `root K root + l2 I`, n x n, and the scale by which K is divided.
+    Compute `root K root + l2 I`, n x n, and the scale by which K is divided.
 
     The outer product of `direction` is added: centring leaves that direction empty, the right-hand side has nothing in
     it, and so it does not change the solution, but keeps rounding errors from being divided by a small l2.
@@ -166,7 +168,7 @@ def _dual_system(centred: Centred, l2: float | Tensor):
 
 
 def _primal_system(centred: Centred, l2: float | Tensor):
-    """Weighted centred rows A, `A^T A / s + l2 I`, d x d, and the scale s, which is the mean of their squared norms."""
+    """Compute weighted centred rows A, `A^T A / s + l2 I`, d x d, and the scale s, the mean of their squared norms."""
     rows = centred.root * centred_rows(centred)
     gram = rows.mT @ rows
     total = centred.root.square().sum((-2, -1))
@@ -177,7 +179,7 @@ def _primal_system(centred: Centred, l2: float | Tensor):
 
 
 def _fit_by_svd(centred: Centred, l2: float | Tensor) -> LinearHead:
-    """The head for an l2 that is too small beside the rounding of products of the rows."""
+    """Compute the head for an l2 that is too small beside the rounding of products of the rows."""
     rows = centred_rows(centred)
     scale = scale_of_rows(rows, centred)
     rows = centred.root * rows * (scale.varies / scale.value.sqrt())
@@ -192,7 +194,7 @@ def _fit_by_svd(centred: Centred, l2: float | Tensor) -> LinearHead:
 
 
 class _RidgeBySvd(torch.autograd.Function):
-    """`W = argmin ||y - X W||^2 + l2 ||W||^2` from the singular value decomposition of X, with its gradient in X, y and l2."""
+    """`W = argmin ||y - X W||^2 + l2 ||W||^2` by singular values of X, with its gradient in X, y and l2."""
 
     @staticmethod
     def forward(ctx, rows: Tensor, targets: Tensor, l2: Tensor) -> Tensor:

@@ -37,8 +37,8 @@ class Moments:
         weight: `(F,)`; x: `(F, d)`; y: `(F, C)`; xy: `(F, d, C)`; yy: `(F,)` sums of squared targets.
         xx: `(F, d, d)`, or its traces `(F,)` when only those were asked for.
         dtype: float64 if any features were, float32 otherwise.
-        origin: `(1, d)`, a point among the rows that was subtracted from the features first, so that a mean far larger than
-            the spread costs no precision; zeros where the head has no bias.
+        origin: `(1, d)`, a point among the rows that was subtracted from the features first, so that a mean far larger
+            than the spread costs no precision; zeros where the head has no bias.
     """
 
     weight: Tensor
@@ -52,24 +52,24 @@ class Moments:
 
     @classmethod
     def of(cls, sums: Iterable[Tensor], dtype: torch.dtype, origin: Tensor) -> Moments:
-        """From tensors as [`Moments.sums`] gives them."""
+        """Make them from tensors as [`Moments.sums`] gives them."""
         weight, x, y, xy, yy, xx = sums
         return cls(weight, x, y, xy, yy, xx, dtype, origin)
 
     def sums(self) -> tuple[Tensor, ...]:
-        """The tensors that add up over rows, folds and ranks."""
+        """Return the tensors that add up over rows, folds and ranks."""
         return self.weight, self.x, self.y, self.xy, self.yy, self.xx
 
     def total(self) -> Moments:
-        """All folds together, as one."""
+        """Return all folds together, as one."""
         return Moments.of((t.sum(0, keepdim=True) for t in self.sums()), self.dtype, self.origin)
 
     def without_each_fold(self) -> Moments:
-        """For each fold, the rows of all the others."""
+        """Return for each fold the rows of all the others."""
         return Moments.of((t.sum(0, keepdim=True) - t for t in self.sums()), self.dtype, self.origin)
 
     def moved_to(self, origin: Tensor) -> Moments:
-        """The moments of the same rows around another origin."""
+        """Return the moments of the same rows around another origin."""
         step = origin - self.origin
         weight = self.weight.unsqueeze(-1)
         x = self.x - weight * step
@@ -83,7 +83,7 @@ class Moments:
 
     def head(self, weight: Tensor, bias: Tensor, info: Mapping[str, Tensor] | None = None) -> LinearHead:
         """
-        The head with weight `(C, d)` and, at the origin, bias `(C,)`, in the precision of the features.
+        Return the head with weight `(C, d)` and, at the origin, bias `(C,)`, in the precision of the features.
 
         Warns where that is too coarse for the logits of a linear layer, whose bias is not at the origin.
         """
@@ -92,8 +92,9 @@ class Moments:
         rounding = float(torch.finfo(self.dtype).eps * (self.origin.abs() @ weight.abs().mT).max())
         if rounding > 1e-2 * float((self.yy.sum() / self.weight.sum()).sqrt()):
             warnings.warn(
-                "The features' mean is so much larger than their spread that the logits of a linear layer, computed in "
-                f"{self.dtype}, are rounded by up to {rounding:.1g}. Normalise the features (a LayerNorm before the head).",
+                "The features' mean is so much larger than their spread that the logits of a linear layer, computed "
+                f"in {self.dtype}, are rounded by up to {rounding:.1g}. Normalise the features (a LayerNorm before "
+                "the head).",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -101,7 +102,7 @@ class Moments:
 
 
 def constant_below(mean: Tensor) -> Tensor:
-    """The mean squared distance `(...)` to a mean `(..., d)` below which rounding could have made it, in sums around the origin."""
+    """Bound the mean squared distance `(...)` to a mean `(..., d)` that rounding of sums could have made."""
     info = torch.finfo(mean.dtype)
     return 1e6 * info.tiny + 16 * info.eps * mean.square().sum(-1)
 
@@ -110,7 +111,7 @@ def clean_batches(
     batches: Iterable[Batch], dtype: torch.dtype | None = None, device: torch.device | None = None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, torch.dtype]]:
     """
-    Checked `(features, targets, sample_weight, dtype of the features)`, on `device` or that of the first batch.
+    Yield checked `(features, targets, sample_weight, dtype of the features)`, on `device` or that of the first batch.
 
     In precision `dtype`, or that in which a head for such features is returned; rows of weight 0 are blanked.
     """
@@ -135,12 +136,12 @@ def clean_batches(
 
 
 def fold_of_rows(start: int, rows: int, folds: int) -> Tensor:
-    """Fold of each of the rows start, start + 1, ...: scattered, and the same however the rows are batched."""
+    """Compute the folds of rows start, start + 1, ...: scattered, and the same however the rows are batched."""
     return (hash_of_rows(start, rows) >> 7) % folds
 
 
 def hash_of_rows(start: int, rows: int) -> Tensor:
-    """Numbers in 0 .. 2^32 - 1 spread evenly, one for each of the rows start, start + 1, ..."""
+    """Compute numbers in 0 .. 2^32 - 1 spread evenly, one for each of the rows start, start + 1, ..."""
     return torch.arange(start, start + rows, dtype=torch.int64) * 2654435761 & 0xFFFFFFFF
 
 
@@ -149,7 +150,8 @@ def collect_moments(
     batches: Iterable[Batch], folds: int = 1, reduce: Reduce | None = None, full: bool = True, shift: bool = True
 ) -> Moments:
     """
-    Sum the moments of every fold over all rows of all ranks. `reduce` is called exactly three times, after all batches.
+    Sum the moments of every fold over all rows of all ranks. `reduce` is called exactly three times, after all
+    batches.
 
     Args:
         batches, reduce: as in `HeadSolver.fit_batches`.
@@ -187,8 +189,8 @@ def collect_moments(
     for name, tensor in (("features", moments.xx), ("targets", moments.yy), ("sample_weight", moments.weight)):
         if not torch.isfinite(tensor).all():
             raise (NotFiniteFeaturesError if name == "features" else ValueError)(
-                f"{name} in batches hold NaN or infinity, or have squares that do. Find where they arise (a diverged model, an "
-                "overflow in float16), or give those rows sample_weight 0."
+                f"{name} in batches hold NaN or infinity, or have squares that do. Find where they arise (a diverged "
+                "model, an overflow in float16), or give those rows sample_weight 0."
             )
     return moments
 
@@ -221,10 +223,10 @@ def _reduce_moments(
     moments: Moments | None, folds: int, reduce: Reduce, full: bool, has_origin: bool
 ) -> Moments | None:
     """
-    Sum over ranks.
+    Sum moments over ranks.
 
-    The first message tells a rank without rows the shapes of the others. The second agrees on an origin, the mean of those of
-    all ranks, and the third has the sums around it.
+    The first message tells a rank without rows the shapes of the others. The second agrees on an origin, the mean of
+    those of all ranks, and the third has the sums around it.
     """
     shape = torch.zeros(6, dtype=torch.float64)
     if moments is not None:
@@ -259,7 +261,7 @@ def fit_ridge_batches(
     folds: int = NUM_FOLDS,
 ) -> LinearHead:
     """
-    Ridge regression on a whole data set in one pass.
+    Fit ridge regression on a whole data set in one pass.
 
     `l2="auto"` takes the value of `grid` with the least squared error over `folds`-fold cross-validation, each fold
     fit and scored from sums alone. Rows go to folds by a hash of their position.
@@ -282,7 +284,7 @@ def fit_ridge_batches(
 
 
 def check_auto(l2: float | Tensor | str) -> bool:
-    """Whether `l2` asks for cross-validation; raises a ValueError for any other word."""
+    """Check whether `l2` asks for cross-validation; raise a ValueError for any other word."""
     if isinstance(l2, str):
         if l2 != "auto":
             raise ValueError(f'l2={l2!r} must be a number or "auto".')
@@ -291,7 +293,7 @@ def check_auto(l2: float | Tensor | str) -> bool:
 
 
 def ridge_from_moments(moments: Moments, l2: float, fit_intercept: bool) -> tuple[Tensor, Tensor]:
-    """Weight `(F, C, d)` and bias `(F, C)`, at the origin, of the ridge head of every fold."""
+    """Compute weight `(F, C, d)` and bias `(F, C)`, at the origin, of the ridge head of every fold."""
     total = moments.weight.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
     x_mean, y_mean = moments.x / total, moments.y / total
     gram, cross = moments.xx, moments.xy
@@ -308,7 +310,7 @@ def ridge_from_moments(moments: Moments, l2: float, fit_intercept: bool) -> tupl
 
 
 def _solve(gram: Tensor, cross: Tensor, l2: float) -> Tensor:
-    """`(gram + l2 I)^-1 cross`, without the directions in which an l2 that small would only magnify the rounding of the gram."""
+    """Compute `(gram + l2 I)^-1 cross`, without directions in which a tiny l2 would only magnify rounding."""
     trace = torch.diagonal(gram, dim1=-2, dim2=-1).sum(-1)
     if l2 >= 1e-11 * trace.max():
         solution, failures = solve_spd(gram + l2 * identity_like(gram), cross)
@@ -333,7 +335,7 @@ def warn_of_small_l2(l2: float, least: float) -> None:
 
 
 def cross_validated_errors(moments: Moments, grid: tuple[float, ...], fit_intercept: bool) -> Tensor:
-    """Sum of squared errors `(len(grid),)` of every fold under the head fit on the others."""
+    """Compute the sum of squared errors `(len(grid),)` of every fold under the head fit on the others."""
     train = moments.without_each_fold()
     errors = []
     for l2 in grid:

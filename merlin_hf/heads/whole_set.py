@@ -49,7 +49,7 @@ class Rows:
     sampled: Tensor
 
     def chunks(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Tensor, ...]]:
-        """A few thousand rows at a time, on a device and in a precision."""
+        """Yield a few thousand rows at a time, on a device and in a precision."""
         parts = (self.features, self.targets, self.weight, self.fold, self.sampled)
         for start in range(0, len(self.features), CHUNK):
             features, targets, weight, fold, sampled = (part[start : start + CHUNK].to(device) for part in parts)
@@ -124,7 +124,7 @@ class Objective:
         self, weight: Tensor, bias: Tensor, l2: float, folds: list[int], dtype: torch.dtype, held_out: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """
-        Values `(m,)` and gradients in weight `(m, C, d)` and bias `(m, C)` of the penalised loss.
+        Compute values `(m,)` and gradients in weight `(m, C, d)` and bias `(m, C)` of the penalised loss.
 
         Head j has the rows outside fold `folds[j]`, all if that is -1; with `held_out` those inside, and no penalty.
         """
@@ -143,7 +143,8 @@ class Objective:
             of_bias -= residual.sum(-2)
         value, of_weight, of_bias = self.sum_over_ranks(value, of_weight, of_bias)
         if self.loss.coupled:
-            # The same added to all classes changes no probability; targets that sum to 1 but for rounding must not move it.
+            # The same added to all classes changes no probability; targets that sum to 1 but for rounding must not
+            # move it.
             of_weight = without_mean(of_weight.mT, self.active).mT
             of_bias = without_mean(of_bias, self.active)
         if held_out:
@@ -151,7 +152,7 @@ class Objective:
         return value + l2 / 2 * weight.square().sum((-2, -1)), of_weight + l2 * weight, of_bias
 
     def coordinates(self, weight: Tensor, bias: Tensor, l2: float) -> Coordinates:
-        """Coordinates around a head `(C, d)`, `(C,)`, from the curvature of the loss on a sample of the rows."""
+        """Choose coordinates around a head `(C, d)`, `(C,)`, by the curvature of the loss on a sample of the rows."""
         gram = weight.new_zeros(weight.shape[1], weight.shape[1])
         by_class, sampled_weight = torch.zeros_like(bias), bias.new_zeros(1)
         for x, y, w, _, sampled in self.rows.chunks(weight.device, weight.dtype):
@@ -180,8 +181,9 @@ class Coordinates:
     """
     Coordinates of changes of a head in which the second derivative of the objective is near the identity.
 
-    With the eigenvectors Q and eigenvalues e of the rows' covariance, weighted by the curvature of the loss, the change of the
-    weight of class c is `Q diag((r_c e + l2)^-1/2)` times its coordinates, `r_c` being the class's share of the curvature.
+    With the eigenvectors Q and eigenvalues e of the rows' covariance, weighted by the curvature of the loss, the
+    change of the weight of class c is `Q diag((r_c e + l2)^-1/2)` times its coordinates, `r_c` being the class's share
+    of the curvature.
 
     Attributes:
         rotation: Q; weight_scale: `(C, d)`; bias_scale: `(C,)`.
@@ -192,11 +194,11 @@ class Coordinates:
     bias_scale: Tensor
 
     def change(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Changes of weights `(m, C, d)` and biases `(m, C)` of points `(m, C, d + 1)`."""
+        """Compute changes of weights `(m, C, d)` and biases `(m, C)` of points `(m, C, d + 1)`."""
         return (points[..., :-1] * self.weight_scale) @ self.rotation.mT, points[..., -1] * self.bias_scale
 
     def gradient(self, of_weight: Tensor, of_bias: Tensor) -> Tensor:
-        """Gradient `(m, C, d + 1)` in the coordinates, from that in weight and bias."""
+        """Compute the gradient `(m, C, d + 1)` in the coordinates, from that in weight and bias."""
         return torch.cat(
             [of_weight @ self.rotation * self.weight_scale, (of_bias * self.bias_scale).unsqueeze(-1)], -1
         )
@@ -227,11 +229,11 @@ class Search:
         """
         Go on until converged, stopped by rounding, or `MAX_PASSES` are used up.
 
-        In rounds, each twice as long as the one before and in the coordinates of where that ended: in the precision of the
-        rows until the gradient is `COARSE` of the first, then in float64.
+        In rounds, each twice as long as the one before and in the coordinates of where that ended: in the precision of
+        the rows until the gradient is `COARSE` of the first, then in float64.
 
-        Returns whether the residual is below the tolerance, and the step small too. It is large under a small l2 as long as the
-        weights of separable classes have to grow.
+        Returns whether the residual is below the tolerance, and the step small too. It is large under a small l2 as
+        long as the weights of separable classes have to grow.
         """
         iterations, coarse = FIRST_ROUND, self.objective.rows.features.dtype != torch.float64
         while self.passes < MAX_PASSES:
@@ -288,7 +290,7 @@ class Search:
 
         options = {
             "maxiter": iterations,
-            "maxfun": MAX_PASSES,
+            "maxfun": max(1, MAX_PASSES - self.passes),
             "ftol": 4 * torch.finfo(dtype).eps * (dtype != torch.float64),
             "gtol": goal * self.first / size**0.5,
         }
@@ -305,9 +307,9 @@ def fit_loss_batches(
 
     L-BFGS in coordinates that a sample of the rows gives (see `Coordinates`), so that it needs few passes. Each pass
     costs `O(n d C)` and one call of `reduce`, each change of coordinates `O(d^3)`. `l2="auto"` first fits all of
-    `COARSE_GRID`, from the largest, on all 5 folds to a coarse tolerance, and takes the value with the least loss on the rows
-    left out. Memory: the rows of each rank on its CPU, `O(d^2)`, and for each of the heads fit together (1, or 5 for "auto")
-    20 copies of `(C, d)`.
+    `COARSE_GRID`, from the largest, on all 5 folds to a coarse tolerance, and takes the value with the least loss on
+    the rows left out. Memory: the rows of each rank on its CPU, `O(d^2)`, and for each of the heads fit together (1,
+    or 5 for "auto") 20 copies of `(C, d)`.
 
     Ranks take the same decisions because they compute the same from the same sums, which asks for like hardware.
 

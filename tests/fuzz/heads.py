@@ -1,12 +1,14 @@
 """
-Fit every head on features that a float32 can hold and its square cannot, and on degenerate ones, and compare with float64.
+Fit every head on features that a float32 can hold and its square cannot, and on degenerate ones, and compare with
+float64.
 
     python -m tests.fuzz.heads [--count 12480] [--seed 0]
 
-All settings (solver, features, l2, shape, intercept, batch or whole set) make 12,480 fits; `--count` draws fewer of them. Precision, row
-weights and labels are drawn for each. The reference is a float64 fit of the same rows, standardised first, as scaling and shifting the
-features must not change the logits. A refusal (a ValueError that names an argument) is no fault, unless the input is an ordinary one.
-Prints one line of counts, and ends with 1 if any fault was found.
+All settings (solver, features, l2, shape, intercept, batch or whole set) make 12,480 fits; `--count` draws fewer of
+them. Precision, row weights and labels are drawn for each. The reference is a float64 fit of the same rows,
+standardised first, as scaling and shifting the features must not change the logits. A refusal (a ValueError that names
+an argument) is no fault, unless the input is an ordinary one. Prints one line of counts, and ends with 1 if any fault
+was found.
 """
 
 import argparse
@@ -115,7 +117,7 @@ class _Ridge(torch.autograd.Function):
 
 
 def standardise(x: Tensor, share: Tensor, fit_intercept: bool) -> Tensor:
-    """Rows around their weighted mean in units of their root mean squared distance to it; zeros where they are constant."""
+    """Centre rows by their weighted mean, in units of their root mean squared distance to it; zeros where constant."""
     largest = x.detach().abs()[share > 0].amax().clamp_min(1e-200)
     x = x / largest
     if fit_intercept:
