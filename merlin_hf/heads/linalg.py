@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import LinearHead, StandardHead
+from .base import LinearHead, NotFiniteFeaturesError, StandardHead
 
 
 class _CholeskySolve(torch.autograd.Function):
@@ -146,7 +146,9 @@ def centre(
     unit = None
     if not (reads and size.numel() == 1 and 1e-6 < float(size) < 1e6):
         if reads and not bool(size.isfinite().all()):
-            raise ValueError(f"features differ by more than the range of {size.dtype}: divide them, or use float64.")
+            raise NotFiniteFeaturesError(
+                f"features differ by more than the range of {size.dtype}: divide them, or use float64."
+            )
         unit = torch.where(size > 0, size, 1.0).clamp_min(torch.finfo(size.dtype).tiny).reciprocal()
         rows = rows * unit
     zero_feature, zero_target = features.new_zeros(1, features.shape[-1]), targets.new_zeros(1, targets.shape[-1])
