@@ -214,19 +214,24 @@ def check_text_columns(
 
 def warn_of_empty_texts(split: datasets.Dataset, columns: Sequence[str], origin: str) -> None:
     """
-    Say how many rows have no text at all.
+    Say how many rows have no text, at all or in one of two columns.
 
     Raises:
         ConfigError: none has one.
     """
-    rows = zip(*(split[name][:] for name in columns), strict=True)
-    empty = sum(not any(text and text.strip() for text in row) for row in rows)
+    texts = {name: [bool(text and text.strip()) for text in split[name][:]] for name in columns}
+    empty = sum(not any(row) for row in zip(*texts.values(), strict=True))
     if empty and empty == len(split):
         raise ConfigError(f"{origin} has no text in {' and '.join(columns)}: all {empty} rows are empty there.")
     if empty:
         logger.warning(
             f"{origin}: {empty} of {len(split)} rows have an empty text in {' and '.join(columns)}; they are kept."
         )
+    for name, is_there in texts.items():
+        if len(texts) > 1 and not all(is_there):
+            logger.warning(
+                f"{origin}: {is_there.count(False)} of {len(split)} rows have an empty text in {name}; they are kept."
+            )
 
 
 def _no_text(dataset: datasets.Dataset, name: str) -> str | None:

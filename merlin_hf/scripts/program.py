@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import datasets
+import numpy as np
 import transformers
-from transformers import AutoModelForSequenceClassification, PretrainedConfig, Trainer
+from transformers import AutoModelForSequenceClassification, EvalPrediction, PretrainedConfig, Trainer
 
 from ..data.columns import GLUE
 from ..data.labels import Labels
@@ -22,7 +23,7 @@ from ..training_args import TransferTrainingArguments
 from ..transfer.distributed import end_training
 from ..transfer.manifest import has_weights
 from ..utils import loading
-from ..utils.validation import ConfigError
+from ..utils.validation import ConfigError, did_you_mean
 from .metrics import make_compute_metrics, predicted
 from .model_arguments import BaseModelArguments, TaskArguments
 
@@ -237,6 +238,7 @@ def make_program(
         compute_metrics=make_compute_metrics(task_name, target.labels),
         **({} if source is None else {"source_dataset": data["source"]}),
     )
+    check_best_metric(trainer, target.labels)
     return Program(
         trainer,
         target.labels,
@@ -246,6 +248,27 @@ def make_program(
         publish=lambda: publish(trainer, model_args, data_args, tag),
         task_name=task_name,
     )
+
+
+def check_best_metric(trainer: Trainer, labels: Labels) -> None:
+    """
+    Check that `metric_for_best_model` is one that is computed, which Trainer finds out at the first evaluation.
+
+    Raises:
+        ConfigError: it is not; the message has those that are.
+    """
+    given = trainer.args.metric_for_best_model
+    if given is None or trainer.compute_metrics is None:
+        return
+    # The metrics of two answers that are right have the names of all.
+    ids = np.asarray([0.0, 1.0]) if labels.is_regression else np.asarray(labels.ids[:2])
+    logits = ids[:, None] if labels.is_regression else np.eye(max(labels.ids) + 1)[ids]
+    known = ["loss", *trainer.compute_metrics(EvalPrediction(logits, ids))]
+    name = given.removeprefix("eval_")
+    if name not in known and not name.startswith("head_"):  # those of heads are known after they are fit
+        raise ConfigError(
+            f"`metric_for_best_model={given!r}` is not computed here: it must be one of {', '.join(known)}.{did_you_mean(name, known)}"
+        )
 
 
 def train(trainer: Trainer, args: TransferTrainingArguments) -> dict[str, float]:

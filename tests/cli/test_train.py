@@ -298,6 +298,26 @@ def test_errors_before_the_first_step_are_one_line(config, run, tmp_path):
     assert "merlin-hf train: `train_dataset` gives no batch" in said and "`dataloader_drop_last`" in said
 
 
+def test_a_metric_that_is_not_computed_is_no_measure_of_the_best_model(config, run, tmp_path):
+    flags = [
+        "--do_train",
+        "--do_eval",
+        "--eval_strategy",
+        "steps",
+        "--eval_steps",
+        1,
+        "--save_steps",
+        1,
+        "--max_steps",
+        2,
+    ]
+    flags += ["--load_best_model_at_end", "true", "--metric_for_best_model"]
+    status, shown, said = run("train", config, *flags, "eval_acuracy")
+    assert (status, shown) == (2, "") and not list((tmp_path / "out").glob("checkpoint-*"))
+    assert "`metric_for_best_model='eval_acuracy'` is not computed here" in said and "Did you mean 'accuracy'" in said
+    assert run("train", config, *flags, "accuracy")[0] == 0
+
+
 def test_fewer_steps_than_a_finished_run_has_leave_it_as_it_is(config, run, tmp_path, caplog):
     assert run("train", config, "--save_steps", 3, "--max_steps", 3)[0] == 0
     before = (tmp_path / "out" / "model.safetensors").read_bytes()
