@@ -120,6 +120,9 @@ def load_processor(auto_class: Any, path: str, called: str | None = None, **opti
         # Of a folder without a tokenizer transformers makes one that knows no word, in silence.
         if isinstance(loaded, PreTrainedTokenizerBase) and len(loaded) <= len(loaded.all_special_tokens):
             raise ValueError("it knows no words, only special tokens; `tokenizer.save_pretrained` writes one there")
+        length = getattr(loaded, "model_max_length", 1)
+        if not isinstance(length, int | float) or not length >= 1:
+            raise ValueError(f"`model_max_length` must be a number of at least 1, got {visible(length)[:80]}")
         return loaded
 
 

@@ -110,6 +110,13 @@ def test_a_token_with_an_absurd_id(value, folder):
         load_processor(AutoTokenizer, str(folder))
 
 
+@pytest.mark.parametrize("value", [["a"], "x", 0, -1, float("nan")])
+def test_a_length_that_is_none(value, folder):
+    change(folder / "tokenizer_config.json", model_max_length=value)
+    with pytest.raises(FileError, match="tokenizer"):
+        load_processor(AutoTokenizer, str(folder))
+
+
 @pytest.mark.parametrize("size", [{"height": 10**9, "width": 2}, {"shortest_edge": 10**6}, 10**9])
 def test_images_of_an_absurd_size(size, tmp_path):
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
