@@ -15,14 +15,10 @@ from .transfer.checks import check_target_batch
 from .transfer.distributed import gather_rows, is_distributed, sum_over_ranks
 from .transfer.frequencies import add_log_prior
 from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from .transfer.phases import PhasesMixin, share_between
-from .transfer.refit import RefitHeadMixin
+from .transfer.phases import Phase, share_between
 from .transfer.seeding import derived_generator
 from .transfer.splits import Split, fold_by_class, leave_one_out, split_by_class
 from .transfer.trainer import TransferTrainer
-
-
-SOURCE_PHASE, TARGET_PHASE = 0, 2
 
 
 class _LeaveOneOutHead(NamedTuple):
@@ -38,7 +34,7 @@ class _LeaveOneOutHead(NamedTuple):
         return self.solver.leave_one_out(features, self.targets, self.l2, self.sample_weight).unsqueeze(0)
 
 
-class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
+class MerlinTrainer(TransferTrainer):
     """
     [`~transformers.Trainer`] with the objective of MeRLin (Liu, HaoChen, Wei and Ma, arXiv 2011.01418).
 
@@ -72,34 +68,24 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
     training_args_class: ClassVar = MerlinTrainingArguments
     trains_target_head: ClassVar[bool] = False
     search_space: ClassVar = {"rho": (0.1, 0.3, 1.0)}
-    phase_names: ClassVar[tuple[str, ...]] = ("source", "source and target", "target")
+
+    @classmethod
+    def plan_phases(cls, args, has_source):
+        """Return the source's phase, that of both losses, and the target's."""
+        if not has_source:
+            return super().plan_phases(args, has_source)
+        source, target = args.source_phase_fraction, args.target_phase_fraction
+        return (
+            Phase("source", source, uses_source=True, uses_target=False),
+            Phase("source and target", share_between(source, 1 - target), uses_source=True, uses_target=True),
+            Phase("target", target, uses_source=False, uses_target=True),
+        )
 
     @property
-    def phase_fractions(self):
-        """The source's phase, if any, that of both losses, and the target's, if any."""
-        source, target = self.args.source_phase_fraction, self.args.target_phase_fraction
-        return source, share_between(source, 1 - target), target
-
-    @property
-    def draws_source(self):
-        """Source batches are drawn until the phases that are about the target alone."""
-        return self.source_dataset is not None and self.phase < TARGET_PHASE
-
-    @property
-    def leaves_unused(self):
+    def has_unused_parameters(self):
         """The source's phase uses no scalars, and no head of the target where it is trained later; the target's no source head."""
         leaves_a_head = self.trains_target_head or self.args.target_phase_fraction > 0
         return self.has_phases and (leaves_a_head or bool(self.learned_scalars()))
-
-    @classmethod
-    def rows_per_step(cls, args, has_source):
-        """As in TransferTrainer; the source's phase takes no rows of the target, and the target's none of the source."""
-        rows = super().rows_per_step(args, has_source)
-        if not has_source:
-            return rows
-        target = args.per_device_train_batch_size
-        source = args.per_device_source_batch_size or target
-        return rows - args.source_phase_fraction * target - args.target_phase_fraction * source
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """
@@ -109,9 +95,9 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
         batches = self.take_batches(inputs)
         if batches is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if self.phase == SOURCE_PHASE:
+        if not self.phase.uses_target:
             return self.source_phase_loss(model, batches, return_outputs)
-        if self.phase == TARGET_PHASE:
+        if not self.phase.uses_source:
             return self.target_phase_loss(model, batches, return_outputs)
 
         outputs = model(
@@ -298,7 +284,7 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
     # The head's settings
 
     def finish_head(self, head, batches, scalars):
-        """As in RefitHeadMixin: class means know the class frequencies of all target rows."""
+        """Return the head; class means know the class frequencies of all target rows."""
         if not self.knows_class_frequencies(self.target_problem_type):
             return head
         counts = torch.zeros_like(head.bias)
@@ -314,7 +300,7 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
         return (
             self.args.class_frequencies
             and problem_type == SINGLE_LABEL
-            and self.head_name(problem_type) == "centroid"
+            and self.solver_name(problem_type) == "centroid"
             and self.args.meta_loss == "cross_entropy"
             and self.target_compute_loss_func is None
             and self.transfer_model.head.bias is not None
@@ -329,14 +315,14 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
             scalars["log_logit_scale"] = math.log(self.logit_scale(None))
         return scalars
 
-    def head_name(self, problem_type):
+    def solver_name(self, problem_type):
         """`args.head`, or the default for such labels."""
         return self.args.head or default_head(self.args, problem_type)
 
     @property
     def _default_solver(self) -> HeadSolver:
         """The head's solver, for its own defaults."""
-        return get_head(self.head_name(REGRESSION if self.is_regression else SINGLE_LABEL))
+        return get_head(self.solver_name(REGRESSION if self.is_regression else SINGLE_LABEL))
 
     def head_l2(self, scalars: dict[str, Tensor] | None) -> Tensor | float:
         """The head's regulariser: learned, as given, or the solver's default."""
@@ -368,7 +354,7 @@ class MerlinTrainer(RefitHeadMixin, PhasesMixin, TransferTrainer):
 
     def check_settings(self):
         """
-        As in PhasesMixin.
+        As in TransferTrainer.
 
         Raises:
             ValueError: nothing is trained in the target's phase, as the backbone is frozen and no scalar is learned.

@@ -10,7 +10,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from .heads import HeadSolver, get_head
-from .transfer.labels import REGRESSION, SINGLE_LABEL
+from .heads.base import REGRESSION, SINGLE_LABEL
 from .utils.validation import (
     JSON_FILE,
     ConfigError,

@@ -52,7 +52,7 @@ def features(model_folder: Path, pictures: list, size: int) -> np.ndarray:
     """What enters a model's last layer, `(n, hidden_size)`."""
     model = TransferModel(AutoModelForImageClassification.from_pretrained(model_folder), num_source_labels=0)
     pixel_values = torch.from_numpy(resize_and_scale(size, model.config.num_channels)(pictures))
-    with model.eval().attached():
+    with model.eval().feature_mode():
         return torch.cat([model.features({"pixel_values": part}) for part in pixel_values.split(256)]).numpy()
 
 

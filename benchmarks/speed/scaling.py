@@ -64,7 +64,7 @@ def main(case: dict, steps: int, file: str) -> None:
         for name, trainer_class in (("merlin", MerlinTrainer), ("joint", JointTrainer)):
             ends = StepEnds()
             trainer = transfer_trainer(trainer_class, case, "cpu", [ends], max_steps=warmup + steps)
-            trainer.settle_head = lambda: None  # training steps only; the data set of a benchmark does not end
+            trainer.refit_head_if_stale = lambda: None  # training steps only; the data set of a benchmark does not end
             trainer.train()
             durations[name] += [b - a for a, b in zip(ends.times[warmup - 1 :], ends.times[warmup:], strict=False)]
     if trainer.is_world_process_zero():

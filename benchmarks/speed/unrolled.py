@@ -196,7 +196,7 @@ def compare_steps(case: Case, device: str, repeats: int) -> dict:
 
     def stepper(method):
         model = TransferModel(build_model(case), SOURCE_CLASSES).to(device).train()
-        model.attach()
+        model.prepare_for_features()
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0, fused=True)
 
@@ -217,6 +217,6 @@ def compare_steps(case: Case, device: str, repeats: int) -> dict:
 
     with torch.no_grad():
         model = TransferModel(build_model(case), 0).to(device)
-        model.attach()
+        model.prepare_for_features()
         inner = step_size(model.features(target).float())
     return take_turns({name: stepper(METHODS[name](inner)) for name in installed()[0]}, device, repeats)

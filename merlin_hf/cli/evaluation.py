@@ -225,7 +225,7 @@ def features(model: PreTrainedModel, rows: EncodedRows, batch_size: int) -> np.n
     """What enters the last layer of a model, `(n, hidden_size)`."""
     found = []
     transfer_model = TransferModel(model, num_source_labels=0)
-    with transfer_model.attached():
+    with transfer_model.feature_mode():
         for inputs, _ in batches(rows, batch_size, model.device):
             found.append(transfer_model.features(inputs).float().cpu().numpy())
     return np.concatenate(found)

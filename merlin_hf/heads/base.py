@@ -15,6 +15,7 @@ from torch import Tensor
 
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+SINGLE_LABEL, MULTI_LABEL, REGRESSION = PROBLEM_TYPES
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
 Reduce = Callable[[Tensor], Tensor]

@@ -35,7 +35,9 @@ class ModelCardMixin(TrainerBase):
     """
 
     model_card_arguments: ClassVar[dict[str, Any]] = {}
+    holds_pushes: bool = False  # whether a checkpoint that is to be pushed has to wait for `push_waiting_checkpoint`
     _evaluated_dataset: Any = None
+    _has_waiting_checkpoint: bool = False
 
     @property
     def _writes_own_card(self) -> bool:
@@ -107,6 +109,9 @@ class ModelCardMixin(TrainerBase):
 
     def _push_from_checkpoint(self, checkpoint_folder):
         # The card must be there before the upload begins, and no callback is called at that moment in all releases.
+        if self.holds_pushes:
+            self._has_waiting_checkpoint = True
+            return None
         if self._writes_own_card and self._will_push():
             try:
                 self.create_model_card()
@@ -114,6 +119,12 @@ class ModelCardMixin(TrainerBase):
                 logger.warning(f"Pushing without a new card, which could not be written: {error!r}")
         with only_model_files() if self._writes_own_card else nullcontext():
             return super()._push_from_checkpoint(checkpoint_folder)
+
+    def push_waiting_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push a checkpoint that had to wait, if there is one, from the folder that it is in now."""
+        if self._has_waiting_checkpoint:
+            self._has_waiting_checkpoint = False
+            self._push_from_checkpoint(checkpoint_folder)
 
     def _will_push(self) -> bool:
         """Trainer's rule; where it does not push, an upload may be reading the card that is there."""

@@ -105,8 +105,8 @@ class Contrasts(Regularizer):
         projection_size (`int`): length of z.
     """
 
-    keeps_a_copy: ClassVar[bool] = True
-    works_sharded: ClassVar[bool] = False
+    stores_model_copy: ClassVar[bool] = True
+    supports_sharding: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -166,18 +166,18 @@ class Contrasts(Regularizer):
         counted = labels != -100
         return self.weight * (losses * counted).sum() / counted.sum().clamp(min=1)
 
-    def tensors(self):
+    def extra_state(self):
         """The copies and the queue."""
         if self.copy is None:
             return {}
         queue = {f"queue.{name}": getattr(self.queue, name) for name in ("keys", "next", "count")}
         projector = {f"projector.{name}": tensor for name, tensor in self.copied_projector[0].state_dict().items()}
-        return {**self.copy.tensors(), **queue, **projector}
+        return {**self.copy.extra_state(), **queue, **projector}
 
-    def load_tensors(self, transfer_model, tensors):
+    def load_extra_state(self, transfer_model, tensors):
         """Takes them back."""
         self.copy = FrozenCopy(transfer_model, training=True)
-        self.copy.load_tensors(tensors)
+        self.copy.load_extra_state(tensors)
         self.copied_projector = [copy.deepcopy(self.projector).requires_grad_(False)]
         own = {n.removeprefix("projector."): t for n, t in tensors.items() if n.startswith("projector.")}
         self.copied_projector[0].load_state_dict(own)
@@ -260,7 +260,7 @@ class BiTuningTrainer(RegularizedTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """As in RegularizedTrainer; the copy follows once an update."""
-        if self.micro_step == 0 and self.state.global_step > self.first_phase_steps:
+        if self.micro_step == 0 and self.state.global_step > self.phase_ends[0]:
             self.transfer_model.regularizer.follow(self.transfer_model)
         return super().training_step(model, inputs, num_items_in_batch)
 

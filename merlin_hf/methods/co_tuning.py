@@ -28,7 +28,7 @@ class TranslatedLabels(Regularizer):
     trained on the target.
     """
 
-    works_sharded: ClassVar[bool] = False
+    supports_sharding: ClassVar[bool] = False
 
     def __init__(self, weight: float = 2.3):
         super().__init__(weight)
@@ -45,11 +45,11 @@ class TranslatedLabels(Regularizer):
         counted = labels != -100
         return self.weight * (losses * counted).sum() / counted.sum().clamp(min=1)
 
-    def tensors(self):
+    def extra_state(self):
         """p(s | y)."""
         return {} if self.relationship is None else {"relationship": self.relationship}
 
-    def load_tensors(self, transfer_model, tensors):
+    def load_extra_state(self, transfer_model, tensors):
         """Takes it back."""
         self.relationship = tensors["relationship"].to(transfer_model.head.weight.device)
 
@@ -65,7 +65,7 @@ def category_relationship(trainer) -> Tensor:
     transfer_model = trainer.transfer_model
     head = transfer_model.source_head
     sums = at_least_float32(head.weight.new_zeros(transfer_model.num_labels, head.out_features))
-    with isolated_rng("relationship", trainer.args.seed), transfer_model.attached(), evaluating(transfer_model):
+    with isolated_rng("relationship", trainer.args.seed), transfer_model.feature_mode(), evaluating(transfer_model):
         for batch, is_own in trainer.rank_batches(trainer.train_dataset, trainer.args.eval_batch_size):
             inputs, labels = split_labels(trainer._prepare_inputs(batch))
             probabilities = at_least_float32(transfer_model(source_inputs=inputs).source_logits).softmax(-1)

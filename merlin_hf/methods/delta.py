@@ -13,7 +13,6 @@ from ..transfer.distributed import sum_over_ranks
 from ..transfer.labels import split_labels
 from ..transfer.layers import channels_first, find_layers, layer_outputs
 from ..transfer.model import evaluating
-from ..transfer.refit import RefitHeadMixin
 from ..transfer.regularizer import FrozenCopy, Regularizer, at_least_float32
 from ..transfer.seeding import isolated_rng
 from ..utils.validation import interval
@@ -42,9 +41,9 @@ class LayerDistance(Regularizer):
             equal ones if not given.
     """
 
-    keeps_a_copy: ClassVar[bool] = True
-    works_sharded: ClassVar[bool] = False
-    reads_layers: ClassVar[bool] = True
+    stores_model_copy: ClassVar[bool] = True
+    supports_sharding: ClassVar[bool] = False
+    uses_hidden_states: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -69,7 +68,7 @@ class LayerDistance(Regularizer):
         self.channel_weights = {} if self.attention is None else self.attention(trainer, self.layer_names)
 
     @contextlib.contextmanager
-    def watch(self, transfer_model):
+    def record_activations(self, transfer_model):
         """Records what the layers put out."""
         with layer_outputs(transfer_model.model, self.layer_names) as self._outputs:
             yield
@@ -97,16 +96,16 @@ class LayerDistance(Regularizer):
         weights = self.channel_weights.get(name)
         return (squares.sum(-1) if weights is None else squares.shape[1] * (squares * weights).sum(-1)).mean()
 
-    def tensors(self):
+    def extra_state(self):
         """The copy's weights, and those of the channels."""
         if self.copy is None:
             return {}
-        return {**self.copy.tensors(), **{f"channels.{name}": t for name, t in self.channel_weights.items()}}
+        return {**self.copy.extra_state(), **{f"channels.{name}": t for name, t in self.channel_weights.items()}}
 
-    def load_tensors(self, transfer_model, tensors):
+    def load_extra_state(self, transfer_model, tensors):
         """Takes them back."""
         self.copy = FrozenCopy(transfer_model)
-        self.copy.load_tensors(tensors)
+        self.copy.load_extra_state(tensors)
         device = transfer_model.head.weight.device
         own = {name: tensor.to(device) for name, tensor in tensors.items() if name.startswith("channels.")}
         self.channel_weights = {name.removeprefix("channels."): tensor for name, tensor in own.items()}
@@ -128,7 +127,7 @@ def channel_attention(trainer: Any, layer_names: list[str], exact: bool = False)
     with torch.no_grad():
         head = trainer.final_head({})
     trainer.head_metrics = {}  # of that head, which is not the model's
-    with isolated_rng("attention", trainer.args.seed), transfer_model.attached(), evaluating(transfer_model):
+    with isolated_rng("attention", trainer.args.seed), transfer_model.feature_mode(), evaluating(transfer_model):
         measure = exact_increase if exact else first_order_increase
         increases = measure(trainer, layer_names, head)
     weights = {}
@@ -141,7 +140,7 @@ def channel_attention(trainer: Any, layer_names: list[str], exact: bool = False)
 def first_order_increase(trainer: Any, layer_names: list[str], head: LinearHead) -> dict[str, Tensor]:
     """What the loss of this rank's rows, summed, gains by the first order when a channel is set to zero, `(C,)` a layer."""
     transfer_model, increases = trainer.transfer_model, {}
-    for inputs, labels in own_batches(trainer):
+    for inputs, labels in local_batches(trainer):
         with torch.enable_grad(), layer_outputs(transfer_model.model, layer_names, edit=with_gradient) as outputs:
             loss = trainer.target_loss(head(transfer_model.features(inputs)), labels) * count_labelled(labels)
             gradients = torch.autograd.grad(loss, [outputs[name] for name in layer_names])
@@ -160,7 +159,7 @@ def with_gradient(_: str, output: Tensor) -> Tensor:
 def exact_increase(trainer: Any, layer_names: list[str], head: LinearHead) -> dict[str, Tensor]:
     """As [`first_order_increase`], measured; the loss with all channels is the same for all of a layer, and left out."""
     transfer_model, increases = trainer.transfer_model, {}
-    for inputs, labels in own_batches(trainer):
+    for inputs, labels in local_batches(trainer):
         with layer_outputs(transfer_model.model, layer_names) as outputs:
             transfer_model.features(inputs)
         for name in layer_names:
@@ -184,7 +183,7 @@ def count_labelled(labels: Tensor) -> Tensor | int:
     return len(labels) if labels.is_floating_point() else (labels != -100).sum()
 
 
-def own_batches(trainer: Any):
+def local_batches(trainer: Any):
     """The target's training rows, shared out over the ranks, as inputs and labels."""
     for batch, is_own in trainer.rank_batches(trainer.train_dataset, trainer.args.eval_batch_size):
         if is_own:
@@ -215,7 +214,7 @@ class DeltaTrainingArguments(StartingPointTrainingArguments):
     )
 
 
-class DeltaTrainer(RefitHeadMixin, RegularizedTrainer):
+class DeltaTrainer(RegularizedTrainer):
     """
     DELTA (Li et al. 2019, arXiv 1901.09229): the outputs of layers stay what they were, channel by channel.
 
@@ -272,10 +271,6 @@ class DeltaTrainer(RefitHeadMixin, RegularizedTrainer):
                 )
         return list(self.args.layer_modules)
 
-    def head_name(self, problem_type):
+    def solver_name(self, problem_type):
         """That of the head which tells how much channels matter."""
         return default_probe_head(problem_type)
-
-    def final_head_l2(self, scalars):
-        """Chosen by cross-validation."""
-        return "auto"

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..training_args import TransferTrainingArguments
-from ..transfer.phases import check_finds_unused
 from ..transfer.seeding import derived_seed
 from ..transfer.trainer import TransferTrainer
 
@@ -54,6 +53,11 @@ class JointTrainer(TransferTrainer):
         if has_source and args.batch_mix == "proportional":
             return args.per_device_source_batch_size or args.per_device_train_batch_size
         return super().rows_per_step(args, has_source)
+
+    @property
+    def has_unused_parameters(self):
+        """With the proportional mix, a step uses one head."""
+        return self.args.batch_mix == "proportional" and self.source_dataset is not None
 
     @property
     def draws_source(self):
@@ -114,7 +118,6 @@ class JointTrainer(TransferTrainer):
         """
         super().check_data()
         if self.args.batch_mix == "proportional":
-            check_finds_unused(self)
             for argument in ("train_dataset", "source_dataset"):
                 if not hasattr(getattr(self, argument), "__len__"):
                     raise ValueError(

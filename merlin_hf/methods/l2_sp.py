@@ -24,8 +24,8 @@ class DistanceToStart(Regularizer):
         new (`Collection[str]`): names of the parameters of new layers.
     """
 
-    keeps_a_copy: ClassVar[bool] = True
-    works_sharded: ClassVar[bool] = False
+    stores_model_copy: ClassVar[bool] = True
+    supports_sharding: ClassVar[bool] = False
 
     def __init__(self, weight: float = 0.01, head_weight: float = 0.01, new: Collection[str] = ()):
         super().__init__(weight)
@@ -47,11 +47,11 @@ class DistanceToStart(Regularizer):
         new = sum(parameters[name].square().sum() for name in parameters if name in self.new)
         return (self.weight * old + self.head_weight * new) / 2
 
-    def tensors(self):
+    def extra_state(self):
         """The weights at the start."""
         return dict(self.start_weights)
 
-    def load_tensors(self, transfer_model, tensors):
+    def load_extra_state(self, transfer_model, tensors):
         """Takes them back."""
         self.start_weights = {name: t.to(transfer_model.head.weight.device) for name, t in tensors.items()}
 

@@ -8,7 +8,6 @@ from transformers import TrainingArguments
 
 from ..training_args import TransferTrainingArguments, check_head
 from ..transfer.labels import REGRESSION
-from ..transfer.refit import RefitHeadMixin
 from ..transfer.trainer import TransferTrainer
 from ..utils.validation import Text, Words, interval
 
@@ -46,10 +45,14 @@ def default_probe_head(problem_type: str) -> str:
     return "ridge" if problem_type == REGRESSION else "logistic"
 
 
-class ProbeMixin(RefitHeadMixin):
-    """RefitHeadMixin by the options of [`ProbeTrainingArguments`]."""
+class ProbeTrainer(TransferTrainer):
+    """A [`~merlin_hf.transfer.trainer.TransferTrainer`] that fits a head by the options of [`ProbeTrainingArguments`]."""
 
-    def head_name(self, problem_type):
+    training_args_class: ClassVar = ProbeTrainingArguments
+    takes_source: ClassVar[bool] = False
+    trains_without_source: ClassVar[bool] = True
+
+    def solver_name(self, problem_type):
         """`args.probe_head`, or the default for such labels."""
         return self.args.probe_head or default_probe_head(problem_type)
 
@@ -58,7 +61,7 @@ class ProbeMixin(RefitHeadMixin):
         return self.args.probe_l2
 
 
-class LinearProbeTrainer(ProbeMixin, TransferTrainer):
+class LinearProbeTrainer(ProbeTrainer):
     """
     A linear head on the features of the backbone as it came, which stays untouched.
 
@@ -69,20 +72,16 @@ class LinearProbeTrainer(ProbeMixin, TransferTrainer):
     target's rows without gradient.
     """
 
-    training_args_class: ClassVar = ProbeTrainingArguments
-    takes_source: ClassVar[bool] = False
-    trains_without_source: ClassVar[bool] = True
     trains_target_head: ClassVar[bool] = False
-    takes_steps: ClassVar[bool] = False
 
     @classmethod
-    def rows_per_step(cls, args, has_source):
-        """There are no steps."""
-        return 0.0
+    def plan_phases(cls, args, has_source):
+        """Return no phases, as there are no steps."""
+        return ()
 
     def set_initial_training_values(self, args, *rest):
         """Trainer's, for a run without a step."""
         args = copy.copy(args)
         args.max_steps, args.num_train_epochs = -1, 0
-        self._head_is_stale = True  # also where it is resumed
+        self._head_needs_refit = True  # also where it is resumed
         return super().set_initial_training_values(args, *rest)

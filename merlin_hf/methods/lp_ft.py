@@ -1,13 +1,10 @@
 """Linear probing, then fine-tuning."""
 
-from typing import ClassVar
-
 from ..transfer.checks import check_head_can_be_written
-from ..transfer.trainer import TransferTrainer
-from .linear_probe import ProbeMixin, ProbeTrainingArguments
+from .linear_probe import ProbeTrainer
 
 
-class LinearProbeThenFinetuneTrainer(ProbeMixin, TransferTrainer):
+class LinearProbeThenFinetuneTrainer(ProbeTrainer):
     """
     LP-FT (Kumar, Raghunathan, Jones, Ma and Liang 2022, arXiv 2202.10054): fine-tuning that starts at a fitted head.
 
@@ -20,14 +17,11 @@ class LinearProbeThenFinetuneTrainer(ProbeMixin, TransferTrainer):
     A step costs one batch of the target; the first phase one pass over its rows without gradient.
     """
 
-    training_args_class: ClassVar = ProbeTrainingArguments
-    takes_source: ClassVar[bool] = False
-    trains_without_source: ClassVar[bool] = True
-
     def training_step(self, model, inputs, num_items_in_batch=None):
         """As in TransferTrainer; the head is fit before the first."""
         if self.state.global_step == 0 and self.micro_step == 0:
-            self.refit_head()
+            self._head_needs_refit = True
+            self.refit_head_if_stale()
             self.head_metrics = {}  # of the fitted head, which is trained from here on
         return super().training_step(model, inputs, num_items_in_batch)
 

@@ -21,8 +21,8 @@ class SourceDistillation(Regularizer):
         temperature (`float`): T.
     """
 
-    keeps_a_copy: ClassVar[bool] = True
-    works_sharded: ClassVar[bool] = False
+    stores_model_copy: ClassVar[bool] = True
+    supports_sharding: ClassVar[bool] = False
 
     def __init__(self, weight: float = 4.0, temperature: float = 3.0):
         super().__init__(weight)
@@ -40,14 +40,14 @@ class SourceDistillation(Regularizer):
         log_before, log_now = ((logits / self.temperature).log_softmax(-1) for logits in (before, now))
         return self.weight * nn.functional.kl_div(log_now, log_before, log_target=True, reduction="batchmean")
 
-    def tensors(self):
+    def extra_state(self):
         """The copy's weights."""
-        return {} if self.copy is None else self.copy.tensors()
+        return {} if self.copy is None else self.copy.extra_state()
 
-    def load_tensors(self, transfer_model, tensors):
+    def load_extra_state(self, transfer_model, tensors):
         """Takes them back."""
         self.copy = FrozenCopy(transfer_model)
-        self.copy.load_tensors(tensors)
+        self.copy.load_extra_state(tensors)
 
 
 @dataclass

@@ -8,11 +8,11 @@ from transformers import TrainingArguments
 from ..trainer import MerlinTrainer
 from ..training_args import MerlinTrainingArguments
 from ..transfer.checks import check_head_can_be_written
-from ..transfer.phases import share_between
+from ..transfer.phases import Phase, share_between
 from ..utils.validation import Share, interval
 
 
-FINETUNING_PHASE = 3
+FINETUNING = "fine-tuning"
 
 
 @dataclass
@@ -74,55 +74,40 @@ class MerlinFinetuneTrainer(MerlinTrainer):
     """
 
     training_args_class: ClassVar = MerlinFinetuneTrainingArguments
-    phase_names: ClassVar = (*MerlinTrainer.phase_names, "fine-tuning")
     # The optimizer and the wrapper of distributed training must know it from the start; only fine-tuning uses it.
     trains_target_head: ClassVar[bool] = True
 
-    @property
-    def phase_fractions(self):
-        """The source's phase, if any, that of both losses, the target's, if any, and fine-tuning."""
-        source, target = self.args.source_phase_fraction, self.args.target_phase_fraction
-        before = self.args.first_phase_fraction
-        return source, share_between(source, before - target), target, 1 - before
-
-    @property
-    def is_finetuning(self) -> bool:
-        """Whether the current update belongs to the last phase."""
-        return self.phase == FINETUNING_PHASE
-
     @classmethod
-    def rows_per_step(cls, args, has_source):
-        """As in MerlinTrainer; fine-tuning takes no rows of the source."""
-        rows = super().rows_per_step(args, has_source)
+    def plan_phases(cls, args, has_source):
+        """Return the phases of MeRLin, and fine-tuning."""
         if not has_source:
-            return rows
-        source = args.per_device_source_batch_size or args.per_device_train_batch_size
-        return rows - (1 - args.first_phase_fraction) * source
+            return super().plan_phases(args, has_source)
+        source, _, target = super().plan_phases(args, has_source)
+        before = args.first_phase_fraction
+        both = Phase(
+            "source and target",
+            share_between(source.fraction, before - target.fraction),
+            uses_source=True,
+            uses_target=True,
+        )
+        return source, both, target, Phase(FINETUNING, 1 - before, uses_source=False, uses_target=True)
 
-    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        if self.is_active and resume_from_checkpoint is None:
-            self._head_is_stale = any(self.split_steps(max_steps)[:FINETUNING_PHASE])
-        return prepared
-
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        """As in MerlinTrainer; the features of the phases before fine-tuning ask for a head fit anew."""
-        needs_fit = self.is_active and not self.is_finetuning
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self._head_is_stale = needs_fit
-        return loss
+    @property
+    def fits_head(self):
+        """Whether the head is fit to the features, as in all phases before fine-tuning."""
+        return self.phase.name != FINETUNING
 
     def start_phase(self, phase):
-        """As in PhasesMixin; fine-tuning starts from the head that fits all target rows."""
-        if phase == FINETUNING_PHASE:
-            self._head_is_stale |= self.state.global_step == 0  # where no step is left for the phases before
-            self.settle_head()
+        """As in TransferTrainer; fine-tuning starts from the head that fits all target rows."""
+        if phase.name == FINETUNING:
+            self._head_needs_refit |= self.state.global_step == 0  # where no step is left for the phases before
+            self.refit_head_if_stale()
             self.head_metrics = {}  # of the fitted head, which is trained from here on
         super().start_phase(phase)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """MeRLin's objective, then the target's loss."""
-        if not self.is_active or not self.is_finetuning:
+        if not self.is_active or self.fits_head:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         batches = self.take_batches(inputs)
         if batches is None:

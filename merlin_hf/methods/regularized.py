@@ -42,7 +42,7 @@ class RegularizedTrainer(SequentialTrainer):
         return self.regularizer_class(self.args.regularization_weight)
 
     def start_phase(self, phase):
-        """As in PhasesMixin, and the regularizer sees the model that the target's phase starts from."""
+        """As in TransferTrainer, and the regularizer sees the model that the target's phase starts from."""
         super().start_phase(phase)
         self.transfer_model.regularizer.batch_size = self._train_batch_size
         self.transfer_model.regularizer.start(self)
@@ -61,12 +61,12 @@ class RegularizedTrainer(SequentialTrainer):
         """
         super().check_data()
         name = type(self).__name__
-        if not self.regularizer_class.works_sharded and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if not self.regularizer_class.supports_sharding and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError(
                 f"{name} keeps whole tensors of its own, such as the weights that training started at, and does not work where "
                 "the model is sharded (FSDP, DeepSpeed). Use plain data parallelism, as in the configuration `ddp`."
             )
-        if self.regularizer_class.reads_layers and self.args.target_chunk_size is not None:
+        if self.regularizer_class.uses_hidden_states and self.args.target_chunk_size is not None:
             raise ValueError(
                 f"{name} reads the layers of the whole target batch, got `target_chunk_size={self.args.target_chunk_size}`. "
                 "Leave it out, and use a smaller `per_device_train_batch_size` where memory is short."

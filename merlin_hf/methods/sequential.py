@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..training_args import TransferTrainingArguments
-from ..transfer.phases import PhasesMixin
+from ..transfer.phases import Phase
 from ..transfer.trainer import TransferTrainer
 from ..utils.validation import Share
 
@@ -24,14 +24,14 @@ class SequentialTrainingArguments(TransferTrainingArguments):
     )
 
 
-class SequentialTrainer(PhasesMixin, TransferTrainer):
+class SequentialTrainer(TransferTrainer):
     """
     Intermediate-task training, STILTs (Phang, Févry and Bowman 2018, arXiv 1811.01088): the source first, then the target.
 
         phi_1 = argmin over phi, theta_s from phi_0:  L_source(theta_s, phi)
         min over phi, theta_t from phi_1:  L_target(theta_t, phi)
 
-    `max_steps` or `num_train_epochs` are those of both phases together (see [`~merlin_hf.transfer.phases.PhasesMixin`]);
+    `max_steps` or `num_train_epochs` are those of both phases together (see [`~merlin_hf.transfer.phases.Phase`]);
     `first_phase_fraction` divides them. The target's head is not trained in the first phase.
 
     A step costs one batch, of the source or of the target.
@@ -39,16 +39,15 @@ class SequentialTrainer(PhasesMixin, TransferTrainer):
 
     training_args_class: ClassVar = SequentialTrainingArguments
     needs_source: ClassVar[bool] = True
-    target_row_cost: ClassVar[float] = 1.0  # of a row of the target, in passes forward and backward
 
     @classmethod
-    def rows_per_step(cls, args, has_source):
-        """As in TransferTrainer, averaged over both phases."""
-        target = args.per_device_train_batch_size * cls.target_row_cost
-        if not has_source:
-            return target
-        source = args.per_device_source_batch_size or args.per_device_train_batch_size
-        return args.first_phase_fraction * source + (1 - args.first_phase_fraction) * target
+    def plan_phases(cls, args, has_source):
+        """Return the source's phase, left out without a source, and the target's."""
+        first = args.first_phase_fraction if has_source else 0.0
+        return (
+            Phase("source", first, uses_source=True, uses_target=False),
+            Phase("target", 1.0 - first, uses_source=False, uses_target=True),
+        )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss of the phase's task as a mean over the rows at hand; Trainer's own in evaluation."""

@@ -107,7 +107,7 @@ class StochNormTrainer(SequentialTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """As in SequentialTrainer, with stochastic normalization where the target is trained."""
-        if self.in_first_phase:
+        if not self.phase.uses_target:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with stochastic_normalization(self.transfer_model, self.args.batch_statistics_probability):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

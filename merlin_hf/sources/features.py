@@ -89,7 +89,7 @@ class Encoded:
     def features(self) -> Tensor:
         """See above; one pass forward."""
         found, places = [], []
-        with self.backbone.transfer_model.attached():
+        with self.backbone.transfer_model.feature_mode():
             for inputs, rows in self._batches():
                 found.append(self.backbone.transfer_model.features(inputs).float())
                 places.append(rows)

@@ -129,7 +129,7 @@ def pull_back(
             parameter.requires_grad_(False)
         for parameter in wanted:
             parameter.requires_grad_(True)
-        with transfer_model.attached(), torch.enable_grad():
+        with transfer_model.feature_mode(), torch.enable_grad():
             for inputs, rows in batches:
                 features = transfer_model.features(inputs)
                 for number, gradient in enumerate(gradients):

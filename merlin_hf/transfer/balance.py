@@ -8,7 +8,7 @@ from torch import Tensor
 from .distributed import is_distributed, sum_over_ranks
 
 
-class _KnownGradients(torch.autograd.Function):
+class _PrecomputedGradient(torch.autograd.Function):
     """A value whose gradients in some inputs have been computed already."""
 
     @staticmethod
@@ -42,7 +42,7 @@ def balance(
     found = torch.autograd.grad(meta_loss, inputs, allow_unused=True)
     gradients = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
     ratio = gradient_ratio(source_loss, source_logits, source_head_gram, gradients[0])
-    return ratio, _KnownGradients.apply(meta_loss.detach(), gradients, *inputs)
+    return ratio, _PrecomputedGradient.apply(meta_loss.detach(), gradients, *inputs)
 
 
 def gradient_ratio(

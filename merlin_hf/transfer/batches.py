@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from transformers import TrainerCallback
 
 
 class Batches(NamedTuple):
@@ -43,29 +42,3 @@ def no_batch_error(trainer: Any) -> ValueError:
     return ValueError(
         f"`train_dataset` gives no batch, so that nothing would be trained: {rows}, batches of {size}. {remedy}"
     )
-
-
-class BatchesAreTaken(TrainerCallback):
-    """
-    Stop before an update whose gradients are not of the method's batches, whatever was replaced in the trainer.
-
-    Args:
-        trainer ([`~merlin_hf.transfer.trainer.TransferTrainer`]): with a method that is active.
-    """
-
-    def __init__(self, trainer: Any):
-        self.trainer = trainer
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        """Check the micro-batches of an update, once all its gradients are there."""
-        if not 0 < self.trainer._micro_batches <= self.trainer._batches_taken:
-            raise not_taken_error()
-        self.trainer._batches_taken = self.trainer._micro_batches = 0
-        is_sharded = (
-            self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
-        )  # which have models of their own
-        if self.trainer.model is not self.trainer.transfer_model.model and not is_sharded:
-            raise ValueError(
-                "`trainer.model` has been replaced during training, by a callback perhaps: what is trained would not be what is evaluated and "
-                "saved. Replace it before `train()`, or give `model_init=`."
-            )

@@ -89,7 +89,7 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def share_buffers(model: nn.Module) -> None:
+def broadcast_buffers(model: nn.Module) -> None:
     """
     Give every rank the first one's buffers, such as BatchNorm's running statistics; a collective.
 
@@ -122,7 +122,9 @@ def is_distributed() -> bool:
     )
 
 
-def in_step(batches: Iterable[Any], filler: Callable[[], Any], device: torch.device) -> Iterator[tuple[Any, bool]]:
+def lockstep_batches(
+    batches: Iterable[Any], filler: Callable[[], Any], device: torch.device
+) -> Iterator[tuple[Any, bool]]:
     """
     The batches of this rank, and then fillers until every rank is done.
 
@@ -149,7 +151,7 @@ def is_partitioned(parameter: Tensor) -> bool:
 
 
 @torch.no_grad()
-def whole(parameter: Tensor) -> Tensor:
+def gather_parameter(parameter: Tensor) -> Tensor:
     """
     A parameter that may be sharded (FSDP2, ZeRO-3) as a whole, on every rank and without gradient; a collective where it is.
 
@@ -165,7 +167,7 @@ def whole(parameter: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def write(parameter: Tensor, value: Tensor) -> None:
+def assign_parameter(parameter: Tensor, value: Tensor) -> None:
     """Put the same whole value into a parameter that may be sharded (FSDP2, ZeRO-3), on every rank; a collective where it is."""
     value = value.to(device=parameter.device, dtype=parameter.dtype)
     if is_partitioned(parameter):
@@ -186,3 +188,15 @@ def reshard(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "reshard") and hasattr(module, "set_reshard_after_forward"):
             module.reshard()
+
+
+def real_rows(rows: int, accelerator: Accelerator) -> int:
+    """
+    Return how many of this rank's `rows` of an evaluation batch are not there to make the last batches of all ranks equal.
+
+    Those are dropped from gathered predictions, but a mean loss over them would count rows twice.
+    """
+    state = accelerator.gradient_state
+    if not state.end_of_dataloader or state.remainder <= 0:
+        return rows
+    return min(max(state.remainder - accelerator.process_index * rows, 0), rows)

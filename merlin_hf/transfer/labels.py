@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
+from ..heads.base import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
-SINGLE_LABEL = "single_label_classification"
-MULTI_LABEL = "multi_label_classification"
-REGRESSION = "regression"
 
 LABEL_COLUMNS = ("labels", "label", "label_ids")
 

@@ -86,9 +86,9 @@ def _describe(layers: Mapping[str, nn.Linear]) -> str:
     return ", ".join(f"{name} ({layer.in_features}->{layer.out_features})" for name, layer in layers.items()) or "none"
 
 
-def _hand_input_on(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-    """Forward hook: what entered the layer leaves it, while `hands_input_on` is set."""
-    return args[0] if module.hands_input_on else None
+def _return_input_hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+    """Forward hook: what entered the layer leaves it, while `return_features` is set."""
+    return args[0] if module.return_features else None
 
 
 def _rows(value: Any, rows: slice, batch_size: int) -> Any:
@@ -232,7 +232,7 @@ class TransferModel(nn.Module):
             }
         )
         # ZeRO-3 keeps the last gradient of what a step leaves out, and takes another step by it.
-        self.leaves_out_nothing = False
+        self.touch_all_parameters = False
         self.target_chunk_size = target_chunk_size
         if target_chunk_size is not None:
             check_has_no_batch_statistics(model)
@@ -264,7 +264,7 @@ class TransferModel(nn.Module):
         """Outputs of the classifier's last layer."""
         return self.head.out_features
 
-    def attach(self) -> None:
+    def prepare_for_features(self) -> None:
         """
         Prepare the classifier for training: features can be read, a head that is not trained is frozen, and the source head
         follows where the classifier was moved or cast to.
@@ -274,32 +274,32 @@ class TransferModel(nn.Module):
             for module in (self.source_head, self.regularizer):
                 if module is not None:
                     module.to(device=head.weight.device, dtype=head.weight.dtype)
-            head.hands_input_on = False
-            self._hook = head.register_forward_hook(_hand_input_on)
+            head.return_features = False
+            self._hook = head.register_forward_hook(_return_input_hook)
             if not self.trains_target_head:
                 self._head_requires_grad = {name: p.requires_grad for name, p in head.named_parameters()}
                 head.requires_grad_(False)
 
-    def detach(self) -> None:
-        """Leave the classifier as it was before [`TransferModel.attach`], but for its weights."""
+    def leave_feature_mode(self) -> None:
+        """Leave the classifier as it was before [`TransferModel.prepare_for_features`], but for its weights."""
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-            del self.head.hands_input_on
+            del self.head.return_features
             if not self.trains_target_head:
                 for name, parameter in self.head.named_parameters():
                     parameter.requires_grad_(self._head_requires_grad[name])
 
     @contextlib.contextmanager
-    def attached(self) -> Iterator[None]:
-        """[`TransferModel.attach`] for a block, where it is not attached already."""
+    def feature_mode(self) -> Iterator[None]:
+        """[`TransferModel.prepare_for_features`] for a block, where it is not attached already."""
         was_attached = self._hook is not None
-        self.attach()
+        self.prepare_for_features()
         try:
             yield
         finally:
             if not was_attached:
-                self.detach()
+                self.leave_feature_mode()
 
     def features(self, inputs: Mapping[str, Any]) -> Tensor:
         """
@@ -315,11 +315,11 @@ class TransferModel(nn.Module):
             ValueError: the model changes its logits after the last layer, so that features cannot be read there.
         """
         head = self.head
-        head.hands_input_on = True
+        head.return_features = True
         try:
             outputs = self.model(**inputs)
         finally:
-            head.hands_input_on = False
+            head.return_features = False
         features = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
         if features.ndim != 2 or features.shape[-1] != head.in_features:
             raise ValueError(
@@ -389,10 +389,10 @@ class TransferModel(nn.Module):
             output.source_logits, output.source_head_gram = self.source_head(features, with_gram=True)
         if target_inputs is not None:
             is_regularized = self.regularizer is not None and target_labels is not None
-            with self.regularizer.watch(self) if is_regularized else contextlib.nullcontext():
+            with self.regularizer.record_activations(self) if is_regularized else contextlib.nullcontext():
                 output.target_features = self.target_features(target_inputs)
             is_idle = source_inputs is None and self.source_head is not None
-            if self.leaves_out_nothing and is_idle and torch.is_grad_enabled():
+            if self.touch_all_parameters and is_idle and torch.is_grad_enabled():
                 nothing = 0.0 * self.source_head(output.target_features.detach()).sum()
                 output.target_features = output.target_features + nothing
             if with_target_logits:

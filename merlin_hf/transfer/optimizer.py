@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..trainer_base import TrainerBase
 from .model import TransferModel
 
 
@@ -79,40 +78,3 @@ def group_by_learning_rate(
     for parameter in parameters:
         groups.setdefault(rate_of.get(id(parameter)), []).append(parameter)
     return [{"params": members, **({} if rate is None else {"lr": rate})} for rate, members in groups.items()]
-
-
-class OwnLearningRatesMixin(TrainerBase):
-    """For a [`~merlin_hf.transfer.trainer.TransferTrainer`]: Trainer's optimizer, with groups for what has a rate of its own."""
-
-    def get_decay_parameter_names(self, model):
-        """As in Trainer, without the learned scalars."""
-        names = super().get_decay_parameter_names(model)
-        return [name for name in names if not name.startswith("scalars.")] if self.is_active else names
-
-    def create_optimizer(self, model=None):
-        """
-        Trainer's optimizer, with the heads and the learned scalars in groups of their own.
-
-        Raises:
-            ValueError: an optimizer and a scheduler were passed that do not know the source head.
-        """
-        super().create_optimizer(model)
-        if self.is_active:
-            own_rates = self.parameters_with_learning_rates()
-            if not hasattr(self.optimizer, "param_groups"):  # it stands for the one in the configuration of DeepSpeed
-                self.optimizer.params = group_by_learning_rate(self.optimizer.params, own_rates)
-                return self.optimizer
-            if self.lr_scheduler is not None:
-                check_optimizer(self.optimizer, self.transfer_model)
-            for parameters, learning_rate in own_rates:
-                move_to_own_group(self.optimizer, parameters, learning_rate)
-        return self.optimizer
-
-    def parameters_with_learning_rates(self) -> list[tuple[list[nn.Parameter], float | None]]:
-        """Parameters that may have a learning rate of their own (`None` leaves them where they are)."""
-        transfer_model = self.transfer_model
-        modules = [transfer_model.source_head, transfer_model.regularizer]
-        if self.trains_target_head:
-            modules.insert(0, transfer_model.head)
-        heads = [parameter for module in modules if module is not None for parameter in module.parameters()]
-        return [(heads, self.args.head_learning_rate)]

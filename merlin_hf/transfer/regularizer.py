@@ -22,17 +22,19 @@ class Regularizer(nn.Module):
 
     [`~merlin_hf.transfer.model.TransferModel`] calls it at the end of its forward, so that all parameters it reads, and its own, are
     used under the wrapper of distributed training. Its parameters are trained with the heads. Other tensors that it keeps from
-    one step to the next belong in [`Regularizer.tensors`]: checkpoints have them, and no wrapper broadcasts them.
+    one step to the next belong in [`Regularizer.extra_state`]: checkpoints have them, and no wrapper broadcasts them.
 
     Args:
         weight (`float`): factor of the loss.
     """
 
-    keeps_a_copy: ClassVar[bool] = False  # of the model's weights
-    works_sharded: ClassVar[bool] = (
+    stores_model_copy: ClassVar[bool] = False  # of the model's weights
+    supports_sharding: ClassVar[bool] = (
         True  # False where it reads whole weights, or keeps tensors, which go into plain checkpoints
     )
-    reads_layers: ClassVar[bool] = False  # of the classifier, which the target's rows then go through in one piece
+    uses_hidden_states: ClassVar[bool] = (
+        False  # of the classifier, which the target's rows then go through in one piece
+    )
     batch_size: int = 0  # target rows of a full micro-batch on one rank, kept up to date by the trainer
 
     def __init__(self, weight: float = 1.0):
@@ -42,7 +44,7 @@ class Regularizer(nn.Module):
     def start(self, trainer: TransferTrainer) -> None:
         """Called once, when training on the target begins; not in a run that is resumed later than that."""
 
-    def watch(self, transfer_model: TransferModel) -> contextlib.AbstractContextManager:
+    def record_activations(self, transfer_model: TransferModel) -> contextlib.AbstractContextManager:
         """A context for the pass that computes the target's features, for regularizers that need more of it."""
         return contextlib.nullcontext()
 
@@ -63,12 +65,12 @@ class Regularizer(nn.Module):
         """
         raise NotImplementedError
 
-    def tensors(self) -> dict[str, Tensor]:
+    def extra_state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps beside parameters; nothing before [`Regularizer.start`]."""
         return {}
 
-    def load_tensors(self, transfer_model: TransferModel, tensors: dict[str, Tensor]) -> None:
-        """Takes back what [`Regularizer.tensors`] gave, in place of [`Regularizer.start`]."""
+    def load_extra_state(self, transfer_model: TransferModel, tensors: dict[str, Tensor]) -> None:
+        """Takes back what [`Regularizer.extra_state`] gave, in place of [`Regularizer.start`]."""
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -105,14 +107,14 @@ class FrozenCopy:
         """What its source head says of rows of either task, `(n, num_source_labels)`."""
         return self.model.source_head(self.model.features(inputs))
 
-    def tensors(self) -> dict[str, Tensor]:
+    def extra_state(self) -> dict[str, Tensor]:
         """All its weights; those that layers share once, as a file of safetensors has them."""
         names: dict[int, str] = {}
         state = self.model.state_dict(keep_vars=True)
         return {f"copy.{name}": t for name, t in state.items() if names.setdefault(id(t), name) == name}
 
     @torch.no_grad()
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes back what [`FrozenCopy.tensors`] gave."""
-        for name, tensor in self.tensors().items():
+    def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes back what [`FrozenCopy.extra_state`] gave."""
+        for name, tensor in self.extra_state().items():
             tensor.copy_(tensors[name])

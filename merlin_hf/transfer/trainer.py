@@ -1,55 +1,49 @@
 """Two batches a step: what every method with a source data set shares."""
 
-import inspect
+import functools
+import itertools
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import datasets
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import SequentialLR
 from transformers import Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import has_length
 
+from ..heads import HeadSolver, LinearHead, encode_targets, get_head
 from ..hub.mixin import ModelCardMixin
 from ..training_args import TransferTrainingArguments, add_missing_options
 from ..utils.secret import keep_token_secret
 from ..utils.validation import check_options
-from .adapters import add_adapter, check_head_is_saved
-from .batches import SOURCE_INPUTS, Batches, BatchesAreTaken, no_batch_error, not_taken_error
-from .checkpoint import TransferCheckpointsMixin
+from .adapters import add_adapter
+from .batches import SOURCE_INPUTS, Batches, no_batch_error, not_taken_error
+from .callback import TransferCallback
+from .checkpoint import Checkpoints, load_transfer_state, plain_state, read_run_state
 from .checks import (
     check_batch_labels,
-    check_class_names,
-    check_has_labels,
     check_is_one_data_set,
-    check_kind_of_labels,
-    check_label_lists,
-    check_labels,
-    check_names_of_outputs,
-    check_one_row_batches,
-    check_parallelism,
-    check_sharding,
     check_source_is_wanted,
     check_steps,
-    check_target_classes,
     count_source_labels,
-    eval_data_sets,
-    probe_batch,
 )
 from .columns import rename_columns
-from .evaluation import SettledHeadMixin, real_rows
-from .labels import label_column, problem_type_of, split_labels, task_loss
-from .mean_loss import MeanLoss, MeanLossMixin
+from .compat.mean_loss import MeanLoss
+from .compat.saved_weights import loads_renamed
+from .data_checks import check_data, check_evaluated
+from .distributed import broadcast_buffers, lockstep_batches, real_rows
+from .labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, problem_type_of, split_labels, task_loss
 from .metrics import MetricAverager
 from .model import TransferModel
-from .optimizer import OwnLearningRatesMixin, check_trains_own
+from .optimizer import check_optimizer, check_trains_own, group_by_learning_rate, move_to_own_group
+from .phases import Phase, check_finds_unused, check_same_phase, check_schedule, distinct, rows_per_step, split_steps
+from .refit import FeatureBatches, fit_final_head, refit_head
 from .regularizer import Regularizer
 from .seeding import isolated_rng
-from .source import SourceStream, is_iterable
-from .token_checks import check_tokens
-from .weights import SavedWeightsMixin
+from .source import RankRows, SourceStream, is_iterable, plain_dataloader
 from .whole_checkpoints import make_output_dir
 
 
@@ -57,15 +51,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 
-class TransferTrainer(
-    SettledHeadMixin,
-    OwnLearningRatesMixin,
-    TransferCheckpointsMixin,
-    SavedWeightsMixin,
-    MeanLossMixin,
-    ModelCardMixin,
-    Trainer,
-):
+class TransferTrainer(ModelCardMixin, Trainer):
     """
     [`~transformers.Trainer`] that draws a batch of a source task beside each batch of the target task.
 
@@ -78,9 +64,14 @@ class TransferTrainer(
         takes_source, needs_source: whether a `source_dataset` may and must be given.
         trains_without_source: whether it is more than `Trainer` without one.
         trains_target_head: whether the model's own last layer is trained by gradient descent, or fit to the final features.
+        averages_loss: whether losses are means over rows also where the method is no more than `Trainer`.
+        target_row_cost: of a row of the target, in passes forward and backward.
         search_space: its own options that are worth a search, and values for them.
 
     Args:
+        model, args, data_collator, train_dataset, eval_dataset, processing_class, model_init, compute_loss_func, compute_metrics, callbacks,
+            optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics: as in [`~transformers.Trainer`]. Plain
+            `TrainingArguments` get this class's defaults.
         source_dataset (`torch.utils.data.Dataset` or `datasets.Dataset`, *optional*): the source task, with its own
             labels. It may share label ids with the target without sharing their meaning.
         source_collator (`Callable`, *optional*): makes a batch of source rows; `data_collator` if not given.
@@ -90,7 +81,6 @@ class TransferTrainer(
             num_items_in_batch) -> loss` with `outputs.logits` of shape `(n, num_source_labels)`, for example with class
             weights. `compute_loss_func` is about the target.
         peft_config (`peft.PeftConfig`, *optional*): trains an adapter in the backbone, and the heads, instead of all weights.
-        args, kwargs: as in [`~transformers.Trainer`]. Plain `TrainingArguments` get this class's defaults.
 
     Raises:
         ValueError: the data, the labels and the model do not fit together; the message says what would.
@@ -101,18 +91,31 @@ class TransferTrainer(
     needs_source: ClassVar[bool] = False
     trains_without_source: ClassVar[bool] = False
     trains_target_head: ClassVar[bool] = True
-    takes_steps: ClassVar[bool] = True  # False for a method that is done before the first
+    averages_loss: ClassVar[bool] = False
+    target_row_cost: ClassVar[float] = 1.0
     search_space: ClassVar[Mapping[str, tuple]] = {}
 
     def __init__(
         self,
-        *args,
+        model=None,
+        args=None,
+        data_collator=None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class=None,
+        model_init=None,
+        compute_loss_func=None,
+        compute_metrics=None,
+        callbacks=None,
+        optimizers=(None, None),
+        optimizer_cls_and_kwargs=None,
+        preprocess_logits_for_metrics=None,
+        *,
         source_dataset: torch.utils.data.Dataset | None = None,
         source_collator: Callable[[list], Any] | None = None,
         source_column_mapping: Mapping[str, str] | None = None,
         source_compute_loss_func: Callable[..., Tensor] | None = None,
         peft_config: "PeftConfig | None" = None,
-        **kwargs,
     ):
         check_is_one_data_set(source_dataset, "source_dataset")
         if source_column_mapping and source_dataset is not None:
@@ -123,27 +126,45 @@ class TransferTrainer(
         self.source_dataset = source_dataset
         self.source_collator = source_collator
         self.source_compute_loss_func = source_compute_loss_func and MeanLoss(source_compute_loss_func)
+        self.target_compute_loss_func: MeanLoss | None = None
         self.peft_config = peft_config
         self.transfer_model: TransferModel | None = None
+        self.checkpoints = Checkpoints(self)
+        self.micro_step = 0  # how many micro-batches of this update came before the one in hand
+        self.micro_batches = 0  # of this update
+        self.batches_taken = 0  # how often `take_batches` gave the batches of a step
+        self.head_metrics: dict[str, float] = {}  # of the final head; replaced, never changed
+        self.target_problem_type: str | None = None
+        self._head_needs_refit = False
         self._source_stream: SourceStream | None = None
         self._source_batches: deque[Any] = deque()
         self._step_metrics = MetricAverager()
-        self.micro_step = 0  # how many micro-batches of this update came before the one in hand
-        self._micro_batches = 0  # of this update
-        self._batches_taken = 0  # how often `take_batches` gave the batches of a step
         self._checked: tuple = ()
         if self.is_active:
-            args, kwargs = self._with_options(args, kwargs)
-        self._given_args = args[1] if len(args) > 1 else kwargs.get("args")
-        if self._given_args is not None:
-            keep_token_secret(self._given_args)
-            if self._given_args.should_save:
-                make_output_dir(self._given_args.output_dir)
-        if args:
-            args = (self._with_adapter(args[0]), *args[1:])
-        elif "model" in kwargs:
-            kwargs["model"] = self._with_adapter(kwargs["model"])
-        super().__init__(*args, **kwargs)
+            args = self.training_args_class("tmp_trainer") if args is None else args
+            add_missing_options(args, self.training_args_class)
+        self._given_args = args
+        if args is not None:
+            keep_token_secret(args)
+            if args.should_save:
+                make_output_dir(args.output_dir)
+        super().__init__(
+            self._with_adapter(model),
+            args,
+            data_collator,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            model_init,
+            compute_loss_func,
+            compute_metrics,
+            callbacks,
+            optimizers,
+            optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics,
+        )
+        if self.averages_loss:
+            self._use_mean_loss()
         self._get_ready()
 
     def _get_ready(self) -> None:
@@ -155,53 +176,24 @@ class TransferTrainer(
             }.items():
                 check_tokens(dataset, argument, self.model)
             return
-        if not any(isinstance(callback, BatchesAreTaken) for callback in self.callback_handler.callbacks):
+        if not any(isinstance(callback, TransferCallback) for callback in self.callback_handler.callbacks):
             add_missing_options(self.args, self.training_args_class)
-            self.use_mean_loss()
-            self.callback_handler.callbacks.insert(0, BatchesAreTaken(self))
+            self._use_mean_loss()
+            self.callback_handler.callbacks.insert(0, TransferCallback(self))
         data = (self.source_dataset, self.train_dataset, self.eval_dataset)
         if not self._checked or any(now is not before for now, before in zip(data, self._checked, strict=True)):
             self.check_data()
             self._checked = data
-
-    @property
-    def is_active(self) -> bool:
-        """Whether this is more than `Trainer`."""
-        return self.source_dataset is not None or self.trains_without_source
-
-    @property
-    def draws_source(self) -> bool:
-        """Whether the current update needs source batches; a function of the step, the same on every rank."""
-        return self.source_dataset is not None
-
-    @property
-    def source_updates_before(self) -> int:
-        """How many updates before the current one drew source batches; a function of the step."""
-        return self.state.global_step
 
     @classmethod
     def depends_on_source(cls) -> bool:
         """Return whether the method is nothing without a source: it refuses to train, or is plain `Trainer`."""
         return cls.needs_source or (cls.takes_source and not cls.trains_without_source)
 
-    @classmethod
-    def rows_per_step(cls, args: TransferTrainingArguments, has_source: bool) -> float:
-        """
-        What a micro-step costs on one device, in rows that pass the backbone forward and backward, averaged over the run.
-
-        A pass forward alone, which is about a third of the work, counts as a third of a row.
-        """
-        target = args.per_device_train_batch_size
-        return target + (args.per_device_source_batch_size or target) if has_source else target
-
-    def _with_options(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        given = args[1] if len(args) > 1 else kwargs.get("args")
-        if given is None:
-            given = self.training_args_class("tmp_trainer")
-        add_missing_options(given, self.training_args_class)
-        if len(args) > 1:
-            return (args[0], given, *args[2:]), kwargs
-        return args, {**kwargs, "args": given}
+    @property
+    def is_active(self) -> bool:
+        """Whether this is more than `Trainer`."""
+        return self.source_dataset is not None or self.trains_without_source
 
     def _with_adapter(self, model: nn.Module | None) -> nn.Module | None:
         if model is None or self.peft_config is None:
@@ -210,11 +202,9 @@ class TransferTrainer(
         with isolated_rng("adapter", seed):
             return add_adapter(model, self.peft_config, head_module)
 
-    def _hp_search_setup(self, trial):
-        super()._hp_search_setup(trial)
-        self._check_options()
-        if self.is_active:
-            self.check_settings()
+    def call_model_init(self, trial=None):
+        """Return the model that `model_init` makes, with the adapter of `peft_config`."""
+        return self._with_adapter(super().call_model_init(trial))
 
     def _check_options(self) -> None:
         """Check the arguments again, which may have been assigned to; without a source they may be plain `TrainingArguments`."""
@@ -223,11 +213,225 @@ class TransferTrainer(
         else:
             check_options(self.args, self.training_args_class)
 
-    def call_model_init(self, trial=None):
-        """The model that `model_init` makes, with the adapter of `peft_config`."""
-        return self._with_adapter(super().call_model_init(trial))
+    def check_data(self) -> None:
+        """Raise an error that says what to change where the data sets, the labels, the model and the options do not fit together."""
+        check_data(self)
+        self.check_settings()
 
-    # What a method may use in its `compute_loss`
+    def check_settings(self) -> None:
+        """
+        Check that options go with the model and the data; also called for each trial of a search.
+
+        Raises:
+            ValueError: there are no steps; a phase leaves parameters unused, and distributed training is told that none are; or the
+                schedule of the learning rate is not a function of the step.
+        """
+        if self.phases:
+            check_steps(self.args)
+        if self.has_unused_parameters:
+            check_finds_unused(self)
+        if self.has_phases:
+            check_schedule(self)
+
+    def check_batch_size(self) -> None:
+        """Raise an error where target batches of `_train_batch_size` rows are too small for the method."""
+
+    # Phases
+
+    @classmethod
+    def plan_phases(cls, args: TransferTrainingArguments, has_source: bool) -> tuple[Phase, ...]:
+        """Return the phases of a run with these options, those with a share of 0 as well: one on both tasks, or on the target alone."""
+        if not has_source:
+            return (Phase("target", 1.0, uses_source=False, uses_target=True),)
+        return (Phase("source and target", 1.0, uses_source=True, uses_target=True),)
+
+    @classmethod
+    def rows_per_step(cls, args: TransferTrainingArguments, has_source: bool) -> float:
+        """
+        Return what a micro-step costs on one device, in rows that pass the backbone forward and backward, averaged over the run.
+
+        A pass forward alone, which is about a third of the work, counts as a third of a row.
+        """
+        target = args.per_device_train_batch_size
+        source = args.per_device_source_batch_size or target
+        return rows_per_step(cls.plan_phases(args, has_source), source, target * cls.target_row_cost)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases of this run, in their order."""
+        return self.plan_phases(self.args, self.source_dataset is not None)
+
+    @property
+    def has_phases(self) -> bool:
+        """Whether there is more than one."""
+        return sum(phase.fraction > 0 for phase in self.phases) > 1
+
+    @property
+    def has_unused_parameters(self) -> bool:
+        """Whether a phase does not use all parameters that are trained: here each has a head of its own."""
+        return self.has_phases
+
+    def split_steps(self, steps: int) -> tuple[int, ...]:
+        """Return the number of steps of each phase, see [`~merlin_hf.transfer.phases.split_steps`]."""
+        return split_steps([phase.fraction for phase in self.phases], steps)
+
+    @property
+    def phase_ends(self) -> list[int]:
+        """Updates until the end of each phase."""
+        return list(itertools.accumulate(self.split_steps(self.state.max_steps)))
+
+    @property
+    def _phase_number(self) -> int:
+        last = max(number for number, phase in enumerate(self.phases) if phase.fraction > 0)
+        return next((number for number, end in enumerate(self.phase_ends) if self.state.global_step < end), last)
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that the current update belongs to; outside of training the last that there is."""
+        return self.phases[self._phase_number]
+
+    def start_phase(self, phase: Phase) -> None:
+        """Called before the first micro-batch of every phase that has steps but the first of all, at step 0 where those before it have none."""
+        broadcast_buffers(self.transfer_model)  # what is kept of the model now is then the same on every rank
+        if self.state.global_step and not self.is_deepspeed_enabled:  # whose optimizer keeps its state elsewhere
+            getattr(self.optimizer, "optimizer", self.optimizer).state.clear()
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """Create Trainer's scheduler, once for each phase."""
+        phases = [steps for steps in self.split_steps(num_training_steps) if steps] if self.is_active else []
+        if self.lr_scheduler is not None or len(phases) < 2:
+            return super().create_scheduler(num_training_steps, optimizer)
+        optimizer = self.optimizer if optimizer is None else optimizer
+        schedulers = []
+        for steps in phases:
+            schedulers.append(super().create_scheduler(steps, optimizer))
+            self.lr_scheduler = None
+        self.lr_scheduler = SequentialLR(optimizer, schedulers, milestones=list(itertools.accumulate(phases))[:-1])
+        return self.lr_scheduler
+
+    def run_state(self) -> dict[str, Tensor]:
+        """Return what a run that resumes from a checkpoint must agree with: where the phases end."""
+        return {"phase_ends": torch.tensor(self.phase_ends)} if len(self.phases) > 1 else {}
+
+    def check_run_state(self, saved: dict[str, Tensor]) -> None:
+        """
+        Check what [`TransferTrainer.run_state`] gave when the checkpoint was written.
+
+        Raises:
+            ValueError: the checkpoint is of one phase, and its step of another in this run.
+        """
+        if "phase_ends" in saved:
+            names = [phase.name for phase in self.phases]
+            check_same_phase(names, saved["phase_ends"].tolist(), self.phase_ends, self.state.global_step, self.args)
+
+    # Batches
+
+    @property
+    def draws_source(self) -> bool:
+        """Whether the current update needs source batches; a function of the step, the same on every rank."""
+        return self.source_dataset is not None and self.phase.uses_source
+
+    @property
+    def source_updates_before(self) -> int:
+        """How many updates before the current one drew source batches; a function of the step."""
+        return self.state.global_step
+
+    @property
+    def source_batch_size(self) -> int:
+        """Source rows per device and micro-step; `auto_find_batch_size` shrinks them with the target's."""
+        given = self.args.per_device_source_batch_size or self.args.train_batch_size
+        return max(1, given * self._train_batch_size // self.args.train_batch_size)
+
+    def _with_collator(
+        self, dataset: torch.utils.data.Dataset, collator: Callable | None, description: str
+    ) -> tuple[torch.utils.data.Dataset, Callable]:
+        """Return the data set and its collator, with the columns that the model does not take removed as Trainer does."""
+        collator = collator or self.data_collator
+        if isinstance(dataset, datasets.Dataset):
+            return self._remove_unused_columns(dataset, description=description), collator
+        return dataset, self._get_collator_with_removed_columns(collator, description=description)
+
+    def get_train_dataloader(self):
+        """
+        Return the target's DataLoader, as in Trainer.
+
+        Raises:
+            ValueError: its batches are too small for the method, or there are none; or an option that a search has set does not go with the
+                others.
+        """
+        if not self.is_active:
+            return super().get_train_dataloader()
+        self._check_options()
+        self.check_settings()
+        self.check_batch_size()
+        loader = super().get_train_dataloader()
+        if self.phases and has_length(loader) and len(loader) == 0:
+            raise no_batch_error(self)
+        return loader
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Return the target's micro-batches of one update; as many source batches wait for `training_step`."""
+        if not self.is_active:
+            batch_samples, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+            return batch_samples, None if self.averages_loss else num_items_in_batch
+        try:
+            batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        except ValueError as error:  # of accelerate, where a stream that it hands out has no rows
+            if self.state.global_step or "does not contain any data" not in str(error):
+                raise
+            batch_samples = []
+        if not batch_samples:
+            if not self.state.global_step:
+                raise no_batch_error(self)
+            return batch_samples, None
+        self.micro_step, self.micro_batches, self.batches_taken = 0, len(batch_samples), 0
+        self._source_batches = deque(self._draw_source()[: len(batch_samples)] if self.draws_source else ())
+        if is_iterable(self.train_dataset):
+            self._check_stream(batch_samples, "train_dataset", self.transfer_model.num_labels)
+        return batch_samples, None
+
+    def _draw_source(self) -> list[Any]:
+        # All of an update's batches are drawn, also where the target's epoch ends early: the position of the source is
+        # then a function of the update alone, and a resumed run finds it without a record.
+        steps = self.args.gradient_accumulation_steps
+        if self._source_stream is None:
+            self._source_stream = SourceStream(
+                *self._with_collator(self.source_dataset, self.source_collator, "source"),
+                self.args,
+                batch_size=self.source_batch_size,
+                start=self.source_updates_before * steps,
+            )
+        batches = self._source_stream.take(steps)
+        if is_iterable(self.source_dataset):
+            self._check_stream(batches, "source_dataset", self.transfer_model.source_head.out_features)
+        return batches
+
+    def _check_stream(self, batches: list[Any], argument: str, num_labels: int) -> None:
+        """Check the labels of a stream's batches; on an accelerator those of the first update alone, as it would be waited for."""
+        for batch in batches:
+            labels = batch.get("labels") if isinstance(batch, Mapping) else None
+            if isinstance(labels, Tensor) and (labels.device.type == "cpu" or self.state.global_step == 0):
+                check_batch_labels(labels, argument, num_labels)
+
+    def rank_dataloader(self, dataset: torch.utils.data.Dataset, batch_size: int) -> torch.utils.data.DataLoader:
+        """Return batches of the target's rows in their order, shared out over the ranks, each row once and nothing padded."""
+        known, collate_fn = self._with_collator(dataset, None, "training")
+        rank, world_size = self.args.process_index, self.args.world_size
+        if is_iterable(known):
+            return plain_dataloader(RankRows(known, rank, world_size), collate_fn, self.args, batch_size=batch_size)
+        rows = range(rank, len(known), world_size)
+        return plain_dataloader(known, collate_fn, self.args, batch_size=batch_size, sampler=rows)
+
+    def rank_batches(self, dataset: torch.utils.data.Dataset, batch_size: int) -> Iterator[tuple[Any, bool]]:
+        """
+        Return the batches of [`TransferTrainer.rank_dataloader`], and whether they are this rank's own: a sharded model gets others where
+        this rank has fewer.
+        """
+        loader = self.rank_dataloader(dataset, batch_size)
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            return ((batch, True) for batch in loader)
+        rows, collate_fn = self._with_collator(dataset, None, "training")
+        return lockstep_batches(loader, lambda: collate_fn([next(iter(rows))]), self.args.device)
 
     def take_batches(self, inputs: dict[str, Any]) -> "Batches | None":
         """
@@ -238,262 +442,100 @@ class TransferTrainer(
         """
         if not isinstance(inputs, Mapping) or SOURCE_INPUTS not in inputs:
             return None
-        self._batches_taken += 1
+        self.batches_taken += 1
         source_inputs = inputs.pop(SOURCE_INPUTS)
         source = (None, None) if source_inputs is None else split_labels(source_inputs)
         return Batches(*source, *split_labels(inputs))
 
-    def learned_scalars(self) -> dict[str, float]:
-        """Names and first values of the scalars that are trained with the backbone."""
-        return {}
-
-    def source_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of the source task: as given, or cross-entropy, its multi-label form or squared error, by the labels."""
-        if self.source_compute_loss_func is not None:
-            return self.source_compute_loss_func(SequenceClassifierOutput(logits=logits), labels)
-        problem_type = problem_type_of(labels, logits.shape[-1])
-        return task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)
-
-    def record(self, **metrics: Tensor) -> None:
-        """Have scalars logged with the training loss, averaged over micro-batches and ranks."""
-        self._step_metrics.add(metrics, finite_only=self.args.logging_nan_inf_filter)
-
-    def check_data(self) -> None:
-        """Raise an error that says what to change where the data sets, the labels, the model and the options do not fit together."""
-        check_parallelism(self.args, type(self).__name__)
-        check_sharding(self.accelerator, type(self).__name__)
-        names = self.args.label_names
-        if names is not None and "labels" not in names:
-            raise ValueError(
-                f"`label_names={names!r}` lacks 'labels', under which the collator hands on the labels: evaluation would have no loss. Leave "
-                "it out, and name the column `label` or `labels`."
-            )
-        evaluated = eval_data_sets(self.eval_dataset)
-        known = {"source_dataset": self.source_dataset, "train_dataset": self.train_dataset, **evaluated}
-        for argument, dataset in known.items():
-            check_is_one_data_set(dataset, argument)
-            needs_column = self.args.remove_unused_columns and argument not in evaluated
-            check_has_labels(dataset, argument, needs_column)
-        transfer_model = self.build_transfer_model()
-        check_head_is_saved(transfer_model.model, transfer_model.head_name)
-        config = getattr(self.model, "config", None)
-        if self.source_dataset is not None:
-            self._check_task(self.source_dataset, "source_dataset", transfer_model.source_head.out_features)
-        for argument, dataset in known.items():
-            if argument != "source_dataset" and dataset is not None:
-                problem_type = getattr(config, "problem_type", None)
-                self._check_task(dataset, argument, transfer_model.num_labels, problem_type)
-        if self.train_dataset is not None:
-            check_names_of_outputs(self.train_dataset, config, transfer_model.num_labels)
-            check_target_classes(self.train_dataset, transfer_model.num_labels)
-            for argument, dataset in evaluated.items():
-                check_class_names(dataset, argument, self.train_dataset, config)
-        self.check_settings()
-
-    def _check_task(self, dataset: Any, argument: str, num_labels: int, problem_type: str | None = None) -> None:
-        """Check the labels of a data set, and its first rows as the collator makes them."""
-        check_labels(dataset, argument, num_labels, problem_type)
-        check_tokens(dataset, argument, self.model)
-        is_source, is_evaluated = argument == "source_dataset", argument.startswith("eval_dataset")
-        if is_iterable(dataset) or (
-            is_evaluated and type(self).get_eval_dataloader is not Trainer.get_eval_dataloader
-        ):
-            return
-        collator = self.source_collator if is_source else None
-        prepared = self._with_collator(
-            dataset, collator, "source" if is_source else "evaluation" if is_evaluated else "training"
-        )
-        batch = probe_batch(
-            *prepared,
-            dataset,
-            argument,
-            "source_collator" if is_source else "data_collator",
-            needs_labels=not is_evaluated,
-        )
-        if batch.get("labels") is None:
-            return
-        if argument == "train_dataset" and self.target_compute_loss_func is None:
-            check_label_lists(batch["labels"], dataset)
-        check_kind_of_labels(batch["labels"], argument, num_labels, problem_type)
-        if not is_evaluated and self._has_one_row_batches(dataset, is_source):
-            one = probe_batch(*prepared, dataset, argument, "", rows=1)
-            name = "per_device_source_batch_size" if is_source else "per_device_train_batch_size"
-            remedy = f"Set another `{name}`" + (
-                "." if is_source else ", or `dataloader_drop_last=True` to leave a last batch out."
-            )
-            check_one_row_batches(self.model, one, argument, remedy)
-
-    def _has_one_row_batches(self, dataset: Any, is_source: bool) -> bool:
-        """Whether a step may see a single row; the last batches of several processes are filled up, and those of the source are full."""
-        if self.args.world_size > 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return False
-        if is_source:
-            return self.source_batch_size == 1
-        size = self._train_batch_size
-        return size == 1 or (len(dataset) % size == 1 and not self.args.dataloader_drop_last)
-
-    def evaluate(self, eval_dataset=None, *args, **kwargs):
-        """[`~transformers.Trainer.evaluate`], with the checks of `eval_dataset` for a data set that is given only now."""
-        self._check_evaluated(eval_dataset, "eval_dataset")
-        return super().evaluate(eval_dataset, *args, **kwargs)
-
-    def predict(self, test_dataset, *args, **kwargs):
-        """[`~transformers.Trainer.predict`], with the checks of `eval_dataset`."""
-        self._check_evaluated(test_dataset, "test_dataset")
-        return super().predict(test_dataset, *args, **kwargs)
-
-    def _check_evaluated(self, dataset: Any, argument: str) -> None:
-        known = [*eval_data_sets(self.eval_dataset).values(), self.train_dataset]
-        if not self.is_active or dataset is None or isinstance(dataset, str | Mapping):
-            return
-        if any(dataset is one for one in known) or self.is_fsdp_enabled:
-            return
-        check_is_one_data_set(dataset, argument)
-        check_has_labels(dataset, argument, needs_column=False)
-        if label_column(dataset) is not None:
-            config, num_labels = getattr(self.model, "config", None), self.build_transfer_model().num_labels
-            check_labels(dataset, argument, num_labels, getattr(config, "problem_type", None))
-            check_class_names(dataset, argument, self.train_dataset, config)
-        check_tokens(dataset, argument, self.model)
-
-    def check_settings(self) -> None:
-        """Raise an error where options do not go with the model or the data; also called for each trial of a search."""
-        if self.takes_steps:
-            check_steps(self.args)
-
-    def check_batch_size(self) -> None:
-        """Raise an error where target batches of `_train_batch_size` rows are too small for the method."""
-
-    # Two batches a step
-
-    def _with_collator(
-        self, dataset: torch.utils.data.Dataset, collator: Callable | None, description: str
-    ) -> tuple[torch.utils.data.Dataset, Callable]:
-        """The data set and its collator, with the columns that the model does not take removed as Trainer does."""
-        collator = collator or self.data_collator
-        if isinstance(dataset, datasets.Dataset):
-            return self._remove_unused_columns(dataset, description=description), collator
-        return dataset, self._get_collator_with_removed_columns(collator, description=description)
-
-    def _source_with_collator(self) -> tuple[torch.utils.data.Dataset, Callable]:
-        return self._with_collator(self.source_dataset, self.source_collator, "source")
-
-    def get_train_dataloader(self):
-        """The target's DataLoader, as in Trainer; the source starts anew beside it."""
-        if self.is_active:
-            self.check_batch_size()
-        loader = super().get_train_dataloader()
-        if self.is_active and has_length(loader) and len(loader) == 0:
-            raise no_batch_error(self)
-        return loader
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The target's micro-batches of one update; as many source batches wait for `training_step`."""
-        if not self.is_active:
-            return super().get_batch_samples(epoch_iterator, num_batches, device)
-        try:
-            batch_samples, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
-        except ValueError as error:  # of accelerate, where a stream that it hands out has no rows
-            if self.state.global_step or "does not contain any data" not in str(error):
-                raise
-            batch_samples, num_items_in_batch = [], None
-        if not batch_samples:
-            if not self.state.global_step:
-                raise no_batch_error(self)
-            return batch_samples, num_items_in_batch
-        self.micro_step, self._micro_batches, self._batches_taken = 0, len(batch_samples), 0
-        self._source_batches = deque(self._draw_source()[: len(batch_samples)] if self.draws_source else ())
-        if is_iterable(self.train_dataset):
-            self._check_stream(batch_samples, "train_dataset", self.transfer_model.num_labels)
-        return batch_samples, None
-
-    def _check_stream(self, batches: list[Any], argument: str, num_labels: int) -> None:
-        """Check the labels of a stream's batches; on an accelerator those of the first update alone, as it would be waited for."""
-        for batch in batches:
-            labels = batch.get("labels") if isinstance(batch, Mapping) else None
-            if isinstance(labels, Tensor) and (labels.device.type == "cpu" or self.state.global_step == 0):
-                check_batch_labels(labels, argument, num_labels)
-
-    def _draw_source(self) -> list[Any]:
-        # All of an update's batches are drawn, also where the target's epoch ends early: the position of the source is
-        # then a function of the update alone, and a resumed run finds it without a record.
-        steps = self.args.gradient_accumulation_steps
-        if self._source_stream is None:
-            self._source_stream = SourceStream(
-                *self._source_with_collator(),
-                self.args,
-                batch_size=self.source_batch_size,
-                start=self.source_updates_before * steps,
-            )
-        batches = self._source_stream.take(steps)
-        if is_iterable(self.source_dataset):
-            self._check_stream(batches, "source_dataset", self.transfer_model.source_head.out_features)
-        return batches
-
-    @property
-    def source_batch_size(self) -> int:
-        """Source rows per device and micro-step; `auto_find_batch_size` shrinks them with the target's."""
-        given = self.args.per_device_source_batch_size or self.args.train_batch_size
-        return max(1, given * self._train_batch_size // self.args.train_batch_size)
+    # The step
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """A training step of Trainer, on the target batch and the source batch that waits for it."""
+        """Make a training step of Trainer, on the target batch and the source batch that waits for it; a phase starts when its step comes."""
+        if not self.is_active:
+            return super().training_step(model, inputs, num_items_in_batch)
+        if self.micro_step == 0:
+            number = self._phase_number
+            if number and self.state.global_step == self.phase_ends[number - 1]:
+                self.start_phase(self.phases[number])
         if self._source_batches:
             source_inputs = self._source_batches.popleft()
             self.current_flos += float(self.floating_point_ops(source_inputs))
             inputs = {**inputs, SOURCE_INPUTS: source_inputs}
-        elif self.is_active and not self.draws_source:
+        elif not self.draws_source:
             inputs = {**inputs, SOURCE_INPUTS: None}
-        taken = self._batches_taken
+        taken, needs_refit = self.batches_taken, self.fits_head
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.is_active and self._batches_taken == taken:
+        if self.batches_taken == taken:
             raise not_taken_error()
-        if SOURCE_INPUTS in inputs:
-            self.micro_step += 1
-            self._head_is_stale = not self.trains_target_head
+        self.micro_step += 1
+        self._head_needs_refit = needs_refit
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """
-        Trainer's own loss, for evaluation; methods override this for training.
+        Return Trainer's own loss, for evaluation; methods override this for training.
 
-        Where the method is active, it is a mean over the rows at hand, see [`~merlin_hf.transfer.mean_loss.MeanLossMixin`].
+        Where the method is active, it is a mean over the rows at hand, see [`~merlin_hf.transfer.compat.mean_loss`].
         """
-        if not self.is_active:
+        if not (self.is_active or self.averages_loss):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        return self.loss_of_real_rows(model, inputs, return_outputs)
-
-    def loss_of_real_rows(self, model, inputs, return_outputs=False):
-        """The mean loss over the rows at hand; in evaluation without those that fill up the last batches of all ranks."""
         labels = inputs.get("labels")
         if not model.training:
             self._check_stream([inputs], "eval_dataset", self.build_transfer_model().num_labels)
-        loss, outputs = self.mean_loss(model, inputs, return_outputs=True)
-        if not model.training and labels is not None:
+        if self.target_compute_loss_func is None:
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=None)
+        else:
+            given = inputs.pop("labels", None)
+            outputs = model(**inputs)
+            loss = self.target_compute_loss_func(outputs, given)
+        if not model.training and labels is not None:  # without those that fill up the last batches of all ranks
             rows = real_rows(len(labels), self.accelerator)
             if 0 < rows < len(labels):
                 logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[1]
                 loss = self.target_loss(logits[:rows], labels[:rows]).to(loss.dtype)
         return (loss, outputs) if return_outputs else loss
 
+    def source_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of the source task: as given, or cross-entropy, its multi-label form or squared error, by the labels."""
+        if self.source_compute_loss_func is not None:
+            return self.source_compute_loss_func(SequenceClassifierOutput(logits=logits), labels)
+        problem_type = problem_type_of(labels, logits.shape[-1])
+        return task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)
+
     def target_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of the target task: `compute_loss_func`, or as the model itself would compute it on these rows."""
+        """Return the mean loss of the target task: `compute_loss_func`, or as the model itself would compute it on these rows."""
         if self.target_compute_loss_func is not None:
             return self.target_compute_loss_func(SequenceClassifierOutput(logits=logits), labels)
         config = getattr(self.model, "config", None)
         problem_type = problem_type_of(labels, logits.shape[-1], getattr(config, "problem_type", None))
         return task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)
 
+    def _use_mean_loss(self) -> None:
+        self.loss_is_scaled_for_ga = False
+        if self.compute_loss_func is not None:
+            self.target_compute_loss_func, self.compute_loss_func = MeanLoss(self.compute_loss_func), None
+
+    def record(self, **metrics: Tensor) -> None:
+        """Have scalars logged with the training loss, averaged over micro-batches and ranks."""
+        self._step_metrics.add(metrics, finite_only=self.args.logging_nan_inf_filter)
+
     def log(self, logs, start_time=None):
-        """Adds what [`TransferTrainer.record`] collected to the training logs."""
+        """Log as Trainer does, with what [`TransferTrainer.record`] collected in the training logs."""
         if "loss" in logs:
             logs.update(self._step_metrics.pop(self.accelerator))
         super().log(logs, start_time)
 
     # The model that is trained: `self.model` stays the plain classifier, `self.model_wrapped` holds both heads
 
+    def learned_scalars(self) -> dict[str, float]:
+        """Return names and first values of the scalars that are trained with the backbone."""
+        return {}
+
+    def build_regularizer(self, transfer_model: TransferModel) -> Regularizer | None:
+        """Return the method's extra loss on the target's rows, if it has one; it is evaluated within the model's forward."""
+
     def build_transfer_model(self) -> TransferModel:
-        """The [`TransferModel`] around the current `self.model`; the same one as long as the model is the same."""
+        """Return the [`TransferModel`] around the current `self.model`; the same one as long as the model is the same."""
         if isinstance(self.model, TransferModel):  # as FSDP leaves it
             return self.model
         if self.transfer_model is None or self.transfer_model.model is not self.model:
@@ -513,54 +555,278 @@ class TransferTrainer(
                 self.transfer_model.regularizer = self.build_regularizer(self.transfer_model)
         return self.transfer_model
 
-    def build_regularizer(self, transfer_model: TransferModel) -> Regularizer | None:
-        """The method's extra loss on the target's rows, if it has one; it is evaluated within the model's forward."""
-
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        # The model that the optimizer, the wrappers and the training loop get is taken from `self.model` here. `train` comes too early
+        # (`model_init` has not been called) and `create_optimizer` too late (the callbacks' model is set after it).
         if not self.is_active:
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         plain_model = self.model
         self._step_metrics.reset()
         self._source_stream = None
         self._source_batches.clear()
-        self.model = self.model_wrapped = self.build_transfer_model()
-        self.transfer_model.leaves_out_nothing = self.is_deepspeed_enabled
-        self.transfer_model.attach()
+        self.model = self.model_wrapped = transfer_model = self.build_transfer_model()
+        transfer_model.touch_all_parameters = self.is_deepspeed_enabled
+        transfer_model.prepare_for_features()
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         try:
+            if resume_from_checkpoint is not None and not self.is_finished:  # else no step is trained from it
+                self.check_run_state(read_run_state(resume_from_checkpoint))
+                if not is_sharded:  # there it is part of the model that Trainer loads
+                    load_transfer_state(transfer_model, resume_from_checkpoint)
             prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-            if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # which train copies
-                check_trains_own(self.optimizer, self.transfer_model)
-            # A checkpoint brings a head of its own.
-            self._head_is_stale |= not self.trains_target_head and resume_from_checkpoint is None
-            return prepared
         finally:
             if not self.is_fsdp_enabled:
                 self.model = self.callback_handler.model = plain_model
+        if not is_sharded:  # which train copies
+            check_trains_own(self.optimizer, transfer_model)
+        if resume_from_checkpoint is None:  # which brings a head of its own
+            self._head_needs_refit |= self.fits_head
+        scheduler = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        if isinstance(scheduler, SequentialLR):  # which was loaded with the milestones of the run that was saved
+            scheduler._milestones = distinct(self.phase_ends)[:-1]
+        return prepared
 
     def _wrap_model(self, model, training=True, dataloader=None):
-        # Evaluation during training goes through the module whose forward `accelerate` gave its mixed precision.
+        # Evaluation during training has to go through the module whose forward `accelerate` gave its mixed precision. The loop takes the
+        # model from here, and no argument of it.
         if not training and self.transfer_model is not None and model is self.transfer_model.model:
             if self.accelerator._models:
                 return self.transfer_model
         return super()._wrap_model(model, training, dataloader)
 
-    def train(self, *args, **kwargs):
-        """[`~transformers.Trainer.train`]; the model is left plain, whatever happens, and its head fit to it."""
+    def train(self, resume_from_checkpoint=None, trial=None, *args, **kwargs):
+        """
+        [`~transformers.Trainer.train`]; the model is left plain, whatever happens, and its head fit to it.
+
+        `resume_from_checkpoint=True` is the newest whole checkpoint. A checkpoint of another run (method, classes, model, with or without
+        a source) is refused, and what else differs is said in a warning. From a checkpoint of the last step nothing is trained. With
+        `overwrite_output_dir` and no `resume_from_checkpoint`, checkpoints of earlier runs are deleted first.
+
+        Raises:
+            FileError: a `ValueError`; `resume_from_checkpoint` names an incomplete checkpoint or that of another run, or there
+                is none; or `output_dir` cannot be written to, or is in use by another run.
+            NotFiniteError: training has diverged.
+        """
         self._check_options()
         self._get_ready()
         try:
-            output = super().train(*args, **kwargs)
-            self.settle_head()
+            with self.checkpoints.of_training(resume_from_checkpoint, trial) as checkpoint:
+                output = super().train(checkpoint, trial, *args, **kwargs)
+            self.refit_head_if_stale()
             return output
         finally:
             if self.transfer_model is not None:
-                self.transfer_model.detach()
+                self.transfer_model.leave_feature_mode()
 
+    def set_initial_training_values(self, args, dataloader):
+        """Return Trainer's values, with no epochs where the run is finished."""
+        epochs, *values, max_steps = super().set_initial_training_values(args, dataloader)
+        return (self.checkpoints.epochs_left(epochs, max_steps), *values, max_steps)
 
-def _with_trainers_parameters(init: Callable) -> inspect.Signature:
-    """The signature that `init` has in effect: Trainer's parameters in their order, and then its own."""
-    own = [p for p in inspect.signature(init).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    return inspect.Signature([*inspect.signature(Trainer.__init__).parameters.values(), *own])
+    # The optimizer
 
+    def get_decay_parameter_names(self, model):
+        """Return Trainer's names, without the learned scalars."""
+        names = super().get_decay_parameter_names(model)
+        return [name for name in names if not name.startswith("scalars.")] if self.is_active else names
 
-TransferTrainer.__init__.__signature__ = _with_trainers_parameters(TransferTrainer.__init__)
+    def create_optimizer(self, model=None):
+        """
+        Create Trainer's optimizer, with the heads and the learned scalars in groups of their own.
+
+        Raises:
+            ValueError: an optimizer and a scheduler were passed that do not know the source head.
+        """
+        super().create_optimizer(model)
+        if self.is_active:
+            own_rates = self.parameters_with_learning_rates()
+            if not hasattr(self.optimizer, "param_groups"):  # it stands for the one in the configuration of DeepSpeed
+                self.optimizer.params = group_by_learning_rate(self.optimizer.params, own_rates)
+                return self.optimizer
+            if self.lr_scheduler is not None:
+                check_optimizer(self.optimizer, self.transfer_model)
+            for parameters, learning_rate in own_rates:
+                move_to_own_group(self.optimizer, parameters, learning_rate)
+        return self.optimizer
+
+    def parameters_with_learning_rates(self) -> list[tuple[list[nn.Parameter], float | None]]:
+        """Return parameters that may have a learning rate of their own (`None` leaves them where they are)."""
+        transfer_model = self.transfer_model
+        modules = [transfer_model.source_head, transfer_model.regularizer]
+        if self.trains_target_head:
+            modules.insert(0, transfer_model.head)
+        heads = [parameter for module in modules if module is not None for parameter in module.parameters()]
+        return [(heads, self.args.head_learning_rate)]
+
+    # The final head
+
+    @property
+    def fits_head(self) -> bool:
+        """Whether the current update leaves the model's last layer to be fit to the features, and does not train it."""
+        return not self.trains_target_head
+
+    def refit_head_if_stale(self) -> None:
+        """
+        Fit the model's last layer anew if the backbone has changed since it was fit; a collective, so every rank calls it.
+
+        Called before each use of the model: evaluation, saving, the end of training, and where a method trains on from the fitted head.
+        A step makes the head stale where [`TransferTrainer.fits_head`] says so, and so does the start of a run; a checkpoint brings its own.
+        """
+        if self._head_needs_refit:
+            self.check_finite()  # no solver says as well what is at fault
+            # Schedule-free optimizers evaluate and save other weights than they train; a training step switches back.
+            if callable(getattr(self.optimizer, "eval", None)):
+                self.optimizer.eval()
+            self.refit_head()
+            self._head_needs_refit = False
+
+    def head_is_loaded(self) -> None:
+        """Note that the model and its head come from a checkpoint, and belong together."""
+        self._head_needs_refit, self.head_metrics = False, {}
+
+    def refit_head(self) -> None:
+        """Fit the model's own last layer to the whole target training set, by the solver of a method that has one."""
+        if type(self).solver_name is not TransferTrainer.solver_name:
+            refit_head(self)
+
+    def final_head(self, scalars: dict[str, Tensor]) -> LinearHead:
+        """Return the head that fits all of `train_dataset`, see [`~merlin_hf.transfer.refit.fit_final_head`], and keep its metrics."""
+        head, self.head_metrics = fit_final_head(self, scalars)
+        return head
+
+    def finish_head(self, head: LinearHead, batches: FeatureBatches, scalars: dict[str, Tensor]) -> LinearHead:
+        """Return what becomes of the head that a solver has fit to all of `batches`; the head itself."""
+        return head
+
+    def solver_name(self, problem_type: str) -> str:
+        """Return the solver of the head for such labels, a name in `merlin_hf.heads.HEADS`; for methods that fit the last layer."""
+        raise NotImplementedError(f"{type(self).__name__} fits no head.")
+
+    def head_solver(self, problem_type: str) -> HeadSolver:
+        """Return the solver that [`TransferTrainer.solver_name`] names, with an intercept where the model's last layer has a bias."""
+        fit_intercept = self.transfer_model.head.bias is not None
+        return get_head(self.solver_name(problem_type), problem_type=problem_type, fit_intercept=fit_intercept)
+
+    def final_head_l2(self, scalars: dict[str, Tensor]) -> float | str:
+        """Return the final head's regulariser, or `"auto"` to have it chosen by cross-validation."""
+        return "auto"
+
+    def logit_scale(self, scalars: dict[str, Tensor] | None) -> Tensor | float:
+        """Return what the head's outputs are multiplied by, so that their softmax is calibrated."""
+        return 1.0 if self.is_regression else self.head_solver(SINGLE_LABEL).default_logit_scale
+
+    def fit_targets(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Return what a head is fit to: targets `(n, num_labels)` and sample weights `(n,)`, 0 for ignored rows.
+
+        Multi-label targets are shifted so that a logit of 0 is undecided, with or without a bias.
+        """
+        problem_type = self.problem_type(labels)
+        targets, sample_weight = encode_targets(labels, self.transfer_model.num_labels, problem_type)
+        if problem_type == MULTI_LABEL:
+            targets = targets - self.head_solver(problem_type).decision_threshold
+        return targets, sample_weight
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the target's labels are real numbers, as the model's configuration tells."""
+        config = getattr(self.model, "config", None)
+        problem_type = getattr(config, "problem_type", None)
+        return problem_type == REGRESSION or (problem_type is None and getattr(config, "num_labels", None) == 1)
+
+    def problem_type(self, labels: Tensor) -> str:
+        """Return the target's problem type, by the rule of transformers' own classifiers."""
+        config = getattr(self.transfer_model.model, "config", None)
+        return problem_type_of(labels, self.transfer_model.num_labels, getattr(config, "problem_type", None))
+
+    # Evaluation
+
+    def evaluate(self, eval_dataset=None, *args, **kwargs):
+        """Evaluate as Trainer does, with the checks of `eval_dataset` for a data set that is given only now."""
+        check_evaluated(self, eval_dataset, "eval_dataset")
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def predict(self, test_dataset, *args, **kwargs):
+        """Predict as Trainer does, with the checks of `eval_dataset`."""
+        check_evaluated(self, test_dataset, "test_dataset")
+        return super().predict(test_dataset, *args, **kwargs)
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        """
+        Run Trainer's loop for `evaluate` and `predict`, with a head that belongs to the current backbone.
+
+        Where there are labels, `head_metrics` are among the metrics, so that `metric_for_best_model` may name them.
+        """
+        self.refit_head_if_stale()
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if f"{metric_key_prefix}_loss" in output.metrics:
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in self.head_metrics.items()})
+        return output
+
+    # Checkpoints: what is in them is said in checkpoint.py
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last `train` found its checkpoint at the last step, and trained no further."""
+        return self.checkpoints.is_finished
+
+    def checkpoint_to_continue(self) -> str | None:
+        """Return the newest whole checkpoint of this run, see [`~merlin_hf.transfer.checkpoint.Checkpoints.to_continue`]."""
+        return self.checkpoints.to_continue()
+
+    def check_finite(self) -> None:
+        """Raise an error where a weight is not finite, see [`~merlin_hf.transfer.checkpoint.Checkpoints.check_finite`]."""
+        self.checkpoints.check_finite()
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """Save as Trainer does, with a head that belongs to the current backbone, and whole where the model is sharded."""
+        self.refit_head_if_stale()
+        if self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
+            # Trainer leaves the model out here.
+            keep_token_secret(self.args)
+            state_dict = self.accelerator.get_state_dict(self.model)  # a collective
+            if self.args.should_save:
+                self._save(output_dir, state_dict=state_dict)
+        super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir=None, state_dict=None):
+        # `save_model` gathers a sharded model and gives its tensors to this method, under names of the model that is trained.
+        if state_dict is None or self.transfer_model is None:
+            return super()._save(output_dir, state_dict)
+        model, self.model = self.model, self.transfer_model.model
+        try:
+            # Evaluated but never trained, DeepSpeed wraps the classifier itself.
+            is_transfer = isinstance(self.accelerator.unwrap_model(self.model_wrapped), TransferModel)
+            super()._save(output_dir, plain_state(state_dict) if is_transfer else state_dict)
+        finally:
+            self.model = model
+
+    def _get_output_dir(self, trial):
+        # Trainer asks for the folder of a checkpoint here alone, and has no argument for it.
+        return self.checkpoints.staged(super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model, trial):
+        # The one place that knows when all files of a checkpoint are written, and before older ones are deleted.
+        run_dir = self._get_output_dir(trial)
+        final = self.checkpoints.save(functools.partial(super()._save_checkpoint, model, trial), run_dir)
+        self.push_waiting_checkpoint(final)
+        self.checkpoints.discard_old(run_dir)
+
+    @property
+    def holds_pushes(self) -> bool:
+        """Whether a push has to wait: an upload reads the folder in the background, under its final name."""
+        return self.checkpoints.is_staging
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        # The only place that reads weights to resume; see compat/saved_weights.py.
+        is_sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if is_sharded or not loads_renamed(self.model if model is None else model, resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self):
+        # The only place that reads weights of the best checkpoint; see compat/saved_weights.py.
+        is_sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if is_sharded or not loads_renamed(self.model, self.state.best_model_checkpoint):
+            super()._load_best_model()

@@ -16,7 +16,7 @@ from accelerate.utils import DistributedType
 from transformers import default_data_collator
 
 from merlin_hf import get_method
-from merlin_hf.transfer.distributed import end_training, whole
+from merlin_hf.transfer.distributed import end_training, gather_parameter
 from tests.methods.support import digits, tiny_resnet
 from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset
 
@@ -44,7 +44,7 @@ def disagreement(trainer):
     model = trainer.model if trainer.transfer_model is None else trainer.transfer_model
     tensors = dict(model.named_parameters())
     if getattr(model, "regularizer", None) is not None:
-        kept = model.regularizer.tensors()
+        kept = model.regularizer.extra_state()
         unused = "running_" if isinstance(trainer, get_method("bi_tuning")) else None
         tensors.update({f"kept.{n}": tensor for n, tensor in kept.items() if unused is None or unused not in n})
     worst = torch.zeros((), dtype=torch.float64)
@@ -123,7 +123,7 @@ def train(
         parameters = trainer.model.named_parameters(prefix="model")
     else:
         parameters = trainer.transfer_model.named_parameters()
-    weights = {name: whole(parameter).contiguous() for name, parameter in parameters}
+    weights = {name: gather_parameter(parameter).contiguous() for name, parameter in parameters}
     differ = disagreement(trainer) if args.world_size > 1 and sharded is None else 0.0
     if trainer.is_world_process_zero():
         history = [{k: v for k, v in e.items() if isinstance(v, float | int)} for e in trainer.state.log_history]

@@ -79,7 +79,7 @@ def count_hooks(model):
 
 def kept(trainer):
     regularizer = None if trainer.transfer_model is None else trainer.transfer_model.regularizer
-    return {} if regularizer is None else regularizer.tensors()
+    return {} if regularizer is None else regularizer.extra_state()
 
 
 def all_weights(trainer):

@@ -104,7 +104,7 @@ def test_l2_sp_leaves_frozen_weights_out(tmp_path):
     model.bert.embeddings.requires_grad_(False)
     trainer = build("l2_sp", tmp_path, model=model, source=False, max_steps=1)
     trainer.train()
-    kept = trainer.transfer_model.regularizer.tensors()
+    kept = trainer.transfer_model.regularizer.extra_state()
     assert len(kept) > 10 and not any("embeddings" in name for name in kept)
 
 
@@ -376,9 +376,9 @@ def test_bi_tuning_moves_the_weights_of_classes_by_its_contrasts(tmp_path):
     transfer_model = trainer.transfer_model
     inputs = {name: torch.tensor(trainer.train_dataset[name][:8]) for name in ("input_ids", "attention_mask")}
     labels = torch.tensor(trainer.train_dataset["label"][:8])
-    transfer_model.attach()
+    transfer_model.prepare_for_features()
     output = transfer_model(target_inputs=inputs, target_labels=labels)
-    transfer_model.detach()
+    transfer_model.leave_feature_mode()
     gradients = torch.autograd.grad(output.penalty, [*transfer_model.head.parameters()])
     assert all(gradient.abs().max() > 1e-4 for gradient in gradients)
 

@@ -25,7 +25,7 @@ def model():
 
 def task(model, seed=0, classes=3):
     inputs = tiny_inputs(model.model, ROWS, seed)
-    with model.attached(), torch.no_grad():
+    with model.feature_mode(), torch.no_grad():
         return inputs, model.features(inputs), torch.arange(ROWS) % classes
 
 
@@ -42,7 +42,7 @@ def slopes(model, inputs, loss, parameters, direction, step=1e-5):
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter += sign * step * direction[name]
-            with model.attached():
+            with model.feature_mode():
                 values.append(float(loss(model.features(inputs))))
             for name, parameter in parameters.items():
                 parameter -= sign * step * direction[name]

@@ -107,6 +107,9 @@ def test_what_differs_is_refused_where_nobody_asked_to_resume_and_said_where_som
     assert any(all(part in said for part in [*named, "neither run"]) for said in warnings())
 
 
+FOUR_CLASSES = tiny_dataset(rows=32, num_labels=4)
+
+
 def no_source(folder):
     return make_trainer(folder, trainer_class=get_method("merlin"), without_source=True)
 
@@ -118,7 +121,7 @@ def no_source(folder):
         (lambda folder: make_trainer(folder, trainer_class=get_method("joint")), "`MerlinTrainer` in the checkpoint"),
         (
             lambda folder: make_trainer(
-                folder, model=tiny_bert(num_labels=4), target=tiny_dataset(rows=32, num_labels=4)
+                folder, model=tiny_bert(num_labels=4), target=FOUR_CLASSES, evaluation=FOUR_CLASSES
             ),
             "the number of classes (3 in the checkpoint, 4 now)",
         ),

@@ -20,7 +20,7 @@ def test_features_times_head_weight_are_the_models_own_logits(name):
     transfer_model = TransferModel(model, num_source_labels=4)
     logits = model(**inputs).logits
 
-    with transfer_model.attached():
+    with transfer_model.feature_mode():
         features = transfer_model(target_inputs=inputs).target_features
         again = transfer_model(**inputs).logits
 
@@ -35,7 +35,7 @@ def test_both_halves_in_one_forward():
     model = tiny_bert().eval()
     inputs = tiny_inputs(model)
     transfer_model = TransferModel(model, num_source_labels=4, scalars={"log_l2": 0.5}, trains_target_head=True)
-    with transfer_model.attached():
+    with transfer_model.feature_mode():
         output = transfer_model(source_inputs=inputs, target_inputs=inputs)
     torch.testing.assert_close(output.target_logits, model(**inputs).logits)
     torch.testing.assert_close(output.source_logits, transfer_model.source_head(output.target_features))
@@ -45,11 +45,11 @@ def test_both_halves_in_one_forward():
 def test_a_head_that_is_not_trained_is_frozen_while_attached_and_only_then():
     model = tiny_bert()
     transfer_model = TransferModel(model, num_source_labels=4)
-    with transfer_model.attached():
+    with transfer_model.feature_mode():
         assert not any(parameter.requires_grad for parameter in model.classifier.parameters())
         assert model.bert.pooler.dense.weight.requires_grad
     assert all(parameter.requires_grad for parameter in model.parameters())
-    assert not model.classifier._forward_hooks and not hasattr(model.classifier, "hands_input_on")
+    assert not model.classifier._forward_hooks and not hasattr(model.classifier, "return_features")
 
 
 def test_the_source_head_draws_nothing_from_the_global_generator():
@@ -63,7 +63,7 @@ def test_the_source_head_draws_nothing_from_the_global_generator():
 
 def test_the_model_can_be_copied_while_attached():
     model = tiny_bert().eval()
-    with TransferModel(model, num_source_labels=4).attached():
+    with TransferModel(model, num_source_labels=4).feature_mode():
         copied = copy.deepcopy(model)
     inputs = tiny_inputs(model)
     torch.testing.assert_close(copied(**inputs).logits, model(**inputs).logits)
@@ -92,18 +92,18 @@ def test_a_head_that_is_named_is_found_with_and_without_an_adapter():
     assert find_head(wrapped, head_module=name) == name and find_head(wrapped, head_module=other) == other
 
 
-@pytest.mark.parametrize("leaves_out_nothing", [False, True])
-def test_a_source_head_without_rows_gets_a_gradient_of_zero_where_nothing_may_be_left_out(leaves_out_nothing):
+@pytest.mark.parametrize("touch_all_parameters", [False, True])
+def test_a_source_head_without_rows_gets_a_gradient_of_zero_where_nothing_may_be_left_out(touch_all_parameters):
     model = tiny_bert().eval()
     inputs = tiny_inputs(model)
     transfer_model = TransferModel(model, num_source_labels=4)
-    transfer_model.leaves_out_nothing = leaves_out_nothing
-    with transfer_model.attached():
+    transfer_model.touch_all_parameters = touch_all_parameters
+    with transfer_model.feature_mode():
         features = transfer_model(target_inputs=inputs).target_features
         features.square().sum().backward()
         torch.testing.assert_close(features, transfer_model.features(inputs), rtol=0, atol=0)
     gradient = transfer_model.source_head.weight.grad
-    assert (gradient is not None and not gradient.any()) if leaves_out_nothing else gradient is None
+    assert (gradient is not None and not gradient.any()) if touch_all_parameters else gradient is None
     assert model.bert.embeddings.word_embeddings.weight.grad.any()
 
 
@@ -148,5 +148,5 @@ class ScaledLogits(nn.Module):
 
 def test_logits_that_change_after_the_last_layer_are_an_error():
     transfer_model = TransferModel(ScaledLogits(), num_source_labels=2)
-    with transfer_model.attached(), pytest.raises(ValueError, match=r"'head'.*\(5, 16\).*`head_module=`"):
+    with transfer_model.feature_mode(), pytest.raises(ValueError, match=r"'head'.*\(5, 16\).*`head_module=`"):
         transfer_model(target_inputs={"x": torch.randn(5, 8)})

@@ -25,7 +25,7 @@ def trained(tmp_path, **kwargs):
 
 def features_and_labels(trainer):
     columns = {name: torch.tensor(trainer.train_dataset[name][:]) for name in ("input_ids", "attention_mask")}
-    with torch.no_grad(), trainer.transfer_model.attached():
+    with torch.no_grad(), trainer.transfer_model.feature_mode():
         features = trainer.transfer_model.eval()(target_inputs=columns).target_features
     features = features.double()
     spread = (features - features.mean(0)).square().sum(-1).mean().item()

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForImageClassification, GPT2Config, GPT2LMHeadModel
 
 from merlin_hf import get_method
-from merlin_hf.transfer.weights import is_renamed, load_renamed, saved_names
+from merlin_hf.transfer.compat.saved_weights import is_renamed, load_renamed, saved_names
 from tests.support import losses, make_args
 from tests.tiny import TINY_CLASSIFIERS, tiny_bert, tiny_inputs
 
