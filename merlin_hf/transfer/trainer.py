@@ -480,7 +480,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
         if not (self.is_active or self.averages_loss):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.get("labels")
-        if not model.training:
+        if not model.training and self.is_active:
             self._check_stream([inputs], "eval_dataset", self.build_transfer_model().num_labels)
         if self.target_compute_loss_func is None:
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=None)
