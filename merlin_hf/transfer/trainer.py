@@ -29,6 +29,7 @@ from .checks import (
     check_source_is_wanted,
     check_steps,
     count_source_labels,
+    eval_data_sets,
 )
 from .columns import rename_columns
 from .compat.mean_loss import MeanLoss
@@ -44,6 +45,7 @@ from .refit import FeatureBatches, fit_final_head, refit_head
 from .regularizer import Regularizer
 from .seeding import isolated_rng
 from .source import RankRows, SourceStream, is_iterable, plain_dataloader
+from .token_checks import check_tokens
 from .whole_checkpoints import make_output_dir
 
 
