@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, Trainer, TrainingAr
 
 from merlin_hf import MerlinTrainer, MerlinTrainingArguments
 from merlin_hf.transfer.checkpoint import TRANSFER_STATE_NAME
-from merlin_hf.transfer.manifest import MANIFEST_NAME
+from merlin_hf.utils.manifest import MANIFEST_NAME
 from tests.support import SOURCE_LABELS, losses, make_args, make_trainer, one_step_inputs, recording
 from tests.tiny import NUM_LABELS, TINY_CLASSIFIERS, tiny_bert, tiny_dataset
 

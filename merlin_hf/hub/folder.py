@@ -30,9 +30,9 @@ from transformers.utils import (
     logging,
 )
 
-from ..transfer.manifest import MANIFEST_NAME
 from ..utils.files import FileError, read_json
 from ..utils.log_history import check_log_history
+from ..utils.manifest import MANIFEST_NAME
 from ..utils.markdown import visible
 from .errors import PublishError
 

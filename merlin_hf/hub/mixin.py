@@ -4,18 +4,22 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
-from ..trainer_base import TrainerBase
 from ..utils.secret import keep_token_secret
 from .card import write_card
 from .content import content_of
 from .errors import PublishError, explained
 from .folder import only_model_files
 
+
+if TYPE_CHECKING:
+    from transformers import Trainer as TrainerBase
+else:
+    TrainerBase = object  # Trainer itself is the last base of the class that takes this one
 
 logger = logging.get_logger(__name__)
 

@@ -21,8 +21,8 @@ from ..hub.content import given_arguments
 from ..methods import get_method
 from ..training_args import TransferTrainingArguments
 from ..transfer.distributed import end_training
-from ..transfer.manifest import has_weights
 from ..utils import loading
+from ..utils.manifest import has_weights
 from ..utils.validation import ConfigError, did_you_mean
 from .metrics import make_compute_metrics, predicted
 from .model_arguments import BaseModelArguments, TaskArguments

@@ -19,8 +19,8 @@ from transformers.utils import logging
 from ..heads.base import NotFiniteFeaturesError
 from ..utils.files import FileError, check_output_dir
 from ..utils.lock import locked
+from ..utils.manifest import WEIGHTS, Parts, lacking, write_manifest
 from .distributed import gather_parameter
-from .manifest import WEIGHTS, Parts, lacking, write_manifest
 from .model import TransferModel
 from .run_record import Differences, describe_run, differences, read_record
 from .weights import NotFiniteError, not_finite

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from ..utils.files import read_json
-from .manifest import read_manifest
+from ..utils.manifest import read_manifest
 
 
 # The training arguments of transformers that make a run another one. All others of them may differ between a run and the one

@@ -12,8 +12,8 @@ from transformers.utils import logging
 
 from ..utils.files import FileError
 from ..utils.lock import host_name, is_running
+from ..utils.manifest import MANIFEST_NAME, Parts, damage, lacking, read_manifest, sync
 from ..utils.markdown import visible
-from .manifest import MANIFEST_NAME, Parts, damage, lacking, read_manifest, sync
 
 
 logger = logging.get_logger(__name__)

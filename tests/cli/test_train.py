@@ -17,7 +17,7 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 from merlin_hf import JointTrainer
 from merlin_hf.cli.accelerate_configs import NAMES, accelerate_config
 from merlin_hf.scripts.metrics import check_can_score
-from merlin_hf.transfer.manifest import MANIFEST_NAME
+from merlin_hf.utils.manifest import MANIFEST_NAME
 from tests.examples.conftest import ROOT, model_path  # noqa: F401
 from tests.examples.test_run_glue import files, options, rows, surroundings  # noqa: F401
 from tests.examples.test_run_image_classification import options as image_options

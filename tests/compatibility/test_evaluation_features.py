@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, EarlyStoppingCallba
 from transformers.trainer_pt_utils import EvalLoopContainer
 
 from merlin_hf import MerlinTrainer, get_method
-from merlin_hf.transfer.manifest import MANIFEST_NAME
+from merlin_hf.utils.manifest import MANIFEST_NAME
 from tests.compatibility.test_callbacks import StopAt
 from tests.compatibility.test_training_features import BOTH
 from tests.support import losses, make_trainer

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
 from merlin_hf import MerlinTrainer
-from merlin_hf.transfer.manifest import MANIFEST_NAME
+from merlin_hf.utils.manifest import MANIFEST_NAME
 from tests.tiny import tiny_bert, tiny_dataset
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, ViTModel, pipeline
 
-from merlin_hf.transfer.manifest import MANIFEST_NAME
+from merlin_hf.utils.manifest import MANIFEST_NAME
 from tests.examples.conftest import ROOT
 from tests.tiny import TEXT, VISION
 

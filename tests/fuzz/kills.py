@@ -32,8 +32,8 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_TH
 import torch
 from transformers.trainer_utils import get_last_checkpoint
 
-from merlin_hf.transfer.manifest import MANIFEST_NAME, write_manifest
 from merlin_hf.transfer.whole_checkpoints import missing_part
+from merlin_hf.utils.manifest import MANIFEST_NAME, write_manifest
 from tests.support import make_trainer
 from tests.transfer.kill_script import Report, kill_at_file_event
 

@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, TrainingArguments
 
 from merlin_hf.hub import PublishError, publish_folder
-from merlin_hf.transfer.manifest import MANIFEST_NAME
+from merlin_hf.utils.manifest import MANIFEST_NAME
 from tests.hub.conftest import TOKEN, contents, holds, text_trainer
 
 

@@ -14,10 +14,10 @@ from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
 
 from merlin_hf import METHODS, get_method
-from merlin_hf.transfer.manifest import MANIFEST_NAME, read_manifest
 from merlin_hf.transfer.weights import NotFiniteError
 from merlin_hf.transfer.whole_checkpoints import LOCK_NAME, STAGING_PREFIX, staging_name
 from merlin_hf.utils.files import FileError
+from merlin_hf.utils.manifest import MANIFEST_NAME, read_manifest
 from tests.methods.support import build, tiny_resnet
 from tests.support import make_trainer
 from tests.tiny import tiny_bert, tiny_dataset

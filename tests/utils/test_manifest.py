@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from merlin_hf.transfer.manifest import (
+from merlin_hf.utils.manifest import (
     CHECKSUM_LIMIT,
     MANIFEST_NAME,
     WEIGHTS,
