@@ -463,14 +463,12 @@ def _cast(table: pa.Table, names: list[str], schema: pa.Schema) -> pa.Table:
 def _read_json(path: str, named: str, cache_dir: str | None) -> datasets.Dataset:
     encoding = _encoding(path, named)
     options = {"parse_agent_traces": False} if "parse_agent_traces" in JsonConfig.__dataclass_fields__ else {}
-    first = next((line for line in _lines(path, encoding) if line.strip()), "").strip()
-    if encoding == "utf-8" and not _is_mapping_of_rows(path, first):
+    reason: Exception | None = None
+    if encoding == "utf-8" and _has_an_object_a_line(path):
         try:
             return _build(Json, path, cache_dir, **options)
         except Exception as error:
-            reason: Exception | None = error
-    else:
-        reason = None
+            reason = error
     rows = _json_rows(path, named, encoding)
     try:
         return datasets.Dataset.from_list(rows)
@@ -480,15 +478,15 @@ def _read_json(path: str, named: str, cache_dir: str | None) -> datasets.Dataset
         raise FileError(f"{named} cannot be read: {found}") from error
 
 
-def _is_mapping_of_rows(path: str, first: str) -> bool:
-    """Whether a json file is one object: with columns or rows in it, and not an object a line."""
-    if not first.startswith("{"):
-        return False
-    try:
-        only = json.loads(first)
-    except ValueError:
-        return True
-    return isinstance(only, dict) and any(isinstance(value, list | dict) for value in only.values())
+def _has_an_object_a_line(path: str) -> bool:
+    """Whether a json file has several lines, of an object each; Arrow's reader crashes at others, such as `null`."""
+    count = 0
+    for line in _lines(path, "utf-8"):
+        line = line.strip()
+        if line and not (line.startswith("{") and line.endswith("}")):
+            return False
+        count += bool(line)
+    return count > 1
 
 
 def _json_rows(path: str, named: str, encoding: str) -> list[dict[str, Any]]:
@@ -567,7 +565,9 @@ def _mixed_kinds(rows: list[dict[str, Any]]) -> str | None:
 
 
 def _read_parquet(path: str, named: str, cache_dir: str | None) -> datasets.Dataset:
-    return _build(Parquet, path, cache_dir)
+    dataset = _build(Parquet, path, cache_dir)
+    dataset.data.validate(full=True)  # that texts are UTF-8, which the format does not check
+    return dataset
 
 
 def _build(builder_class: type, path: str, cache_dir: str | None, **options: Any) -> datasets.Dataset:

@@ -7,12 +7,14 @@ import lzma
 
 import datasets
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from merlin_hf.data import load_dataset
 from merlin_hf.data.files import csv_form
 from merlin_hf.utils.files import FileError
 from tests.data.test_load import cache  # noqa: F401
+from tests.fuzz.data import fuzz
 
 
 ROWS = [("one, two", "a"), ("café", "b"), ("three", "a")]
@@ -226,6 +228,8 @@ def test_json_missing_values(tmp_path):
         (b'{"text": "a"}\n{"text": "b",\n{"text": "c"}\n', "line 2 is not JSON"),
         (b'{"text": "a"}\nhello\n', "line 2 is not JSON"),
         (b'[{"text": "a"}, {"te', "is not JSON"),
+        (b"null", "neither a list of rows nor an object a line"),  # Arrow's reader crashes at it
+        (b'{"text": "a"}\nnull\n', "line 2 is null, not an object"),
         (b"5", "neither a list of rows nor an object a line"),
         (b"[1]\n[2]\n", "line 1 is [1], not an object"),
         (b'{"train": [{"a": 1}], "test": [{"a": 2}]}', "several lists of rows: train, test"),
@@ -244,6 +248,12 @@ def test_parquet_files_that_cannot_be_read(content, tmp_path):
     path = tmp_path / "data.parquet"
     path.write_bytes(content)
     refused(path)
+
+
+def test_a_parquet_file_whose_texts_are_not_utf_8(tmp_path):
+    path = tmp_path / "data.parquet"
+    pq.write_table(pa.table({"text": pa.array([b"caf\xe9"]).view(pa.string())}), path)
+    assert "UTF8" in refused(path)
 
 
 def test_a_parquet_file_that_is_cut_off(tmp_path):
@@ -303,3 +313,9 @@ def test_slices_of_a_file(split, tmp_path):
     whole = datasets.Dataset(pa.table(EXPECTED))
     expected = {"train": [0, 1, 2], "train[:2]": [0, 1], "train[50%:]": [2], "train[:1]+train[2:]": [0, 2]}[split]
     assert load_dataset(path, split=split)["text"][:] == whole.select(expected)["text"][:]
+
+
+def test_a_slice_of_the_fuzz(tmp_path):
+    """`make fuzz` has more of it."""
+    counts, faults = fuzz(60, 1, tmp_path)
+    assert not faults and min(counts[name] for name in ("right", "warned", "refused")) > 5
