@@ -78,14 +78,15 @@ def _training(program: Program) -> dict[str, Any]:
     batches = len(trainer.get_train_dataloader())
     steps_per_epoch = max(math.ceil(batches / accumulation), 1)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
+    takes_steps = bool(trainer.phases)  # a head that is fit in closed form takes none
     source_batch = None
     if getattr(trainer, "source_dataset", None) is not None:
         source_batch = args.per_device_source_batch_size or args.train_batch_size
     return {
-        "steps": steps if trainer.takes_steps else 0,
-        "trained_parameters": trainer.get_num_trainable_parameters() if trainer.takes_steps else 0,
+        "steps": steps if takes_steps else 0,
+        "trained_parameters": trainer.get_num_trainable_parameters() if takes_steps else 0,
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
-        "epochs": steps / steps_per_epoch if trainer.takes_steps else None,
+        "epochs": steps / steps_per_epoch if takes_steps else None,
         "target_batch": args.train_batch_size,
         "source_batch": source_batch,
         "accumulation": accumulation,
