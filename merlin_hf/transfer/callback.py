@@ -1,14 +1,8 @@
 """What is done at moments of a training that Trainer calls callbacks at."""
 
-from typing import TYPE_CHECKING
-
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from .batches import not_taken_error
-
-
-if TYPE_CHECKING:
-    from .trainer import TransferTrainer
 
 
 class TransferCallback(TrainerCallback):
@@ -19,7 +13,7 @@ class TransferCallback(TrainerCallback):
         trainer ([`~merlin_hf.transfer.trainer.TransferTrainer`]).
     """
 
-    def __init__(self, trainer: "TransferTrainer"):
+    def __init__(self, trainer: Trainer):
         self.trainer = trainer
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):

@@ -5,13 +5,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
@@ -36,10 +37,6 @@ from .whole_checkpoints import (
     remove_leftovers,
     staging_name,
 )
-
-
-if TYPE_CHECKING:
-    from .trainer import TransferTrainer
 
 
 logger = logging.get_logger(__name__)
@@ -131,7 +128,7 @@ class Checkpoints:
         is_staging (`bool`): whether a checkpoint is being written.
     """
 
-    def __init__(self, trainer: "TransferTrainer"):
+    def __init__(self, trainer: Trainer):
         self.trainer = trainer
         self.is_finished = False
         self.resumed_step: int | None = None

@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import numpy as np
@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from datasets import ClassLabel
 from torch import nn
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.utils import logging
 
 from .labels import (
@@ -31,10 +31,6 @@ from .labels import (
     label_values,
 )
 from .seeding import isolated_rng
-
-
-if TYPE_CHECKING:
-    from .trainer import TransferTrainer
 
 
 logger = logging.get_logger(__name__)
@@ -158,7 +154,7 @@ def check_head_can_be_written(trainer: Any) -> None:
         )
 
 
-def check_source_is_wanted(trainer: "type[TransferTrainer]", source_dataset: Any | None) -> None:
+def check_source_is_wanted(trainer: type[Trainer], source_dataset: Any | None) -> None:
     """
     Check that there is a source where the method needs one, and none where it would not be used.
 

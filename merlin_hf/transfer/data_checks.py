@@ -1,7 +1,7 @@
 """The checks of a trainer's data sets before training, and before evaluation, together."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import Trainer
 
@@ -26,11 +26,7 @@ from .source import is_iterable
 from .token_checks import check_tokens
 
 
-if TYPE_CHECKING:
-    from .trainer import TransferTrainer
-
-
-def check_data(trainer: "TransferTrainer") -> None:
+def check_data(trainer: Trainer) -> None:
     """
     Check that the data sets, the labels, the model and the options of a trainer fit together.
 
@@ -68,7 +64,7 @@ def check_data(trainer: "TransferTrainer") -> None:
 
 
 def check_task(
-    trainer: "TransferTrainer", dataset: Any, argument: str, num_labels: int, problem_type: str | None = None
+    trainer: Trainer, dataset: Any, argument: str, num_labels: int, problem_type: str | None = None
 ) -> None:
     """Check the labels of a data set, and its first rows as the collator makes them."""
     check_labels(dataset, argument, num_labels, problem_type)
@@ -101,7 +97,7 @@ def check_task(
         check_one_row_batches(trainer.model, one, argument, remedy)
 
 
-def has_one_row_batches(trainer: "TransferTrainer", dataset: Any, is_source: bool) -> bool:
+def has_one_row_batches(trainer: Trainer, dataset: Any, is_source: bool) -> bool:
     """Whether a step may see a single row; the last batches of several processes are filled up, and those of the source are full."""
     if trainer.args.world_size > 1 or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return False
@@ -111,7 +107,7 @@ def has_one_row_batches(trainer: "TransferTrainer", dataset: Any, is_source: boo
     return size == 1 or (len(dataset) % size == 1 and not trainer.args.dataloader_drop_last)
 
 
-def check_evaluated(trainer: "TransferTrainer", dataset: Any, argument: str) -> None:
+def check_evaluated(trainer: Trainer, dataset: Any, argument: str) -> None:
     """Check a data set that is given to `evaluate` or `predict`, where it is none of those that were checked before."""
     if not trainer.is_active or dataset is None or isinstance(dataset, str | Mapping) or trainer.is_fsdp_enabled:
         return

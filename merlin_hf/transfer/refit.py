@@ -5,10 +5,11 @@ When it is fit is decided in one place, [`~merlin_hf.transfer.trainer.TransferTr
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Trainer
 from transformers.trainer import logger as trainer_logger
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
@@ -18,10 +19,6 @@ from .distributed import assign_parameter, broadcast_buffers, gather_parameter, 
 from .labels import REGRESSION, SINGLE_LABEL, split_labels
 from .model import evaluating
 from .seeding import isolated_rng
-
-
-if TYPE_CHECKING:
-    from .trainer import TransferTrainer
 
 
 logger = logging.get_logger(__name__)
@@ -99,7 +96,7 @@ def write_head(layer: nn.Linear, head: LinearHead, scale: float = 1.0) -> None:
 
 
 @torch.no_grad()
-def refit_head(trainer: "TransferTrainer") -> None:
+def refit_head(trainer: Trainer) -> None:
     """Write the head that fits all of `train_dataset` into the model's last layer; a collective."""
     transfer_model = trainer.transfer_model
     assert transfer_model is not None
@@ -112,7 +109,7 @@ def refit_head(trainer: "TransferTrainer") -> None:
 
 
 @torch.no_grad()
-def fit_final_head(trainer: "TransferTrainer", scalars: dict[str, Tensor]) -> tuple[LinearHead, dict[str, float]]:
+def fit_final_head(trainer: Trainer, scalars: dict[str, Tensor]) -> tuple[LinearHead, dict[str, float]]:
     """
     Fit a head to all of `train_dataset` with the backbone as it is, in evaluation mode; a collective.
 

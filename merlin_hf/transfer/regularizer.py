@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-
-
-if TYPE_CHECKING:
-    from .model import TransferModel, TransferOutput
-    from .trainer import TransferTrainer
+from transformers import Trainer
+from transformers.utils import ModelOutput
 
 
 class Regularizer(nn.Module):
@@ -41,15 +38,15 @@ class Regularizer(nn.Module):
         super().__init__()
         self.weight = weight
 
-    def start(self, trainer: TransferTrainer) -> None:
+    def start(self, trainer: Trainer) -> None:
         """Called once, when training on the target begins; not in a run that is resumed later than that."""
 
-    def record_activations(self, transfer_model: TransferModel) -> contextlib.AbstractContextManager:
+    def record_activations(self, transfer_model: nn.Module) -> contextlib.AbstractContextManager:
         """A context for the pass that computes the target's features, for regularizers that need more of it."""
         return contextlib.nullcontext()
 
     def forward(
-        self, transfer_model: TransferModel, inputs: Mapping[str, Any], labels: Tensor, output: TransferOutput
+        self, transfer_model: nn.Module, inputs: Mapping[str, Any], labels: Tensor, output: ModelOutput
     ) -> Tensor:
         """
         The mean over the rows of a micro-batch, times `weight`.
@@ -69,7 +66,7 @@ class Regularizer(nn.Module):
         """What a checkpoint keeps beside parameters; nothing before [`Regularizer.start`]."""
         return {}
 
-    def load_extra_state(self, transfer_model: TransferModel, tensors: dict[str, Tensor]) -> None:
+    def load_extra_state(self, transfer_model: nn.Module, tensors: dict[str, Tensor]) -> None:
         """Takes back what [`Regularizer.extra_state`] gave, in place of [`Regularizer.start`]."""
 
 
@@ -89,7 +86,7 @@ class FrozenCopy:
         training (`bool`): whether the copy keeps dropout and batch statistics.
     """
 
-    def __init__(self, transfer_model: TransferModel, training: bool = False):
+    def __init__(self, transfer_model: nn.Module, training: bool = False):
         regularizer, transfer_model.regularizer = transfer_model.regularizer, None
         try:
             self.model = copy.deepcopy(transfer_model)
