@@ -104,7 +104,7 @@ def match_names(names: Sequence[str], known: Sequence[str], of: str, known_of: s
             missing.append(name)
     if missing:
         raise LabelMismatchError(
-            f"{of} has {_label_word(missing)} {shown(missing)}, and {known_of} has no such {_label_word(missing)}. The labels are "
+            f"{of} has the {_label_word(missing)} {shown(missing)}, and {known_of} has no such {_label_word(missing)}. The labels are "
             f"{shown(names)} there, and {shown(known)} here. Give both the same names."
         )
     if by_case:

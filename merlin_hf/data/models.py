@@ -14,6 +14,7 @@ from .labels import LabelMismatchError, Labels, folded_name, match_names, shown
 
 
 NO_LIMIT = 10**9  # a tokenizer that does not know its model's limit says 1e30
+SPARE_TOKENS = 1.05  # a tokenizer may have so many times the tokens of the model
 # What models call their table of learned positions.
 POSITION_TABLES = ("position_embeddings", "embed_positions", "position_embedding", "wpe", "positions_embed")
 
@@ -154,12 +155,36 @@ def load_tokenizer(path: str, config: PretrainedConfig, called: str | None = Non
         config ([`~transformers.PretrainedConfig`]): of the model.
     """
     tokenizer = load_processor(AutoTokenizer, path, called, **options)
+    check_vocabulary(tokenizer, config, called or repr(path))
     pad_by_known_token(tokenizer, config)
     return tokenizer
 
 
+def check_vocabulary(tokenizer: Any, config: PretrainedConfig, called: str) -> None:
+    """
+    Check that a tokenizer is not that of another model: a few tokens may have been added that no text has.
+
+    Raises:
+        ConfigError: it has many more tokens than the model.
+    """
+    size = getattr(config.get_text_config(), "vocab_size", None)
+    if isinstance(size, int) and len(tokenizer) > SPARE_TOKENS * size:
+        raise ConfigError(
+            f"The tokenizer of {called} has {len(tokenizer)} tokens, and the model {size}: it is that of another model."
+        )
+
+
 def pad_by_known_token(tokenizer: Any, config: PretrainedConfig) -> None:
-    """Pad by the end of the text where a tokenizer, such as GPT-2's, has no token of its own for that."""
+    """
+    Pad by the end of the text where a tokenizer, such as GPT-2's, has no token of its own for that.
+
+    Raises:
+        ConfigError: it has neither.
+    """
+    if tokenizer.pad_token is None and tokenizer.eos_token is None:
+        raise ConfigError(
+            "The tokenizer has neither a token to pad by nor one for the end of a text: set its `pad_token`."
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if config.get_text_config().pad_token_id is None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -126,6 +127,10 @@ def load_splits(spec: DataSpec, **hub: Any) -> tuple[datasets.DatasetDict, dict[
             )
     for split, path in spec.files.items():
         option = f"{spec.prefix}{split}_file"
+        if not os.path.isfile(path):
+            is_folder = os.path.isdir(path)
+            remedy = f" It is a folder: give it as `{spec.prefix}dataset_name`." if is_folder else ""
+            raise FileNotFoundError(f"`{option}={path!r}` is no file.{remedy}")
         splits[split] = load_dataset(path, argument=option, split=TRAIN, **hub)
         origins[split] = f"`{option}={path!r}`"
     if spec.folders and spec.kind is not None:

@@ -223,6 +223,23 @@ def test_a_folder_without_a_classifier(model_path, tmp_path, run):  # noqa: F811
     assert status == 2 and "cannot be loaded: Unrecognized model" in said
 
 
+def test_what_is_taken_otherwise_than_it_stands_is_said(saved, tmp_path, run):
+    write(tmp_path / "data.csv", ["Yes", "no ", ""], count=39)
+    status, shown, said = run("evaluate", saved, "--validation_file", tmp_path / "data.csv", "--json")
+    assert status == 0 and json.loads(shown)["rows"] == 26
+    lines = [line for line in said.splitlines() if line.startswith("merlin-hf evaluate: warning: ")]
+    for words in ("13 of 39 rows have no label", "taken without it: ['no ']", "'Yes' as 'yes'"):
+        assert any(words in line for line in lines), said
+
+
+@pytest.mark.parametrize("name", ["broken.csv", "broken.jsonl"])
+def test_files_that_cannot_be_read_are_one_line(name, saved, tmp_path, run):
+    (tmp_path / name).write_text("text,label\na,b,c\n" if name.endswith("csv") else '{"text": "a"}\n{"text":\n')
+    status, shown, said = run("evaluate", saved, "--validation_file", tmp_path / name)
+    assert status == 2 and shown == "" and len(said.strip().splitlines()) == 1
+    assert said.startswith("merlin-hf evaluate: `validation_file=") and name in said and "line 2" in said
+
+
 def test_labels_of_the_data_are_matched_with_the_models(caplog):
     config = with_labels(tiny_bert(num_labels=3), ["No", "Yes", "Maybe"]).config
     assert outputs_of(Labels(["Maybe", "No"]), config) == [2, 0]

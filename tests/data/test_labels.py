@@ -112,7 +112,7 @@ def test_a_class_that_only_another_split_has_is_blamed_on_its_file():
     with pytest.raises(LabelMismatchError) as error:
         settle(splits)
     message = str(error.value)
-    assert message.startswith("`test_file='test.csv'` has label ['c'], and `train_file='train.csv'`")
+    assert message.startswith("`test_file='test.csv'` has the label ['c'], and `train_file='train.csv'`")
     assert "['a', 'c']" in message and "['a', 'b']" in message
 
 
@@ -243,7 +243,7 @@ def test_other_splits_count_for_what_numbers_are():
     assert found.is_regression
     with pytest.raises(ConfigError, match=r"`validation_file='validation.csv'` has the labels \['a'\].*real numbers"):
         settle({"train": table([0.5]), "validation": table(["a"])})
-    with pytest.raises(ConfigError, match="`validation_file='validation.csv'` has label"):
+    with pytest.raises(ConfigError, match="`validation_file='validation.csv'` has the label"):
         settle({"train": table([1, 2]), "validation": table([1.5])})
 
 

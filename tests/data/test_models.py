@@ -7,8 +7,10 @@ from transformers import PreTrainedTokenizerFast
 
 from merlin_hf.data.labels import LabelMismatchError, Labels
 from merlin_hf.data.models import (
+    check_vocabulary,
     configure_labels,
     is_unnamed,
+    load_tokenizer,
     longest_text,
     outputs_of,
     pad_by_known_token,
@@ -132,3 +134,16 @@ def test_decoders_pad_by_the_end_of_a_text(model_path):  # noqa: F811
     decoder = transformers.GPT2Config(pad_token_id=None)
     pad_by_known_token(tokenizer, decoder)
     assert tokenizer.pad_token_id == decoder.pad_token_id == 3
+    tokenizer.pad_token = tokenizer.eos_token = None
+    with pytest.raises(ConfigError, match="neither a token to pad by nor one for the end"):
+        pad_by_known_token(tokenizer, decoder)
+
+
+def test_a_tokenizer_of_another_model(model_path):  # noqa: F811
+    known = transformers.BertConfig(**SMALL)
+    tokenizer = load_tokenizer(str(model_path), known)
+    check_vocabulary(tokenizer, known, "x")
+    with pytest.raises(
+        ConfigError, match=f"The tokenizer of `tokenizer_name='x'` has {len(tokenizer)} tokens, and the model 9"
+    ):
+        check_vocabulary(tokenizer, transformers.BertConfig(**{**SMALL, "vocab_size": 9}), "`tokenizer_name='x'`")

@@ -63,6 +63,15 @@ def test_a_split_that_is_missing_is_asked_for(tmp_path):
         load_task(of_files(tmp_path, train=table()), ["train", "validation"])
 
 
+def test_a_file_is_no_folder_and_no_name(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match="`train_file=.*` is no file. It is a folder: give it as `dataset_name`"
+    ):
+        load_task(DataSpec(argument="train_file", files={"train": str(tmp_path)}))
+    with pytest.raises(FileNotFoundError, match="`train_file='imdb'` is no file.$"):
+        load_task(DataSpec(argument="train_file", files={"train": "imdb"}))
+
+
 def test_files_of_other_columns_are_named(tmp_path):
     sentences = table(4, sentence=["one two", "three four", "five six", "seven eight"])
     with pytest.raises(ConfigError, match=r"validation.csv'` has no column of texts `text`, .*only sentence, label"):
