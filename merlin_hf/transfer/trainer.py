@@ -71,9 +71,8 @@ class TransferTrainer(ModelCardMixin, Trainer):
         search_space: its own options that are worth a search, and values for them.
 
     Args:
-        model, args, data_collator, train_dataset, eval_dataset, processing_class, model_init, compute_loss_func, compute_metrics, callbacks,
-            optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics: as in [`~transformers.Trainer`]. Plain
-            `TrainingArguments` get this class's defaults.
+        args ([`~transformers.TrainingArguments`], *optional*): this class's options; plain `TrainingArguments` get their defaults. The
+            arguments that are not listed here are those of [`~transformers.Trainer`].
         source_dataset (`torch.utils.data.Dataset` or `datasets.Dataset`, *optional*): the source task, with its own
             labels. It may share label ids with the target without sharing their meaning.
         source_collator (`Callable`, *optional*): makes a batch of source rows; `data_collator` if not given.
