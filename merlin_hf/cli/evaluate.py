@@ -28,6 +28,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--split", help="validation, else test, else the only one if not given")
     data.add_argument("--text_columns", nargs="+", metavar="COLUMN", help="one or two")
     data.add_argument("--label_column", metavar="COLUMN", help="may have lists, for a model of several labels per row")
+    data.add_argument(
+        "--labels_by_number", action="store_true", help="match classes by number where their names differ"
+    )
     data.add_argument("--image_column", metavar="COLUMN")
     data.add_argument("--audio_column", metavar="COLUMN")
     data.add_argument("--max_eval_samples", type=int, metavar="N", help="use so many rows")
@@ -49,9 +52,6 @@ def add_evaluate_parser(commands: argparse._SubParsersAction) -> argparse.Argume
     parser.add_argument("model", metavar="FOLDER", help="what `save_model` wrote, or a name on the Hub")
     parser.add_argument("--base_model", metavar="MODEL", help="of an adapter, if it is not where the adapter says")
     add_data_arguments(parser)
-    parser.add_argument(
-        "--labels_by_number", action="store_true", help="match classes by number where their names differ"
-    )
     parser.add_argument("--output_dir", help="write evaluation.json, table.txt and the confusion matrix there")
     parser.add_argument("--json", action="store_true", help="print evaluation.json instead of the tables")
     return parser

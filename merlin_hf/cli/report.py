@@ -198,7 +198,7 @@ def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
             raise ConfigError(
                 f"{model!r} gives several labels per row, which a confusion matrix does not show: `merlin-hf evaluate` scores it."
             )
-        ids = classes_of(rows.labels, saved.config)
+        ids = classes_of(rows.labels, saved.config, arguments.labels_by_number)
         trained = saved.load(device)
         with reading(f"{model!r} cannot be run on the data"):
             logits, references = evaluation.answers(trained, rows, size)

@@ -267,4 +267,5 @@ def _kind(feature: Any) -> str:
 
 
 def _described(dataset: datasets.Dataset) -> str:
-    return ", ".join(f"{name} ({_kind(feature)})" for name, feature in dataset.features.items() if name != "label")
+    others = [f"{name} ({_kind(feature)})" for name, feature in dataset.features.items() if name != "label"]
+    return ", ".join(others) or "the labels"

@@ -3,7 +3,7 @@
 import collections
 import logging
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -289,6 +289,7 @@ def settle_labels(
     origins: Mapping[str, str],
     argument: str,
     options: ColumnOptions,
+    kept: Collection[str] = (),
 ) -> tuple[datasets.DatasetDict, Labels]:
     """
     Find the classes of a task and number them alike in all its splits, by their names.
@@ -299,6 +300,7 @@ def settle_labels(
         origins (mapping of `str`): how the user named each split, for messages.
         argument (`str`): how the user named the data set.
         options ([`~merlin_hf.data.columns.ColumnOptions`]): what the user says of the labels.
+        kept (`Collection[str]`): splits to predict, whose rows stay where they have no label.
 
     Returns:
         The splits, and the labels. `label` is then the place of a class in `labels.names`, or a real number, and `None` in a row
@@ -323,7 +325,7 @@ def settle_labels(
     settled = datasets.DatasetDict(splits)
     for name, column in columns.items():
         # Of a test split all labels may be hidden, which is nothing to warn of.
-        if column.missing and column.present:
+        if column.missing and column.present and name not in kept:
             logger.warning(
                 f"{column.origin}: {column.missing} of {len(column.codes)} rows have no label ({MISSING}) and are left out."
             )

@@ -270,12 +270,12 @@ def _find_labels(
     named = datasets.DatasetDict(
         {name: name_label(split, options.label_column, origins[name], option) for name, split in splits.items()}
     )
+    predicted = [name for name in named if name.startswith(TEST) and not all_labelled]
     for name, split in named.items():
-        may_lack = name.startswith(TEST) and len(named) > 1 and not all_labelled
-        if "label" not in split.column_names and not may_lack:
+        if "label" not in split.column_names and not (name in predicted and len(named) > 1):
             raise ConfigError(no_label_column(split, origins[name], option))
     found = None if several is None else several_labels(named, several, argument)
-    return found or settle_labels(named, origins, argument, options)
+    return found or settle_labels(named, origins, argument, options, predicted)
 
 
 # Rows

@@ -54,7 +54,9 @@ def test_only_the_splits_that_are_used_are_looked_at(tmp_path, caplog):
     hidden = table(4, [None, "a"])
     spec = of_files(tmp_path, train=table(), test=hidden)
     assert set(load_task(spec, ["train"]).splits) == {"train"} and not caplog.records
-    load_task(spec, ["train", "test"])
+    assert None in load_task(spec, ["train", "test"]).splits["test"]["label"][:]
+    assert not caplog.records, "said where its rows are predicted"
+    load_task(of_files(tmp_path, train=hidden), ["train"])
     assert "2 of 4 rows have no label" in caplog.text
 
 
