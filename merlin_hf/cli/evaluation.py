@@ -40,7 +40,7 @@ SPLITS = ("validation", "validation_matched", "test")
 
 
 class Cut(NamedTuple):
-    """How many rows have more tokens than `max_length`, and whether the model takes no more than these."""
+    """Count of rows that have more tokens than `max_length`, and whether the model takes no more than these."""
 
     rows: int
     max_length: int
@@ -68,7 +68,7 @@ class EncodedRows:
 
     @property
     def warning(self) -> str | None:
-        """What to say of texts that a model was not shown in full."""
+        """Return the warning about texts that a model was not shown in full."""
         if self.cut is None or not self.cut.rows:
             return None
         remedy = "which is all that the model takes" if self.cut.is_most else "`--max_seq_length` takes more"
@@ -79,7 +79,7 @@ class EncodedRows:
 
 def load_rows(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows:
     """
-    The rows that the arguments of [`~merlin_hf.cli.evaluate.add_data_arguments`] name.
+    Load the rows that the arguments of [`~merlin_hf.cli.evaluate.add_data_arguments`] name.
 
     Raises:
         ValueError, FileNotFoundError: there is no such data set, split or column.
@@ -88,7 +88,7 @@ def load_rows(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows:
 
 
 def several_labels_of(config: PretrainedConfig) -> list[str] | None:
-    """The names of the labels of a model that may give a row several of them."""
+    """Return the names of the labels of a model that may give a row several of them."""
     if config.num_labels < 2 or config.problem_type not in (None, MULTI_LABEL):
         return None
     return model_names(config)
@@ -175,7 +175,7 @@ def _check_no_flags(saved: SavedModel, arguments: argparse.Namespace, names: tup
 
 def choose_split(splits: datasets.DatasetDict, given: str | None, argument: str) -> str:
     """
-    The split that is given, else one that is not trained on, else the only one.
+    Return the split that is given, else one that is not trained on, else the only one.
 
     Raises:
         ConfigError: there is no such split.
@@ -196,7 +196,7 @@ def choose_split(splits: datasets.DatasetDict, given: str | None, argument: str)
 
 
 def batches(rows: EncodedRows, batch_size: int, device: torch.device) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """The model's inputs, and the labels of their rows."""
+    """Yield the model's inputs, and the labels of their rows."""
     for start in range(0, len(rows.dataset), batch_size):
         batch = rows.collator([rows.dataset[row] for row in range(start, min(start + batch_size, len(rows.dataset)))])
         labels = batch.pop("labels")
@@ -206,7 +206,7 @@ def batches(rows: EncodedRows, batch_size: int, device: torch.device) -> Iterato
 @torch.no_grad()
 def answers(model: PreTrainedModel, rows: EncodedRows, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """
-    What a model says of rows.
+    Return the logits of a model and the labels of rows.
 
     Returns:
         logits `(n, num_labels)` in double precision, and labels `(n,)` as the data set numbers them, or `(n, classes)` zeros and
@@ -222,7 +222,7 @@ def answers(model: PreTrainedModel, rows: EncodedRows, batch_size: int) -> tuple
 
 @torch.no_grad()
 def features(model: PreTrainedModel, rows: EncodedRows, batch_size: int) -> np.ndarray:
-    """What enters the last layer of a model, `(n, hidden_size)`."""
+    """Return what enters the last layer of a model, `(n, hidden_size)`."""
     found = []
     transfer_model = TransferModel(model, num_source_labels=0)
     with transfer_model.feature_mode():

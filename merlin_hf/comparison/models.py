@@ -122,7 +122,7 @@ def _evaluate(module: nn.Module, args: tuple[Tensor, ...]) -> None:
 
 
 def model_identity(config: CompareConfig, model_config: PretrainedConfig) -> str:
-    """A text that changes when the files of the model do: the commit on the Hub, or what is in them."""
+    """Return a text that changes when the files of the model do: the commit on the Hub, or what is in them."""
     if not os.path.isdir(config.model):
         return f"{config.model}@{getattr(model_config, '_commit_hash', None)}"
     digest = hashlib.blake2b(digest_size=8)

@@ -65,7 +65,7 @@ class TaskPair:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What makes the numbers say less than they seem to."""
+        """Return what makes the numbers say less than they seem to."""
         found = []
         for others, name in ((self.pool, "the target's train split"), (self.source, "the source")):
             shared = overlap(self.test, others) if others is not None else 0
@@ -74,7 +74,7 @@ class TaskPair:
         return found
 
     def train_rows(self, seed: int) -> Rows:
-        """The labelled target rows of a seed."""
+        """Return the labelled target rows of a seed."""
         rows = draw_rows(self.pool.labels, self.config.target.rows, self.pool.is_regression, "target", seed)
         return self.pool.select(rows)
 

@@ -36,7 +36,7 @@ logger = logging.getLogger("merlin_hf.data")
 @dataclass(frozen=True, kw_only=True)
 class ColumnOptions:
     """
-    What a user says of the columns and labels of a data set.
+    Columns and labels of a data set, as far as a user names them.
 
     Args:
         text_columns (`Sequence[str]`, *optional*): one or two; found if not given.
@@ -61,7 +61,7 @@ class ColumnOptions:
         return self.names.get(option) or option
 
     def has(self, option: str) -> bool:
-        """Whether the user can give an option."""
+        """Return whether the user can give an option."""
         return self.names.get(option, option) is not None
 
 
@@ -126,7 +126,7 @@ def no_label_column(split: datasets.Dataset, origin: str, option: str) -> str:
 
 
 def is_text(feature: Any) -> bool:
-    """Whether a column holds texts."""
+    """Return whether a column holds texts."""
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
 

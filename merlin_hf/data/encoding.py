@@ -162,7 +162,7 @@ class TextEncoder:
     reads_lazily: ClassVar[bool] = False  # whether rows are computed when they are read, from columns of its own
 
     def __call__(self, rows: Rows) -> datasets.Dataset:
-        """The model's inputs and `labels`."""
+        """Return the model's inputs and `labels`."""
         return tokenize(
             rows.dataset,
             rows.task.columns,
@@ -194,7 +194,7 @@ class ImageEncoder:
     _kept: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, rows: Rows) -> datasets.Dataset:
-        """A data set of `pixel_values` and `labels`."""
+        """Return a data set of `pixel_values` and `labels`."""
         column = rows.task.columns[0]
 
         def read(places: list[int]) -> list[np.ndarray]:
@@ -265,7 +265,7 @@ def _refuse_another_process(identity: str) -> None:
 
 
 def resize_and_scale(image_size: int | tuple[int, int] | list[int], num_channels: int) -> Callable:
-    """What [`ImageEncoder`] does for models without an image processor: bilinear resizing, values in [-1, 1]."""
+    """Return the `preprocess` of [`ImageEncoder`] for models without an image processor: bilinear resizing, values in [-1, 1]."""
     from PIL import Image
 
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -280,7 +280,7 @@ def resize_and_scale(image_size: int | tuple[int, int] | list[int], num_channels
 
 
 def by_processor(processor: Any, config: PretrainedConfig) -> Callable:
-    """What [`ImageEncoder`] does for models with an image processor."""
+    """Return the `preprocess` of [`ImageEncoder`] for models with an image processor."""
     encode = EncodeImages(processor, mode_of(config))
 
     def preprocess(images: list) -> np.ndarray:

@@ -206,7 +206,7 @@ def _first_bad_line(path: str, error: UnicodeDecodeError) -> str:
 @dataclass
 class CsvForm:
     """
-    How a csv file is written.
+    The form of a csv file: encoding, delimiter, columns and rows.
 
     Args:
         encoding (`str`).
@@ -230,7 +230,7 @@ class CsvForm:
 @dataclass
 class NumberColumn:
     """
-    What is known of the cells of a column that are not empty, as long as all of them are numbers.
+    A column of numbers, as far as its cells have been looked at.
 
     Args:
         count (`int`): numbers.
@@ -271,12 +271,12 @@ class NumberColumn:
 
     @property
     def feature(self) -> datasets.Value:
-        """The type of the column."""
+        """Type of the column."""
         return datasets.Value("int64" if self.is_whole else "float64")
 
     @property
     def needs_conversion(self) -> bool:
-        """Whether it is read as text first."""
+        """Return whether it is read as text first."""
         missing = bool(self.words) or (self.is_whole and self.empty > 0)
         return missing or not self.is_plain or self.decimal_commas > 0
 
@@ -479,7 +479,7 @@ def _read_json(path: str, named: str, cache_dir: str | None) -> datasets.Dataset
 
 
 def _has_an_object_a_line(path: str) -> bool:
-    """Whether a json file has several lines, of an object each; Arrow's reader crashes at others, such as `null`."""
+    """Return whether a json file has several lines, of an object each; Arrow's reader crashes at others, such as `null`."""
     count = 0
     for line in _lines(path, "utf-8"):
         line = line.strip()

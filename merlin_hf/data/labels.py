@@ -54,7 +54,7 @@ class Labels:
 
     @property
     def is_regression(self) -> bool:
-        """Whether labels are real numbers."""
+        """Return whether labels are real numbers."""
         return not self.names
 
     @property
@@ -177,37 +177,37 @@ class LabelColumn:
 
     @property
     def counts(self) -> np.ndarray:
-        """Rows that have each value."""
+        """Return how many rows have each value."""
         return np.bincount(self.codes, minlength=len(self.values))
 
     @property
     def present(self) -> list[Any]:
-        """Values that a row has, without the missing ones."""
+        """Return the values that rows have, without the missing ones."""
         return [value for value, count in zip(self.values, self.counts, strict=True) if count and value is not None]
 
     @property
     def missing(self) -> int:
-        """Rows without a label."""
+        """Return how many rows have no label."""
         return int(sum(count for value, count in zip(self.values, self.counts, strict=True) if value is None))
 
     @property
     def is_float(self) -> bool:
-        """Whether the column has real numbers."""
+        """Return whether the column has real numbers."""
         return isinstance(self.feature, datasets.Value) and self.feature.dtype.startswith("float")
 
     @property
     def is_whole(self) -> bool:
-        """Whether the column has whole numbers that are not the numbers of named classes."""
+        """Return whether the column has whole numbers that are not the numbers of named classes."""
         dtype = getattr(self.feature, "dtype", "")
         return isinstance(self.feature, datasets.Value) and dtype.startswith(("int", "uint"))
 
     @property
     def is_number(self) -> bool:
-        """Whether the labels can be real numbers."""
+        """Return whether the labels can be real numbers."""
         return self.is_float or self.is_whole
 
     def is_missing(self, value: Any) -> bool:
-        """Whether a value stands for no label."""
+        """Return whether a value stands for no label."""
         if value is None or value == "" or value != value:
             return True
         if isinstance(self.feature, datasets.ClassLabel):
@@ -218,7 +218,7 @@ class LabelColumn:
         return self.is_whole or not any(one is not None and one < IGNORED_LABEL for one in self.values)
 
     def name(self, value: Any) -> str:
-        """What a class is called."""
+        """Return the name of a class."""
         if isinstance(self.feature, datasets.ClassLabel):
             return self.feature.names[value].strip()
         if isinstance(value, float) and value.is_integer():
@@ -276,7 +276,7 @@ class LabelColumn:
 
 
 def _is_strange(feature: Any) -> bool:
-    """Whether a column has dates, bytes or the like."""
+    """Return whether a column has dates, bytes or the like."""
     known = ("int", "uint", "float", "string", "large_string", "bool", "null", "decimal")
     return isinstance(feature, datasets.Value) and not feature.dtype.startswith(known)
 
@@ -362,7 +362,7 @@ def _hide_unknown(main: LabelColumn, columns: Any) -> None:
 
 
 def _is_regression(main: LabelColumn, columns: list[LabelColumn], options: ColumnOptions) -> bool:
-    """Whether labels are real numbers, said at WARNING where they could be either."""
+    """Return whether labels are real numbers, said at WARNING where they could be either."""
     flag, problem_type = options.name_of("problem_type"), options.problem_type
     if problem_type is not None:
         if problem_type not in PROBLEM_TYPES:
@@ -401,7 +401,7 @@ def _names(column: LabelColumn) -> list[str]:
 
 
 def _classes_of(main: LabelColumn, options: ColumnOptions) -> Labels:
-    """The classes of a split, in the order of their numbers or names."""
+    """Return the classes of a split, in the order of their numbers or names."""
     if isinstance(main.feature, datasets.ClassLabel):
         names = list(dict.fromkeys(name.strip() for name in main.feature.names))
         numbers = list(range(len(names)))
@@ -443,7 +443,7 @@ def _as_numbers(column: LabelColumn) -> list[float | None]:
 
 
 def _as_places(column: LabelColumn, main: LabelColumn, known: Labels, options: ColumnOptions) -> list[int | None]:
-    """The place of each value among the classes."""
+    """Return the place of each value among the classes."""
     values = column.present
     names = _names(column)
     try:

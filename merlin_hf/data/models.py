@@ -25,7 +25,7 @@ logger = logging.getLogger("merlin_hf.data")
 
 
 def is_unnamed(config: PretrainedConfig) -> bool:
-    """Whether labels are called `LABEL_0` and so on, which says nothing of what they are."""
+    """Return whether labels are called `LABEL_0` and so on, which says nothing of what they are."""
     return config.label2id == PretrainedConfig(num_labels=config.num_labels).label2id
 
 

@@ -55,17 +55,17 @@ class Rows:
 
     @property
     def is_regression(self) -> bool:
-        """Whether labels are real numbers."""
+        """Return whether labels are real numbers."""
         return self.task.labels.is_regression
 
     @property
     def ids(self) -> np.ndarray:
-        """The output of the model for each row's class, or the real number."""
+        """Return the output of the model for each row's class, or the real number."""
         return self.labels if self.is_regression else np.asarray(self.task.labels.ids, dtype=np.int64)[self.labels]
 
     @cached_property
     def identity(self) -> str:
-        """A text that changes when a row, a label or their order does."""
+        """Return a text that changes when a row, a label or their order does."""
         content = self.digests.tobytes() + np.ascontiguousarray(self.labels).tobytes()
         return hashlib.blake2b(content, digest_size=8).hexdigest()
 

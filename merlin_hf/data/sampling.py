@@ -30,7 +30,7 @@ def allocate(total: int, sizes: Sequence[int], at_least: int = 0) -> list[int]:
 
 def draw_rows(labels: np.ndarray, rows: int | None, is_regression: bool, *seed: int | str) -> list[int]:
     """
-    Numbers of rows drawn without replacement, of each class in proportion and at least one.
+    Draw numbers of rows without replacement, of each class in proportion and at least one.
 
     Args:
         labels (`np.ndarray` of shape `(n,)`): class ids, or real numbers, from which any rows are drawn.

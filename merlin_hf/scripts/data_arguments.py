@@ -11,7 +11,7 @@ from ..utils.validation import Count, check_options, interval
 
 @dataclass
 class TextDataArguments:
-    """The target (`task_name`, `dataset_name` or files) and the source (the same with `source_` in front)."""
+    """Arguments that name the target (`task_name`, `dataset_name` or files) and the source (the same with `source_` in front)."""
 
     task_name: str | None = field(
         default=None, metadata={"help": f"GLUE task of the target: {', '.join(GLUE_COLUMNS)}."}
@@ -75,12 +75,12 @@ class TextDataArguments:
 
     @staticmethod
     def origins(prefix: str) -> tuple[str, str, str]:
-        """The arguments that say where a task comes from."""
+        """Return the arguments that say where a task comes from."""
         return (f"{prefix}task_name", f"{prefix}dataset_name", f"{prefix}train_file")
 
     @property
     def has_source(self) -> bool:
-        """Whether a source is named."""
+        """Return whether a source is named."""
         return any(getattr(self, name) is not None for name in self.origins("source_"))
 
     def spec(self, prefix: str = "") -> DataSpec:
@@ -108,7 +108,7 @@ class TextDataArguments:
 
 @dataclass
 class MediaDataArguments:
-    """The target (`dataset_name` or folders) and the source (the same with `source_` in front)."""
+    """Arguments that name the target (`dataset_name` or folders) and the source (the same with `source_` in front)."""
 
     kind: ClassVar[str]  # of rows
 
@@ -166,12 +166,12 @@ class MediaDataArguments:
 
     @staticmethod
     def origins(prefix: str) -> tuple[str, str]:
-        """The arguments that say where a task comes from."""
+        """Return the arguments that say where a task comes from."""
         return (f"{prefix}dataset_name", f"{prefix}train_dir")
 
     @property
     def has_source(self) -> bool:
-        """Whether a source is named."""
+        """Return whether a source is named."""
         return any(getattr(self, name) is not None for name in self.origins("source_"))
 
     def spec(self, prefix: str = "") -> DataSpec:

@@ -14,7 +14,7 @@ logger = logging.getLogger("merlin_hf.scripts")
 
 
 def local_metric(task_name: str | None, is_regression: bool, predictions, references) -> dict[str, float]:
-    """The metrics of `evaluate.load("glue", task_name)`, computed here; for other data accuracy, or error and correlations."""
+    """Compute the metrics of `evaluate.load("glue", task_name)`; for other data accuracy, or error and correlations."""
     if task_name == "cola":
         from sklearn.metrics import matthews_corrcoef
 
@@ -50,7 +50,7 @@ def check_can_score(task_name: str | None, is_regression: bool) -> None:
 
 
 def load_metric(task_name: str | None, is_regression: bool) -> Callable:
-    """`evaluate`'s metric of a GLUE task where it can be had, else [`local_metric`], which gives the same numbers."""
+    """Return `evaluate`'s metric of a GLUE task where it can be had, else [`local_metric`], which gives the same numbers."""
     reason = "not a GLUE task" if task_name is None else "HF_HUB_OFFLINE is set"
     if task_name is not None and not constants.HF_HUB_OFFLINE:
         try:
@@ -67,7 +67,7 @@ def load_metric(task_name: str | None, is_regression: bool) -> Callable:
 
 
 def make_compute_metrics(task_name: str | None, labels: Labels) -> Callable:
-    """`compute_metrics` of [`~transformers.Trainer`], on labels as the data set numbers them."""
+    """Return the `compute_metrics` of [`~transformers.Trainer`], on labels as the data set numbers them."""
     metric = load_metric(task_name, labels.is_regression)
 
     def compute_metrics(output):
@@ -85,6 +85,6 @@ def make_compute_metrics(task_name: str | None, labels: Labels) -> Callable:
 
 
 def predicted(logits, labels: Labels) -> np.ndarray:
-    """Scores of a regression, else the likeliest output."""
+    """Return scores of a regression, else the likeliest output."""
     logits = logits[0] if isinstance(logits, tuple) else logits
     return logits.reshape(-1) if labels.is_regression else logits.argmax(-1)

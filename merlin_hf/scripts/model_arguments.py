@@ -8,22 +8,22 @@ from ..utils.validation import Text, check_options
 
 
 class TaskArguments(Protocol):
-    """What the arguments that name a target and a source have in common, whatever their rows are."""
+    """Arguments that name a target and a source, whatever their rows are."""
 
     @staticmethod
     def origins(prefix: str) -> tuple[str, ...]:
-        """The arguments that say where a task comes from."""
+        """Return the arguments that say where a task comes from."""
         raise NotImplementedError
 
     @property
     def has_source(self) -> bool:
-        """Whether a source is named."""
+        """Return whether a source is named."""
         raise NotImplementedError
 
 
 @dataclass
 class BaseModelArguments:
-    """The model, and the way it is trained; what all programs share."""
+    """Arguments of the model and the method that all programs share."""
 
     model_name_or_path: Text = field(metadata={"help": "Path of a pretrained model, or its name on the Hub."})
     method: str | None = field(
@@ -47,7 +47,7 @@ class BaseModelArguments:
 
     @property
     def hub_options(self) -> dict[str, Any]:
-        """What every `from_pretrained` takes."""
+        """Return the options that every `from_pretrained` takes."""
         return {
             "cache_dir": self.cache_dir,
             "revision": self.model_revision,

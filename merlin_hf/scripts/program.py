@@ -1,4 +1,4 @@
-"""What the programs that train have in common: loading, training, evaluating, predicting, publishing."""
+"""Steps that all programs share: loading, training, evaluating, predicting, publishing."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ logger = logging.getLogger("merlin_hf.scripts")
 @dataclass
 class Program:
     """
-    What the arguments come to, before anything is trained.
+    A trainer and its data, ready to run.
 
     Args:
         trainer ([`~transformers.Trainer`]): of the method, with the data to train on.
@@ -302,7 +302,7 @@ def train(trainer: Trainer, args: TransferTrainingArguments) -> dict[str, float]
 
 
 def earlier_metrics(output_dir: str) -> dict[str, float]:
-    """The metrics of a training that is finished, as far as they are still there."""
+    """Return the metrics of a training that is finished, as far as they are still there."""
     try:
         with open(os.path.join(output_dir, "train_results.json"), encoding="utf-8") as file:
             found = json.load(file)
@@ -312,7 +312,7 @@ def earlier_metrics(output_dir: str) -> dict[str, float]:
 
 
 def evaluate_on(trainer: Trainer, eval_datasets: dict[str, datasets.Dataset]) -> dict[str, float]:
-    """The metrics of each set; those of the second carry `_mm`."""
+    """Return the metrics of each set; those of the second carry `_mm`."""
     results = {}
     for suffix, dataset in eval_datasets.items():
         metrics = trainer.evaluate(eval_dataset=dataset)
