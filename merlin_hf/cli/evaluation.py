@@ -132,7 +132,8 @@ def _load_task(saved: SavedModel, arguments: argparse.Namespace) -> tuple[Task, 
     task_name = arguments.task_name and arguments.task_name.lower()
     if task_name is not None and task_name not in GLUE_COLUMNS:
         raise ConfigError(
-            f"`task_name` must be a GLUE task ({', '.join(GLUE_COLUMNS)}), got {task_name!r}.{did_you_mean(task_name, GLUE_COLUMNS)}"
+            f"`task_name` must be a GLUE task ({', '.join(GLUE_COLUMNS)}), got "
+            f"{task_name!r}.{did_you_mean(task_name, GLUE_COLUMNS)}"
         )
     media_column = f"{saved.kind}_column"
     spec = DataSpec(
@@ -209,8 +210,8 @@ def answers(model: PreTrainedModel, rows: EncodedRows, batch_size: int) -> tuple
     Return the logits of a model and the labels of rows.
 
     Returns:
-        logits `(n, num_labels)` in double precision, and labels `(n,)` as the data set numbers them, or `(n, classes)` zeros and
-        ones in its order.
+        logits `(n, num_labels)` in double precision, and labels `(n,)` as the data set numbers them, or `(n, classes)`
+        zeros and ones in its order.
     """
     logits, labels = [], []
     for inputs, of_batch in batches(rows, batch_size, model.device):
@@ -233,7 +234,8 @@ def features(model: PreTrainedModel, rows: EncodedRows, batch_size: int) -> np.n
 
 def model_ids(labels: Labels, config: PretrainedConfig, by_number: bool) -> np.ndarray:
     """
-    Find the output of the model for each class of the data, of shape `(classes,)`; see [`~merlin_hf.data.models.outputs_of`].
+    Find the output of the model for each class of the data, of shape `(classes,)`; see
+    [`~merlin_hf.data.models.outputs_of`].
 
     Raises:
         ValueError: names of labels do not fit together.

@@ -57,7 +57,8 @@ def metrics_of(
 
     Args:
         logits (`np.ndarray` of shape `(n, num_labels)`).
-        references (`np.ndarray` of shape `(n,)`): as the data set numbers them, or real numbers; or `(n, classes)` zeros and ones.
+        references (`np.ndarray` of shape `(n,)`): as the data set numbers them, or real numbers; or `(n, classes)`
+            zeros and ones.
         ids (`np.ndarray`, *optional*): see [`classes_of`].
         names (`list[str]`): of the model's outputs, see [`names_of`].
         task_name (`str`, *optional*): a GLUE task, whose own metrics are added.
@@ -104,8 +105,8 @@ def multi_label_metrics(logits: np.ndarray, flags: np.ndarray, names: Sequence[s
         names (`Sequence[str]`): of the labels.
 
     Returns:
-        `dict`: as from [`metrics_of`], with no confusion matrix. `accuracy` is the share of rows with all labels right,
-        `micro_f1` counts labels of all rows together, `macro_f1` is the mean over labels that occur.
+        `dict`: as from [`metrics_of`], with no confusion matrix. `accuracy` is the share of rows with all labels
+        right, `micro_f1` counts labels of all rows together, `macro_f1` is the mean over labels that occur.
     """
     taken = logits > 0
     of_class = precision_recall_fscore_support(flags, taken, zero_division=0)

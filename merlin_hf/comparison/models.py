@@ -88,7 +88,8 @@ def build_model(config: CompareConfig, model_config: PretrainedConfig, kind: str
 
 def freeze(model: PreTrainedModel, layers: int) -> None:
     """
-    Leave the embeddings and the lower layers as they are, the running statistics of their BatchNorm included, by which they normalise.
+    Leave the embeddings and the lower layers as they are, the running statistics of their BatchNorm included, by which
+    they normalise.
 
     Raises:
         ConfigError: the model has no embeddings and list of layers, or a shorter one.
@@ -112,7 +113,8 @@ def _embeddings(base: PreTrainedModel) -> nn.Module:
         return base.get_input_embeddings()
     except NotImplementedError as error:
         raise ConfigError(
-            f"`freeze_layers` needs a model with embeddings, and {type(base).__name__} has nothing of the name: leave it out."
+            f"`freeze_layers` needs a model with embeddings, and {type(base).__name__} has nothing of the name: leave "
+            "it out."
         ) from error
 
 

@@ -60,7 +60,8 @@ class TaskPair:
         if shared and config.train_split.partition("[")[0] == config.test_split.partition("[")[0]:
             raise ConfigError(
                 f"`target.test_split={config.test_split!r}` shares {shared} of its {len(self.test)} rows with "
-                f"`train_split={config.train_split!r}`. Give slices that do not overlap, or drop rows that are there twice."
+                f"`train_split={config.train_split!r}`. Give slices that do not overlap, or drop rows that are there "
+                "twice."
             )
 
     @cached_property

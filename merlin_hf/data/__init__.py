@@ -1,4 +1,4 @@
-"""Data: sets under their names on the Hub, columns and labels, and what a model takes of texts, images and recordings."""
+"""Load data sets, find their columns and labels, and encode texts, images and recordings for a model."""
 
 from .load import DATA_ROOT, FILE_TYPES, data_root, file_type, load_dataset
 

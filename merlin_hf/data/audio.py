@@ -30,7 +30,11 @@ class Recording(NamedTuple):
 
 
 def is_audio(feature: Any) -> bool:
-    """Return whether a column has recordings: `Audio`, lists of numbers, or dictionaries with such a list as `array`."""
+    """
+    Return whether a column has recordings.
+
+    `Audio`, lists of numbers, or dictionaries with such a list as `array`.
+    """
     if isinstance(feature, dict):
         return "array" in feature
     return isinstance(feature, datasets.Audio) or getattr(feature, "feature", None) in (
@@ -156,8 +160,8 @@ def _survey(where: str, found: list[tuple[str, _Facts]]) -> None:
     if loud:
         name, high = loud[0]
         logger.warning(
-            f"{where}: {len(loud)} recordings have real numbers far outside of -1 to 1, such as {name} with {high:g}. They are "
-            "taken as they are; divide them by the largest value that they can have."
+            f"{where}: {len(loud)} recordings have real numbers far outside of -1 to 1, such as {name} with {high:g}. "
+            "They are taken as they are; divide them by the largest value that they can have."
         )
 
 
@@ -186,7 +190,8 @@ class EncodeAudio:
     Args:
         extractor ([`~transformers.SequenceFeatureExtractor`]).
         max_length_seconds (`float`): of what is kept.
-        array_sampling_rate (`int`, *optional*): of rows that are raw arrays; the extractor's if not given, with a warning.
+        array_sampling_rate (`int`, *optional*): of rows that are raw arrays; the extractor's if not given, with a
+            warning.
         at_random (`bool`): cut out a piece anywhere, not the first one.
     """
 
@@ -222,7 +227,7 @@ class EncodeAudio:
         if self.array_sampling_rate is None:
             self.array_sampling_rate = self.extractor.sampling_rate
             logger.warning(
-                f"The recordings are arrays without a sampling rate: taken for the model's, {self.array_sampling_rate} Hz. If it is "
-                "another, give `--array_sampling_rate`."
+                "The recordings are arrays without a sampling rate: taken for the model's, "
+                f"{self.array_sampling_rate} Hz. If it is another, give `--array_sampling_rate`."
             )
         return self.array_sampling_rate

@@ -44,8 +44,10 @@ class ColumnOptions:
         label_column (`str`, *optional*): found if not given.
         problem_type (`str`, *optional*): whether labels that are numbers are classes, as in a model's configuration.
         labels_by_number (`bool`): match classes of different names by their numbers.
-        expected (`str`, *optional*): the problem type of a model that is to be judged: what numbers are that could be either.
-        names (mapping): what the user calls these options, where that is something else; `None` where there is no such option.
+        expected (`str`, *optional*): the problem type of a model that is to be judged: what numbers are that could be
+            either.
+        names (mapping): what the user calls these options, where that is something else; `None` where there is no such
+            option.
     """
 
     text_columns: Sequence[str] | None = None
@@ -108,7 +110,8 @@ def check_label_column(splits: Mapping[str, datasets.Dataset], given: str | None
         return
     columns = next(iter(splits.values())).column_names
     raise ConfigError(
-        f"`{option}={given!r}` is no column of `{argument}`.{did_you_mean(given, columns)} Columns: {', '.join(columns)}."
+        f"`{option}={given!r}` is no column of `{argument}`.{did_you_mean(given, columns)} Columns: "
+        f"{', '.join(columns)}."
     )
 
 
@@ -134,10 +137,11 @@ def find_text_columns(
     dataset: datasets.Dataset, given: Sequence[str] | None, argument: str, origin: str = "The data set"
 ) -> list[str]:
     """
-    Find the columns that are tokenized together: as given, else those of a GLUE task, `text`, or the only one or two of texts.
+    Find the columns that are tokenized together: as given, else those of a GLUE task, `text`, or the only one or two
+    of texts.
 
-    Columns of numbers, dates, names of rows or one single value are no texts. What is left is a guess where there were others,
-    and is said at WARNING.
+    Columns of numbers, dates, names of rows or one single value are no texts. What is left is a guess where there were
+    others, and is said at WARNING.
 
     Args:
         dataset (`datasets.Dataset`): with its labels in `label`.
@@ -159,7 +163,8 @@ def find_text_columns(
         return columns
     if not texts:
         raise ConfigError(
-            f"{origin} has no column of texts, only {_described(dataset)}. `{argument}` must be one or two of the text columns []."
+            f"{origin} has no column of texts, only {_described(dataset)}. `{argument}` must be one or two of the "
+            "text columns []."
         )
     known = [keys for keys in KNOWN_TEXTS if set(keys) <= set(texts)]
     if known:
@@ -203,12 +208,14 @@ def check_text_columns(
     for name in columns:
         if name not in split.column_names:
             raise ConfigError(
-                f"{origin} has no column of texts `{name}`, as {known_of} has, only {', '.join(split.column_names)}. Give the "
-                f"columns of both the same names, or others by `{option}`.{did_you_mean(name, split.column_names)}"
+                f"{origin} has no column of texts `{name}`, as {known_of} has, only {', '.join(split.column_names)}. "
+                "Give the columns of both the same names, or others by "
+                f"`{option}`.{did_you_mean(name, split.column_names)}"
             )
         if not is_text(split.features[name]):
             raise ConfigError(
-                f"{origin} holds {_kind(split.features[name])} in its column `{name}`, and {known_of} texts. Give texts in both."
+                f"{origin} holds {_kind(split.features[name])} in its column `{name}`, and {known_of} texts. Give "
+                "texts in both."
             )
 
 

@@ -34,7 +34,8 @@ def tokenize(
     Make the model's inputs and `labels`, and no other column.
 
     Args:
-        split (`datasets.Dataset`): its `label` is the place of a class among the names, a real number, or zeros and ones.
+        split (`datasets.Dataset`): its `label` is the place of a class among the names, a real number, or zeros and
+            ones.
         columns (`Sequence[str]`): one or two columns of texts.
         labels ([`~merlin_hf.data.labels.Labels`]).
         tokenizer: of transformers.
@@ -184,7 +185,8 @@ class ImageEncoder:
     Pixels, computed when a row is read, and kept for the next time.
 
     Args:
-        preprocess (`Callable`): from a list of `PIL.Image` to `np.ndarray` of shape `(n, num_channels, height, width)`.
+        preprocess (`Callable`): from a list of `PIL.Image` to `np.ndarray` of shape `(n, num_channels, height,
+            width)`.
         memory (`int`): bytes of pixels that are kept, at most.
     """
 
@@ -230,7 +232,8 @@ def computed_when_read(rows: Rows, column: str, read: Callable) -> datasets.Data
         column (`str`): its name.
         read (`Callable`): from a list of numbers of rows to a list of values.
 
-    Workers of a DataLoader can read it where they are forked; one that is sent to another process raises a `TypeError` there.
+    Workers of a DataLoader can read it where they are forked; one that is sent to another process raises a `TypeError`
+    there.
     """
     labels = rows.labels.astype(np.float32) if rows.is_regression else rows.ids
     dataset = datasets.Dataset.from_dict({"place": np.arange(len(rows)), "labels": labels})
@@ -259,13 +262,17 @@ class _Transform:
 
 def _refuse_another_process(identity: str) -> None:
     raise TypeError(
-        f"{identity} are read in the process that made them: leave out `training.dataloader_num_workers`, which starts "
-        "workers that share no memory here."
+        f"{identity} are read in the process that made them: leave out `training.dataloader_num_workers`, which "
+        "starts workers that share no memory here."
     )
 
 
 def resize_and_scale(image_size: int | tuple[int, int] | list[int], num_channels: int) -> Callable:
-    """Return the `preprocess` of [`ImageEncoder`] for models without an image processor: bilinear resizing, values in [-1, 1]."""
+    """
+    Return the `preprocess` of [`ImageEncoder`] for models without an image processor.
+
+    Bilinear resizing, values in [-1, 1].
+    """
     from PIL import Image
 
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size

@@ -194,8 +194,8 @@ def _first_bad_line(path: str, error: UnicodeDecodeError) -> str:
                 line.decode("utf-8")
             except UnicodeDecodeError as found:
                 return (
-                    f"line {number} has the byte 0x{line[found.start]:02x}. Save it as UTF-8; from Windows or Latin-1: "
-                    "`iconv -f CP1252 -t UTF-8`."
+                    f"line {number} has the byte 0x{line[found.start]:02x}. Save it as UTF-8; from Windows or "
+                    "Latin-1: `iconv -f CP1252 -t UTF-8`."
                 )
     return f"{error.reason}. Save it as UTF-8."
 
@@ -305,14 +305,15 @@ def _read_csv(path: str, named: str, cache_dir: str | None) -> datasets.Dataset:
     )
     if len(dataset) != form.rows:
         raise FileError(
-            f"{named} has {form.rows} rows by its quotation marks, and pandas reads {len(dataset)}: close every quotation mark."
+            f"{named} has {form.rows} rows by its quotation marks, and pandas reads {len(dataset)}: close every "
+            "quotation mark."
         )
     for name, numbers in later.items():
         if any(numbers.words):
             words = ", ".join(f"{count} {word!r}" for word, count in numbers.words.items() if word)
             logger.warning(
-                f"{named}: among the numbers of its column {name!r} there are {words}, taken as missing values. In a column "
-                "of texts they would be texts."
+                f"{named}: among the numbers of its column {name!r} there are {words}, taken as missing values. In a "
+                "column of texts they would be texts."
             )
         if numbers.decimal_commas:
             logger.warning(f"{named}: the commas in the numbers of its column {name!r} are taken as decimal points.")
@@ -324,8 +325,8 @@ def csv_form(path: str, named: str) -> CsvForm:
     Find out how a csv file is written, and check every line of it.
 
     Raises:
-        FileError: a line has more or fewer cells than the header, or a quotation mark that is not closed; the header has a
-            name twice.
+        FileError: a line has more or fewer cells than the header, or a quotation mark that is not closed; the header
+            has a name twice.
     """
     encoding = _encoding(path, named)
     limit = csv.field_size_limit(sys.maxsize)
@@ -357,7 +358,11 @@ def _lines(path: str, encoding: str) -> Iterator[str]:
 
 
 def _sniffed(path: str, encoding: str) -> CsvForm:
-    """Choose the delimiter by which the first records have as many cells as the header, and more than one; else a comma."""
+    """
+    Choose the delimiter by which the first records have as many cells as the header, and more than one.
+
+    Else a comma.
+    """
     lines = list(itertools.islice(_lines(path, encoding), SAMPLE))
     usual = "\t" if ".tsv" in Path(path).name.lower() else ","
     best = CsvForm(encoding, usual)
@@ -410,8 +415,8 @@ def _checked(path: str, named: str, form: CsvForm) -> CsvForm:
             start = reader.line_num + 1
     except csv.Error as error:
         raise FileError(
-            f"{named}: the cells of the record that starts in line {start} cannot be told apart ({error}). Close its quotation "
-            "marks, and double those within a cell."
+            f"{named}: the cells of the record that starts in line {start} cannot be told apart ({error}). Close its "
+            "quotation marks, and double those within a cell."
         ) from None
     if blank and len(form.header) == 1:
         logger.warning(f'{named}: {blank} blank lines are left out; an empty text is written as "".')
@@ -434,7 +439,8 @@ def _header(record: list[str], named: str) -> list[str]:
 def _uneven(named: str, line: int, cells: int, form: CsvForm) -> str:
     expected = f"{len(form.header)} {'cells' if len(form.header) > 1 else 'cell'} ({', '.join(form.header[:8])})"
     return (
-        f"{named}: line {line} has {cells} {'cells' if cells != 1 else 'cell'} separated by {DELIMITERS[form.delimiter]}, the "
+        f"{named}: line {line} has {cells} {'cells' if cells != 1 else 'cell'} separated by "
+        f"{DELIMITERS[form.delimiter]}, the "
         f'header has {expected}. Put a cell with a separator in it between quotation marks: "...".'
     )
 
@@ -479,7 +485,11 @@ def _read_json(path: str, named: str, cache_dir: str | None) -> datasets.Dataset
 
 
 def _has_an_object_a_line(path: str) -> bool:
-    """Return whether a json file has several lines, of an object each; Arrow's reader crashes at others, such as `null`."""
+    """
+    Return whether a json file has several lines, of an object each.
+
+    Arrow's reader crashes at others, such as `null`.
+    """
     count = 0
     for line in _lines(path, "utf-8"):
         line = line.strip()
@@ -490,7 +500,7 @@ def _has_an_object_a_line(path: str) -> bool:
 
 
 def _json_rows(path: str, named: str, encoding: str) -> list[dict[str, Any]]:
-    """Read the rows of a json file: an object a line, a list of objects, or one object with a list of them or of columns."""
+    """Read a json file: an object a line, a list of objects, or one object with a list of them or of columns."""
     text = "".join(_lines(path, encoding))
     try:
         document = json.loads(text)
@@ -504,7 +514,8 @@ def _json_rows(path: str, named: str, encoding: str) -> list[dict[str, Any]]:
                 if number == lines[0][0] and isinstance(whole, json.JSONDecodeError):
                     raise FileError(f"{named}: line {whole.lineno} is not JSON: {whole.msg}.") from None
                 raise FileError(
-                    f"{named}: line {number} is not JSON: {getattr(error, 'msg', error)}. Each line must be an object such as "
+                    f"{named}: line {number} is not JSON: {getattr(error, 'msg', error)}. Each line must be an object "
+                    "such as "
                     '{"text": "...", "label": 0}.'
                 ) from None
             if not isinstance(rows[-1], dict):
@@ -543,8 +554,8 @@ def _rows_of_document(document: Any, named: str) -> list[dict[str, Any]]:
     if len(lists) + len(mappings) < len(document):
         return [document]
     raise FileError(
-        f"{named} is one object with {', '.join(list(document)[:8])}, in which no list of rows is found. Write a list of objects, or "
-        "an object a line."
+        f"{named} is one object with {', '.join(list(document)[:8])}, in which no list of rows is found. Write a list "
+        "of objects, or an object a line."
     )
 
 
@@ -560,7 +571,10 @@ def _mixed_kinds(rows: list[dict[str, Any]]) -> str | None:
             if first[1] != kind:
                 known = {"str": "text", "bool": "true or false", "dict": "object"}
                 first_kind, kind = known.get(first[1], first[1]), known.get(kind, kind)
-                return f"its column {name!r} has a {first_kind} in row {first[0]} and a {kind} in row {number}. Give one kind of values."
+                return (
+                    f"its column {name!r} has a {first_kind} in row {first[0]} and a {kind} in row {number}. Give one "
+                    "kind of values."
+                )
     return None
 
 
@@ -571,7 +585,11 @@ def _read_parquet(path: str, named: str, cache_dir: str | None) -> datasets.Data
 
 
 def _build(builder_class: type, path: str, cache_dir: str | None, **options: Any) -> datasets.Dataset:
-    """Read a file with a builder of `datasets`, which takes its path as it stands: brackets and stars are no pattern."""
+    """
+    Read a file with a builder of `datasets`, which takes its path as it stands.
+
+    Brackets and stars are no pattern.
+    """
     path = os.path.abspath(path)
     if "::" in path:
         raise FileError(f"{path!r} has `::` in it, by which `datasets` chains addresses: rename it.")

@@ -45,7 +45,8 @@ def to_mode(image: Any, mode: str = "RGB") -> Any:
     Return an image with 8 bits in each channel, showing what it showed.
 
     - Greys of 16 bits are divided by 257. The scale is that of the format, not of the single image.
-    - Real numbers from 0 to 1 are multiplied by 255; those from 0 to 255, and integers of 32 bits in this range, are rounded.
+    - Real numbers from 0 to 1 are multiplied by 255; those from 0 to 255, and integers of 32 bits in this range, are
+      rounded.
     - Transparent parts are laid on white.
     - CMYK of a JPEG file is inverted where Adobe's marker says so. Lab is converted by its own colour profile.
 
@@ -110,8 +111,8 @@ def _to_bytes(pixels: np.ndarray) -> np.ndarray:
         pixels = pixels * 255.0
     elif high > 255:
         raise ValueError(
-            f"its values are from {low:g} to {high:g} ({pixels.dtype}), and the format does not say what is white. Save it with 8 or "
-            "16 bits, or as real numbers from 0 to 1"
+            f"its values are from {low:g} to {high:g} ({pixels.dtype}), and the format does not say what is white. "
+            "Save it with 8 or 16 bits, or as real numbers from 0 to 1"
         )
     return np.rint(pixels).astype(np.uint8)
 
@@ -140,11 +141,12 @@ def read_image(value: Any) -> Any:
     """
     Read an image: of a file or of bytes as `datasets` stores them, or an array.
 
-    Cameras' notes on which side is up are followed, as `datasets.Image` does. Of files with several images the first is read.
+    Cameras' notes on which side is up are followed, as `datasets.Image` does. Of files with several images the first
+    is read.
 
     Args:
-        value (`dict`, `PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or nested lists): arrays are of shape `(height, width)`,
-            `(height, width, channels)` or `(channels, height, width)`.
+        value (`dict`, `PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or nested lists): arrays are of shape `(height,
+            width)`, `(height, width, channels)` or `(channels, height, width)`.
 
     Returns:
         `PIL.Image.Image` in its own mode.
@@ -168,7 +170,11 @@ def read_image(value: Any) -> Any:
 
 
 def glance_at_image(value: Any) -> Any:
-    """Read the header of an image; the whole of one whose range is not told by it, or that is not in a local file or in bytes."""
+    """
+    Read the header of an image.
+
+    The whole of one whose range is not told by it, or that is not in a local file or in bytes.
+    """
     from io import BytesIO
 
     from PIL import Image, UnidentifiedImageError
@@ -200,8 +206,8 @@ def from_array(pixels: np.ndarray) -> Any:
     Return an array as an image.
 
     Args:
-        pixels (`np.ndarray`): of shape `(height, width)`, or with 1, 2 (with alpha), 3 or 4 (with alpha) channels last, or 1, 3 or 4
-            channels first; bytes, integers of 16 bits, or values as [`to_mode`] takes them.
+        pixels (`np.ndarray`): of shape `(height, width)`, or with 1, 2 (with alpha), 3 or 4 (with alpha) channels
+            last, or 1, 3 or 4 channels first; bytes, integers of 16 bits, or values as [`to_mode`] takes them.
 
     Raises:
         ValueError: it has another shape or type.
@@ -260,14 +266,15 @@ def _survey(where: str, found: list[tuple[str, _Facts]]) -> None:
     if frames:
         name, count = frames[0]
         logger.warning(
-            f"{where}: {len(frames)} files have several images, such as {name} with {count}. The first of each is used; save "
-            "the others as files of their own to use them."
+            f"{where}: {len(frames)} files have several images, such as {name} with {count}. The first of each is "
+            "used; save the others as files of their own to use them."
         )
     deep = [facts.high for _, facts in found if facts.kind == "16"]
     if deep and max(deep) <= DEEPEST_12_BIT:
         logger.warning(
-            f"{where}: the images of 16 bits have no value above {max(deep):g} of 65535, which leaves {max(deep) / 257 + 1:.0f} "
-            "of 256 greys. If they were made with fewer bits, multiply them so that white is 65535, or save them with 8 bits."
+            f"{where}: the images of 16 bits have no value above {max(deep):g} of 65535, which leaves "
+            f"{max(deep) / 257 + 1:.0f} of 256 greys. If they were made with fewer bits, multiply them so that white "
+            "is 65535, or save them with 8 bits."
         )
     real = sorted(((facts.high, name) for name, facts in found if facts.kind == "F"), key=lambda pair: pair[0])
     if not real or real[-1][0] <= 1:
@@ -276,13 +283,13 @@ def _survey(where: str, found: list[tuple[str, _Facts]]) -> None:
     low = next(((high, name) for high, name in real if 0 < high <= 1), None)
     if low is not None:
         raise UnreadableMediaError(
-            f"{where}: the real numbers of {low[1]} go up to {low[0]:g}, those of {name} up to {high:g}, so that one is on a scale "
-            "from 0 to 1 and the other from 0 to 255. Save all on one scale."
+            f"{where}: the real numbers of {low[1]} go up to {low[0]:g}, those of {name} up to {high:g}, so that one "
+            "is on a scale from 0 to 1 and the other from 0 to 255. Save all on one scale."
         )
     if high < FEW_GREYS:
         raise UnreadableMediaError(
-            f"{where}: the real numbers of its images go up to {high:g} ({name}), which is a scale neither from 0 to 1 nor "
-            "from 0 to 255. Save them on one of these."
+            f"{where}: the real numbers of its images go up to {high:g} ({name}), which is a scale neither from 0 to "
+            "1 nor from 0 to 255. Save them on one of these."
         )
 
 

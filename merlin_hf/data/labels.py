@@ -72,7 +72,8 @@ class LabelMismatchError(ConfigError):
 
 def match_names(names: Sequence[str], known: Sequence[str], of: str, known_of: str) -> list[int]:
     """
-    Find each name among known ones: the same name, else one that differs in upper and lower case or invisible characters alone.
+    Find each name among known ones: the same name, else one that differs in upper and lower case or invisible
+    characters alone.
 
     The latter counts only where no other name could be meant, and is said at WARNING.
 
@@ -104,19 +105,25 @@ def match_names(names: Sequence[str], known: Sequence[str], of: str, known_of: s
             missing.append(name)
     if missing:
         raise LabelMismatchError(
-            f"{of} has the {_label_word(missing)} {shown(missing)}, and {known_of} has no such {_label_word(missing)}. The labels are "
-            f"{shown(names)} there, and {shown(known)} here. Give both the same names."
+            f"{of} has the {_label_word(missing)} {shown(missing)}, and {known_of} has no such "
+            f"{_label_word(missing)}. The labels are {shown(names)} there, and {shown(known)} here. Give both the "
+            "same names."
         )
     if by_case:
         pairs = ", ".join(f"{name!r} as {other!r}" for name, other in by_case.items())
         logger.warning(
-            f"{of}: labels that differ in upper and lower case or invisible characters from those of {known_of} are taken as these: {pairs}."
+            f"{of}: labels that differ in upper and lower case or invisible characters from those of {known_of} are "
+            f"taken as these: {pairs}."
         )
     return [places[found[name]] for name in names]
 
 
 def folded_name(name: str) -> str:
-    """Return a name without what readers do not see or heed: case, invisible characters, kinds of blanks, composed accents."""
+    """
+    Return a name without what readers do not see or heed.
+
+    Case, invisible characters, kinds of blanks, composed accents.
+    """
     visible = "".join(sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf")
     return " ".join(visible.casefold().split())
 
@@ -162,8 +169,8 @@ class LabelColumn:
         if not isinstance(feature, datasets.Value | datasets.ClassLabel) or _is_strange(feature):
             raise ConfigError(
                 f"{origin} needs a column of labels with one label per row, of one kind, got {feature} in the columns "
-                f"{', '.join(split.column_names)}. Name the column (`label_column`); for several labels per row, use `MerlinTrainer` "
-                "directly."
+                f"{', '.join(split.column_names)}. Name the column (`label_column`); for several labels per row, use "
+                "`MerlinTrainer` directly."
             )
         column = split.select_columns(["label"]).with_format("arrow")[:]["label"]
         encoded = pc.dictionary_encode(column.combine_chunks() if hasattr(column, "combine_chunks") else column)
@@ -240,7 +247,8 @@ class LabelColumn:
         ]
         if wrong:
             raise ConfigError(
-                f"{self.origin} has the class number {wrong[0]}, and names of {len(known)} classes, {shown(self.feature.names)}."
+                f"{self.origin} has the class number {wrong[0]}, and names of {len(known)} classes, "
+                f"{shown(self.feature.names)}."
             )
 
     def _strip(self) -> None:
@@ -295,19 +303,20 @@ def settle_labels(
     Find the classes of a task and number them alike in all its splits, by their names.
 
     Args:
-        splits (mapping of `datasets.Dataset`): with a column `label`; one without it stays as it is. The classes are those of
-            `train`, or of the first split.
+        splits (mapping of `datasets.Dataset`): with a column `label`; one without it stays as it is. The classes are
+            those of `train`, or of the first split.
         origins (mapping of `str`): how the user named each split, for messages.
         argument (`str`): how the user named the data set.
         options ([`~merlin_hf.data.columns.ColumnOptions`]): what the user says of the labels.
         kept (`Collection[str]`): splits to predict, whose rows stay where they have no label.
 
     Returns:
-        The splits, and the labels. `label` is then the place of a class in `labels.names`, or a real number, and `None` in a row
-        that has no label.
+        The splits, and the labels. `label` is then the place of a class in `labels.names`, or a real number, and
+        `None` in a row that has no label.
 
     Raises:
-        ConfigError: labels cannot be used or do not fit together; the message names the split and has both lists of names.
+        ConfigError: labels cannot be used or do not fit together; the message names the split and has both lists of
+            names.
     """
     columns = {
         name: LabelColumn.read(split, origins[name]) for name, split in splits.items() if "label" in split.column_names
@@ -327,7 +336,8 @@ def settle_labels(
         # Of a test split all labels may be hidden, which is nothing to warn of.
         if column.missing and column.present and name not in kept:
             logger.warning(
-                f"{column.origin}: {column.missing} of {len(column.codes)} rows have no label ({MISSING}) and are left out."
+                f"{column.origin}: {column.missing} of {len(column.codes)} rows have no label ({MISSING}) and are "
+                "left out."
             )
         if is_regression:
             new, feature = _as_numbers(column), datasets.Value("float64")
@@ -350,14 +360,14 @@ def _hide_unknown(main: LabelColumn, columns: Any) -> None:
             column.hide(HIDDEN_LABEL)  # a split of nothing else is a test of GLUE, also of scores
         elif column.is_whole and sorted(others) == list(range(len(others))) and len(others) > 2:
             logger.warning(
-                f"{column.origin}: rows with the label {HIDDEN_LABEL} are taken as rows without a label, beside the classes "
-                f"{shown(sorted(others))}. If it is a class, give the labels as names."
+                f"{column.origin}: rows with the label {HIDDEN_LABEL} are taken as rows without a label, beside the "
+                f"classes {shown(sorted(others))}. If it is a class, give the labels as names."
             )
             column.hide(HIDDEN_LABEL)
         elif column.is_whole and column is main:
             logger.warning(
-                f"{column.origin}: the label {HIDDEN_LABEL} is taken as a class of its own, beside {shown(sorted(others))}. If it "
-                "stands for no label, leave these rows out or their labels empty."
+                f"{column.origin}: the label {HIDDEN_LABEL} is taken as a class of its own, beside "
+                f"{shown(sorted(others))}. If it stands for no label, leave these rows out or their labels empty."
             )
 
 
@@ -379,8 +389,8 @@ def _is_regression(main: LabelColumn, columns: list[LabelColumn], options: Colum
     if main.is_whole:
         if len(values) > MANY_CLASSES and 2 * len(values) > len(main.codes) - main.missing:
             logger.warning(
-                f"{main.origin}: the labels are {len(values)} whole numbers, taken as so many classes; `{flag}={REGRESSION}` takes "
-                "them as real numbers."
+                f"{main.origin}: the labels are {len(values)} whole numbers, taken as so many classes; "
+                f"`{flag}={REGRESSION}` takes them as real numbers."
             )
         return False
     if not main.is_float:
@@ -390,8 +400,8 @@ def _is_regression(main: LabelColumn, columns: list[LabelColumn], options: Colum
     are_classes = len(values) <= FEW_VALUES and 2 * len(values) <= len(main.codes) - main.missing
     taken = (f"{len(values)} classes", REGRESSION) if are_classes else ("real numbers", SINGLE_LABEL)
     logger.warning(
-        f"{main.origin}: the labels are whole numbers written as decimals, {shown(sorted(values))}, taken as {taken[0]}; "
-        f"`{flag}={taken[1]}` takes them otherwise."
+        f"{main.origin}: the labels are whole numbers written as decimals, {shown(sorted(values))}, taken as "
+        f"{taken[0]}; `{flag}={taken[1]}` takes them otherwise."
     )
     return not are_classes
 
@@ -411,8 +421,8 @@ def _classes_of(main: LabelColumn, options: ColumnOptions) -> Labels:
         numbers = [int(value) for value in values] if main.is_number else list(range(len(values)))
         if len(values) > 2 and len(values) == len(main.codes) - main.missing:
             message = (
-                f"{main.origin}: each of its {len(values)} rows has a label of its own, such as {names[0][:40]!r}; is this the column "
-                f"of labels? `{options.name_of('label_column')}` names another."
+                f"{main.origin}: each of its {len(values)} rows has a label of its own, such as {names[0][:40]!r}; is "
+                f"this the column of labels? `{options.name_of('label_column')}` names another."
             )
             if len(values) > MANY_CLASSES:
                 raise ConfigError(message)
@@ -427,8 +437,9 @@ def _classes_of(main: LabelColumn, options: ColumnOptions) -> Labels:
     alike = [same for same in by_case.values() if len(same) > 1]
     if alike:
         logger.warning(
-            f"{main.origin}: labels that differ in upper and lower case or invisible characters alone are classes of their own: "
-            f"{', '.join(' and '.join(map(repr, same)) for same in alike[:5])}. Write them alike if they are one."
+            f"{main.origin}: labels that differ in upper and lower case or invisible characters alone are classes of "
+            f"their own: {', '.join(' and '.join(map(repr, same)) for same in alike[:5])}. Write them alike if they "
+            "are one."
         )
     return Labels(names, numbers=numbers, has_names=not main.is_number)
 
@@ -480,7 +491,8 @@ def join_label_columns(splits: datasets.DatasetDict, names: Sequence[str]) -> da
     Return the splits with a column `label` made of a column of zeros and ones for each label, as csv files have them.
 
     Args:
-        splits (`datasets.DatasetDict`): those that have `label` or `labels` already, or lack one of the columns, stay as they are.
+        splits (`datasets.DatasetDict`): those that have `label` or `labels` already, or lack one of the columns, stay
+            as they are.
         names (`Sequence[str]`): of the labels, in their order.
     """
     return datasets.DatasetDict({name: _joined(split, names) for name, split in splits.items()})
@@ -502,7 +514,8 @@ def several_labels(
     splits: datasets.DatasetDict, names: Sequence[str], argument: str
 ) -> tuple[datasets.DatasetDict, Labels] | None:
     """
-    Return the splits with a column `label` of zeros and ones, where it has lists: of classes, of names, of ids, or of zeros and ones.
+    Return the splits with a column `label` of zeros and ones, where it has lists: of classes, of names, of ids, or of
+    zeros and ones.
 
     Args:
         splits (`datasets.DatasetDict`).
@@ -535,7 +548,8 @@ def several_labels(
         labels = [str(value) for value in values]
         if not all(isinstance(value, int | str) for value in values):
             raise ConfigError(
-                f"`{argument}` has lists of labels such as {lists[0][:8]}; give lists of names, of ids, or of {len(names)} zeros and ones."
+                f"`{argument}` has lists of labels such as {lists[0][:8]}; give lists of names, of ids, or of "
+                f"{len(names)} zeros and ones."
             )
     places = {value: place for place, value in enumerate(values)}
     feature = datasets.Sequence(datasets.Value("float32"))

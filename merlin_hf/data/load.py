@@ -49,10 +49,11 @@ def load_dataset(
 
     Raises:
         FileNotFoundError: there is no such data set in any of these places; the message says what was tried.
-        ValueError: a file of a type that is not read, or that cannot be read; the message names the line and the reason.
+        ValueError: a file of a type that is not read, or that cannot be read; the message names the line and the
+            reason.
 
-    The delimiter of a csv file and a byte order mark are found; all else is UTF-8. In a csv file only an empty cell is a missing
-    value: texts such as `None` and `NA` are texts.
+    The delimiter of a csv file and a byte order mark are found; all else is UTF-8. In a csv file only an empty cell is
+    a missing value: texts such as `None` and `NA` are texts.
 
     Example:
 
@@ -94,7 +95,8 @@ def load_class_folders(
     `datasets` would take the deepest folder of a file for its class, and none where files are on several levels.
 
     Returns:
-        the splits, or the one that is asked for, perhaps a slice such as `train[:10%]`; `None` where the folder has other files.
+        the splits, or the one that is asked for, perhaps a slice such as `train[:10%]`; `None` where the folder has
+        other files.
 
     Raises:
         ValueError: it is not clear which folder is the class, or there is no such split.
@@ -168,8 +170,9 @@ def _warn_of_files_left_out(path: str, files: dict[str, list[str]], named: str) 
     )
     if left and taken:
         logger.warning(
-            f"{named}: {', '.join(left[:5])}{', ...' if len(left) > 5 else ''} in this folder is taken for no split; the splits are "
-            f"{', '.join(files)}. Call a file train.csv, validation.csv or test.csv, or name it by an option of its own."
+            f"{named}: {', '.join(left[:5])}{', ...' if len(left) > 5 else ''} in this folder is taken for no split; "
+            f"the splits are {', '.join(files)}. Call a file train.csv, validation.csv or test.csv, or name it by an "
+            "option of its own."
         )
 
 

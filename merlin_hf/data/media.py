@@ -50,8 +50,8 @@ class MediaKind:
         read (`Callable`): from a stored value to the image, or to the samples and their rate.
         glance (`Callable`): the same, reading no more than the header where there is one.
         facts (`Callable`): from what `read` or `glance` gave to what `survey` needs of it, or `None`.
-        survey (`Callable`): takes how the user named the data and pairs of a name and facts; raises or warns where all together cannot be
-            right.
+        survey (`Callable`): takes how the user named the data and pairs of a name and facts; raises or warns where all
+            together cannot be right.
     """
 
     name: str
@@ -70,7 +70,11 @@ class MediaKind:
 
 
 def media_label_column(split: datasets.Dataset, origin: str, options: ColumnOptions) -> str | None:
-    """Return the column of labels of media where it is called as such columns are; warn where others could be meant."""
+    """
+    Return the column of labels of media where it is called as such columns are.
+
+    Warn where others could be meant.
+    """
     if set(LABEL_COLUMNS) & set(split.column_names):
         return None  # what is found anyway
     found = next((name for name in LABEL_NAMES if name in split.column_names), None)
@@ -78,7 +82,8 @@ def media_label_column(split: datasets.Dataset, origin: str, options: ColumnOpti
     others = [name for name in classes if name != found]
     if found is not None and others:
         logger.warning(
-            f"{origin}: the labels are taken from {found}, not from {', '.join(others)}; `{options.name_of('label_column')}` names "
+            f"{origin}: the labels are taken from {found}, not from {', '.join(others)}; "
+            f"`{options.name_of('label_column')}` names "
             "another."
         )
     return found
@@ -115,8 +120,8 @@ def load_media_folders(
     """
     Load files in a folder for each class.
 
-    A file may lie deeper: its class is the first folder on its way. Hidden files are left out. Splits have the same classes, those
-    of `train` where it is one of them.
+    A file may lie deeper: its class is the first folder on its way. Hidden files are left out. Splits have the same
+    classes, those of `train` where it is one of them.
 
     Args:
         folders (`Mapping[str, str]`): from splits to folders. That of `test` may have files without classes.
@@ -129,7 +134,8 @@ def load_media_folders(
 
     Raises:
         FileNotFoundError: a folder is not there, or has no such files.
-        ValueError: it is not clear which folder is the class of a file, or a split has classes that `train` does not have.
+        ValueError: it is not clear which folder is the class of a file, or a split has classes that `train` does not
+            have.
     """
     for split, folder in folders.items():
         if not os.path.isdir(folder):
@@ -154,7 +160,7 @@ def load_media_folders(
 def _dataset(
     folder: str, files: list[tuple[str, ...]], kind: MediaKind, names: list[str], places: dict[str, int]
 ) -> datasets.Dataset:
-    """Make a data set of files, with `label` where there are folders of classes, whose places among the names are given."""
+    """Make a data set of files, with `label` where `names` are those of their folders of classes."""
     columns: dict[str, list] = {kind.name: [{"bytes": None, "path": os.path.join(folder, *parts)} for parts in files]}
     features: dict[str, Any] = {kind.name: {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}
     if places:
@@ -191,8 +197,8 @@ def _list(folder: str, kind: MediaKind, argument: str, split: str) -> list[tuple
     classes = sorted({parts[0] for parts in files if len(parts) > 1})
     if flat and (classes or split != "test"):
         raise ValueError(
-            f"{given} has {len(flat)} {kind.plural} that are in no folder of a class, such as {flat[0]!r}. Move each into the "
-            "folder of its class."
+            f"{given} has {len(flat)} {kind.plural} that are in no folder of a class, such as {flat[0]!r}. Move each "
+            "into the folder of its class."
         )
     if len(classes) > 1 and all(name.lower() in SPLIT_FOLDERS for name in classes):
         raise ValueError(
@@ -212,8 +218,10 @@ def _list(folder: str, kind: MediaKind, argument: str, split: str) -> list[tuple
     deeper = [parts for parts in files if len(parts) > 2]
     if deeper:
         logger.warning(
-            f"{given}: {len(deeper)} of {len(files)} files are in deeper folders, such as {os.path.join(*deeper[0])!r}. Their class "
-            f"is the first folder, one of {listing(classes)}. If it is another, give that folder's parent as `{argument}`."
+            f"{given}: {len(deeper)} of {len(files)} files are in deeper folders, such as "
+            f"{os.path.join(*deeper[0])!r}. Their class "
+            f"is the first folder, one of {listing(classes)}. If it is another, give that folder's parent as "
+            f"`{argument}`."
         )
     without = sorted(empty - set(classes))
     if without:
@@ -224,7 +232,11 @@ def _list(folder: str, kind: MediaKind, argument: str, split: str) -> list[tuple
 
 
 def _walk(folder: str, parts: tuple[str, ...] = (), above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the paths of files by their parts, in order; for a folder its own with an empty last part, before its files."""
+    """
+    Yield the paths of files by their parts, in order.
+
+    For a folder its own with an empty last part, before its files.
+    """
     real = os.path.realpath(folder)
     if real in above:
         raise ValueError(f"{folder!r} is a link to a folder that it is in. Remove the link.")
@@ -264,7 +276,8 @@ def find_split_folders(folder: str, kind: MediaKind, argument: str) -> dict[str,
     Find the folders of splits of a data set that is nothing but files of a kind in folders of classes.
 
     Returns:
-        from splits to folders; `None` where `datasets` should read the folder: there are tables or archives, or no such files.
+        from splits to folders; `None` where `datasets` should read the folder: there are tables or archives, or no
+        such files.
 
     Raises:
         ValueError: some folders are called like splits and others are not, or two are the same split.
@@ -285,15 +298,17 @@ def find_split_folders(folder: str, kind: MediaKind, argument: str) -> dict[str,
     if len(splits) < len(with_files):
         others = sorted(with_files - set(splits))
         raise ValueError(
-            f"`{argument}={folder!r}` has the folders {listing(sorted(splits))}, which are called like splits, beside {listing(others)}. Put the "
-            "folders of classes into those of splits, or, if all are classes, give the folder as `train_dir`."
+            f"`{argument}={folder!r}` has the folders {listing(sorted(splits))}, which are called like splits, beside "
+            f"{listing(others)}. Put the folders of classes into those of splits, or, if all are classes, give the "
+            "folder as `train_dir`."
         )
     found: dict[str, str] = {}
     for name in sorted(splits):
         split = SPLIT_FOLDERS[name.lower()]
         if split in found:
             raise ValueError(
-                f"`{argument}={folder!r}` has two folders for the split {split}: {os.path.basename(found[split])} and {name}. Keep one."
+                f"`{argument}={folder!r}` has two folders for the split {split}: {os.path.basename(found[split])} and "
+                f"{name}. Keep one."
             )
         found[split] = os.path.join(folder, name)
     return {split: found[split] for split in ("train", "validation", "test") if split in found}
@@ -338,7 +353,8 @@ def check_media(dataset: datasets.Dataset, column: str, kind: MediaKind, where: 
     Check that the media of a data set can be read: in full, or for more than `CHECKED_ROWS` rows by their headers.
 
     Args:
-        dataset (`datasets.Dataset`): with the column, which is not decoded, and perhaps `row`, the numbers of the rows as stored.
+        dataset (`datasets.Dataset`): with the column, which is not decoded, and perhaps `row`, the numbers of the rows
+            as stored.
         column (`str`).
         kind ([`MediaKind`]).
         where (`str`): how the user named the data, with backticks around arguments, for messages.
@@ -374,8 +390,8 @@ def check_media(dataset: datasets.Dataset, column: str, kind: MediaKind, where: 
     if damaged:
         more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
         raise UnreadableMediaError(
-            f"{where}: {len(damaged)} of {len(dataset)} {kind.plural} cannot be read: {', '.join(damaged[:3])}{more}. Replace or "
-            "remove them."
+            f"{where}: {len(damaged)} of {len(dataset)} {kind.plural} cannot be read: {', '.join(damaged[:3])}{more}. "
+            "Replace or remove them."
         )
     kind.survey(where, found)
 

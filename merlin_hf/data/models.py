@@ -39,8 +39,8 @@ def model_names(config: PretrainedConfig) -> list[str]:
     unnamed = [id for id in range(config.num_labels) if id not in config.id2label]
     if unnamed:
         raise ConfigError(
-            f"`id2label` in the model's configuration has no name for the output {unnamed[0]}: it must have one for each of 0 ... "
-            f"{config.num_labels - 1}, and has {shown(sorted(config.id2label))}."
+            f"`id2label` in the model's configuration has no name for the output {unnamed[0]}: it must have one for "
+            f"each of 0 ... {config.num_labels - 1}, and has {shown(sorted(config.id2label))}."
         )
     return [config.id2label[id] for id in range(config.num_labels)]
 
@@ -54,8 +54,8 @@ def configure_labels(
     """
     Set up the configuration of a pretrained model for a task, and settle which output stands for which class.
 
-    Where the model was trained for the same names, each keeps its output; for other names the outputs are in the order of the
-    data's classes.
+    Where the model was trained for the same names, each keeps its output; for other names the outputs are in the order
+    of the data's classes.
 
     Args:
         config ([`~transformers.PretrainedConfig`]): of the pretrained model, changed in place.
@@ -95,7 +95,9 @@ def pretrained_outputs(
             return match_names(names, known, "The data", "the model")
         except LabelMismatchError as error:
             if not accept_others:
-                hint = f" To train on with its outputs for {shown(shared)}, and new names for the others, give `{option}`."
+                hint = (
+                    f" To go on with its outputs for {shown(shared)}, and new names for the others, give `{option}`."
+                )
                 raise LabelMismatchError(f"{error}{hint if option else ''}") from None
         places = {name: known.index(name) for name in names if name in known}
         free = [place for place in order if place not in places.values()]
@@ -127,8 +129,8 @@ def outputs_of(labels: Labels, config: PretrainedConfig, by_number: bool = False
             return list(numbers)
         if len(labels.names) == config.num_labels:
             logger.warning(
-                f"The model's labels have no names, only numbers; the data's are taken in their order: {shown(labels.names)}. "
-                "`--labels_by_number` says that this is right."
+                "The model's labels have no names, only numbers; the data's are taken in their order: "
+                f"{shown(labels.names)}. `--labels_by_number` says that this is right."
             )
             return list(numbers)
     if labels.is_multi_label and not labels.has_names and fits and not set(labels.names) & set(known):
@@ -138,8 +140,8 @@ def outputs_of(labels: Labels, config: PretrainedConfig, by_number: bool = False
         return match_names(labels.names, known, "The data", "the model")
     except LabelMismatchError:
         raise LabelMismatchError(
-            f"The data has the labels {shown(labels.names)}, the model {shown(known)}. Give data with the model's names, or "
-            f"`--labels_by_number` where both number the same {config.num_labels} classes alike."
+            f"The data has the labels {shown(labels.names)}, the model {shown(known)}. Give data with the model's "
+            f"names, or `--labels_by_number` where both number the same {config.num_labels} classes alike."
         ) from None
 
 
@@ -170,7 +172,8 @@ def check_vocabulary(tokenizer: Any, config: PretrainedConfig, called: str) -> N
     size = getattr(config.get_text_config(), "vocab_size", None)
     if isinstance(size, int) and len(tokenizer) > SPARE_TOKENS * size:
         raise ConfigError(
-            f"The tokenizer of {called} has {len(tokenizer)} tokens, and the model {size}: it is that of another model."
+            f"The tokenizer of {called} has {len(tokenizer)} tokens, and the model {size}: it is that of another "
+            "model."
         )
 
 
@@ -209,7 +212,8 @@ def longest_text(tokenizer: Any, config: PretrainedConfig, max_seq_length: int, 
     special = tokenizer.num_special_tokens_to_add(pair=False)
     if length <= special:
         raise ConfigError(
-            f"`{option}={length}` leaves no room for a text beside {special} special tokens; give at least {special + 1}."
+            f"`{option}={length}` leaves no room for a text beside {special} special tokens; give at least "
+            f"{special + 1}."
         )
     return length
 
@@ -218,8 +222,8 @@ def positions_of(config: PretrainedConfig) -> int | None:
     """
     Return how many tokens a model has positions for; `None` where these are computed, so that there is no limit.
 
-    Read from the tables of the model itself, built without memory, as configurations name and count them in many ways: RoBERTa's
-    begins after the token to pad by, BART's has an offset.
+    Read from the tables of the model itself, built without memory, as configurations name and count them in many ways:
+    RoBERTa's begins after the token to pad by, BART's has an offset.
     """
     try:
         with torch.device("meta"):
@@ -231,7 +235,11 @@ def positions_of(config: PretrainedConfig) -> int | None:
 
 
 def positions_in(model: nn.Module) -> int | None:
-    """Return how many tokens the tables of positions in a model of transformers have room for; `None` where it has none."""
+    """
+    Return how many tokens the tables of positions in a model of transformers have room for.
+
+    `None` where it has none.
+    """
     found = []
     for name, module in model.named_modules():
         part = name.rpartition(".")[2]

@@ -90,8 +90,8 @@ def load_splits_of(
         section ([`DataSection`]): the part of the configuration that names the data set.
         key (`str`): how it is called there, for messages.
         splits (mapping of `str`): from `"train"` and `"test"` to the fields of `section` that name the splits.
-        as_flags (`bool`): whether messages call the path `key` and the options by their names alone, as on a command line; else
-            `key.path` and so on, as in a file.
+        as_flags (`bool`): whether messages call the path `key` and the options by their names alone, as on a command
+            line; else `key.path` and so on, as in a file.
 
     Raises:
         ConfigError: there is no such split or column, or no row with a label; the message names the key.
@@ -133,7 +133,8 @@ def rows_of(task: Task, split: str) -> Rows:
     places = [place for place, label in enumerate(task.splits[split]["label"]) if label is not None]
     if len(places) < 2:
         raise ConfigError(
-            f"{task.origin(split)} has {len(places)} rows with a label. Name a split whose labels are public, such as `validation`."
+            f"{task.origin(split)} has {len(places)} rows with a label. Name a split whose labels are public, such as "
+            "`validation`."
         )
     dataset = task.splits[split].select(places)
     if task.kind == TEXT:

@@ -1,4 +1,4 @@
-"""A task: the splits of a data set as a user names it, with its columns found and its labels numbered alike in all of them."""
+"""Load a data set as a user names it, find its columns, and number its labels alike in all splits."""
 
 import dataclasses
 import logging
@@ -48,7 +48,8 @@ class DataSpec:
             `train[:80%]` included; all that there are, as they are called there, if not given.
         split_options (mapping of `str`): from splits to the options that name them, for messages.
         lacking (`Sequence[str]`): splits that the data set need not have.
-        kind (`str`, *optional*): `"text"`, `"image"` or `"audio"`; images if there is a column of them, else texts, if not given.
+        kind (`str`, *optional*): `"text"`, `"image"` or `"audio"`; images if there is a column of them, else texts, if
+            not given.
         options ([`~merlin_hf.data.columns.ColumnOptions`]): of its columns and labels.
         prefix (`str`): of the names of arguments, such as `source_`.
         held_out (`float`): share of the training rows that is the validation split where there is no other.
@@ -76,8 +77,8 @@ class Task:
 
     Args:
         argument (`str`): how the user named it, for messages.
-        splits (`datasets.DatasetDict`): `label` is the place of a class among the names, a real number, or zeros and ones; `None` where
-            there is none. Media are as they are stored, and `row` numbers them.
+        splits (`datasets.DatasetDict`): `label` is the place of a class among the names, a real number, or zeros and
+            ones; `None` where there is none. Media are as they are stored, and `row` numbers them.
         columns (`list[str]`): of the texts that are tokenized together, or the one of media.
         labels ([`~merlin_hf.data.labels.Labels`]).
         kind (`str`): `"text"`, `"image"` or `"audio"`.
@@ -123,7 +124,8 @@ def load_splits(spec: DataSpec, **hub: Any) -> tuple[datasets.DatasetDict, dict[
                 origins[split] = f"`{spec.argument}={spec.shown or spec.path!r}`, split {name!r},"
         if not splits:
             raise ConfigError(
-                f"`{spec.argument}` has only the splits {', '.join(loaded)}: name one by `{spec.prefix}..._split_name`."
+                f"`{spec.argument}` has only the splits {', '.join(loaded)}: name one by "
+                f"`{spec.prefix}..._split_name`."
             )
     for split, path in spec.files.items():
         option = f"{spec.prefix}{split}_file"
@@ -153,7 +155,8 @@ def _named_split(loaded: datasets.DatasetDict, split: str, name: str, spec: Data
         reason = f"cannot be read ({error}): it is no slice"
     option = spec.split_options.get(split, f"{split}_split_name")
     raise ConfigError(
-        f"`{option}={name!r}` {reason} of `{spec.argument}={spec.shown or spec.path!r}`, which has {', '.join(loaded)}."
+        f"`{option}={name!r}` {reason} of `{spec.argument}={spec.shown or spec.path!r}`, which has "
+        f"{', '.join(loaded)}."
     )
 
 
@@ -164,8 +167,8 @@ def load_task(
     Load a data set, and find its columns and labels.
 
     Args:
-        kinds (`Iterable[str]`, *optional*): the splits that are used, of `"train"`, `"validation"` and `"test"`; all that there are if
-            not given.
+        kinds (`Iterable[str]`, *optional*): the splits that are used, of `"train"`, `"validation"` and `"test"`; all
+            that there are if not given.
         several, hub: as for [`make_task`] and [`load_splits`].
 
     Raises:
@@ -208,8 +211,8 @@ def make_task(
     Find the columns and the labels of a data set.
 
     Args:
-        splits, origins (mappings): as [`load_splits`] gives them, of the splits that are used; `train`, else the first, says what the
-            columns and the classes are.
+        splits, origins (mappings): as [`load_splits`] gives them, of the splits that are used; `train`, else the
+            first, says what the columns and the classes are.
         several (`Sequence[str]`, *optional*): names of a model's labels, where a row may have several of them.
         all_labelled (`bool`): whether a split called `test` needs labels as well.
 
@@ -243,7 +246,7 @@ def _kind_of(split: datasets.Dataset, options: ColumnOptions) -> str:
 def _find_media(
     splits: datasets.DatasetDict, origins: Mapping[str, str], main: str, kind: MediaKind, options: ColumnOptions
 ) -> tuple[list[str], datasets.DatasetDict]:
-    """Find the column of media, called alike in all splits, and leave it as it is stored, so that what cannot be read is named."""
+    """Find the column of media, and leave it as it is stored, so that what cannot be read is named."""
     column = find_media_column(splits[main], kind, options, origins[main])
     found = datasets.DatasetDict()
     for name, split in splits.items():
@@ -299,8 +302,8 @@ def select(task: Task, split: str, limit: int | None = None, seed: int | None = 
         if is_test and len(places) < len(rows):
             if places:
                 logger.warning(
-                    f"{task.origin(split)}: {len(rows) - len(places)} of {len(rows)} rows have no label, so that no prediction is "
-                    "scored."
+                    f"{task.origin(split)}: {len(rows) - len(places)} of {len(rows)} rows have no label, so that no "
+                    "prediction is scored."
                 )
             else:
                 logger.info(f"{task.argument}: the test labels are not public, predictions are not scored")
@@ -342,8 +345,9 @@ def warn_of_shared_texts(target: Task, source: Task | None = None) -> None:
             shared = len(judged.intersection(_texts_of(task, split)))
             if shared:
                 logger.warning(
-                    f"{target.origin(name)}: {shared} of its {len(judged)} different texts stand in {task.origin(split)} as well, which "
-                    "the model is trained on; scores are too high by as much as it remembers them."
+                    f"{target.origin(name)}: {shared} of its {len(judged)} different texts stand in "
+                    f"{task.origin(split)} as well, which the model is trained on; scores are too high by as much as "
+                    "it remembers them."
                 )
 
 

@@ -168,7 +168,8 @@ def parse_args(argv: Sequence[str] | None, model_class: type, data_class: type) 
     Return the arguments of the model, the data and the training; those of the training are of the method's class.
 
     Args:
-        argv (`Sequence[str]`, *optional*): flags, after a YAML or JSON file of defaults if any; those of the process if not given.
+        argv (`Sequence[str]`, *optional*): flags, after a YAML or JSON file of defaults if any; those of the process
+            if not given.
         model_class, data_class (`type`): dataclasses.
 
     Raises:

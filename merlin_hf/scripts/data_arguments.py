@@ -11,7 +11,7 @@ from ..utils.validation import Count, check_options, interval
 
 @dataclass
 class TextDataArguments:
-    """Arguments that name the target (`task_name`, `dataset_name` or files) and the source (the same with `source_` in front)."""
+    """Arguments that name a target of texts, and a source by the same with `source_` in front."""
 
     task_name: str | None = field(
         default=None, metadata={"help": f"GLUE task of the target: {', '.join(GLUE_COLUMNS)}."}

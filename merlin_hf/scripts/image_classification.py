@@ -2,8 +2,8 @@ r"""
 Train an image classifier on a small target task with the help of a large source task.
 
 Target and source are data sets of the Hub or local folders with a folder of images for each class, each with its own
-labels and column names. One json or yaml file may hold all arguments. Where there is no network, `MERLIN_DATA_ROOT` names
-a folder of data sets (see `merlin_hf.data`). The output is a plain `AutoModelForImageClassification`.
+labels and column names. One json or yaml file may hold all arguments. Where there is no network, `MERLIN_DATA_ROOT`
+names a folder of data sets (see `merlin_hf.data`). The output is a plain `AutoModelForImageClassification`.
 """
 
 from dataclasses import dataclass, field

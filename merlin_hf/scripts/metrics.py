@@ -14,7 +14,11 @@ logger = logging.getLogger("merlin_hf.scripts")
 
 
 def local_metric(task_name: str | None, is_regression: bool, predictions, references) -> dict[str, float]:
-    """Compute the metrics of `evaluate.load("glue", task_name)`; for other data accuracy, or error and correlations."""
+    """
+    Compute the metrics of `evaluate.load("glue", task_name)`.
+
+    For other data accuracy, or error and correlations.
+    """
     if task_name == "cola":
         from sklearn.metrics import matthews_corrcoef
 
@@ -50,7 +54,7 @@ def check_can_score(task_name: str | None, is_regression: bool) -> None:
 
 
 def load_metric(task_name: str | None, is_regression: bool) -> Callable:
-    """Return `evaluate`'s metric of a GLUE task where it can be had, else [`local_metric`], which gives the same numbers."""
+    """Return `evaluate`'s metric of a GLUE task where it can be had, else [`local_metric`], with the same numbers."""
     reason = "not a GLUE task" if task_name is None else "HF_HUB_OFFLINE is set"
     if task_name is not None and not constants.HF_HUB_OFFLINE:
         try:

@@ -43,7 +43,8 @@ class Program:
         trainer ([`~transformers.Trainer`]): of the method, with the data to train on.
         labels ([`Labels`]): of the target.
         source_labels ([`Labels`], *optional*): of the source.
-        validation, test (`dict[str, datasets.Dataset]`): what to evaluate on and to predict, by the suffix of its metrics.
+        validation, test (`dict[str, datasets.Dataset]`): what to evaluate on and to predict, by the suffix of its
+            metrics.
         publish (`Callable`): called in the end; pushes the model, or writes its card.
         task_name (`str`, *optional*): the GLUE task of the target.
     """
@@ -95,8 +96,8 @@ def encode_tasks(
         encode (`Callable`): takes a task, a split and how many rows to keep.
 
     Returns:
-        `dict`: `train` and `source`, `None` where there is none; `validation` and `test` by the suffix of their metrics, as MNLI has
-        two.
+        `dict`: `train` and `source`, `None` where there is none; `validation` and `test` by the suffix of their
+        metrics, as MNLI has two.
     """
     data: dict[str, Any] = {"train": None, "source": None, "validation": {}, "test": {}}
     if args.do_train:
@@ -160,8 +161,8 @@ def load_model(
         if "ignore_mismatched_sizes" not in f"{error} {error.__cause__}":
             raise
         raise ConfigError(
-            f"`model_name_or_path={path!r}` has a last layer for another number of labels than the {config.num_labels} of the "
-            "data: `--ignore_mismatched_sizes` starts with a new one."
+            f"`model_name_or_path={path!r}` has a last layer for another number of labels than the "
+            f"{config.num_labels} of the data: `--ignore_mismatched_sizes` starts with a new one."
         ) from error
 
 
@@ -200,8 +201,8 @@ def choose_method(model_args: BaseModelArguments, data_args: TaskArguments, do_t
         )
     if data_args.has_source and not trainer_class.takes_source:
         logger.warning(
-            f"`method={method!r}` trains on the target alone: the source is not used. Leave it out, or take a method such as merlin or "
-            "sequential."
+            f"`method={method!r}` trains on the target alone: the source is not used. Leave it out, or take a method "
+            "such as merlin or sequential."
         )
     logger.info(f"Method: {method}")
     return trainer_class
@@ -267,7 +268,8 @@ def check_best_metric(trainer: Trainer, labels: Labels) -> None:
     name = given.removeprefix("eval_")
     if name not in known and not name.startswith("head_"):  # those of heads are known after they are fit
         raise ConfigError(
-            f"`metric_for_best_model={given!r}` is not computed here: it must be one of {', '.join(known)}.{did_you_mean(name, known)}"
+            f"`metric_for_best_model={given!r}` is not computed here: it must be one of "
+            f"{', '.join(known)}.{did_you_mean(name, known)}"
         )
 
 

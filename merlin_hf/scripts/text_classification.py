@@ -1,9 +1,9 @@
 r"""
 Train a text classifier on a small target task with the help of a large source task; what `merlin-hf train` runs.
 
-Target and source are GLUE tasks, data sets of the Hub or local csv, json and parquet files, each with its own labels and
-text columns. One json or yaml file may hold all arguments. Where there is no network, `MERLIN_DATA_ROOT` names a folder
-of data sets (see `merlin_hf.data`). The output is a plain `AutoModelForSequenceClassification`.
+Target and source are GLUE tasks, data sets of the Hub or local csv, json and parquet files, each with its own labels
+and text columns. One json or yaml file may hold all arguments. Where there is no network, `MERLIN_DATA_ROOT` names a
+folder of data sets (see `merlin_hf.data`). The output is a plain `AutoModelForSequenceClassification`.
 """
 
 from dataclasses import dataclass, field

@@ -16,8 +16,8 @@ def parse_data_set(given: str) -> dict[str, str]:
     """
     Read a data set as it is named in one word, `path[:config][@split]`.
 
-    `nyu-mll/glue:rte@validation` is the split `validation` of the configuration `rte` of `nyu-mll/glue`. What exists as a file
-    or folder is a path, colons and all.
+    `nyu-mll/glue:rte@validation` is the split `validation` of the configuration `rte` of `nyu-mll/glue`. What exists
+    as a file or folder is a path, colons and all.
 
     Returns:
         `dict`: `path`, and `name` and `split` where they are given.
@@ -44,8 +44,8 @@ def read_data_set(given: Any, argument: str, **columns: Any) -> SourceConfig:
     Return a data set with its split and columns.
 
     Args:
-        given (`str`, mapping or [`~merlin_hf.comparison.config.SourceConfig`]): see [`parse_data_set`]; a mapping has the keys of
-            a `SourceConfig`.
+        given (`str`, mapping or [`~merlin_hf.comparison.config.SourceConfig`]): see [`parse_data_set`]; a mapping has
+            the keys of a `SourceConfig`.
         argument (`str`): how the user calls it, for messages.
         columns: `text_columns`, `image_column`, `label_column` and `problem_type`, where they are given.
 
@@ -152,6 +152,6 @@ def check_halves(target: Rows) -> None:
     labels = [0] * len(target) if target.is_regression else target.labels.tolist()
     if max(map(labels.count, set(labels))) < 2:
         raise ConfigError(
-            f"`target_rows`: no class has two rows among the {len(target)} that were drawn, so that a head cannot be fit on one and "
-            "judged by the other. Give more."
+            f"`target_rows`: no class has two rows among the {len(target)} that were drawn, so that a head cannot be "
+            "fit on one and judged by the other. Give more."
         )

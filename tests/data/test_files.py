@@ -1,4 +1,4 @@
-"""Files of text data: read as they are written, or refused by one line that names the file, the place and the reason."""
+"""Files of text data are read as they are written, or refused by one line with the file, place and reason."""
 
 import bz2
 import gzip

@@ -37,13 +37,14 @@ def shown(value, mode="RGB"):
 
 
 SIXTEEN = GREY.astype(np.uint16) * 257
+NOISE = np.random.default_rng(0).integers(0, 128, (12, 20)).astype(np.uint16)
 GREYS = {
     "8 bits": stored(Image.fromarray(GREY)),
     "16 bits": stored(Image.fromarray(SIXTEEN)),
     "16 bits, little endian": stored(Image.fromarray(SIXTEEN), "tif"),
     "16 bits, big endian": stored(Image.fromarray(SIXTEEN.astype(">u2")), "tif"),
     "16 bits of a pgm file": stored(Image.fromarray(SIXTEEN), "pgm"),
-    "16 bits with noise below 8": Image.fromarray(SIXTEEN + np.random.default_rng(0).integers(0, 128, (12, 20)).astype(np.uint16)),
+    "16 bits with noise below 8": Image.fromarray(SIXTEEN + NOISE),
     "32 bits": stored(Image.fromarray(GREY.astype(np.int32)), "tif"),
     "real, from 0 to 1": stored(Image.fromarray(GREY.astype(np.float32) / 255), "tif"),
     "real, from 0 to 255": stored(Image.fromarray(GREY.astype(np.float32)), "tif"),

@@ -1,7 +1,9 @@
 """
-Write data sets in the ways that people write them, damage some, and load them as training does: `python -m tests.fuzz.data`.
+Write data sets in the ways that people write them, damage some, and load them as training does: `python -m
+tests.fuzz.data`.
 
-What is read must be what was written, or a WARNING says what was left out or taken otherwise, or one line refuses the file by name.
+What is read must be what was written, or a WARNING says what was left out or taken otherwise, or one line refuses the
+file by name.
 """
 
 import argparse
@@ -34,8 +36,9 @@ from merlin_hf.data.tasks import DataSpec, load_task, select
 LIMIT = 10  # seconds
 FAULTS = ("traceback", "unnamed", "silently wrong", "hangs")
 TEXTS = [
-    "lovely film", "awful acting", "NA", "None", "null", "nan", "café au lait", 'he said "no"', "a, b", "a;b|c", "two\nlines", " blank ahead",
-    "☃ snow", "1", "=1+1", "# no comment", "tab\there", "it's", "", "x" * 3000, "N/A", "True", "0.5", "\\backslash\\", "a\r\nb", "ﬁ", "'",
+    "lovely film", "awful acting", "NA", "None", "null", "nan", "café au lait", 'he said "no"', "a, b", "a;b|c",
+    "two\nlines", " blank ahead", "☃ snow", "1", "=1+1", "# no comment", "tab\there", "it's", "", "x" * 3000, "N/A",
+    "True", "0.5", "\\backslash\\", "a\r\nb", "ﬁ", "'",
 ]  # fmt: skip
 LABELS: dict[str, list[Any]] = {
     "names": ["positive", "negative"],
