@@ -63,7 +63,7 @@ def read_audio(value: Any) -> Recording:
     content, path = value.get("bytes"), value.get("path")
     if content is None and path is None:
         raise ValueError("there is no recording in this row")
-    content = content if content is not None else Path(path).read_bytes()
+    content = content if content is not None else Path(str(path)).read_bytes()
     if not content:
         raise ValueError("the file is empty")
     if content[:4] in (b"RIFF", b"RIFX", b"RF64"):

@@ -23,7 +23,7 @@ GLUE_COLUMNS = {
     "stsb": ("sentence1", "sentence2"),
     "wnli": ("sentence1", "sentence2"),
 }
-KNOWN_TEXTS = (*dict.fromkeys(GLUE_COLUMNS.values()), ("text",))
+KNOWN_TEXTS: tuple[tuple[str, ...], ...] = (*dict.fromkeys(GLUE_COLUMNS.values()), ("text",))
 LABEL_COLUMNS = ("label", "labels")
 
 SAMPLE = 1000  # rows that tell what a column holds
@@ -181,8 +181,8 @@ def find_text_columns(
     if len(texts) == 1 and not left_out:
         return texts
     if not 1 <= len(columns) <= 2:
-        found = ", ".join(f"{name} ({left_out[name]})" if name in left_out else name for name in texts)
-        raise ConfigError(f"{origin} has the columns of texts {found}: name one or two of them by `{argument}`.")
+        listed = ", ".join(f"{name} ({left_out[name]})" if name in left_out else name for name in texts)
+        raise ConfigError(f"{origin} has the columns of texts {listed}: name one or two of them by `{argument}`.")
     others = [f"{name} ({reason})" for name, reason in left_out.items()]
     logger.warning(
         f"{origin}: the texts are taken from {' and '.join(columns)}"

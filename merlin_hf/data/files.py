@@ -139,7 +139,7 @@ def _opened(path: str) -> IO[bytes]:
     """Open a file, unpacked if it is compressed."""
     with open(path, "rb") as file:
         start = file.read(8)
-    opener = next((opener for magic, opener in OPENERS.items() if start.startswith(magic)), open)
+    opener: Any = next((opener for magic, opener in OPENERS.items() if start.startswith(magic)), open)
     return opener(path, "rb")
 
 
@@ -220,7 +220,7 @@ class CsvForm:
 
     encoding: str
     delimiter: str
-    quoting: int = csv.QUOTE_MINIMAL
+    quoting: Any = csv.QUOTE_MINIMAL
     skipinitialspace: bool = False
     header: list[str] = field(default_factory=list)
     rows: int = 0

@@ -256,7 +256,7 @@ class LabelColumn:
         if isinstance(self.feature, datasets.ClassLabel):
             padded = [name for name in self.feature.names if name != name.strip()]
             if padded and len({name.strip() for name in self.feature.names}) < self.feature.num_classes:
-                first = {}
+                first: dict[str, int] = {}
                 for place, name in enumerate(self.feature.names):
                     first.setdefault(name.strip(), place)
                 self.values = [
@@ -339,6 +339,7 @@ def settle_labels(
                 f"{column.origin}: {column.missing} of {len(column.codes)} rows have no label ({MISSING}) and are "
                 "left out."
             )
+        new: list[Any]
         if is_regression:
             new, feature = _as_numbers(column), datasets.Value("float64")
         else:
@@ -471,7 +472,7 @@ def _as_places(column: LabelColumn, main: LabelColumn, known: Labels, options: C
             raise LabelMismatchError(f"{error}{hint if known_flag else ''}") from None
         if not set(numbers) <= set(known.numbers):
             raise LabelMismatchError(f"{error} By number, the classes are {shown(known.numbers)}.") from None
-        found = [known.numbers.index(number) for number in numbers]
+        found = [known.numbers.index(number) for number in numbers if number is not None]
     places = dict(zip(values, found, strict=True))
     return [None if value is None else places.get(value) for value in column.values]
 

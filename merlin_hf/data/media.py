@@ -99,7 +99,7 @@ def find_media_column(split: datasets.Dataset, kind: MediaKind, options: ColumnO
     given, option = options.media_column, options.name_of("media_column")
     media = [name for name, feature in split.features.items() if kind.is_media(feature)]
     found = given or (kind.name if kind.name in media else media[0] if len(media) == 1 else None)
-    if found in media:
+    if found is not None and found in media:
         return found
     listed = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in split.features.items())
     if given is None:

@@ -234,7 +234,7 @@ def positions_of(config: PretrainedConfig) -> int | None:
     return positions_in(model)
 
 
-def positions_in(model: nn.Module) -> int | None:
+def positions_in(model: Any) -> int | None:
     """
     Return how many tokens the tables of positions in a model of transformers have room for.
 
