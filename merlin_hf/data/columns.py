@@ -168,7 +168,7 @@ def find_text_columns(
         )
     known = [keys for keys in KNOWN_TEXTS if set(keys) <= set(texts)]
     if known:
-        found = list(max(known, key=len))
+        found = list(max(known, key=lambda keys: len(keys)))
         others = [name for name in texts if name not in found and _no_text(dataset, name) is None]
         if others:
             logger.warning(
