@@ -63,3 +63,8 @@ def recording(trainer_class, seen):
             return super().training_step(model, inputs, num_items_in_batch)
 
     return Recording
+
+
+def warnings_of(caplog) -> list[str]:
+    """Return the messages that were logged at WARNING or above."""
+    return [record.getMessage() for record in caplog.records if record.levelname in ("WARNING", "ERROR", "CRITICAL")]

@@ -251,9 +251,7 @@ def test_arguments_from_a_file(ending, tmp_path):
         "rho": 2.5,
     }
     path.write_text(yaml.dump(content) if ending == "yaml" else json.dumps(content))
-    model_args, data_args, args = run_glue.parse_args(
-        [str(path)], run_glue.ModelArguments, run_glue.DataTrainingArguments
-    )
+    model_args, data_args, args = run_glue.parse_args([str(path)], run_glue.ModelArguments, run_glue.TextDataArguments)
     assert (model_args.model_name_or_path, data_args.source_task_name, args.rho) == ("m", "mnli", 2.5)
     assert data_args.has_source and not model_args.trust_remote_code
 

@@ -211,7 +211,7 @@ def test_pushes_when_asked(root, tmp_path, monkeypatch):
         (["--train_dir", "nowhere"], "`train_dir='nowhere'` is not a folder"),
         (
             ["--dataset_name", "SOURCE", "--image_column_name", "pixels"],
-            r"img \(Image\).*`image_column_name='pixels'`",
+            r"`image_column_name` must be one of the columns of images \['img'\], got 'pixels'",
         ),
         (["--dataset_name", "SOURCE", "--train_split_name", "main"], "`train_split_name='main'` is no split"),
         (["--dataset_name", "SOURCE", "--train_val_split", "0", "--do_eval"], "no validation split, only train. Give"),
