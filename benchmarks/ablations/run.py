@@ -50,7 +50,7 @@ def load_variants() -> dict[str, dict]:
 
 
 def removed_variants() -> set[str]:
-    """The lines of an option that there is no more."""
+    """Return the lines of an option that has been removed."""
     return set(yaml.safe_load((HERE / "variants.yaml").read_text())["removed"])
 
 

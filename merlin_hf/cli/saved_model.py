@@ -127,7 +127,7 @@ def read_saved(path: str, base: str | None = None) -> SavedModel:
 
 
 def _kind_of_class(class_names: Sequence[str]) -> str | None:
-    """Return what a class of transformers classifies; `None` for one that is no such classifier."""
+    """Return what a class of transformers classifies; `None` for one that is not a classifier."""
     task = task_of(class_names)
     return None if task is None else TAGS.get(task.tag)
 

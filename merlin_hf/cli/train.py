@@ -229,7 +229,7 @@ def _dry_run(request: Any) -> tuple[int, dict[str, Any] | None]:
 
     try:
         return 0, plan_of(request)
-    except (ValueError, OSError, ImportError, NotImplementedError) as error:
+    except EXPECTED as error:
         return fail("train", error), None
 
 
@@ -251,7 +251,7 @@ def _train(request: Any) -> tuple[int, dict[str, Any] | None]:
         setup_logging(args)
         set_seed(args.seed)
         program = build(request.task, model_args, data_args, args)
-    except (ValueError, OSError, ImportError, NotImplementedError) as error:
+    except EXPECTED as error:
         return fail("train", error), None
     try:
         metrics = run(program)
