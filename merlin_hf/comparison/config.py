@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from transformers import TrainingArguments
 
 from ..methods import METHODS, get_method
 from ..training_args import TransferTrainingArguments
+from ..transfer.trainer import TransferTrainer
 from ..utils.config_file import read_mapping
 from ..utils.validation import (
     ConfigError,
@@ -38,66 +39,78 @@ MAX_SETTINGS = 10_000  # of a search space
 
 
 @dataclass
-class TargetConfig:
+class TaskConfig:
     """
-    The target task.
+    A task: the part of a configuration that names its data.
 
     Args:
         path (`str`): a name on the Hub, a folder or a file, as for [`~merlin_hf.data.load_dataset`].
         name (`str`, *optional*): the configuration, as on the Hub.
-        train_split, test_split (`str`): splits, or slices such as `train[:80%]` and `train[80%:]`.
-        text_columns (`str` or `list[str]`, *optional*): one or two; those of a GLUE task, `text`, or the only one or two if not given.
+        text_columns (`str` or `list[str]`, *optional*): one or two; those of a GLUE task, `text`, or the only one or
+            two if not given.
         image_column (`str`, *optional*): the column of images; found if there is one.
         label_column (`str`, *optional*): `label`, `labels` or the only column of classes if not given.
-        problem_type (`str`, *optional*): `single_label_classification` or `regression`, where labels are numbers that could be either.
+        problem_type (`str`, *optional*): `single_label_classification` or `regression`, where labels are numbers that
+            could be either.
+    """
+
+    path: Text
+    name: str | None = None
+    text_columns: list[str] | str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    problem_type: Literal["single_label_classification", "regression"] | None = None
+
+    key: ClassVar[str]
+
+    def __post_init__(self):
+        check_options(self, prefix=f"{self.key}.")
+        self.text_columns = [self.text_columns] if isinstance(self.text_columns, str) else self.text_columns
+
+
+@dataclass
+class TargetConfig(TaskConfig):
+    """
+    The target task.
+
+    Args:
+        path, name, text_columns, image_column, label_column, problem_type: see [`TaskConfig`].
+        train_split, test_split (`str`): splits, or slices such as `train[:80%]` and `train[80%:]`.
         rows (`int`, *optional*): labelled rows to train on, drawn anew for each seed; all if not given.
         test_rows (`int`, *optional*): rows to test on, the same for all seeds; all if not given.
     """
 
-    path: Text
-    name: str | None = None
     train_split: str = "train"
     test_split: str = "test"
-    text_columns: list[str] | str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    problem_type: Literal["single_label_classification", "regression"] | None = None
     rows: Annotated[int, interval("[4, inf)")] | None = None
     test_rows: Annotated[int, interval("[2, inf)")] | None = None
 
+    key: ClassVar[str] = "target"
+
     def __post_init__(self):
-        check_options(self, prefix="target.")
-        self.text_columns = _as_list(self.text_columns)
+        super().__post_init__()
         if self.train_split == self.test_split:
             raise ConfigError(
-                f"`target.test_split` is the split that is trained on, {self.test_split!r}. Give another, or divide it: "
-                "`train_split: train[:80%]` and `test_split: train[80%:]`."
+                f"`target.test_split` is the split that is trained on, {self.test_split!r}. Give another, or divide "
+                "it: `train_split: train[:80%]` and `test_split: train[80%:]`."
             )
 
 
 @dataclass
-class SourceConfig:
+class SourceConfig(TaskConfig):
     """
     The source task.
 
     Args:
-        path, name, text_columns, image_column, label_column, problem_type: as for the target.
+        path, name, text_columns, image_column, label_column, problem_type: see [`TaskConfig`].
         split (`str`): the split to train on.
         rows (`int`, *optional*): rows to use, drawn once; all if not given.
     """
 
-    path: Text
-    name: str | None = None
     split: str = "train"
-    text_columns: list[str] | str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    problem_type: Literal["single_label_classification", "regression"] | None = None
     rows: Annotated[int, interval("[2, inf)")] | None = None
 
-    def __post_init__(self):
-        check_options(self, prefix="source.")
-        self.text_columns = _as_list(self.text_columns)
+    key: ClassVar[str] = "source"
 
 
 @dataclass
@@ -108,14 +121,17 @@ class SearchConfig:
     Args:
         trials (`int`): settings tried per method, its defaults among them; 0 and 1 mean that the defaults are used.
         validation_fraction (`float`): share of the drawn target rows that settings are judged by, in (0, 1).
-        seeds (`list[int]`, *optional*): seeds that each setting is tried with; the first of the comparison if not given.
+        seeds (`int` or `list[int]`, *optional*): seeds that each setting is tried with; the first of the comparison if
+            not given.
         learning_rates (`list[float]`): tried for every method that trains by gradient descent.
     """
 
     trials: Annotated[int, interval("[0, 1_000]")] = 6
     validation_fraction: Share = 0.25
-    seeds: list[int] | int | None = None
+    seeds: list[int] | None = None
     learning_rates: list[Positive] = field(default_factory=lambda: [2e-5, 5e-5, 1e-4])
+
+    checked_types = {"seeds": list[int] | int | None}  # as it is given
 
     def __post_init__(self):
         check_options(self, prefix="search.")
@@ -128,14 +144,14 @@ class SearchConfig:
 @dataclass
 class MethodConfig:
     """
-    One line of the table.
+    A method with its options, which is one line of the table.
 
     Args:
-        name (`str`): what it is called there, its label.
+        name (`str`): its label in the table.
         method (`str`): a name in `merlin_hf.METHODS`.
         options (`dict`): options that are the same in all its runs, and are not searched.
         search (`dict[str, list]`, *optional*): values to try instead of those of the method's `search_space`.
-        use_source (`bool`): whether it is given the source.
+        use_source (`bool`): give it the source.
     """
 
     name: str
@@ -145,7 +161,7 @@ class MethodConfig:
     use_source: bool = True
 
     @property
-    def trainer_class(self) -> type:
+    def trainer_class(self) -> type[TransferTrainer]:
         """Return the trainer class of the method."""
         return METHODS[self.method]
 
@@ -166,21 +182,23 @@ class CompareConfig:
 
     Args:
         model (`str`): a name on the Hub or a folder.
-        target ([`TargetConfig`] or mapping).
-        methods (`list[str]` or mapping): names of methods; or names to their options, with `search:` for another search
-            space, `use_source: false`, and `method:` where the name is a label of your own.
-        source ([`SourceConfig`] or mapping, *optional*).
+        target ([`TargetConfig`] or mapping): the target task.
+        methods (`list[str]` or mapping): names of methods; or names to their options, with `search:` for another
+            search space, `use_source: false`, and `method:` where the name is a label of your own.
+        source ([`SourceConfig`] or mapping, *optional*): the source task.
         seeds (`int` or `list[int]`): how many, or which. A seed decides which rows are drawn, the first weights of new
             layers (of all with `from_scratch`) and the order of rows.
         reference (`str`, *optional*): the method that the others are tested against; `merlin`, else the first.
-        metric (`str`, *optional*): chosen and compared by; `accuracy`, for real labels `pearson`.
-        budget (`str`): `"rows"`: `max_steps` holds for a method with a batch of each task, and every other method makes as
-            many steps as send the same number of rows through the backbone. `"steps"`: all make `max_steps` steps.
+        metric (`str`, *optional*): settings are chosen, and methods compared, by it; `accuracy`, for real labels
+            `pearson`.
+        budget (`str`): `"rows"`: `max_steps` holds for a method with a batch of each task, and every other method
+            makes as many steps as send the same number of rows through the backbone. `"steps"`: all make `max_steps`
+            steps.
         training (mapping): options of [`~merlin_hf.TransferTrainingArguments`] for all methods.
-        search ([`SearchConfig`] or mapping).
-        from_scratch (`bool`): random weights by seed, of the model's `config.json`.
-        freeze_layers (`int`): lower layers that are left as they are, with the embeddings. BatchNorm in them normalises by its running
-            statistics.
+        search ([`SearchConfig`] or mapping): how hyper-parameters are chosen.
+        from_scratch (`bool`): start from random weights, drawn by seed, and use the model's `config.json` alone.
+        freeze_layers (`int`): lower layers that are left as they are, with the embeddings. BatchNorm in them
+            normalises by its running statistics.
         attn_implementation (`str`, *optional*): as in `from_pretrained`, such as `"eager"`.
         max_seq_length (`int`): longer texts are cut to so many tokens.
         image_size (`int`, *optional*): height and width in pixels, for models without an image processor.
@@ -195,7 +213,7 @@ class CompareConfig:
     target: TargetConfig
     methods: Any
     source: SourceConfig | None = None
-    seeds: list[int] | int = 3
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     reference: str | None = None
     metric: str | None = field(default=None, metadata={"choices": tuple(METRICS)})
     budget: str = field(default="rows", metadata={"choices": BUDGETS})
@@ -209,7 +227,7 @@ class CompareConfig:
     save_models: bool = False
     output_dir: Text = "comparison"
 
-    checked_types = dict.fromkeys(("target", "source", "search"), Any)  # checked as sections
+    checked_types = {"target": Any, "source": Any, "search": Any, "seeds": list[int] | int}  # as they are given
 
     def __post_init__(self):
         check_options(self)
@@ -223,7 +241,7 @@ class CompareConfig:
         self.methods: list[MethodConfig] = read_methods(self.methods, has_source=self.source is not None)
         labels = [method.name for method in self.methods]
         if self.reference is None:
-            self.reference = default_reference(labels)
+            self.reference = "merlin" if "merlin" in labels else labels[0]
         elif self.reference not in labels:
             hint = did_you_mean(self.reference, labels)
             raise ConfigError(f"`reference` must be one of {', '.join(labels)}, got {shown(self.reference)}.{hint}")
@@ -237,8 +255,8 @@ class CompareConfig:
         settings = len(self.search.learning_rates) * math.prod(map(len, space.values()))
         if self.search.trials > 1 and settings > MAX_SETTINGS:
             raise ConfigError(
-                f"`methods.{method.name}.search` and `search.learning_rates` make {settings} settings, more than {MAX_SETTINGS}: "
-                "leave values out."
+                f"`methods.{method.name}.search` and `search.learning_rates` make {settings} settings, more than "
+                f"{MAX_SETTINGS}: leave values out."
             )
 
     @property
@@ -272,7 +290,8 @@ def check_seeds(seeds: Any, key: str) -> list[int]:
         isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= MAX_SEED for seed in seeds
     ):
         raise ConfigError(
-            f"`{key}` must be a number of seeds or a list of seeds such as [0, 1, 2], up to {MAX_SEEDS} of them, got {shown(seeds)}."
+            f"`{key}` must be a number of seeds or a list of seeds such as [0, 1, 2], up to {MAX_SEEDS} of them, got "
+            f"{shown(seeds)}."
         )
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"`{key}` must be different seeds, got {shown(list(seeds))}.")
@@ -284,10 +303,11 @@ def load_config(config: Any, **overrides: Any) -> CompareConfig:
     Return a configuration from a YAML file, a mapping, or as it is.
 
     Args:
-        config (`str`, `os.PathLike`, `Mapping` or `CompareConfig`): in a file, paths that are not found are looked for beside
-            the file as well.
-        overrides: values that replace those of the configuration; `None` leaves them. `methods` may be a list of labels of
-            the configuration, of which the others are then left out, and of other methods, with their defaults.
+        config (`str`, `os.PathLike`, `Mapping` or `CompareConfig`): in a file, paths that are not found are looked for
+            beside the file as well.
+        overrides: values that replace those of the configuration; `None` leaves them. `methods` may be a list of
+            labels of the configuration, whose other methods are then left out, and of other methods, with their
+            defaults.
 
     Raises:
         ConfigError: a value cannot be used.
@@ -304,7 +324,9 @@ def load_config(config: Any, **overrides: Any) -> CompareConfig:
         raise ConfigError(f"A configuration must be a mapping, got {shown(config)}.")
     config = dict(config)
     if "methods" in overrides:
-        overrides["methods"] = _choose_methods(config.get("methods"), overrides["methods"])
+        given = config.get("methods")
+        known = given if isinstance(given, Mapping) else {}
+        overrides["methods"] = {label: known.get(label) for label in overrides["methods"]}
         if config.get("reference") not in overrides["methods"]:
             config.pop("reference", None)
     return CompareConfig(**check_fields({**config, **overrides}, CompareConfig, ""))
@@ -313,25 +335,17 @@ def load_config(config: Any, **overrides: Any) -> CompareConfig:
 def _read(path: Path) -> dict[str, Any]:
     config = read_mapping(path)
     for section, name in ((config, "model"), (config.get("target"), "path"), (config.get("source"), "path")):
-        given = section.get(name) if isinstance(section, dict) else None
-        if isinstance(given, str) and not os.path.exists(given) and os.path.exists(path.parent / given):
+        if not isinstance(section, dict) or not isinstance(given := section.get(name), str):
+            continue
+        if not os.path.exists(given) and os.path.exists(path.parent / given):
             section[name] = str(path.parent / given)
     return config
-
-
-def _as_list(given: list[str] | str | None) -> list[str] | None:
-    return [given] if isinstance(given, str) else given
 
 
 def _section(given: Any, cls: type, key: str) -> Any:
     if given is None or isinstance(given, cls):
         return given
     return cls(**check_fields(given, cls, key))
-
-
-def _choose_methods(given: Any, labels: list[str]) -> dict[str, Any]:
-    known = given if isinstance(given, Mapping) else dict.fromkeys(given or ())
-    return {label: known.get(label) for label in labels}
 
 
 # Methods
@@ -377,18 +391,13 @@ FIXED = {
 }
 
 
-def default_reference(labels: list[str]) -> str:
-    """Return the method that the others are tested against: `merlin` if it is there, else the first."""
-    return "merlin" if "merlin" in labels else labels[0]
-
-
 def check_training(given: Any) -> dict[str, Any]:
     """
     Return the options of `training`, checked.
 
     Raises:
-        ConfigError: one is unknown, belongs to a method or to the comparison, or has a value of another type; or there is no
-            number of steps.
+        ConfigError: one is unknown, belongs to a method or to the comparison, or has a value of another type; or there
+            is no number of steps.
     """
     given = check_mapping(given, "training")
     _check_not_fixed(given, "training")
@@ -404,8 +413,8 @@ def check_training(given: Any) -> dict[str, Any]:
     options = _check_types(given, TransferTrainingArguments, "training")
     if options.get("max_steps", 0) < 1:
         raise ConfigError(
-            f"`training.max_steps` must be at least 1, got {shown(given.get('max_steps'))}: the steps of a method with one batch of "
-            "each task, which are the budget of all."
+            f"`training.max_steps` must be at least 1, got {shown(given.get('max_steps'))}: the steps of a method "
+            "with one batch of each task, which are the budget of all."
         )
     return options
 
@@ -427,7 +436,8 @@ def read_methods(given: Any, has_source: bool) -> list[MethodConfig]:
         given = check_value(given, list[str], "methods")
         if len(set(given)) < len(given):
             raise ConfigError(
-                f"`methods` has a name twice: {list(given)}. Give the second a label: `{given[0]}_2: {{method: {given[0]}}}`."
+                f"`methods` has a name twice: {list(given)}. Give the second a label: "
+                f"`{given[0]}_2: {{method: {given[0]}}}`."
             )
         given = dict.fromkeys(given)
     return [_read_method(label, options, has_source) for label, options in given.items()]
@@ -470,7 +480,7 @@ def _check_search(given: Any, options: dict, args_class: type, key: str, method:
     return space
 
 
-def _check_use_source(given: Any, trainer_class: type, has_source: bool, key: str) -> bool:
+def _check_use_source(given: Any, trainer_class: type[TransferTrainer], has_source: bool, key: str) -> bool:
     takes, needs = trainer_class.takes_source, trainer_class.depends_on_source()
     if given is not None and not isinstance(given, bool):
         raise ConfigError(f"`{key}.use_source` must be true or false, got {shown(given)}.")
@@ -494,7 +504,8 @@ def _check_known_options(given: Mapping, args_class: type, key: str, method: str
     Check that every name is one of `args_class` or of `more`.
 
     Raises:
-        ConfigError: one is not; the message suggests the nearest, and lists the options that transformers does not have.
+        ConfigError: one is not; the message suggests the nearest, and lists the options that transformers does not
+            have.
     """
     known = _field_names(args_class) - set(FIXED)
     for name in given:
@@ -502,8 +513,8 @@ def _check_known_options(given: Mapping, args_class: type, key: str, method: str
             own = sorted(known - _field_names(TrainingArguments))
             close = did_you_mean(name, sorted({*more, *known}), most=3)
             raise ConfigError(
-                f"`{key}.{cut(name)}` is unknown.{close} Known here: {', '.join([*more, *own])}, and the training arguments of "
-                f"transformers; `merlin-hf train --method {method} --help_all` lists all."
+                f"`{key}.{cut(name)}` is unknown.{close} Known here: {', '.join([*more, *own])}, and the training "
+                f"arguments of transformers; `merlin-hf train --method {method} --help_all` lists all."
             )
 
 

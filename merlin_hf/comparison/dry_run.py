@@ -10,7 +10,7 @@ from .config import load_config
 from .experiment import Experiment
 from .progress import Progress, quiet
 from .results import check_can_draw, data_name
-from .runner import ComparisonRunner, count_finished, find_unusable, hold_output_dir, make_plans
+from .runner import ComparisonRunner, find_unusable, hold_output_dir, make_plans
 from .store import RunStore
 
 
@@ -63,7 +63,7 @@ def dry_run(config: Any, **overrides: Any) -> DryRun:
                 "trials": len(plan.settings) * len(config.search_seeds) if plan.searches else 0,
                 "steps": [experiment.steps(plan.method, setting) for setting in plan.settings],
                 "runs": plan.count(experiment),
-                "finished": count_finished([plan], runner),
+                "finished": runner.count_finished([plan]),
             }
             for plan in plans
         ]

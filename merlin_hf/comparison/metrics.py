@@ -41,8 +41,8 @@ def is_better(score: float, other: float, metric: str) -> bool:
     """
     Return whether a score beats another one.
 
-    One that is not a number never does, nor one that differs by rounding alone: means over draws that are equal in rows may differ in
-    their last digit.
+    One that is not a number never does, nor one that differs by rounding alone: means over draws that are equal in
+    rows may differ in their last digit.
     """
     if np.isnan(score) or np.isnan(other):
         return bool(np.isnan(other) and not np.isnan(score))
@@ -60,8 +60,8 @@ def classification_metrics(predictions: np.ndarray, references: np.ndarray, num_
         num_labels (`int`): classes.
 
     Returns:
-        `dict[str, float]`: `accuracy`; `f1` of class 1 where there are two classes, else the mean over classes that occur;
-        `matthews_correlation`, 0 where all predictions or all references are one class.
+        `dict[str, float]`: `accuracy`; `f1` of class 1 where there are two classes, else the mean over classes that
+        occur; `matthews_correlation`, 0 where all predictions or all references are one class.
     """
     labels = [1] if num_labels == 2 else None
     varies = np.ptp(predictions) > 0 and np.ptp(references) > 0

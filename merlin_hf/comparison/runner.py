@@ -34,7 +34,7 @@ class MethodPlan:
     The runs of a method.
 
     Args:
-        method ([`MethodConfig`]).
+        method ([`MethodConfig`]): the method.
         settings (`list[dict]`): those that are tried, the defaults first; a single one is not tried but used.
         reason (`str`, *optional*): why the method cannot be used with this model and data.
     """
@@ -45,23 +45,21 @@ class MethodPlan:
 
     @property
     def name(self) -> str:
-        """The method's line in the table."""
+        """Return the method's label."""
         return self.method.name
 
     @property
     def searches(self) -> bool:
-        """Whether there is anything to choose from."""
+        """Return whether there is more than one setting to choose from."""
         return len(self.settings) > 1
 
     def trial_runs(self, experiment: Experiment, setting: dict[str, Any]) -> list[Run]:
-        """Return a setting with each seed of the search."""
-        seeds = experiment.config.search_seeds
-        return [experiment.make_run(self.method, TRIAL, seed, setting) for seed in seeds]
+        """Return the trials of a setting, one for each seed of the search."""
+        return [experiment.make_run(self.method, TRIAL, seed, setting) for seed in experiment.config.search_seeds]
 
     def final_runs(self, experiment: Experiment, setting: dict[str, Any]) -> list[Run]:
-        """Return the chosen setting with each seed of the comparison."""
-        seeds = experiment.config.seeds
-        return [experiment.make_run(self.method, FINAL, seed, setting) for seed in seeds]
+        """Return the final runs with the chosen setting, one for each seed of the comparison."""
+        return [experiment.make_run(self.method, FINAL, seed, setting) for seed in experiment.config.seeds]
 
     def all_trials(self, experiment: Experiment) -> Iterator[Run]:
         """Return the trials of all settings."""
@@ -77,10 +75,10 @@ class MethodPlan:
 @dataclass
 class Outcome:
     """
-    What came of a method.
+    The result of a method.
 
     Args:
-        plan ([`MethodPlan`]).
+        plan ([`MethodPlan`]): the runs that it was to do.
         status (`str`): `"ok"`, `"not applicable"` or `"failed"`.
         reason (`str`, *optional*): why it is not ok.
         setting (`dict`, *optional*): the one that was chosen.
@@ -121,10 +119,11 @@ class ComparisonResult:
 
 def compare(config: Any, *, show_progress: bool = True, **overrides: Any) -> ComparisonResult:
     """
-    Compare methods on a target task, with or without a source: each gets the same labelled rows, the same compute, the same
-    number of trials to choose its hyper-parameters, on rows of the target's train split, and is tested once per seed.
+    Compare methods on a target task, with or without a source.
 
-    What is finished in `output_dir` is not run again, so that the same call goes on where it was interrupted.
+    Each method gets the same labelled rows, the same compute and the same number of trials to choose its
+    hyper-parameters, on rows of the target's train split. Each is tested once per seed. Runs that are finished in
+    `output_dir` are not done again, so that the same call goes on where it was interrupted.
 
     Args:
         config (`str`, `os.PathLike`, `Mapping` or [`CompareConfig`]): a YAML file, its content, or as it is.
@@ -140,7 +139,6 @@ def compare(config: Any, *, show_progress: bool = True, **overrides: Any) -> Com
         ComparisonError: no method could be run.
 
     Example:
-
     ```python
     >>> import merlin_hf
 
@@ -175,11 +173,11 @@ def hold_output_dir(experiment: Experiment, lock: bool = True) -> Iterator[None]
     Check that the results can be written, and keep other comparisons out of `output_dir` until the end.
 
     Args:
-        experiment ([`Experiment`]).
-        lock (`bool`): whether to keep others out.
+        experiment ([`Experiment`]): knows the folder and the names of the files.
+        lock (`bool`): keep others out.
 
     Raises:
-        FileError: they cannot, or another comparison runs there; on all processes alike.
+        FileError: the results cannot be written, or another comparison runs there; on all processes alike.
     """
     folder = experiment.config.output_dir
     problem: list[FileError | None] = [None]
@@ -202,9 +200,9 @@ class ComparisonRunner:
     Does the runs of a comparison that are not finished.
 
     Args:
-        experiment ([`Experiment`]).
-        store ([`RunStore`]).
-        progress ([`Progress`]).
+        experiment ([`Experiment`]): does one run.
+        store ([`RunStore`]): keeps their results.
+        progress ([`Progress`]): shows how far they are.
     """
 
     def __init__(self, experiment: Experiment, store: RunStore, progress: Progress):
@@ -212,9 +210,9 @@ class ComparisonRunner:
         self.metric = experiment.metric
 
     def run(self, plans: list[MethodPlan]) -> list[Outcome]:
-        """Do all runs, method after method; return what came of each."""
+        """Do all runs, method after method; return the outcome of each method."""
         outcomes = []
-        self.progress.expect(sum(plan.count(self.experiment) for plan in plans), count_finished(plans, self))
+        self.progress.expect(sum(plan.count(self.experiment) for plan in plans), self.count_finished(plans))
         for plan in plans:
             outcome = Outcome(plan)
             if plan.reason is not None:
@@ -226,7 +224,7 @@ class ComparisonRunner:
         return outcomes
 
     def run_method(self, outcome: Outcome) -> None:
-        """Do the search of a method and its final runs; an error ends them, and is reported in the table."""
+        """Do the search of a method and its final runs. An error ends them, and is reported in the table."""
         try:
             outcome.trials = self.search(outcome.plan)
             outcome.setting = choose(outcome.trials, self.metric) or outcome.plan.settings[0]
@@ -243,7 +241,7 @@ class ComparisonRunner:
             self.experiment.clean_up()
 
     def search(self, plan: MethodPlan) -> list[dict[str, Any]]:
-        """Try each setting on rows of the target's train split that were set aside; return the scores."""
+        """Try each setting on rows that were set aside from the target's train split; return the scores."""
         trials = []
         for setting in plan.settings if plan.searches else ():
             runs = plan.trial_runs(self.experiment, setting)
@@ -263,33 +261,32 @@ class ComparisonRunner:
         return result
 
     def score(self, result: dict[str, Any]) -> float:
-        """Return what a result counts for; NaN where the model's answers were not numbers."""
+        """Return the score of a result by the metric of the comparison; NaN where the logits were not finite."""
         value = result["metrics"][self.metric]
         return float("nan") if value is None else float(value)
 
+    def count_finished(self, plans: list[MethodPlan]) -> int:
+        """Return how many runs are finished; final runs count where all trials that choose their setting are there."""
+        finished = 0
+        for plan in plans:
+            if plan.reason is not None:
+                continue
+            trials = [self.store.get(run) for run in plan.all_trials(self.experiment)]
+            finished += sum(result is not None for result in trials)
+            if all(result is not None for result in trials):
+                setting = choose(self.search(plan), self.metric) or plan.settings[0]
+                runs = plan.final_runs(self.experiment, setting)
+                finished += sum(self.store.get(run) is not None for run in runs)
+        return finished
+
 
 def choose(trials: list[dict[str, Any]], metric: str) -> dict[str, Any] | None:
-    """Return the best setting, of equally good ones the one that was tried first; `None` if there are none."""
+    """Return the best setting, of equally good ones the first that was tried; `None` if there are no trials."""
     best = None
     for trial in trials:
         if best is None or is_better(trial["score"], best["score"], metric):
             best = trial
     return best["setting"] if best is not None else None
-
-
-def count_finished(plans: list[MethodPlan], runner: ComparisonRunner) -> int:
-    """Return how many of the runs are finished, as far as it is known which these are."""
-    finished = 0
-    for plan in plans:
-        if plan.reason is not None:
-            continue
-        trials = [runner.store.get(run) for run in plan.all_trials(runner.experiment)]
-        finished += sum(result is not None for result in trials)
-        if all(result is not None for result in trials):
-            setting = choose(runner.search(plan), runner.metric) or plan.settings[0]
-            runs = plan.final_runs(runner.experiment, setting)
-            finished += sum(runner.store.get(run) is not None for run in runs)
-    return finished
 
 
 def save_tables(
@@ -329,7 +326,7 @@ def make_plans(experiment: Experiment) -> list[MethodPlan]:
 
 
 def settings_of(experiment: Experiment, method: MethodConfig) -> list[dict[str, Any]]:
-    """Return the settings that are tried for a method; the defaults alone where there is no search."""
+    """Return the settings that a search tries for a method: the defaults alone where there is no search."""
     config = experiment.config
     check_settings(experiment, method, [{}])
     if config.search.trials < 2:
@@ -344,9 +341,9 @@ def settings_of(experiment: Experiment, method: MethodConfig) -> list[dict[str, 
 
 def find_unusable(experiment: Experiment, plans: list[MethodPlan], store: RunStore) -> None:
     """
-    Build a trainer of each method, so that one which cannot be used is known before any other has run for hours.
+    Build a trainer of each method, so that a method which cannot be used is known before any other has run for hours.
 
-    Methods that have run before are left out.
+    Sets the `reason` of its plan. Methods that have run before are left out.
 
     Raises:
         ConfigError: a value of the configuration is why.
@@ -370,11 +367,11 @@ def find_unusable(experiment: Experiment, plans: list[MethodPlan], store: RunSto
 
 def trial_settings(defaults: Mapping[str, Any], space: Mapping[str, Sequence], trials: int) -> list[dict]:
     """
-    Choose settings to try: the defaults, and others of the grid in which the values of an option are about equally frequent.
+    Choose settings of a grid, the defaults first, such that the values of an option are about equally frequent.
 
-    Each value of the first option is tried once before any of them is tried again, then each of the second, and so on, as in a
-    Latin hypercube (McKay, Beckman and Conover 1979). The order of an option's values depends on the option alone, so that
-    methods which share their first option, the learning rate, try it in the same way.
+    Each value of the first option is tried once before any of them is tried again, then each of the second, and so on,
+    as in a Latin hypercube (McKay, Beckman and Conover 1979). The order of an option's values depends on the option
+    alone, so that methods which share their first option, the learning rate, try it in the same way.
 
     Args:
         defaults (`Mapping[str, Any]`): a value for each name in `space`.
@@ -382,8 +379,8 @@ def trial_settings(defaults: Mapping[str, Any], space: Mapping[str, Sequence], t
         trials (`int`): how many settings, at most.
 
     Returns:
-        `list[dict]`: different settings, the defaults first; all there are if they are not more than `trials`. Fewer trials are
-        the first ones of more.
+        `list[dict]`: different settings, the defaults first; all there are if they are not more than `trials`. A
+        search with fewer trials tries the first settings of one with more.
     """
     names, options = list(space), [_distinct(name, values) for name, values in space.items()]
 
@@ -410,14 +407,8 @@ def trial_settings(defaults: Mapping[str, Any], space: Mapping[str, Sequence], t
 
 
 def _distinct(name: str, values: Sequence) -> list[tuple[int, Any]]:
-    """Return the values of an option, each once, with their ranks."""
-    ranks = _shuffled_ranks(name, len(values))
+    """Return the values of an option, each once, with their ranks in an order that depends on its name alone."""
+    ranks = np.random.default_rng(derived_seed("search", name)).permutation(len(values)).tolist()
     return [
-        (rank, value)
-        for place, (rank, value) in enumerate(zip(ranks, values, strict=True))
-        if value not in values[:place]
+        (rank, value) for n, (rank, value) in enumerate(zip(ranks, values, strict=True)) if value not in values[:n]
     ]
-
-
-def _shuffled_ranks(name: str, length: int) -> list[int]:
-    return np.random.default_rng(derived_seed("search", name)).permutation(length).tolist()

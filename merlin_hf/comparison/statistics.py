@@ -21,7 +21,8 @@ class PairedDifference:
         low, high (`float`, *optional*): the 95 % confidence interval of that mean by the t distribution.
         p_value (`float`, *optional*): of the two-sided paired t-test, not corrected.
 
-    The last three are `None` where the test is not defined: fewer than two seeds, or differences that do not vary at all.
+    The last three are `None` where the test is not defined: fewer than two seeds, or differences that do not vary at
+    all.
     """
 
     mean: float
@@ -66,8 +67,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         p_values (`Sequence[float | None]`): `None` where there was no test, which then does not count as one.
 
     Returns:
-        `list[float | None]`: the corrected values in the same order. All that stay below 0.05 can be called significant
-        with a chance of at most 5 % that any of them is a false alarm.
+        `list[float | None]`: the corrected values in the same order. All that stay below 0.05 can be called
+        significant with a chance of at most 5 % that any of them is a false alarm.
     """
     order = sorted((p, place) for place, p in enumerate(p_values) if p is not None and not math.isnan(p))
     corrected: list[float | None] = [None] * len(p_values)

@@ -22,8 +22,8 @@ TRIAL, FINAL = "trial", "final"
 FILE = re.compile(rf"({TRIAL}|{FINAL})-seed\d+-[0-9a-f]{{16}}\.json")
 # Types of values; all but the first two are missing where a result was restored from a table.
 VALUES: dict[str, type] = {
-    "kind": str, "metrics": dict, "label": str, "method": str, "seed": int, "steps": int, "setting": dict, "environment": dict,
-    "train_rows": int, "train_seconds": float,
+    "kind": str, "metrics": dict, "label": str, "method": str, "seed": int, "steps": int, "setting": dict,
+    "environment": dict, "train_rows": int, "train_seconds": float,
 }  # fmt: skip
 NEEDED = ("kind", "metrics")
 
@@ -36,12 +36,12 @@ class Run:
     Training one model.
 
     Args:
-        label (`str`): the line of the table that it is for.
+        label (`str`): the method's label in the table.
         kind (`str`): `"trial"`, judged by rows of the target's train split, or `"final"`, judged by its test rows.
-        seed (`int`).
+        seed (`int`): decides which rows are drawn, the first weights of new layers and the order of rows.
         setting (`dict`): the options that were searched.
         steps (`int`): optimizer steps; 0 for a method that trains in closed form.
-        fingerprint (`dict`): all that determines the result.
+        fingerprint (`dict`): everything that determines the result.
     """
 
     label: str
@@ -53,12 +53,12 @@ class Run:
 
     @property
     def key(self) -> str:
-        """A name for `fingerprint`."""
+        """Return a name for `fingerprint`."""
         return digest(self.fingerprint)
 
     @property
     def file(self) -> str:
-        """The name of the file that keeps its result, in the folder of its label."""
+        """Return the name of the file that keeps the result, in the folder of the label."""
         return f"{self.kind}-seed{self.seed}-{self.key}.json"
 
     def __str__(self) -> str:
@@ -71,12 +71,12 @@ class RunStore:
     """
     The finished runs in a folder, one JSON file each, which is there whole or not at all.
 
-    A file that cannot be the result of a run is not used, and told at WARNING. All processes have the same view: the main process reads
-    and writes, the others are told.
+    A file that cannot be the result of a run is not used, and logged at WARNING. The main process reads and writes,
+    and tells the other processes, so that all have the same view.
 
     Args:
         folder (`Path`): its subfolders are labels.
-        is_main (`bool`): whether this is the main process.
+        is_main (`bool`): this is the main process.
         metric (`str`, *optional*): the score that every result must have.
 
     Raises:
@@ -121,7 +121,8 @@ class RunStore:
             except FileError as error:
                 if path.is_dir() and FILE.fullmatch(path.name):
                     raise FileError(
-                        f"`output_dir` has a folder with the name of a run's file, {visible(path)!r}. Remove it, or give another."
+                        f"`output_dir` has a folder with the name of a run's file, {visible(path)!r}. Remove it, or "
+                        "give another."
                     ) from None
                 problem = str(error)
             if problem is None and result["key"] in results:
@@ -137,22 +138,22 @@ class RunStore:
 
 
 def digest(content: Any) -> str:
-    """Return a name for a value of JSON: the same for the same value."""
+    """Return a name for a value of JSON, the same for the same value."""
     return hashlib.blake2b(to_json(content).encode(), digest_size=8).hexdigest()
 
 
 def checksum(result: dict[str, Any]) -> str:
-    """Return a name for all that a file of a run says, by which it is known when something in it has changed."""
+    """Return a digest of all that a file of a run says, which shows when something in it has changed."""
     return digest({name: value for name, value in result.items() if name != "checksum"})
 
 
 def find_problem(result: Any, name: str, metric: str | None = None) -> str | None:
     """
-    Say why the content of a file cannot be the result of a run.
+    Return why the content of a file cannot be the result of a run.
 
     Args:
-        result: what [`~merlin_hf.utils.files.read_json`] has read.
-        name (`str`): of the file, which the run determines.
+        result (`Any`): the content, as [`~merlin_hf.utils.files.read_json`] gives it.
+        name (`str`): the file's name, which the run determines.
         metric (`str`, *optional*): a score that it must have.
 
     Returns:

@@ -24,7 +24,10 @@ class DataSection(Protocol):
     text_columns: list[str] | str | None
     image_column: str | None
     label_column: str | None
-    problem_type: str | None
+
+    @property
+    def problem_type(self) -> str | None:
+        """Return `regression`, or another problem type of transformers; `None` where the labels decide."""
 
 
 @dataclass
