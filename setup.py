@@ -1,3 +1,5 @@
+"""Packaging; versions that the tests were run with are in constraints.txt."""
+
 import re
 from pathlib import Path
 
@@ -29,7 +31,7 @@ test = [
 setup(
     name="merlin-hf",
     version=version,
-    description="Transfer learning with MeRLin on the Hugging Face stack: a Trainer for a small target and a large source",
+    description="Transfer learning with MeRLin on the Hugging Face stack: a Trainer for a small target and a source",
     long_description=(root / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -1,8 +1,8 @@
 """
 What benchmarks share: results in one file, and tables.
 
-A benchmark writes a file of JSON for each of its parts, so that one which was interrupted goes on. Kept are these files as lines of
-`results.jsonl`: `python benchmarks/stored.py pack FOLDER` packs them, `unpack` lays them out again.
+A benchmark writes a file of JSON for each of its parts, so that one which was interrupted goes on. Kept are these
+files as lines of `results.jsonl`: `python benchmarks/stored.py pack FOLDER` packs them, `unpack` lays them out again.
 """
 
 import argparse
@@ -22,7 +22,7 @@ PACKED = "results.jsonl"
 
 
 def pack(folder: Path) -> None:
-    """Put all files of JSON at any depth of a folder into its `results.jsonl`, in place of what that has of the same names."""
+    """Put all files of JSON at any depth of a folder into its `results.jsonl`; they replace lines of the same name."""
     paths = sorted(folder.rglob("*.json"))
     found = files(folder)
     lines = [json.dumps({"file": name, "content": found[name]}, separators=(",", ":")) for name in sorted(found)]
@@ -61,7 +61,7 @@ def unpack(folder: Path, into: Path | None = None) -> None:
 
 @contextlib.contextmanager
 def unpacked(folder: Path) -> Iterator[Path]:
-    """Give a folder of the same name with all files of a benchmark's results, packed or not, which is removed afterwards."""
+    """Give a temporary folder of the same name with all files of a benchmark's results, packed or not."""
     with tempfile.TemporaryDirectory() as temporary:
         into = Path(temporary, folder.resolve().name)
         unpack(folder, into)

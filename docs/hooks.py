@@ -1,4 +1,4 @@
-"""What mkdocs does when it builds the site: pages that are made of other files, references, and a look at the result."""
+"""Hooks of mkdocs for the site: pages that are made of other files, references, and checks of what was built."""
 
 import logging
 import re

@@ -1,11 +1,14 @@
 """
 Pages of the site that are made when it is built, and links from `docs/` to the rest of the repository.
 
-Nothing here needs mkdocs: `hooks.py` hands the results to it, and the tests check links with the same code. In a page of `docs/`:
+Nothing here needs mkdocs: `hooks.py` hands the results to it, and the tests check links with the same code. In a page
+of `docs/`:
 
-- a relative link may go to any file of the repository, as it would on a forge: the site gets a page or a copy of that file;
-- `<!-- figures: benchmarks/theory -->` stands for the figures that are in the results of a benchmark, `<!-- table: FILE -->` for
-  the content of a generated table, and `<!-- modules: merlin_hf.heads -->` for the modules that no other page documents;
+- a relative link may go to any file of the repository, as it would on a forge: the site gets a page or a copy of that
+  file;
+- `<!-- figures: benchmarks/theory -->` stands for the figures that are in the results of a benchmark,
+  `<!-- table: FILE -->` for the content of a generated table, and `<!-- modules: merlin_hf.heads -->` for the modules
+  that no other page documents;
 - an image whose file has not been made is a broken link.
 """
 
@@ -224,7 +227,7 @@ def modules(package: str) -> list[str]:
 
 
 def other_modules(package: str) -> list[str]:
-    """The modules of a package with something in them, and that no page names; what is imported in `__init__` is elsewhere."""
+    """Return the modules of a package that have something in them and are named by no page."""
     api = "\n".join(path.read_text(encoding="utf-8") for path in sorted((DOCS / "api").glob("*.md")))
     named = set(DIRECTIVE.findall(api))
     inner = tuple(f"{m[2]}." for m in MARKER.finditer(api) if m[1] == "modules" and m[2].startswith(f"{package}."))

@@ -1,8 +1,10 @@
 """
-References in docstrings, as transformers writes them, as links: [`~merlin_hf.MerlinTrainer.train`] is a link called `train`.
+Make links of references in docstrings, as transformers writes them.
 
-A griffe extension, which rewrites docstrings once the package is read, and the same for pages. What a reference names is looked
-up as Python would in that place; if there is nothing, the build says so and, being strict, fails.
+[`~merlin_hf.MerlinTrainer.train`] is a link called `train`.
+
+A griffe extension, which rewrites docstrings once the package is read, and the same for pages. What a reference names
+is looked up as Python would in that place; if there is nothing, the build says so and, being strict, fails.
 """
 
 import logging
@@ -23,7 +25,9 @@ TRANSFORMERS = "https://huggingface.co/docs/transformers/"
 # Packages that are not installed where the site is built, and what of them is named.
 ELSEWHERE = {
     "transformers.BaseImageProcessor": f"{TRANSFORMERS}main_classes/image_processor",
-    "transformers.SequenceFeatureExtractor": f"{TRANSFORMERS}main_classes/feature_extractor#transformers.SequenceFeatureExtractor",
+    "transformers.SequenceFeatureExtractor": (
+        f"{TRANSFORMERS}main_classes/feature_extractor#transformers.SequenceFeatureExtractor"
+    ),
     "transformers.Trainer": f"{TRANSFORMERS}main_classes/trainer#transformers.Trainer",
     "transformers.TrainerState": f"{TRANSFORMERS}main_classes/callback#transformers.TrainerState",
     "transformers.TrainingArguments": f"{TRANSFORMERS}main_classes/trainer#transformers.TrainingArguments",
@@ -46,8 +50,12 @@ def elsewhere(name: str) -> str | None:
 
 
 def linked(text: str, resolve, where: str) -> str:
-    """The text with its references as links; `resolve` gives the full name of one within the package, None if
-    there is none, and "" for what has no docstring, and so no place to link to."""
+    """
+    Return the text with its references as links.
+
+    `resolve` gives the full name of one within the package, `None` if there is none, and "" for what has no docstring,
+    and so no place to link to.
+    """
 
     def change(match: re.Match) -> str:
         tilde, name = match.groups()

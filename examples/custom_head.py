@@ -1,10 +1,10 @@
 """
-A head solver of your own, used by name: linear discriminant analysis:
+Write a head solver of your own, linear discriminant analysis, and use it by name.
 
     python examples/custom_head.py              # MiniLM, film reviews -> editorials, a few minutes on a CPU
 
-A solver fits a linear head to features, differentiably (`_fit`, in training) and on a whole data set (`fit_batches`, for the
-head that ships). The base class has checked shapes and values by then, and switched autocast off.
+A solver fits a linear head to features, differentiably (`_fit`, in training) and on a whole data set (`fit_batches`,
+for the head that ships). The base class has checked shapes and values by then, and switched autocast off.
 """
 
 import torch
@@ -20,8 +20,8 @@ class DiscriminantHead(HeadSolver):
     """
     Classes as Gaussians with a common covariance, which `l2` shrinks towards a multiple of the identity.
 
-    The logit of a class is the logarithm of its posterior probability, up to a constant: with the class means `m_c` and
-    `P = n (W + l2 s I)^-1` for the scatter `W` within classes, `x P m_c - m_c P m_c / 2 + log n_c`.
+    The logit of a class is the logarithm of its posterior probability, up to a constant: with the class means `m_c`
+    and `P = n (W + l2 s I)^-1` for the scatter `W` within classes, `x P m_c - m_c P m_c / 2 + log n_c`.
     """
 
     default_l2 = 10.0

@@ -1,10 +1,10 @@
 """
-A method of your own: joint training with a contrastive loss on the target's features:
+Write a method of your own: joint training with a contrastive loss on the target's features.
 
     python examples/custom_method.py            # MiniLM, film reviews -> editorials, a few minutes on a CPU
 
-A method is one class with a `compute_loss` that takes the two batches, calls the model once and returns a mean over rows.
-Gradient accumulation, resuming, several processes and a plain checkpoint come from `TransferTrainer`.
+A method is one class with a `compute_loss` that takes the two batches, calls the model once and returns a mean over
+rows. Gradient accumulation, resuming, several processes and a plain checkpoint come from `TransferTrainer`.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class ContrastiveTrainingArguments(TransferTrainingArguments):
 
 class ContrastiveTrainer(TransferTrainer):
     """
-    Joint training, with rows of a class drawn together (Gunel et al. 2021, arXiv 2011.01403, without a source):
+    Joint training, with rows of a class drawn together (Gunel et al. 2021, arXiv 2011.01403, without a source).
 
         L_source + (1 - contrast) * L_target + contrast * L_contrastive(target features)
     """
@@ -51,7 +51,7 @@ class ContrastiveTrainer(TransferTrainer):
 
 
 def contrastive(features: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Supervised contrastive loss (Khosla et al. 2020, arXiv 2004.11362) of `(n, hidden_size)`; 0 where no class has two rows."""
+    """Return the supervised contrastive loss (arXiv 2004.11362) of `(n, hidden_size)`; 0 if no class has two rows."""
     features = torch.nn.functional.normalize(features.float(), dim=-1)
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     log_share = (features @ features.mT / temperature).masked_fill(itself, -1e9).log_softmax(-1)

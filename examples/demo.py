@@ -1,12 +1,12 @@
 """
-Fine-tuning, joint training and MeRLin side by side on a small real target, on a CPU, with no hub:
+Fine-tuning, joint training and MeRLin side by side on a small real target, on a CPU, with no hub.
 
     python examples/demo.py                                          # one draw of 150 labelled rows (`make demo`)
     python examples/demo.py --seeds 0 1 2 3 4 --head ridge --bf16    # five draws: the README's table
 
 Target: sentiment of newspaper editorials, 150 labelled sentences. Source: sentiment of film reviews, 10,566 sentences.
-Model: MiniLM (22.7M parameters), from a wheel on the package index. With a network, `--task` and `--source` name GLUE tasks
-or data sets of the Hub instead: `--task rte --source mnli --model bert-base-uncased`.
+Model: MiniLM (22.7M parameters), from a wheel on the package index. With a network, `--task` and `--source` name GLUE
+tasks or data sets of the Hub instead: `--task rte --source mnli --model bert-base-uncased`.
 """
 
 import argparse

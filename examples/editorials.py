@@ -10,7 +10,8 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, Features, Value
 
 
-# Its source distribution holds sentences rated by 20 people each, under the MIT licence (Hutto and Gilbert, ICWSM 2014).
+# Its source distribution holds sentences rated by 20 people each, under the MIT licence (Hutto and Gilbert, ICWSM
+# 2014).
 PACKAGE = "vaderSentiment==3.3.2"
 ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
 FILES = {"films": "movieReviewSnippets_GroundTruth.txt", "editorials": "nytEditorialSnippets_GroundTruth.txt"}
@@ -28,8 +29,8 @@ def load_sentences(domain: str, cache_dir: str | os.PathLike | None = None) -> D
         cache_dir (`str`, *optional*): where the download is kept; `~/.cache/merlin_hf` if not given.
 
     Returns:
-        `datasets.Dataset`: columns `text`, `label` (the sign of the mean rating) and `group` (the article that an editorial
-        sentence stands in).
+        `datasets.Dataset`: columns `text`, `label` (the sign of the mean rating) and `group` (the article that an
+        editorial sentence stands in).
     """
     with tarfile.open(fetch(cache_dir)) as outer:
         member = next(name for name in outer.getnames() if name.endswith(ARCHIVE))

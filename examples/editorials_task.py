@@ -1,7 +1,8 @@
 """
-What peft_lora.py, custom_head.py and custom_method.py share: a small real task, its source, MiniLM and a few arguments.
+A small real task, its source, MiniLM and arguments, for peft_lora.py, custom_head.py and custom_method.py.
 
-Target: sentiment of newspaper editorials, a few labelled sentences. Source: sentiment of film reviews. See editorials.py.
+Target: sentiment of newspaper editorials, a few labelled sentences. Source: sentiment of film reviews. See
+editorials.py.
 """
 
 import argparse

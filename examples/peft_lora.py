@@ -1,11 +1,11 @@
 """
-MeRLin with an adapter of PEFT: LoRA in the backbone, and a head in closed form; 0.3 % of the weights are trained:
+Train MeRLin with an adapter of PEFT: LoRA in the backbone and a head in closed form, 0.3 % of the weights.
 
     python examples/peft_lora.py                # MiniLM, film reviews -> editorials, a few minutes on a CPU
     python examples/peft_lora.py --model google-bert/bert-base-uncased --max_steps 500    # or another model of the Hub
 
-`peft_config=` is all that differs from a run on all weights. What is saved is the adapter with its head: PEFT loads it without
-merlin_hf, and merges it into a plain model.
+`peft_config=` is all that differs from a run on all weights. What is saved is the adapter with its head: PEFT loads it
+without merlin_hf, and merges it into a plain model.
 """
 
 from editorials_task import load_task, parse_args, training_arguments

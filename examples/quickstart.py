@@ -1,10 +1,11 @@
 """
-The ten lines of the README, to be run; a test compares them with the README word for word:
+Run the ten lines of the README; a test compares them with the README word for word.
 
-    python examples/quickstart.py                                                  # BERT and GLUE from the Hub
-    MERLIN_DATA_ROOT=FOLDER python examples/quickstart.py --model_name_or_path FOLDER --max_steps 20   # with no network
+    python examples/quickstart.py                                              # BERT and GLUE from the Hub
+    MERLIN_DATA_ROOT=FOLDER python examples/quickstart.py --model_name_or_path FOLDER --max_steps 20  # no network
 
-`MERLIN_DATA_ROOT` names a folder with the data sets `rte` and `mnli` in it. `--push_to_hub` needs `hf auth login` first.
+`MERLIN_DATA_ROOT` names a folder with the data sets `rte` and `mnli` in it. `--push_to_hub` needs `hf auth login`
+first.
 """
 
 import argparse

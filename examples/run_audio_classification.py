@@ -1,16 +1,18 @@
 r"""
-Train an audio classifier on a small target task with the help of a large source task:
+Train an audio classifier on a small target task with the help of a large source task.
 
     accelerate launch examples/run_audio_classification.py --model_name_or_path facebook/wav2vec2-base \
         --dataset_name PolyAI/minds14 --dataset_config_name fr-FR --label_column_name intent_class \
-        --source_dataset_name PolyAI/minds14 --source_dataset_config_name en-US --source_label_column_name intent_class \
-        --max_steps 500 --per_device_train_batch_size 32 --do_train --do_eval --output_dir french-intents-merlin
+        --source_dataset_name PolyAI/minds14 --source_dataset_config_name en-US \
+        --source_label_column_name intent_class --max_steps 500 --per_device_train_batch_size 32 \
+        --do_train --do_eval --output_dir french-intents-merlin
 
     python examples/run_audio_classification.py --model_name_or_path FOLDER --train_dir FOLDER \
         --source_train_dir FOLDER --max_steps 100 --do_train --do_eval --output_dir runs/audio
 
-Rows are a column of `datasets.Audio`, of raw arrays (lists of numbers at `--array_sampling_rate`), or `.wav` files in a folder
-for each class. WAV is read by SciPy, so that neither torchcodec nor FFmpeg is needed; other formats need soundfile.
+Rows are a column of `datasets.Audio`, of raw arrays (lists of numbers at `--array_sampling_rate`), or `.wav` files in
+a folder for each class. WAV is read by SciPy, so that neither torchcodec nor FFmpeg is needed; other formats need
+soundfile.
 """
 
 from dataclasses import dataclass, field

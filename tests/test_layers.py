@@ -15,7 +15,7 @@ PATHS = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE 
 
 
 def imported_layers(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the line and the layer of every import of this package in a file, those within functions and for types included."""
+    """Yield line and layer of every import of this package in a file, also within functions and for types."""
     package = path.relative_to(PACKAGE).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):

@@ -100,9 +100,10 @@ def test_arguments_can_be_copied_and_parsed(method, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        {"max_grad_norm": None}, {"max_steps": -1}, {"warmup_steps": 0.1}, {"save_steps": 0.5}, {"eval_strategy": "epoch"},
-        {"report_to": []}, {"debug": "underflow_overflow"}, {"resume_from_checkpoint": True}, {"optim": "sgd"}, {"weight_decay": 0},
-        {"save_total_limit": 0}, {"data_seed": 2**40}, {"include_num_input_tokens_seen": True}, {"label_names": ["labels"]},
+        {"max_grad_norm": None}, {"max_steps": -1}, {"warmup_steps": 0.1}, {"save_steps": 0.5},
+        {"eval_strategy": "epoch"}, {"report_to": []}, {"debug": "underflow_overflow"},
+        {"resume_from_checkpoint": True}, {"optim": "sgd"}, {"weight_decay": 0}, {"save_total_limit": 0},
+        {"data_seed": 2**40}, {"include_num_input_tokens_seen": True}, {"label_names": ["labels"]},
     ],
     ids=str,
 )  # fmt: skip

@@ -60,7 +60,8 @@ TINY_CLASSIFIERS = {
         num_heads=[1, 2], window_size=4,
     ),
     "dinov2": _image(
-        t.Dinov2Config, t.Dinov2ForImageClassification, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, **VISION
+        t.Dinov2Config, t.Dinov2ForImageClassification, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        **VISION,
     ),
     "resnet": _image(t.ResNetConfig, t.ResNetForImageClassification, embedding_size=8, **CONV),
     "convnext": _image(t.ConvNextConfig, t.ConvNextForImageClassification, **CONV),

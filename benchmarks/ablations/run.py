@@ -1,9 +1,10 @@
 """
 MeRLin with one option changed at a time: `python benchmarks/ablations/run.py`.
 
-The pairs are those of `benchmarks/transfer`, but all rows come from the target's train split, half to train on and half to be
-judged by (or from its validation split), so that defaults which are set from this have not seen the test rows of the other benchmarks. What is finished is not
-run again; with `--restore` what the result files hold counts as finished too, so that a line is added without the others' runs. See README.md.
+The pairs are those of `benchmarks/transfer`, but all rows come from the target's train split, half to train on and
+half to be judged by (or from its validation split), so that defaults which are set from this have not seen the test
+rows of the other benchmarks. What is finished is not run again; with `--restore` what the result files hold counts as
+finished too, so that a line is added without the others' runs. See README.md.
 """
 
 import argparse

@@ -1,4 +1,8 @@
-"""The table of the ablations, from the result files: `python benchmarks/ablations/table.py`, with a folder if not `results`."""
+"""
+Write the table of the ablations from the result files.
+
+`python benchmarks/ablations/table.py`, with a folder if it is not `results`.
+"""
 
 import statistics
 import sys
@@ -33,8 +37,9 @@ def read(folder: Path) -> dict[str, dict[str, dict[int, float]]]:
 
 def difference(scores: dict, label: str, reference: str = "merlin") -> PairedDifference | None:
     """
-    The difference to the reference in points, averaged over the pairs that have it, with its interval over seeds; `None`
-    if there are none.
+    Return the difference to the reference in points, averaged over the pairs that have it, or `None` if none has.
+
+    With its interval over seeds.
 
     Seeds are the independent draws: each one's scores are first averaged over pairs.
     """

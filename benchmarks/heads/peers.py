@@ -26,7 +26,7 @@ def ours(name: str, **settings):
 
 
 def spread(features: Tensor) -> Tensor:
-    """s of the relative regulariser."""
+    """Return the scale s of the relative regulariser."""
     return (features - features.mean(0)).square().sum(1).mean()
 
 
@@ -35,8 +35,10 @@ def spread(features: Tensor) -> Tensor:
 
 def r2d2(features: Tensor, targets: Tensor, l2: float) -> Tensor:
     """
-    R2-D2 as published (bertinetto/r2d2, `fewshots/models/lrd2.py` and `ridge`): a column of ones, so that the bias is
-    penalised too, and an explicit inverse of n x n (Woodbury) or d x d. Another objective than ours, of the same size.
+    Solve as published for R2-D2 (bertinetto/r2d2, `fewshots/models/lrd2.py` and `ridge`).
+
+    A column of ones, so that the bias is penalised too, and an explicit inverse of n x n (Woodbury) or d x d. Another
+    objective than ours, of the same size.
     """
     n, d = features.shape
     rows = torch.cat([features, features.new_ones(n, 1)], 1)
@@ -110,7 +112,7 @@ def higher_unrolled(steps: int):
 
 
 def torchopt_implicit(features: Tensor, targets: Tensor, l2: float) -> Tensor:
-    """torchopt's implicit differentiation: `custom_root` with its conjugate gradients, torch's L-BFGS as the solver."""
+    """Use torchopt's implicit differentiation: `custom_root`, conjugate gradients, torch's L-BFGS as solver."""
 
     def gradient(params, features):
         return torch.func.grad(lambda p: objective(*p, features, targets, l2))(params)

@@ -1,5 +1,5 @@
 """
-Time, memory and accuracy of the heads beside their peers. One command writes results/*.json and the plot:
+Measure time, memory and accuracy of the heads beside their peers; write results/*.json and the plot.
 
     pip install -r benchmarks/heads/requirements.txt
     python benchmarks/heads/run.py

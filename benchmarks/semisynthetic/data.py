@@ -24,8 +24,10 @@ class ImageSet:
     Labelled images, and how they are divided.
 
     Args:
-        load (`Callable`): pictures, `(n, height, width)` or `(n, height, width, 3)` from 0 to 1, and labels, `(n,)` from 0 to 9.
-        source_rows, target_rows, test_rows (`int`): of the source, of those that labelled target rows are drawn from, to test on.
+        load (`Callable`): pictures, `(n, height, width)` or `(n, height, width, 3)` from 0 to 1, and labels, `(n,)`
+            from 0 to 9.
+        source_rows, target_rows, test_rows (`int`): of the source, of those that labelled target rows are drawn from,
+            to test on.
     """
 
     load: Callable[[], tuple[np.ndarray, np.ndarray]]
@@ -44,8 +46,8 @@ class ImageSet:
         ends = np.cumsum([self.source_rows, self.target_rows, self.test_rows])
         if len(labels) < ends[-1]:
             raise ValueError(
-                f"`source_rows`, `target_rows` and `test_rows` add up to {ends[-1]} images, and `load` has {len(labels)}: "
-                "take fewer rows, or images of which there are more."
+                f"`source_rows`, `target_rows` and `test_rows` add up to {ends[-1]} images, and `load` has "
+                f"{len(labels)}: take fewer rows, or images of which there are more."
             )
         order = np.random.default_rng(0).permutation(len(labels))
         rows = dict(zip(("source", "target", "test"), np.split(order, ends), strict=False))
@@ -78,7 +80,7 @@ def load_mnist() -> tuple[np.ndarray, np.ndarray]:
 
 
 def load_cifar10() -> tuple[np.ndarray, np.ndarray]:
-    """10,000 training images of CIFAR-10: of `$MERLIN_DATA_ROOT/cifar10_small` where that is there, else of the Hub's."""
+    """Return 10,000 training images of CIFAR-10: `$MERLIN_DATA_ROOT/cifar10_small` if it exists, else the Hub's."""
     root = data_root()
     name = SMALL_CIFAR10 if root is not None and (root / SMALL_CIFAR10).is_dir() else "uoft-cs/cifar10"
     dataset = load_dataset(name, split="train[:10000]")
@@ -97,7 +99,8 @@ def draw(pictures: np.ndarray, signatures: np.ndarray, ease: float, seed: int) -
     Pictures over a strip of ten noisy grey cells, one of them brighter.
 
     Args:
-        pictures (`np.ndarray` of shape `(n, height, width)` or `(n, height, width, 3)`): from 0 to 1, no larger than 32 x 32.
+        pictures (`np.ndarray` of shape `(n, height, width)` or `(n, height, width, 3)`): from 0 to 1, no larger than
+            32 x 32.
         signatures (`np.ndarray` of shape `(n,)`): the cell that is brighter, 0 to 9; -1 for none.
         ease (`float`): by how much it is brighter, from 0 (not at all) to 1.
 
@@ -138,7 +141,7 @@ def write(folder: Path, image_set: ImageSet, ease: float) -> None:
 
 
 def probe_images(image_set: ImageSet, ease: float) -> tuple[Dataset, np.ndarray]:
-    """The test images with a signature that has nothing to do with them, and which it is: what do features tell of each?"""
+    """Return the test images with signatures that have nothing to do with them, and the class of each signature."""
     pictures, labels = image_set.parts()["test"]
     signatures = np.random.default_rng(1).integers(0, CLASSES, len(labels))
     return to_dataset(draw(pictures, signatures, ease, STRIP_SEEDS["probe"]), labels), signatures

@@ -49,7 +49,7 @@ def probed(result: dict, label: str, what: str) -> np.ndarray:
 
 
 def lead(reference: str, result: dict, label: str) -> str:
-    """Points of accuracy over a reference on the same draws, and their 95 % interval; empty for the reference itself."""
+    """Return points of accuracy over a reference on the same draws with their 95 % interval; "" for the reference."""
     found, others = scores(result, label), scores(result, reference)
     if label == reference or not len(found) or len(found) != len(others):
         return ""
@@ -96,7 +96,8 @@ def rows_of(results: list[dict], cell: Callable[[dict, str], str]) -> list[str]:
 def tables(found: dict[str, list[dict]]) -> str:
     """The tables of all images, in Markdown."""
     lines = [
-        "Over draws of the labelled target rows: mean ± standard deviation; of differences the mean and its 95 % interval.",
+        "Over draws of the labelled target rows: mean ± standard deviation; of differences the mean and its 95 % "
+        "interval.",
         "",
     ]
     for images, results in found.items():

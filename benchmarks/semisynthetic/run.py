@@ -1,5 +1,7 @@
 """
-How methods fare as a signature of the source gives the labels away more and more easily: `python benchmarks/semisynthetic/run.py --images mnist`.
+Compare methods as a signature of the source gives the labels away more and more easily.
+
+    python benchmarks/semisynthetic/run.py --images mnist
 
 What is finished is not run again: the runs are in `--work_dir`, the results beside this file. See README.md.
 """

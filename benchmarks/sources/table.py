@@ -58,8 +58,9 @@ def table(found: dict) -> str:
     settings = ranking["settings"]
     seconds = statistics.mean(source["seconds"] for source in ranking["sources"]) / len(settings["seeds"])
     title = (
-        f"### {found['pair']}: {ranking['target']}\n\n{ranking['target_rows']} rows of the target, {settings['source_rows']} of "
-        f"each source, {len(settings['seeds'])} draws; {seconds:.0f} s a draw and source. In bold: related by their task."
+        f"### {found['pair']}: {ranking['target']}\n\n{ranking['target_rows']} rows of the target, "
+        f"{settings['source_rows']} of each source, {len(settings['seeds'])} draws; {seconds:.0f} s a draw and source."
+        " In bold: related by their task."
     )
     alone = next((of_source["finetune"] for of_source in training.values() if "finetune" in of_source), None)
     if alone:

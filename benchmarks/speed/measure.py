@@ -75,8 +75,10 @@ def quartiles(values: list[float]) -> dict[str, float]:
 
 def ratios(numerator: list[float], denominator: list[float]) -> dict[str, float]:
     """
-    Quartiles of the ratio of neighbouring turns, where what slows both down for a while drops out, and `fastest`, the ratio of
-    the fastest times, which a disturbance of some turns does not touch.
+    Return quartiles of the ratio of neighbouring turns, and `fastest`, the ratio of the fastest times.
+
+    What slows both of two neighbours down drops out of their ratio; a disturbance of some turns does not touch the
+    fastest.
     """
     found = quartiles([a / b for a, b in zip(numerator, denominator, strict=True)])
     return {**found, "fastest": min(numerator) / min(denominator)}
@@ -103,8 +105,8 @@ def keep_freed_memory() -> None:
     """
     Have the allocator keep what is freed.
 
-    By its defaults it hands large blocks back to the system in one process and keeps them in another, by what happens to
-    lie behind them, and that was measured to make equal loops differ by a tenth.
+    By its defaults it hands large blocks back to the system in one process and keeps them in another, by what happens
+    to lie behind them, and that was measured to make equal loops differ by a tenth.
     """
     if libc() is not None:
         trim_threshold, mmap_max = -1, -4
@@ -254,8 +256,8 @@ def take_turns_in_processes(
     As `take_turns`, with functions `(*args, connection)` that drive a [`Turns`], each in a process of its own.
 
     Returns:
-        `dict`: by name, `times`, `work` and `between` (the time before each step: data loading and the like), in seconds;
-        `mebibytes`, the peak of a step, over `held_mebibytes`.
+        `dict`: by name, `times`, `work` and `between` (the time before each step: data loading and the like), in
+        seconds; `mebibytes`, the peak of a step, over `held_mebibytes`.
     """
     results = {name: {"times": [], "work": [], "between": []} for name in jobs}
     with started(jobs.values(), device, threads) as connections:

@@ -18,9 +18,9 @@ def head_parts(rows: int, size: int, classes: int, device: str, repeats: int) ->
     The methods of MerlinTrainer that come after the backbone, on features `(rows, size)`.
 
     Returns:
-        `dict`: as `take_turns`, of "fit and gradient" (the heads of all splits, their meta loss, its gradient in the features), "split
-        and metrics" (drawing the splits, preparing the targets, the accuracies that are logged) and "balance" (the second
-        pass back through the heads that `balance_gradients` takes).
+        `dict`: as `take_turns`, of "fit and gradient" (the heads of all splits, their meta loss, its gradient in the
+        features), "split and metrics" (drawing the splits, preparing the targets, the accuracies that are logged) and
+        "balance" (the second pass back through the heads that `balance_gradients` takes).
     """
     trainer = transfer_trainer(MerlinTrainer, Case("BERT-tiny", rows, 8, classes), device, head="ridge")
     generator = torch.Generator().manual_seed(0)

@@ -15,7 +15,7 @@ CLOSED_FORM = "closed form"
 
 
 def verdict(value: dict[str, float], limit: float) -> str:
-    """Whether a ratio with its quartiles stays within a limit; "unclear" where the limit lies between the quartiles."""
+    """Say whether a ratio stays within a limit; "unclear" where the limit lies between its quartiles."""
     if value["upper"] <= limit:
         return "yes"
     return "no" if value["lower"] > limit else "unclear"
@@ -136,10 +136,11 @@ def step_section(steps: list[dict]) -> str:
             table(["", *heads], times_compared),
             "The same of the processor's work, whatever else had a share of it: median.",
             table(["", *heads], work),
-            "Between two steps, ms: loading a batch of each task from memory, and what the trainer does outside a step.",
+            "Between two steps, ms: loading a batch of each task from memory, and what the trainer does outside a "
+            "step.",
             table(["", *[name for name in names if name != "bare loop"]], between),
-            "## Peak memory of a step\n\nMiB over what stays between steps (trained weights and the optimizer's state: "
-            "`held`).",
+            "## Peak memory of a step\n\nMiB over what stays between steps (trained weights and the optimizer's "
+            "state: `held`).",
             table(["", *names, "held (merlin)", f"merlin / joint, budget {MEMORY_OVER_JOINT}"], memory),
         ]
     )

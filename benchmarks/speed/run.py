@@ -1,6 +1,7 @@
 """
-Time and memory of a training step beside joint training, Trainer, a plain loop and unrolled inner steps. One command writes
-results.json, table.md and speed.png:
+Measure time and memory of a training step beside joint training, Trainer, a plain loop and unrolled inner steps.
+
+One command writes results.json, table.md and speed.png:
 
     pip install -r benchmarks/speed/requirements.txt
     python benchmarks/speed/run.py            # --quick, --device cuda, --threads 2, --only steps, --output DIRECTORY

@@ -1,7 +1,8 @@
 """
 Rows per second of one or of two processes over gloo, with the same batch in each process.
 
-Run as a script, by `accelerate launch`, it is one of those processes: `python scaling.py '{"steps": 10, "file": ...}'`.
+Run as a script, by `accelerate launch`, it is one of those processes:
+`python scaling.py '{"steps": 10, "file": ...}'`.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def run_joint(case: Case, device: str, connection) -> None:
 
 
 def run_trainer(case: Case, device: str, connection) -> None:
-    """transformers' own Trainer, with the rows of both tasks as one batch of one task."""
+    """Build transformers' own Trainer, with the rows of both tasks as one batch of one task."""
     Trainer(
         model=build_model(case),
         args=arguments(case, device, TrainingArguments, rows=2 * case.batch),

@@ -1,9 +1,9 @@
 """
 MeRLin's objective with a head from five gradient steps, differentiated through, beside the closed form.
 
-Every method maps features `(n, d)`, targets `(n, C)` and the splits' training rows `(S, n)` to logits `(S, n, C)`, by heads
-that minimise `sum_i ||y_i - W x_i - b||^2 + l2 * s * ||W||^2` on the training rows (see `merlin_hf.heads.HeadSolver`). The step size
-is given: the gradient steps pay nothing for finding it.
+Every method maps features `(n, d)`, targets `(n, C)` and the splits' training rows `(S, n)` to logits `(S, n, C)`, by
+heads that minimise `sum_i ||y_i - W x_i - b||^2 + l2 * s * ||W||^2` on the training rows (see
+`merlin_hf.heads.HeadSolver`). The step size is given: the gradient steps pay nothing for finding it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 The methods: each takes target rows and settings for N networks, and returns the forms that it arrives at.
 
-All know the whole source distribution (`Problem.source_error`), all have `||W||_F^2 + ||a||^2` as their penalty, and all
-start from the same weights for the same seed.
+All know the whole source distribution (`Problem.source_error`), all have `||W||_F^2 + ||a||^2` as their penalty, and
+all start from the same weights for the same seed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NUM_SPLITS = 128  # halves drawn for each seed; a step takes the next
 
 @dataclass(frozen=True)
 class Effort:
-    """How long networks are trained: `steps` for every method, `long` for pre-training that is run until it stands still."""
+    """Steps of training: `steps` for every method, `long` for pre-training that runs until it stands still."""
 
     steps: int = 1500
     long: int = 15_000
@@ -125,7 +125,7 @@ def remember(keys: list[tuple], weights: Weights) -> None:
 
 
 def ridge_on(backbone: Tensor, rows: Rows, l2: Tensor) -> Tensor:
-    """The form of a ridge head on all rows; in float64, as the features may have almost nothing of what the head needs."""
+    """Return the form of a ridge head on all rows, in float64: features may have almost nothing of what it needs."""
     backbone, inputs, labels = (tensor.double() for tensor in (backbone, *rows))
     return form_of(backbone, ridge(features_of(backbone, inputs), labels, l2.double())).float()
 
@@ -186,7 +186,7 @@ def halves(labels: Tensor, seeds: list[int], num_splits: int = NUM_SPLITS) -> Te
 
 
 def meta_loss(backbone: Tensor, rows: Rows, train: Tensor, l2: Tensor) -> Tensor:
-    """Error `(N,)` on the other rows of the head fit on the rows in `train` `(N, n)`; differentiable through the fit."""
+    """Return errors `(N,)` of heads fit on the rows in `train` `(N, n)`, on the others; differentiable throughout."""
     features = features_of(backbone, rows.inputs)
     head = ridge(features, rows.labels, l2, train)
     error = ((features @ head.unsqueeze(-1)).squeeze(-1) - rows.labels).square()
@@ -209,7 +209,7 @@ def merlin(problem: Problem, rows: Rows, seeds: list[int], settings: Settings, e
 
 
 def oracle(problem: Problem, rows: Rows, seeds: list[int], settings: Settings, effort: Effort) -> Fitted:
-    """The features of the true model, `(x_1 + x_2)^2` and `(x_1 - x_2)^2`, with a ridge head: no method can be expected to do better."""
+    """Fit a ridge head on the true model's features, `(x_1 + x_2)^2` and `(x_1 - x_2)^2`: a bound for all methods."""
     backbone = rows.inputs.new_zeros(2, problem.dimension)
     backbone[:, :2] = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
     return Fitted(ridge_on(backbone.expand(len(seeds), 2, -1), rows, settings["l2"]))

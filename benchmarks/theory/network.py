@@ -1,8 +1,8 @@
 """
 The network f(x) = sum_j a_j (w_j . x)^2 and how its weights are found, for many networks at once.
 
-N networks that differ in seed, rows and regulariser are trained as one: their weights have a leading dimension N, their
-losses are summed, and Adam treats every weight by itself.
+N networks that differ in seed, rows and regulariser are trained as one: their weights have a leading dimension N,
+their losses are summed, and Adam treats every weight by itself.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def ridge(features: Tensor, labels: Tensor, l2: Tensor, fit_on: Tensor | None = 
     """
     A head `(N, m)` in closed form on those of the features `(N, n, m)` that `fit_on` `(N, n)` marks, all by default.
 
-    Every network has its own `l2` `(N,)`, where the solver takes one for all: rows that count 1 / l2 times beside a penalty
-    of one have the same solution. The network has no bias, so neither has its head.
+    Every network has its own `l2` `(N,)`, where the solver takes one for all: rows that count 1 / l2 times beside a
+    penalty of one have the same solution. The network has no bias, so neither has its head.
     """
     fit_on = torch.ones_like(labels) if fit_on is None else fit_on.to(labels)
     solver = get_head("ridge", problem_type="regression", fit_intercept=False, check_finite=False)

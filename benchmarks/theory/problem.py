@@ -1,9 +1,9 @@
 """
 The two tasks: labels that two products of coordinates explain on the source, and only one of them on the target.
 
-A quadratic network is its form `Q` `(d, d)`, f(x) = x^T Q x, and on inputs whose coordinates are plus or minus a constant the
-error of a form over a whole distribution is a sum over its entries. So the source is never sampled, and the test error has
-no noise of its own.
+A quadratic network is its form `Q` `(d, d)`, f(x) = x^T Q x, and on inputs whose coordinates are plus or minus a
+constant the error of a form over a whole distribution is a sum over its entries. So the source is never sampled, and
+the test error has no noise of its own.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ class Problem:
     """
     Inputs `x = (e_1, e_2, s e_3, s e_4, e_5, ...)` with signs e.
 
-    On the target the signs are independent and fair; on the source `e_4 = e_1 e_2 e_3`. Labels are `y = e_1 e_2` on both, so
-    that on the source, and there alone, `y = e_3 e_4` too.
+    On the target the signs are independent and fair; on the source `e_4 = e_1 e_2 e_3`. Labels are `y = e_1 e_2` on
+    both, so that on the source, and there alone, `y = e_3 e_4` too.
 
     Args:
         dimension: how many coordinates, at least 4.
-        ease: s, how large the coordinates of the source-specific product are. At 1 the two products are alike; above it the
-            source-specific one needs weights smaller by s^2.
-        noise: standard deviation of what is added to the labels of the target's rows. All errors are those in `e_1 e_2`.
+        ease: s, how large the coordinates of the source-specific product are. At 1 the two products are alike; above
+            it the source-specific one needs weights smaller by s^2.
+        noise: standard deviation of what is added to the labels of the target's rows. All errors are those in
+        `e_1 e_2`.
     """
 
     dimension: int = 20
@@ -66,8 +67,8 @@ class Problem:
         What a form is as a polynomial in the signs.
 
         Returns:
-            `(..., d, d)`: the coefficient of `e_i e_j` above the diagonal, the constant in the first entry of the diagonal, and
-            zeros elsewhere.
+            `(..., d, d)`: the coefficient of `e_i e_j` above the diagonal, the constant in the first entry of the
+            diagonal, and zeros elsewhere.
         """
         scales = self.scales(form)
         scaled = form * scales * scales[:, None]
@@ -84,7 +85,7 @@ class Problem:
         return self.coefficients(form) - truth
 
     def target_error(self, form: Tensor) -> Tensor:
-        """Mean squared error `(...)` over all target inputs. All products are uncorrelated there; 1 is what f = 0 has."""
+        """Return the mean squared error `(...)` over all target inputs; products are uncorrelated, f = 0 has 1."""
         return self._residual(form).square().sum((-2, -1))
 
     def source_error(self, form: Tensor) -> Tensor:

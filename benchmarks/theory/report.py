@@ -120,7 +120,8 @@ def form_tables(cells: Cells) -> list[str]:
     """Errors and forms for few rows."""
     lines = ["## The forms", ""]
     lines += [
-        "Coefficients, as mean (least to greatest of the seeds); the target's true model has 1, 0, and 0 for the rest.",
+        "Coefficients, as mean (least to greatest of the seeds); the target's true model has 1, 0, and 0 for the "
+        "rest.",
         "",
     ]
     head = [
@@ -193,12 +194,10 @@ def write_table(cells: Cells, path: Path) -> None:
     minutes = sum(cell["cpu_seconds"] for cell in cells.values()) / 60
     efforts = sorted({tuple(cell["settings"]["effort"].values()) for cell in cells.values()})
     lines = ["<!-- Written by benchmarks/theory/run.py. -->", "", "# Results", ""]
-    lines += [
-        f"Seeds: {', '.join(map(str, seeds))}. Steps: {'; '.join(f'{a}, pre-training to the end {b}' for a, b in efforts)}."
-    ]
-    lines += [
-        f"torch {', '.join(sorted({cell['torch'] for cell in cells.values()}))}, one thread, {minutes:.1f} minutes of the processor."
-    ]
+    steps = "; ".join(f"{a}, pre-training to the end {b}" for a, b in efforts)
+    versions = ", ".join(sorted({cell["torch"] for cell in cells.values()}))
+    lines += [f"Seeds: {', '.join(map(str, seeds))}. Steps: {steps}."]
+    lines += [f"torch {versions}, one thread, {minutes:.1f} minutes of the processor."]
     lines += [
         "",
         *error_tables(cells),

@@ -1,8 +1,8 @@
 """
 Run the experiment: every method on every number of target rows, in all settings.
 
-A cell is a file in results/cells and is left alone where it is there and of the same settings, so that a run which is broken
-off goes on where it was.
+A cell is a file in results/cells and is left alone where it is there and of the same settings, so that a run which is
+broken off goes on where it was.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(1)
-    # Weights that the penalty has driven to nothing would otherwise become subnormal numbers, with which all is slower.
+    # Weights that the penalty has driven to nothing would otherwise become subnormal numbers, with which all is
+    # slower.
     torch.set_flush_denormal(True)
     with repacked(options.output):
         run(options)

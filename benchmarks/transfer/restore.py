@@ -1,9 +1,9 @@
 """
 Run files from the results that are committed: `python benchmarks/transfer/restore.py --pairs mnist-usps --rows 100`.
 
-`run.py` then goes on from them, so that a method or an option is added without days of running what has not changed. What was run with
-other options, on other rows or by another version has another key, and is left out. Defaults of the package are in no key: where one has
-changed since, delete the runs of the methods that it is about.
+`run.py` then goes on from them, so that a method or an option is added without days of running what has not changed.
+What was run with other options, on other rows or by another version has another key, and is left out. Defaults of the
+package are in no key: where one has changed since, delete the runs of the methods that it is about.
 """
 
 import argparse

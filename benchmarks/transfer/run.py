@@ -1,8 +1,9 @@
 """
 All methods on pairs of real data sets: `python benchmarks/transfer/run.py --pairs mnist-usps --rows 100`.
 
-A pair is a file of `pairs/`, read over `text.yaml` or `vision.yaml`; sizes that it has too few rows for are left out. What is finished is not run again: the runs are in `--work_dir`, the
-results in `results/<pair>/<rows>/results.json`, as `merlin-hf report` reads them, packed into `results/results.jsonl` in the end. See README.md.
+A pair is a file of `pairs/`, read over `text.yaml` or `vision.yaml`; sizes that it has too few rows for are left out.
+What is finished is not run again: the runs are in `--work_dir`, the results in `results/<pair>/<rows>/results.json`,
+as `merlin-hf report` reads them, packed into `results/results.jsonl` in the end. See README.md.
 """
 
 import argparse

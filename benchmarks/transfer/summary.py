@@ -1,9 +1,12 @@
 """
-What the pairs say together: `python benchmarks/transfer/summary.py` reads `results/` and writes `summary.md` there, and
-`headline.md`, `variants.md` and `choices.md`, the tables that stand in the project's README and in the one beside this.
+Write what the pairs say together.
 
-The question is the one somebody asks who has a target and a source: MeRLin in whichever of its two variants did better on the
-validation rows, against all other methods. Both have a phase on the source first, then both losses or the target's alone.
+`python benchmarks/transfer/summary.py` reads `results/` and writes `summary.md` there, and `headline.md`,
+`variants.md` and `choices.md`, the tables that stand in the project's README and in the one beside this.
+
+The question is the one somebody asks who has a target and a source: MeRLin in whichever of its two variants did better
+on the validation rows, against all other methods. Both have a phase on the source first, then both losses or the
+target's alone.
 """
 
 import itertools
@@ -34,7 +37,7 @@ CHOICE_COLUMNS = ("one of these, by validation rows", "MeRLin is better by", "pa
 
 
 def read(path: Path) -> tuple[Comparison, str]:
-    """The results on one pair with one number of rows, and the label of the variant that its validation score chooses."""
+    """Results on one pair with one number of rows, and the label of the variant that its validation score chooses."""
     (comparison,), _ = read_comparisons([path])
     methods = {label: method for label, method in comparison.methods.items() if math.isfinite(method.mean)}
     needed = (*VARIANTS, *WITHOUT_SOURCE_PHASE, "finetune", "joint", "sequential")
@@ -64,9 +67,12 @@ def choose(labels: tuple[str, ...], scores: dict[str, float]) -> str:
 
 def check_searches(paths: list[Path]) -> None:
     """
+    Check that a method tried the same settings on all pairs of a kind and a number of rows.
+
     Raises:
-        SystemExit: a method tried other settings, or on other draws, on one pair than on another of the same kind and number of rows: the
-            results are of different versions of the search, and ranks on them do not belong together.
+        SystemExit: a method tried other settings, or on other draws, on one pair than on another of the same kind and
+            number of rows: the results are of different versions of the search, and ranks on them do not belong
+            together.
     """
     tried: dict[tuple, dict[str, list[str]]] = {}
     for path in paths:
@@ -99,7 +105,7 @@ def best_of_others(comparison: Comparison) -> str:
 
 
 def beats(comparison: Comparison, label: str, other: str) -> bool:
-    """Whether a method has more right rows than another: means over draws may differ in the last bit where these are equal."""
+    """Say if a method has more right rows than another; means of equal numbers may differ in the last bit."""
     return round(comparison.gain(label) - comparison.gain(other), 9) > 0
 
 
@@ -156,7 +162,7 @@ def variant_table(comparisons: list[Comparison]) -> str:
 
 
 def given_the_choice(comparisons: list[Comparison], scores: list[dict[str, float]]) -> list[tuple[str, str, str]]:
-    """Lines of MeRLin beside other methods of which one is chosen in the same way: the two that are hardest for it, and all of them."""
+    """Return lines of MeRLin beside a choice, made in the same way, of the two hardest other methods or of all."""
     others = sorted(
         set.intersection(*(set(of_pair) & set(c.methods) for c, of_pair in zip(comparisons, scores, strict=True)))
         - {*VARIANTS, *WITHOUT_SOURCE_PHASE}
@@ -215,7 +221,7 @@ def headline(comparisons_by_rows: dict[int, list[Comparison]]) -> str:
 
 
 def each_variant(comparisons_by_rows: dict[int, list[Comparison]]) -> str:
-    """A line for each number of labelled rows: the mean rank of each variant if there were no other, the best other method beside it."""
+    """Return a line for each number of labelled rows: the mean rank of each variant alone, the best other method."""
     table = []
     for rows, comparisons in comparisons_by_rows.items():
         cells = []
@@ -251,15 +257,16 @@ def verdict(comparisons: list[Comparison]) -> str:
             f"- the best mean rank: **{'yes' if best == CHOSEN else 'no'}** ({ranks[CHOSEN]:.1f}"
             + ("" if best == CHOSEN else f"; `{best}` has {ranks[best]:.1f}")
             + ")",
-            f"- at least 3 points over fine-tuning on average: **{'yes' if over >= 3 else 'no'}** ({difference(comparisons, 'finetune')})",
-            f"- better than the best other method of each pair on most pairs: **{'yes' if 2 * won > len(comparisons) else 'no'}** "
-            f"({won} of {len(comparisons)})",
+            f"- at least 3 points over fine-tuning on average: **{'yes' if over >= 3 else 'no'}** "
+            f"({difference(comparisons, 'finetune')})",
+            "- better than the best other method of each pair on most pairs: "
+            f"**{'yes' if 2 * won > len(comparisons) else 'no'}** ({won} of {len(comparisons)})",
         ]
     )
 
 
 def main(results: Path = HERE / "results", output_dir: Path | None = None) -> None:
-    """Write summary, headline, variants and choices as Markdown, into `results` unless told otherwise, and print them."""
+    """Write summary, headline, variants and choices as Markdown, by default into `results`, and print them."""
     with unpacked(results) as folder:
         paths = sorted(folder.glob("*/*/results.json"))
         if not paths:
@@ -283,12 +290,13 @@ def main(results: Path = HERE / "results", output_dir: Path | None = None) -> No
             pair_table(of_rows),
         ]
     parts.append(
-        "MeRLin stands for the one of `merlin_source_first` and `merlin_target_last` with the better validation score on the pair; "
-        "each has as many trials as any other method, so that MeRLin has twice as many to choose from. The second table gives the others the same "
-        "choice: of two methods (of those that are both chosen somewhere, the ones that are hardest for MeRLin, by test scores) or of all, the "
-        "one with the better validation score. `merlin` and `merlin_ft` have no phase on the source before, as in the "
-        "paper. Intervals are 95 % over pairs. The best other method of a pair is picked by its test scores, which favours it. Times of "
-        "runs are not compared here, as runs share a machine; see cost.md."
+        "MeRLin stands for the one of `merlin_source_first` and `merlin_target_last` with the better validation score "
+        "on the pair; each has as many trials as any other method, so that MeRLin has twice as many to choose from. "
+        "The second table gives the others the same choice: of two methods (of those that are both chosen somewhere, "
+        "the ones that are hardest for MeRLin, by test scores) or of all, the one with the better validation score. "
+        "`merlin` and `merlin_ft` have no phase on the source before, as in the paper. Intervals are 95 % over pairs. "
+        "The best other method of a pair is picked by its test scores, which favours it. Times of runs are not "
+        "compared here, as runs share a machine; see cost.md."
     )
     written = {
         "headline": headline(chosen_by_rows),

@@ -1,5 +1,5 @@
 """
-Write the target of `editorials.yaml` as a folder of parquet files, under the folder that MERLIN_DATA_ROOT will name:
+Write the target of `editorials.yaml` as a folder of parquet files, under the folder that MERLIN_DATA_ROOT will name.
 
     python examples/compare/prepare_editorials.py data    # data/vader_nyt
 

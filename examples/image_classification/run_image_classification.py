@@ -112,8 +112,8 @@ def main(argv: list[str] | None = None) -> None:
     if training_args.do_eval:
         eval_dataset = load_split(name, data_args.eval_split_name, processor, data_args.max_eval_samples, seed)
 
-    # Model, from the checkpoint if there is one: on resuming, Trainer skips weights that have a new name in transformers 5,
-    # such as those of a ViT (huggingface/transformers#43701).
+    # Model, from the checkpoint if there is one: on resuming, Trainer skips weights that have a new name in
+    # transformers 5, such as those of a ViT (huggingface/transformers#43701).
     checkpoint = training_args.resume_from_checkpoint
     if checkpoint is None and training_args.do_train and os.path.isdir(training_args.output_dir):
         checkpoint = get_last_checkpoint(training_args.output_dir)

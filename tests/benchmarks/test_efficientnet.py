@@ -1,4 +1,4 @@
-"""Weights of EfficientNet-lite0 in EfficientNet of transformers, against the network written out with torch's functions."""
+"""EfficientNet-lite0's weights in EfficientNet of transformers, against the network in torch's functions."""
 
 import pytest
 import torch
@@ -14,7 +14,8 @@ def efficientnet():
         yield found["efficientnet"]
 
 
-# Of each stage: blocks, kernel size, stride of the first, factor of expansion, channels that go in and out (Tan and Le, 2019, table 1).
+# Of each stage: blocks, kernel size, stride of the first, factor of expansion, channels that go in and out (Tan and
+# Le, 2019, table 1).
 STAGES = [
     (1, 3, 1, 1, 32, 16),
     (2, 3, 2, 6, 16, 24),

@@ -1,4 +1,4 @@
-"""Images with a signature on the source: that it gives away the label there alone, and that what is committed is what the files say."""
+"""A signature on the source's images gives away the label there alone, and what is committed is what the files say."""
 
 import json
 import os

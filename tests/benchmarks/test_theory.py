@@ -1,4 +1,4 @@
-"""The paper's example: that the problem is what it says, the gradients are right, and the experiment goes on where it was."""
+"""The paper's example: the problem is what it says, gradients are right, and the experiment goes on where it was."""
 
 import itertools
 import json

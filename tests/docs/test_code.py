@@ -32,7 +32,7 @@ SMALLER = [
 
 
 def blocks(path: Path, language: str) -> list[tuple[str, int]]:
-    """The blocks of a page in a language, with the lines that they start at; without those that say why they are not run."""
+    """Return a page's blocks in a language with their first lines, but for those that say why they are not run."""
     text = path.read_text(encoding="utf-8")
     return [
         (match["code"], text[: match.start("code")].count("\n"))
@@ -48,7 +48,7 @@ def with_blocks(language):
 
 @pytest.fixture
 def here(tmp_path, model_path, monkeypatch):
-    """A working directory in which folders with the names of the Hub stand in for it; what code registers is forgotten."""
+    """Give a working directory with folders in place of the Hub's names; forget what code registers."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr("merlin_hf.MerlinTrainer.push_to_hub", lambda trainer, **_: None)

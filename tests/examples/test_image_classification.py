@@ -49,7 +49,7 @@ def images(count, names, seed, columns=("image", "label")):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Arguments for a target of three classes, a source of five with other column names, and a tiny ViT without a head."""
+    """Arguments for a target of three classes, a source of five with other columns, and a tiny ViT without a head."""
     if getattr(AutoImageProcessor, "is_dummy", False):
         pytest.skip("AutoImageProcessor of transformers 5.10 needs torchvision")
     root = tmp_path_factory.mktemp("data")

@@ -53,7 +53,7 @@ def check_is_plain(folder, words="w0 w7"):
 
 
 def test_the_readme_runs_word_for_word(here, model_path, monkeypatch):
-    """Folders with the names of the Hub stand in for it; two things are not as on the day: the number of steps, and the push."""
+    """Folders with the names of the Hub stand in for it; the number of steps and the push alone are changed."""
     shutil.copytree(model_path, here / "google-bert" / "bert-base-uncased")
     glue = here / "nyu-mll" / "glue"
     write(glue)

@@ -1,1 +1,1 @@
-"""Attacks on the package: `make fuzz` runs each module here, which prints its counts and exits with 1 where it finds faults."""
+"""Attacks on the package: `make fuzz` runs each module, which prints its counts and exits with 1 on faults."""

@@ -1,8 +1,11 @@
 """
-Give configurations of `merlin-hf train`, `compare` and `sources` what they cannot have: `python -m tests.fuzz.configs`.
+Give configurations of `merlin-hf train`, `compare` and `sources` what they cannot have.
 
-Every key gets values of other types and out of range, which must be kept as the key declares or refused by name. Files that
-are bombs go through the commands, which must end with status 2, one line that names the file or the key, and no traceback.
+    python -m tests.fuzz.configs
+
+Every key gets values of other types and out of range, which must be kept as the key declares or refused by name. Files
+that are bombs go through the commands, which must end with status 2, one line that names the file or the key, and no
+traceback.
 """
 
 import argparse
@@ -195,25 +198,29 @@ LARGE: dict[str, list[dict[str, Any]]] = {
     "train": [
         {**TRAIN, **more}
         for more in (
-            {"per_device_train_batch_size": 10**12}, {"gradient_accumulation_steps": 0}, {"gradient_accumulation_steps": -1},
-            {"num_source_labels": 10**9}, {"num_splits": 10**9}, {"max_steps": 10**30}, {"max_train_samples": 10**12},
-            {"max_seq_length": 10**12}, {"method": ["merlin"]}, {"method": {"a": 1}}, {"task": ["text"]}, {"seed": 10**12},
-            {"text_columns": [["a"]]}, {"label_column": {"a": "b"}}, {"method": "delta", "num_layers": 10**7}, {"model_name_or_path": 1},
+            {"per_device_train_batch_size": 10**12}, {"gradient_accumulation_steps": 0},
+            {"gradient_accumulation_steps": -1}, {"num_source_labels": 10**9}, {"num_splits": 10**9},
+            {"max_steps": 10**30}, {"max_train_samples": 10**12}, {"max_seq_length": 10**12}, {"method": ["merlin"]},
+            {"method": {"a": 1}}, {"task": ["text"]}, {"seed": 10**12}, {"text_columns": [["a"]]},
+            {"label_column": {"a": "b"}}, {"method": "delta", "num_layers": 10**7}, {"model_name_or_path": 1},
             {"method": "x" * 100_000}, {"learning_rate": 10**400},
         )
     ],
     "compare": [
         {**COMPARE, **more}
         for more in (
-            {"seeds": 10**9}, {"seeds": [10**30]}, {"seeds": []}, {"seeds": list(range(5000))}, {"seeds": [[0]]}, {"freeze_layers": 10**7},
-            {"image_size": 10**9}, {"max_seq_length": 10**12}, {"search": {"trials": 10**9}}, {"search": {"learning_rates": [1.0] * 5000}},
-            {"methods": {"merlin": {"search": {name: list(range(1, 200)) for name in ("num_splits", "rho", "source_weight")}}}},
-            {"methods": {"delta": {"num_layers": 10**7}}}, {"methods": [["merlin"]]}, {"methods": [{"a": 1}]}, {"methods": [None]},
-            {"methods": {"merlin": {"method": ["merlin"]}}}, {"methods": {"merlin": {"search": {"rho": [[1]]}}}}, {"methods": {"merlin": 3}},
-            {"training": {"max_steps": 10**30}}, {"training": {"max_steps": 5, "gradient_accumulation_steps": 0}}, {"training": [1]},
-            {"training": {"max_steps": 5, "per_device_train_batch_size": 10**12}}, {"target": {"path": "t", "rows": 10**12}}, {"target": []},
-            {"target": {"path": ["t"]}}, {"metric": ["f1"]}, {"metric": {"a": 1}}, {"budget": []}, {"reference": ["merlin"]},
-            {"reference": "x" * 100_000}, {"search": 3},
+            {"seeds": 10**9}, {"seeds": [10**30]}, {"seeds": []}, {"seeds": list(range(5000))}, {"seeds": [[0]]},
+            {"freeze_layers": 10**7}, {"image_size": 10**9}, {"max_seq_length": 10**12}, {"search": {"trials": 10**9}},
+            {"search": {"learning_rates": [1.0] * 5000}},
+            {"methods": {"merlin": {"search": {name: [*range(1, 200)] for name in ("num_splits", "rho")}}}},
+            {"methods": {"delta": {"num_layers": 10**7}}}, {"methods": [["merlin"]]}, {"methods": [{"a": 1}]},
+            {"methods": [None]}, {"methods": {"merlin": {"method": ["merlin"]}}},
+            {"methods": {"merlin": {"search": {"rho": [[1]]}}}}, {"methods": {"merlin": 3}},
+            {"training": {"max_steps": 10**30}}, {"training": {"max_steps": 5, "gradient_accumulation_steps": 0}},
+            {"training": [1]}, {"training": {"max_steps": 5, "per_device_train_batch_size": 10**12}},
+            {"target": {"path": "t", "rows": 10**12}}, {"target": []}, {"target": {"path": ["t"]}}, {"metric": ["f1"]},
+            {"metric": {"a": 1}}, {"budget": []}, {"reference": ["merlin"]}, {"reference": "x" * 100_000},
+            {"search": 3},
         )
     ],
 }  # fmt: skip
@@ -221,23 +228,29 @@ FLAGS = {
     "sources": [
         ["--target", "t", "--candidates", "s", *more]
         for more in (
-            ["--seeds", str(10**9)], ["--seeds", "-1"], ["--seeds", "nan"], ["--target_rows", "0"], ["--source_rows", str(10**12)],
-            ["--batch_size", "0"], ["--num_splits", str(10**9)], ["--layers", str(10**7)], ["--max_seq_length", str(10**12)],
-            ["--image_size", "-1"], ["--batch_size", "2.5"], ["--seeds", *map(str, range(5000))],
+            ["--seeds", str(10**9)], ["--seeds", "-1"], ["--seeds", "nan"], ["--target_rows", "0"],
+            ["--source_rows", str(10**12)], ["--batch_size", "0"], ["--num_splits", str(10**9)],
+            ["--layers", str(10**7)], ["--max_seq_length", str(10**12)], ["--image_size", "-1"],
+            ["--batch_size", "2.5"], ["--seeds", *map(str, range(5000))],
         )
     ],
     "evaluate": [
         ["m", "--task_name", "rte", *more]
-        for more in (["--batch_size", "0"], ["--max_eval_samples", "-1"], ["--max_seq_length", str(10**12)], ["--batch_size", "nan"])
+        for more in (
+            ["--batch_size", "0"], ["--max_eval_samples", "-1"], ["--max_seq_length", str(10**12)],
+            ["--batch_size", "nan"],
+        )
     ],
     "compare": [["{config}", "--seeds", str(10**9)], ["{config}", "--seeds", "-1"], ["{config}", "--seeds", "x"]],
     "train": [
         ["--config", "{config}", *more]
         for more in (
-            ["--rho", "nan"], ["--rho", "inf"], ["--num_splits", "2.5"], ["--learning_rate", "nan"], ["--max_steps", str(10**30)],
-            ["--gradient_accumulation_steps", "0"], ["--per_device_train_batch_size", str(10**12)], ["--max_train_samples", "-1"],
-            ["--num_processes", str(10**9)], ["--num_processes", "-1"], ["--num_processes", "x"], ["--main_process_port", "1e9"],
-            ["--weight_decay", "-inf"], ["--lr_scheduler_type", "x"], ["--seed", "-1"], ["--warmup_steps", "nan"],
+            ["--rho", "nan"], ["--rho", "inf"], ["--num_splits", "2.5"], ["--learning_rate", "nan"],
+            ["--max_steps", str(10**30)], ["--gradient_accumulation_steps", "0"],
+            ["--per_device_train_batch_size", str(10**12)], ["--max_train_samples", "-1"],
+            ["--num_processes", str(10**9)], ["--num_processes", "-1"], ["--num_processes", "x"],
+            ["--main_process_port", "1e9"], ["--weight_decay", "-inf"], ["--lr_scheduler_type", "x"], ["--seed", "-1"],
+            ["--warmup_steps", "nan"],
         )
     ],
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """
-Write data sets in the ways that people write them, damage some, and load them as training does: `python -m
-tests.fuzz.data`.
+Write data sets in the ways that people write them, damage some, and load them as training does.
+
+    python -m tests.fuzz.data
 
 What is read must be what was written, or a WARNING says what was left out or taken otherwise, or one line refuses the
 file by name.

@@ -1,10 +1,10 @@
 """
 Damage and forge folders of saved models, and run the commands that read them.
 
-Each round changes one file of a folder of a text, image, sharded or adapter model. Then `evaluate`, `publish --dry_run`,
-`report` and, for texts, `train --dry_run` run on it, each in a process of its own. Counted are tracebacks, errors that no
-command foresees, ends by a signal, runs over the time limit, secrets that would be sent, and code that was run. The exit
-status is 1 if anything was counted.
+Each round changes one file of a folder of a text, image, sharded or adapter model. Then `evaluate`,
+`publish --dry_run`, `report` and, for texts, `train --dry_run` run on it, each in a process of its own. Counted are
+tracebacks, errors that no command foresees, ends by a signal, runs over the time limit, secrets that would be sent,
+and code that was run. The exit status is 1 if anything was counted.
 
     python -m tests.fuzz.folders --rounds 100 --seed 0
 """
@@ -455,7 +455,8 @@ def main() -> int:
             if kind in ("text", "shards"):
                 commands["train"] = [
                     "train", "--dry_run", "--model_name_or_path", str(folder), "--train_file", data[1],
-                    "--source_train_file", data[1], "--max_steps", "1", "--use_cpu", "--output_dir", str(work / "trained"),
+                    "--source_train_file", data[1], "--max_steps", "1", "--use_cpu",
+                    "--output_dir", str(work / "trained"),
                 ]  # fmt: skip
             for command, argv in commands.items():
                 ended = run(argv, work)

@@ -1,6 +1,5 @@
 """
-Fit every head on features that a float32 can hold and its square cannot, and on degenerate ones, and compare with
-float64.
+Fit every head on degenerate features and on those whose squares overflow float32; compare with float64.
 
     python -m tests.fuzz.heads [--count 12480] [--seed 0]
 

@@ -3,9 +3,10 @@ Kill trainings that save every step, fill their disk, and put pickles with code 
 
     python -m tests.fuzz.kills --kills 200 --full_disks 20 --pickles 40 --seed 0
 
-A killed training is resumed, and killed again, until it is done. Counted are checkpoints that are not whole, trainings whose newest
-checkpoint is older than before, final weights that differ from those of a training that was left alone, and code that was run. The exit
-status is 1 if anything was counted. Trainings are forks of this process, so that none imports anything.
+A killed training is resumed, and killed again, until it is done. Counted are checkpoints that are not whole, trainings
+whose newest checkpoint is older than before, final weights that differ from those of a training that was left alone,
+and code that was run. The exit status is 1 if anything was counted. Trainings are forks of this process, so that none
+imports anything.
 """
 
 import argparse
@@ -40,8 +41,8 @@ from tests.transfer.kill_script import Report, kill_at_file_event
 
 STEPS = 24
 NEEDED = (
-    "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "transfer_state.safetensors",
-    MANIFEST_NAME,
+    "model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
+    "transfer_state.safetensors", MANIFEST_NAME,
 )  # fmt: skip
 PICKLED = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "scaler.pt", "pytorch_model.bin")
 TIME_LIMIT = 120  # seconds of a training
@@ -87,7 +88,7 @@ class Child:
         os.close(writing)
 
     def wait(self, seconds: float = TIME_LIMIT) -> int | None:
-        """Return the exit status, minus the signal where one ended it; `None` where it hung until its time was over."""
+        """Return the exit status, minus the signal if one ended it; `None` if it hung until its time was over."""
         deadline, is_over = time.monotonic() + seconds, False
         while not is_over:
             left = deadline - time.monotonic()
@@ -219,7 +220,7 @@ class Payload:
 
 
 def run_pickles(count: int, chance: random.Random, whole: Path, work: Path) -> collections.Counter:
-    """Resume from checkpoints with code in them: as raw pickles and in each form of torch, with a manifest that agrees and without one."""
+    """Resume from checkpoints with code in them, raw pickles and torch's, with a manifest that agrees and without."""
     found: collections.Counter = collections.Counter()
     forms = ("pickle", "zip", "legacy", "nested")
     cases = [(name, form, manifest) for name in PICKLED for form in forms for manifest in (True, False)]

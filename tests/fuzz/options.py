@@ -1,8 +1,8 @@
 """
 Give every option of every method values that it cannot have: `python -m tests.fuzz.options`.
 
-Each value must be kept as the type that the option declares, finite and in range, or refused by an error that names the
-option. What is in range is judged here by the option's name, not by the package's own rules.
+Each value must be kept as the type that the option declares, finite and in range, or refused by an error that names
+the option. What is in range is judged here by the option's name, not by the package's own rules.
 """
 
 import argparse
@@ -83,7 +83,7 @@ SIZES += (
 
 @dataclasses.dataclass
 class Finding:
-    """What became of a value: the class of options, the option, the value's name, the verdict and what was kept or said."""
+    """A value's class of options, option and name, the verdict on it, and what was kept or said."""
 
     options: str
     option: str

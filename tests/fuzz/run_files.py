@@ -1,8 +1,8 @@
 """
 Damage the files that `merlin-hf compare` and `merlin-hf report` read, and run these: `python -m tests.fuzz.run_files`.
 
-A comparison must give the table that it gave before, or refuse the file by name. A report must have the rest as it was, and name
-what it left out; no score outside the metric's range may be in it.
+A comparison must give the table that it gave before, or refuse the file by name. A report must have the rest as it
+was, and name what it left out; no score outside the metric's range may be in it.
 """
 
 import argparse
@@ -33,8 +33,9 @@ WAIT = 30  # seconds by the clock, on a machine that has others to serve
 RIGHT, TRACEBACK, WRONG, UNNAMED, HANGS = ("right", "traceback", "wrong table", "refused without name", "hangs")
 FAULTS = (TRACEBACK, WRONG, UNNAMED, HANGS)
 VALUES: list[Any] = [
-    None, True, False, -1, 0, 3, 5.0, 0.5, 1e308, -1e308, float("nan"), float("inf"), 10**400, 10**25, "", "x", "1e-4", "\x1b[31m", "a\n# b",
-    "<b>|`", [], {}, [[1]], {"x": 1}, "y" * 5000, list(range(3000)), {str(place): 0.5 for place in range(3000)},
+    None, True, False, -1, 0, 3, 5.0, 0.5, 1e308, -1e308, float("nan"), float("inf"), 10**400, 10**25,
+    "", "x", "1e-4", "\x1b[31m", "a\n# b", "<b>|`", [], {}, [[1]], {"x": 1}, "y" * 5000, list(range(3000)),
+    {str(place): 0.5 for place in range(3000)},
 ]  # fmt: skip
 SECTION = re.compile(
     r"^## good[^\n]*\n\n((?:\|[^\n]*\n)*)", re.MULTILINE
