@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ..transfer.distributed import gather_rows, is_distributed
-from ..transfer.regularizer import FrozenCopy, Regularizer, at_least_float32
+from ..transfer.model import TransferModel
+from ..transfer.regularizer import at_least_float32
 from ..utils.validation import NonNegative, Positive, interval
-from .regularized import RegularizedTrainer, RegularizedTrainingArguments, check_single_label
+from .regularized import CopyRegularizer, RegularizedTrainer, RegularizedTrainingArguments, check_single_label
 
 
 class KeyQueue:
@@ -22,6 +23,8 @@ class KeyQueue:
         num_labels (`int`): classes.
         size (`int`): keys of a class that are kept, K.
         widths (`tuple[int, int]`): lengths of the two forms of a key.
+        device (`torch.device`): where they are kept.
+        dtype (`torch.dtype`): as which they are kept.
     """
 
     def __init__(
@@ -39,11 +42,11 @@ class KeyQueue:
 
     @property
     def filled(self) -> Tensor:
-        """Which places have a key, `(num_labels, size)`."""
+        """Return which places have a key, `(num_labels, size)`."""
         return torch.arange(self.keys.shape[1], device=self.keys.device) < self.count.unsqueeze(-1)
 
-    def split(self) -> tuple[Tensor, Tensor]:
-        """Both forms, `(num_labels, size, width)` each."""
+    def split(self) -> tuple[Tensor, ...]:
+        """Return both forms, `(num_labels, size, width)` each."""
         return self.keys.split(self.widths, dim=-1)
 
     def add(self, keys: Tensor, labels: Tensor) -> None:
@@ -51,8 +54,8 @@ class KeyQueue:
         Put keys in place of the oldest of their classes; those with the label -100 are left out.
 
         Args:
-            keys (`torch.FloatTensor` of shape `(n, sum(widths))`).
-            labels (`torch.LongTensor` of shape `(n,)`).
+            keys (`torch.FloatTensor` of shape `(n, sum(widths))`): the new keys.
+            labels (`torch.LongTensor` of shape `(n,)`): their classes.
         """
         keys, labels = keys[labels != -100], labels[labels != -100]
         size = self.keys.shape[1]
@@ -68,14 +71,15 @@ class KeyQueue:
 
 def contrast(own: Tensor, others: Tensor, labels: Tensor, filled: Tensor, temperature: float) -> Tensor:
     """
-    KL( u || softmax(similarities / temperature) ) of each row, u uniform over its positives.
+    Return KL( u || softmax(similarities / temperature) ) of each row, with u uniform over its positives.
 
     Args:
-        own (`torch.FloatTensor` of shape `(n,)`): similarity to the row's own key, a positive.
-        others (`torch.FloatTensor` of shape `(n, num_labels, size)`): to the keys of the queue, positives where their class is the
-            row's.
-        labels (`torch.LongTensor` of shape `(n,)`).
+        own (`torch.FloatTensor` of shape `(n,)`): similarities to the row's own key, a positive.
+        others (`torch.FloatTensor` of shape `(n, num_labels, size)`): similarities to the keys of the queue, which are
+            positives where their class is the row's.
+        labels (`torch.LongTensor` of shape `(n,)`): the classes of the rows.
         filled (`torch.BoolTensor` of shape `(num_labels, size)`): which places of the queue have a key.
+        temperature (`float`): T.
 
     Returns:
         `torch.FloatTensor` of shape `(n,)`.
@@ -89,15 +93,18 @@ def contrast(own: Tensor, others: Tensor, labels: Tensor, filled: Tensor, temper
     return -of_positives / number - number.log()
 
 
-class Contrasts(Regularizer):
+class Contrasts(CopyRegularizer):
     """
-    weight * mean over rows of KL(u || softmax(z . {z_k, queue} / T)) + KL(u || softmax({h, queue} . w_y / T)).
+    Contrasts of the rows' features with keys, times `weight`.
 
-    z are projected features and h features with a 1 for the bias, both of length 1, as is w_y, the class's row of the model's last layer with its bias. The
-    first queue has projected keys and the second keys of features, by class, from a copy of the model that follows slowly; u is
-    uniform over those of the row's class and the row's own.
+        mean over rows of KL(u || softmax(z . {z_k, queue} / T)) + KL(u || softmax({h, queue} . w_y / T))
+
+    z are projected features and h features with a 1 for the bias, both of length 1, as is w_y, the class's row of the
+    model's last layer with its bias. A copy of the model that follows slowly makes the keys: one queue holds projected
+    ones and the other those of features, by class. u is uniform over the keys of the row's class and the row's own.
 
     Args:
+        weight (`float`): factor of the loss.
         hidden_size, num_labels (`int`): of the model's last layer.
         queue_size (`int`): keys of each class, K.
         momentum (`float`): m, of the copy.
@@ -105,8 +112,7 @@ class Contrasts(Regularizer):
         projection_size (`int`): length of z.
     """
 
-    stores_model_copy: ClassVar[bool] = True
-    supports_sharding: ClassVar[bool] = False
+    copy_is_training: ClassVar[bool] = True  # its dropout gives the second view of a row
 
     def __init__(
         self,
@@ -123,32 +129,31 @@ class Contrasts(Regularizer):
         self.momentum = momentum
         self.temperature = temperature
         self.projector = nn.Linear(hidden_size, projection_size)
-        self.copy: FrozenCopy | None = None
         self.copied_projector: list[nn.Linear] = []  # in a list, so that it is no module of this one
         self.queue: KeyQueue | None = None
 
     def start(self, trainer):
-        """The copy that makes keys, and an empty queue."""
-        # Its dropout gives the second view of a row.
-        self.copy = FrozenCopy(trainer.transfer_model, training=True)
+        """Copy the model and the projector, and start with an empty queue."""
+        super().start(trainer)
         self.copied_projector = [copy.deepcopy(self.projector).requires_grad_(False)]
         weight = at_least_float32(self.projector.weight)
         self.queue = KeyQueue(*self.shape, device=weight.device, dtype=weight.dtype)
 
     @torch.no_grad()
-    def follow(self, transfer_model):
-        """Move the copy towards the model; once an update."""
+    def follow(self, transfer_model: TransferModel) -> None:
+        """Move the copy towards the model; called once an update."""
         theirs = [*transfer_model.model.parameters(), *self.projector.parameters()]
-        ours = [*self.copy.model.model.parameters(), *self.copied_projector[0].parameters()]
+        ours = [*self.model_at_start.model.get_submodule("model").parameters(), *self.copied_projector[0].parameters()]
         for mine, other in zip(ours, theirs, strict=True):
             mine.lerp_(other.detach(), 1 - self.momentum)
 
     def forward(self, transfer_model, inputs, labels, output):
-        """The mean above, `()`; rows with the label -100 are ignored."""
+        """Return `weight` times the mean, `()`; rows with the label -100 are ignored."""
+        assert self.queue is not None
         features = output.target_features
         z, h = normalize(at_least_float32(self.projector(features)), dim=-1), with_bias(at_least_float32(features))
         with torch.no_grad():
-            key_features = self.copy.features(inputs)
+            key_features = self.model_at_start.features(inputs)
             z_key = normalize(at_least_float32(self.copied_projector[0](key_features)), dim=-1)
             h_key = with_bias(at_least_float32(key_features))
         queue_z, queue_h = self.queue.split()
@@ -167,17 +172,16 @@ class Contrasts(Regularizer):
         return self.weight * (losses * counted).sum() / counted.sum().clamp(min=1)
 
     def extra_state(self):
-        """The copies and the queue."""
-        if self.copy is None:
-            return {}
-        queue = {f"queue.{name}": getattr(self.queue, name) for name in ("keys", "next", "count")}
-        projector = {f"projector.{name}": tensor for name, tensor in self.copied_projector[0].state_dict().items()}
-        return {**self.copy.extra_state(), **queue, **projector}
+        """Return the weights of the copies, and the queue."""
+        state = super().extra_state()
+        if self.queue is not None:
+            state |= {f"queue.{name}": getattr(self.queue, name) for name in ("keys", "next", "count")}
+            state |= {f"projector.{name}": tensor for name, tensor in self.copied_projector[0].state_dict().items()}
+        return state
 
     def load_extra_state(self, transfer_model, tensors):
-        """Takes them back."""
-        self.copy = FrozenCopy(transfer_model, training=True)
-        self.copy.load_extra_state(tensors)
+        """Take them back."""
+        super().load_extra_state(transfer_model, tensors)
         self.copied_projector = [copy.deepcopy(self.projector).requires_grad_(False)]
         own = {n.removeprefix("projector."): t for n, t in tensors.items() if n.startswith("projector.")}
         self.copied_projector[0].load_state_dict(own)
@@ -188,12 +192,12 @@ class Contrasts(Regularizer):
 
 
 def with_bias(features: Tensor) -> Tensor:
-    """Features `(n, hidden_size)` with a 1 after the last, of length 1."""
+    """Return features `(n, hidden_size)` with a 1 after the last, scaled to length 1."""
     return normalize(torch.cat([features, features.new_ones(len(features), 1)], dim=-1), dim=-1)
 
 
 def class_weights(head: nn.Linear) -> Tensor:
-    """Rows of a layer with their biases, `(num_labels, hidden_size + 1)`, of length 1; 0 for a layer without biases."""
+    """Return a layer's rows with their biases, or 0, scaled to length 1: `(num_labels, hidden_size + 1)`."""
     weight = at_least_float32(head.weight)
     bias = weight.new_zeros(len(weight)) if head.bias is None else at_least_float32(head.bias)
     return normalize(torch.cat([weight, bias.unsqueeze(-1)], dim=-1), dim=-1)
@@ -227,17 +231,19 @@ class BiTuningTrainingArguments(RegularizedTrainingArguments):
 
 class BiTuningTrainer(RegularizedTrainer):
     """
-    Bi-Tuning (Zhong et al. 2020, arXiv 2011.06182): rows of a class draw together, in their features and around the class's weights.
+    Bi-Tuning (Zhong et al. 2020, arXiv 2011.06182): draws rows of a class together.
+
+    They are drawn together in their features, and around the class's weights.
 
         L_target + regularization_weight * mean over rows of
             [ KL(u || softmax(z . {z_k, queue} / T)) + KL(u || softmax({h, queue} . w_y / T)) ]
 
-    (see [`Contrasts`]). Gradients reach the class weights w_y, which the reference code cuts off; places of the queue that are not filled
-    yet do not count. The second view of a row is the copy's own dropout on the same inputs. Defaults: 1, K = 40, m = 0.999, T = 0.07, 128
-    dimensions. For targets with one class per row.
+    (see [`Contrasts`]). Gradients reach the class weights w_y, which the reference code cuts off; places of the queue
+    that are not filled yet do not count. The second view of a row is the copy's own dropout on the same inputs.
+    Defaults: 1, K = 40, m = 0.999, T = 0.07, 128 dimensions. For targets with one class per row.
 
-    A step costs one batch of the target, a pass forward of the copy, and memory for a second copy of the weights, which checkpoints
-    hold as well.
+    A step costs one batch of the target, a pass forward of the copy, and memory for a second copy of the weights,
+    which checkpoints hold as well.
     """
 
     training_args_class: ClassVar = BiTuningTrainingArguments
@@ -246,7 +252,7 @@ class BiTuningTrainer(RegularizedTrainer):
     search_space: ClassVar = {"regularization_weight": (0.1, 0.3, 1.0)}
 
     def build_regularizer(self, transfer_model):
-        """The contrasts."""
+        """Return the contrasts with the method's options."""
         args, head = self.args, transfer_model.head
         return Contrasts(
             args.regularization_weight,
@@ -259,12 +265,12 @@ class BiTuningTrainer(RegularizedTrainer):
         )
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """As in RegularizedTrainer; the copy follows once an update."""
+        """Make a training step; the copy follows the model once an update."""
         if self.micro_step == 0 and self.state.global_step > self.phase_ends[0]:
-            self.transfer_model.regularizer.follow(self.transfer_model)
+            self.regularizer.follow(self.build_transfer_model())
         return super().training_step(model, inputs, num_items_in_batch)
 
     def check_data(self):
-        """As in RegularizedTrainer, and the target has classes."""
+        """Check the data as RegularizedTrainer does, and that the target has one class per row."""
         super().check_data()
         check_single_label(self)

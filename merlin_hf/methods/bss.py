@@ -13,11 +13,12 @@ from .regularized import RegularizedTrainer, RegularizedTrainingArguments
 
 class SpectralShrinkage(Regularizer):
     """
-    weight * sum of the squares of the `num_singular_values` smallest singular values of the batch's features `(n, hidden_size)`.
+    The sum of the squares of the smallest singular values of a batch's features `(n, hidden_size)`, times `weight`.
 
     On several processes the batch is that of all of them, as the spectrum of a part is another.
 
     Args:
+        weight (`float`): factor of the loss.
         num_singular_values (`int`): k of the paper.
     """
 
@@ -26,7 +27,7 @@ class SpectralShrinkage(Regularizer):
         self.num_singular_values = num_singular_values
 
     def forward(self, transfer_model, inputs, labels, output):
-        """The sum above, `()`."""
+        """Return `weight` times the sum, `()`."""
         features = output.target_features
         if is_distributed():
             features, _, present = gather_rows(features, labels, self.batch_size)
@@ -58,8 +59,9 @@ class BSSTrainer(RegularizedTrainer):
 
         L_target + regularization_weight * sum over i = 1..k of sigma_{-i}(F)^2
 
-    F are the features of a batch, `(n, hidden_size)`, and sigma_{-i} the i-th smallest of its min(n, hidden_size) singular
-    values: components that pretraining gave but the target does not need are suppressed. Defaults: 0.001 and k = 1.
+    F are the features of a batch, `(n, hidden_size)`, and sigma_{-i} the i-th smallest of its min(n, hidden_size)
+    singular values: components that pretraining gave but the target does not need are suppressed. Defaults: 0.001 and
+    k = 1.
 
     A step costs one batch of the target and one small singular value decomposition.
     """
@@ -69,5 +71,5 @@ class BSSTrainer(RegularizedTrainer):
     search_space: ClassVar = {"regularization_weight": (0.0001, 0.001, 0.01)}
 
     def build_regularizer(self, transfer_model):
-        """The shrinkage of the smallest singular values."""
+        """Return the shrinkage with the method's options."""
         return SpectralShrinkage(self.args.regularization_weight, self.args.num_singular_values)

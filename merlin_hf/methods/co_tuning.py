@@ -22,10 +22,12 @@ from .regularized import (
 
 class TranslatedLabels(Regularizer):
     """
-    weight * mean over rows of - sum over s of p(s | y) log softmax(source logits)_s.
+    Cross-entropy of the source head's answers to translated labels, times `weight`.
 
-    p(s | y) is the mean, over the target's rows of class y, of what the model says of the source classes s before it is
-    trained on the target.
+        mean over rows of - sum over s of p(s | y) log softmax(source logits)_s
+
+    p(s | y) is the mean, over the target's rows of class y, of what the model says of the source classes s before it
+    is trained on the target.
     """
 
     supports_sharding: ClassVar[bool] = False
@@ -35,29 +37,30 @@ class TranslatedLabels(Regularizer):
         self.relationship: Tensor | None = None
 
     def start(self, trainer):
-        """Learn p(s | y) in one pass over the target."""
+        """Compute p(s | y) in one pass over the target."""
         self.relationship = category_relationship(trainer)
 
     def forward(self, transfer_model, inputs, labels, output):
-        """The mean above, `()`; rows with the label -100 are ignored."""
+        """Return `weight` times the mean, `()`; rows with the label -100 are ignored."""
+        assert self.relationship is not None
         log_probabilities = at_least_float32(transfer_model.source_head(output.target_features)).log_softmax(-1)
         losses = -(self.relationship[labels.clamp(min=0)] * log_probabilities).sum(-1)
         counted = labels != -100
         return self.weight * (losses * counted).sum() / counted.sum().clamp(min=1)
 
     def extra_state(self):
-        """p(s | y)."""
+        """Return p(s | y)."""
         return {} if self.relationship is None else {"relationship": self.relationship}
 
     def load_extra_state(self, transfer_model, tensors):
-        """Takes it back."""
+        """Take it back."""
         self.relationship = tensors["relationship"].to(transfer_model.head.weight.device)
 
 
 @torch.no_grad()
 def category_relationship(trainer) -> Tensor:
     """
-    The mean source probabilities of each target class, by the model in evaluation mode; a collective.
+    Return the mean source probabilities of each target class, by the model in evaluation mode; a collective.
 
     Returns:
         `torch.FloatTensor` of shape `(num_labels, num_source_labels)`; uniform for a class without rows.
@@ -95,8 +98,8 @@ class CoTuningTrainer(RegularizedTrainer):
 
         L_target + regularization_weight * mean of - sum over s of p(s | y_t) log softmax(theta_s(phi(x_t)))_s
 
-    p(s | y_t) is learned from the target's training rows between the two phases, by the direct approach of the paper: the mean source
-    probabilities of the rows of a class. Default: 2.3. For targets with one class per row.
+    p(s | y_t) is learned from the target's training rows between the two phases, by the direct approach of the paper:
+    the mean source probabilities of the rows of a class. Default: 2.3. For targets with one class per row.
 
     A step costs one batch of the target.
     """
@@ -107,7 +110,7 @@ class CoTuningTrainer(RegularizedTrainer):
     search_space: ClassVar = {"regularization_weight": (0.3, 1.0, 2.3)}
 
     def check_data(self):
-        """As in RegularizedTrainer, and both tasks have classes."""
+        """Check the data as RegularizedTrainer does, and that both tasks have one class per row."""
         super().check_data()
         check_single_label(self)
         check_source_classes(self)

@@ -1,7 +1,8 @@
 """Fine-tuning that keeps the outputs of layers."""
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -13,36 +14,37 @@ from ..transfer.distributed import sum_over_ranks
 from ..transfer.labels import split_labels
 from ..transfer.layers import channels_first, find_layers, layer_outputs
 from ..transfer.model import evaluating
-from ..transfer.regularizer import FrozenCopy, Regularizer, at_least_float32
+from ..transfer.regularizer import at_least_float32
 from ..transfer.seeding import isolated_rng
 from ..utils.validation import interval
-from .l2_sp import StartingPointTrainingArguments
+from .l2_sp import StartingPointTrainingArguments, new_parameters, trained_parameters
 from .linear_probe import default_probe_head
-from .new_layers import new_parameters, trained_parameters
-from .regularized import RegularizedTrainer
+from .regularized import CopyRegularizer, RegularizedTrainer
 
 
 ATTENTIONS = ("gradient", "exact", "none")
 
 
-class LayerDistance(Regularizer):
+class LayerDistance(CopyRegularizer):
     """
-    weight / 2 * mean over rows of the sum over layers of C * sum over channels c of a_c |FM_c - FM_c^0|^2 / positions
-    + head_weight / 2 |w_new|^2.
+    The squared distance of what layers put out from what they did at the start, channel by channel.
 
-    FM are what layers put out, `(n, C, positions)`, and FM^0 what they did at the start of training on the target, for the
-    same rows; padding is left out where `attention_mask` has a value for each position. The attention a sums to 1 in each layer.
+        weight / 2 * mean over rows of the sum over layers of C * sum over c of a_c |FM_c - FM_c^0|^2 / positions
+        + head_weight / 2 |w_new|^2
+
+    FM are what layers put out, `(n, C, positions)`, and FM^0 what they did at the start of training on the target, for
+    the same rows; padding is left out where `attention_mask` has a value for each position. The attention a sums to 1
+    in each layer.
 
     Args:
-        layer_names (`list[str]`): of the classifier's layers.
+        weight (`float`): strength of the pull of the layers' outputs to what they were.
+        layer_names (`list[str]`): names of the classifier's layers.
         head_weight (`float`): strength of the pull of new layers to zero.
         new (`Collection[str]`): names of the parameters of new layers.
-        attention (`Callable`, *optional*): makes of a trainer and `layer_names` a dictionary of the weights a, `(C,)` each;
-            equal ones if not given.
+        attention (`Callable`, *optional*): makes of a trainer and `layer_names` a dictionary of the weights a, `(C,)`
+            each; equal ones if not given.
     """
 
-    stores_model_copy: ClassVar[bool] = True
-    supports_sharding: ClassVar[bool] = False
     uses_hidden_states: ClassVar[bool] = True
 
     def __init__(
@@ -59,25 +61,24 @@ class LayerDistance(Regularizer):
         self.new = frozenset(new)
         self.attention = attention
         self.channel_weights: dict[str, Tensor] = {}
-        self.copy: FrozenCopy | None = None
         self._outputs: Mapping[str, Tensor] = {}
 
     def start(self, trainer):
-        """Keep the model as it is, and see which channels matter to the target."""
-        self.copy = FrozenCopy(trainer.transfer_model)
+        """Copy the model as it is now, and measure which channels matter to the target."""
+        super().start(trainer)
         self.channel_weights = {} if self.attention is None else self.attention(trainer, self.layer_names)
 
     @contextlib.contextmanager
     def record_activations(self, transfer_model):
-        """Records what the layers put out."""
+        """Record the outputs of the layers within a block."""
         with layer_outputs(transfer_model.model, self.layer_names) as self._outputs:
             yield
 
     def forward(self, transfer_model, inputs, labels, output):
-        """The mean above, `()`."""
+        """Return the weighted distance, `()`."""
         outputs, self._outputs = self._outputs, {}
-        with layer_outputs(self.copy.model.model, self.layer_names) as outputs_before:
-            self.copy.features(inputs)
+        with layer_outputs(self.model_at_start.model.get_submodule("model"), self.layer_names) as outputs_before:
+            self.model_at_start.features(inputs)
         distance = sum(
             self.layer_distance(name, outputs[name], outputs_before[name], inputs) for name in self.layer_names
         )
@@ -86,7 +87,7 @@ class LayerDistance(Regularizer):
         return (self.weight * distance + self.head_weight * new) / 2
 
     def layer_distance(self, name: str, output: Tensor, before: Tensor, inputs: Mapping[str, Any]) -> Tensor:
-        """The mean over rows of one layer, `()`."""
+        """Return the mean distance over rows of one layer, `()`."""
         output, mask = channels_first(at_least_float32(output), inputs)
         squares = (output - channels_first(at_least_float32(before), inputs)[0]).square()
         if mask is None:
@@ -97,15 +98,12 @@ class LayerDistance(Regularizer):
         return (squares.sum(-1) if weights is None else squares.shape[1] * (squares * weights).sum(-1)).mean()
 
     def extra_state(self):
-        """The copy's weights, and those of the channels."""
-        if self.copy is None:
-            return {}
-        return {**self.copy.extra_state(), **{f"channels.{name}": t for name, t in self.channel_weights.items()}}
+        """Return the copy's weights, and those of the channels."""
+        return {**super().extra_state(), **{f"channels.{name}": t for name, t in self.channel_weights.items()}}
 
     def load_extra_state(self, transfer_model, tensors):
-        """Takes them back."""
-        self.copy = FrozenCopy(transfer_model)
-        self.copy.load_extra_state(tensors)
+        """Take them back."""
+        super().load_extra_state(transfer_model, tensors)
         device = transfer_model.head.weight.device
         own = {name: tensor.to(device) for name, tensor in tensors.items() if name.startswith("channels.")}
         self.channel_weights = {name.removeprefix("channels."): tensor for name, tensor in own.items()}
@@ -116,12 +114,13 @@ class LayerDistance(Regularizer):
 
 def channel_attention(trainer: Any, layer_names: list[str], exact: bool = False) -> dict[str, Tensor]:
     """
-    How much each channel of each layer matters to the target, `(C,)` a layer: softmax of (standardised increase of the loss
-    when the channel is set to zero) / 5.
+    Return how much each channel of each layer matters to the target, `(C,)` a layer; a collective.
 
-    The loss is that of a head fit to the features as they are. The increase is measured with `exact`, one pass over the target's
-    rows a channel; else it is that of the first order, - gradient * output (Molchanov et al. 2017, arXiv 1611.06440), in one
-    pass for all channels. A collective.
+        softmax of (standardised increase of the loss when the channel is set to zero) / 5
+
+    The loss is that of a head fit to the features as they are. With `exact` the increase is measured, by one pass over
+    the target's rows for each channel. Else it is that of the first order, - gradient * output (Molchanov et al. 2017,
+    arXiv 1611.06440), by one pass for all channels.
     """
     transfer_model = trainer.transfer_model
     with torch.no_grad():
@@ -138,27 +137,35 @@ def channel_attention(trainer: Any, layer_names: list[str], exact: bool = False)
 
 
 def first_order_increase(trainer: Any, layer_names: list[str], head: LinearHead) -> dict[str, Tensor]:
-    """What the loss of this rank's rows, summed, gains by the first order when a channel is set to zero, `(C,)` a layer."""
-    transfer_model, increases = trainer.transfer_model, {}
+    """
+    Return the increase of the loss when a channel is set to zero, by the first order, `(C,)` a layer.
+
+    The loss is summed over the rows of this rank.
+    """
+    transfer_model, increases = trainer.transfer_model, dict[str, Tensor]()
     for inputs, labels in local_batches(trainer):
         with torch.enable_grad(), layer_outputs(transfer_model.model, layer_names, edit=with_gradient) as outputs:
             loss = trainer.target_loss(head(transfer_model.features(inputs)), labels) * count_labelled(labels)
             gradients = torch.autograd.grad(loss, [outputs[name] for name in layer_names])
         for name, gradient in zip(layer_names, gradients, strict=True):
             gain = -at_least_float32(channels_first(gradient * outputs[name].detach(), inputs)[0]).sum((0, 2))
-            increases[name] = increases.get(name, 0) + gain
+            increases[name] = increases[name] + gain if name in increases else gain
     return increases
 
 
 def with_gradient(_: str, output: Tensor) -> Tensor:
-    """A layer's output, for which there is a gradient also where the layers up to it are frozen."""
+    """Return a layer's output such that it has a gradient, also where the layers up to it are frozen."""
     return output if output.requires_grad else output.detach().requires_grad_()
 
 
 @torch.no_grad()
 def exact_increase(trainer: Any, layer_names: list[str], head: LinearHead) -> dict[str, Tensor]:
-    """As [`first_order_increase`], measured; the loss with all channels is the same for all of a layer, and left out."""
-    transfer_model, increases = trainer.transfer_model, {}
+    """
+    Return the loss when a channel is set to zero, measured, `(C,)` a layer.
+
+    The loss with all channels, which is the same for all of a layer, is not subtracted.
+    """
+    transfer_model, increases = trainer.transfer_model, dict[str, Tensor]()
     for inputs, labels in local_batches(trainer):
         with layer_outputs(transfer_model.model, layer_names) as outputs:
             transfer_model.features(inputs)
@@ -174,17 +181,18 @@ def exact_increase(trainer: Any, layer_names: list[str], head: LinearHead) -> di
                 with layer_outputs(transfer_model.model, [name], edit=without):
                     loss = trainer.target_loss(head(transfer_model.features(inputs)), labels)
                     losses.append(loss * count_labelled(labels))
-            increases[name] = increases.get(name, 0) + torch.stack(losses)
+            found = torch.stack(losses)
+            increases[name] = increases[name] + found if name in increases else found
     return increases
 
 
 def count_labelled(labels: Tensor) -> Tensor | int:
-    """How many rows the mean loss of a batch is over."""
+    """Return how many rows of a batch its mean loss is over."""
     return len(labels) if labels.is_floating_point() else (labels != -100).sum()
 
 
-def local_batches(trainer: Any):
-    """The target's training rows, shared out over the ranks, as inputs and labels."""
+def local_batches(trainer: Any) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    """Return the target's training rows, shared out over the ranks, as inputs and labels."""
     for batch, is_own in trainer.rank_batches(trainer.train_dataset, trainer.args.eval_batch_size):
         if is_own:
             yield split_labels(trainer._prepare_inputs(batch))
@@ -196,10 +204,11 @@ class DeltaTrainingArguments(StartingPointTrainingArguments):
     [`~merlin_hf.methods.l2_sp.StartingPointTrainingArguments`] for [`DeltaTrainer`].
 
     Args:
-        channel_attention (`str`): how channels are weighted: `"gradient"` (the first order of what the loss gains without them),
-            `"exact"` (measured, one pass over the target's rows for each channel) or `"none"`.
+        channel_attention (`str`): how channels are weighted: `"gradient"` (the first order of what the loss gains
+            without them), `"exact"` (measured, one pass over the target's rows for each channel) or `"none"`.
         num_layers (`int`): how many layers are compared, evenly spaced up to the last.
-        layer_modules (`list[str]`, *optional*): their names in `model.named_modules()`, where they are not to be found.
+        layer_modules (`list[str]`, *optional*): their names in `model.named_modules()`, where they are not to be
+            found.
     """
 
     channel_attention: str = field(
@@ -222,12 +231,12 @@ class DeltaTrainer(RegularizedTrainer):
             [ sum over layers of C * sum over c of a_c |FM_c(phi, x) - FM_c(phi_0, x)|^2 / positions ]
         + head_regularization_weight / 2 |w_new|^2
 
-    The attention a of a layer is a softmax of (standardised increase of the target's loss without the channel) / 5, seen once
-    before training on the target (see [`channel_attention`]). Layers are the blocks of a transformer or the stages of a CNN. Both factors
-    are 0.01; the distance is a mean over rows, where the reference code has a sum.
+    The attention a of a layer is a softmax of (standardised increase of the target's loss without the channel) / 5,
+    seen once before training on the target (see [`channel_attention`]). Layers are the blocks of a transformer or the
+    stages of a CNN. Both factors are 0.01; the distance is a mean over rows, where the reference code has a sum.
 
-    A step costs one batch of the target, a pass forward of the copy, and memory for a second copy of the weights, which checkpoints
-    hold as well.
+    A step costs one batch of the target, a pass forward of the copy, and memory for a second copy of the weights,
+    which checkpoints hold as well.
     """
 
     training_args_class: ClassVar = DeltaTrainingArguments
@@ -236,26 +245,20 @@ class DeltaTrainer(RegularizedTrainer):
     search_space: ClassVar = {"regularization_weight": (0.001, 0.01, 0.1)}
 
     def build_regularizer(self, transfer_model):
-        """The distance of layers."""
+        """Return the distance of layers with the method's options."""
         args = self.args
-        attention = None
-        if args.channel_attention != "none":
-            exact = args.channel_attention == "exact"
-
-            def attention(trainer, layer_names):
-                return channel_attention(trainer, layer_names, exact=exact)
-
+        attention = functools.partial(channel_attention, exact=args.channel_attention == "exact")
         return LayerDistance(
             args.regularization_weight,
             self.layer_names(),
             args.head_regularization_weight,
             new_parameters(transfer_model, self.source_dataset is not None),
-            attention,
+            None if args.channel_attention == "none" else attention,
         )
 
     def layer_names(self) -> list[str]:
         """
-        The layers that are compared.
+        Return the names of the layers that are compared.
 
         Raises:
             ValueError: one that was named does not exist.
@@ -266,11 +269,11 @@ class DeltaTrainer(RegularizedTrainer):
         for name in self.args.layer_modules:
             if name not in known:
                 raise ValueError(
-                    f"`layer_modules` names {name!r}, which {type(self.model).__name__} does not have. Found by itself: "
-                    f"{', '.join(find_layers(self.model, self.args.num_layers))}."
+                    f"`layer_modules` names {name!r}, which {type(self.model).__name__} does not have. Found by "
+                    f"itself: {', '.join(find_layers(self.model, self.args.num_layers))}."
                 )
         return list(self.args.layer_modules)
 
     def solver_name(self, problem_type):
-        """That of the head which tells how much channels matter."""
+        """Return the solver of the head by which channels are measured."""
         return default_probe_head(problem_type)

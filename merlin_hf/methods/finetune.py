@@ -11,8 +11,8 @@ class FinetuneTrainer(TransferTrainer):
 
         min over phi, theta_t:  L_target(theta_t, phi)
 
-    Compared with stock Trainer, whose loss is scaled by the model (see [`~merlin_hf.transfer.compat.mean_loss`]), every
-    other method would have another learning rate.
+    Compared with stock Trainer, whose loss is scaled by the model (see [`~merlin_hf.transfer.compat.mean_loss`]),
+    every other method would have another learning rate.
 
     A step costs one batch of the target.
     """

@@ -1,8 +1,12 @@
 """Joint training on both tasks with a shared backbone."""
 
+import functools
 import math
+from collections.abc import Sized
 from dataclasses import dataclass, field
 from typing import ClassVar
+
+import torch
 
 from ..training_args import TransferTrainingArguments
 from ..transfer.seeding import derived_seed
@@ -18,8 +22,9 @@ class JointTrainingArguments(TransferTrainingArguments):
     [`TransferTrainingArguments`] for [`JointTrainer`].
 
     Args:
-        batch_mix (`str`): `"equal"`: each step has a batch of each task. `"proportional"`: each step has a batch of one task, in
-            proportion to how many batches the data sets have, evenly spread, as if their batches were shuffled together.
+        batch_mix (`str`): `"equal"`: each step has a batch of each task. `"proportional"`: each step has a batch of
+            one task, in proportion to how many batches the data sets have, evenly spread, as if their batches were
+            shuffled together.
     """
 
     batch_mix: str = field(
@@ -33,13 +38,13 @@ class JointTrainingArguments(TransferTrainingArguments):
 
 class JointTrainer(TransferTrainer):
     """
-    Multi-task training: a shared backbone and two heads, all trained by gradient descent on the weighted sum of losses.
+    Multi-task training: a shared backbone and two heads, all trained on the weighted sum of losses.
 
         min over phi, theta_s, theta_t:  source_weight * L_source(theta_s, phi) + L_target(theta_t, phi)
 
     Takes the same arguments as [`~merlin_hf.MerlinTrainer`], with [`JointTrainingArguments`]. With
-    `batch_mix="proportional"` the sum is one over all rows of both data sets, so that a small target hardly counts: what happens where data
-    sets are just put together (MT-DNN's mixing, Liu et al. 2019, arXiv 1901.11504).
+    `batch_mix="proportional"` the sum is one over all rows of both data sets, so that a small target hardly counts:
+    what happens where data sets are just put together (MT-DNN's mixing, Liu et al. 2019, arXiv 1901.11504).
 
     A step costs a batch of each task; with the proportional mix, of one.
     """
@@ -49,19 +54,19 @@ class JointTrainer(TransferTrainer):
 
     @classmethod
     def rows_per_step(cls, args, has_source):
-        """As in TransferTrainer; with the proportional mix as if all steps were the source's, which is the most they cost."""
+        """Return the rows of a step; with the proportional mix those of the source, which is the most it can be."""
         if has_source and args.batch_mix == "proportional":
             return args.per_device_source_batch_size or args.per_device_train_batch_size
         return super().rows_per_step(args, has_source)
 
     @property
     def has_unused_parameters(self):
-        """With the proportional mix, a step uses one head."""
+        """Whether a step does not use both heads, as with the proportional mix."""
         return self.args.batch_mix == "proportional" and self.source_dataset is not None
 
     @property
     def draws_source(self):
-        """With the proportional mix, in those updates that are the source's."""
+        """Whether the current update needs source batches; with the proportional mix where it is the source's."""
         if self.source_dataset is None or self.args.batch_mix == "equal":
             return super().draws_source
         step = self.state.global_step
@@ -69,7 +74,7 @@ class JointTrainer(TransferTrainer):
 
     @property
     def source_updates_before(self):
-        """As in TransferTrainer."""
+        """How many updates before the current one drew source batches."""
         step = self.state.global_step
         if self.args.batch_mix == "equal":
             return step
@@ -77,18 +82,18 @@ class JointTrainer(TransferTrainer):
 
     def target_updates_before(self, step: int) -> int:
         """
-        How many of the first `step` updates of the proportional mix are the target's.
+        Return how many of the first `step` updates of the proportional mix are the target's.
 
-        Systematic sampling: any update is the target's with its share of batches as the probability, and no run has one more or
-        less than that share.
+        By systematic sampling an update is the target's with its share of batches as the probability, and the counts
+        of no run differ from the shares by one.
         """
-        target = len(self.train_dataset) / self._train_batch_size
-        source = len(self.source_dataset) / self.source_batch_size
+        target = len(self.sized("train_dataset")) / self._train_batch_size
+        source = len(self.sized("source_dataset")) / self.source_batch_size
         offset = derived_seed("batch_mix", self.args.seed) / 2**63
         return math.floor(offset + step * target / (target + source))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The sum above on one micro-batch of each task, or the part of it that the batch is for; Trainer's own in evaluation."""
+        """Return the sum above on one micro-batch of each task, or of the one that the step is for."""
         batches = self.take_batches(inputs)
         if batches is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -98,29 +103,39 @@ class JointTrainer(TransferTrainer):
         outputs = model(
             source_inputs=batches.source_inputs, target_inputs=batches.target_inputs if has_target else None
         )
-        loss = 0.0
-        if has_source:
+        losses = []
+        if batches.source_labels is not None:
             source_loss = self.source_loss(outputs.source_logits, batches.source_labels)
-            loss = loss + self.args.source_weight * source_loss
+            losses.append(self.args.source_weight * source_loss)
             self.record(source_loss=source_loss)
         if has_target:
-            target_loss = self.target_loss(outputs.target_logits, batches.target_labels)
-            loss = loss + target_loss
-            self.record(target_loss=target_loss)
+            losses.append(self.target_loss(outputs.target_logits, batches.target_labels))
+            self.record(target_loss=losses[-1])
+        loss = functools.reduce(torch.add, losses)
         return (loss, outputs) if return_outputs else loss
 
     def check_data(self):
         """
-        As in TransferTrainer.
+        Check the data as TransferTrainer does.
 
         Raises:
             ValueError: the proportional mix does not know how long a data set is.
         """
         super().check_data()
         if self.args.batch_mix == "proportional":
-            for argument in ("train_dataset", "source_dataset"):
-                if not hasattr(getattr(self, argument), "__len__"):
-                    raise ValueError(
-                        f"`batch_mix='proportional'` needs to know how many rows `{argument}` has, and a "
-                        f"{type(getattr(self, argument)).__name__} does not tell. Use `batch_mix='equal'`."
-                    )
+            self.sized("train_dataset"), self.sized("source_dataset")
+
+    def sized(self, argument: str) -> Sized:
+        """
+        Return a data set that knows how many rows it has.
+
+        Raises:
+            ValueError: it does not, as a stream.
+        """
+        dataset = getattr(self, argument)
+        if isinstance(dataset, Sized):
+            return dataset
+        raise ValueError(
+            f"`batch_mix='proportional'` needs to know how many rows `{argument}` has, and a "
+            f"{type(dataset).__name__} does not tell. Use `batch_mix='equal'`."
+        )

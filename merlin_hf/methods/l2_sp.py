@@ -2,21 +2,46 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..transfer.model import TransferModel
 from ..transfer.regularizer import Regularizer, at_least_float32
 from ..utils.validation import NonNegative
-from .new_layers import new_parameters, trained_parameters
 from .regularized import RegularizedTrainer, RegularizedTrainingArguments
+
+
+def trained_parameters(transfer_model: TransferModel) -> dict[str, nn.Parameter]:
+    """Return the classifier's parameters that are trained, by name."""
+    return {name: p for name, p in transfer_model.model.named_parameters() if p.requires_grad}
+
+
+def new_parameters(transfer_model: TransferModel, has_source: bool) -> set[str]:
+    """
+    Return the names of the parameters that are new to the target.
+
+    These are those of the last layer; without a source, whose training reaches all below it, also what else lies
+    outside the base model, such as the layer that RoBERTa has before it.
+    """
+    model: Any = transfer_model.model
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = {id(parameter) for parameter in getattr(plain, "base_model", plain).parameters()}
+    head = f"{transfer_model.head_name}."
+    return {
+        name
+        for name, parameter in trained_parameters(transfer_model).items()
+        if name.startswith(head) or not (has_source or id(parameter) in base)
+    }
 
 
 class DistanceToStart(Regularizer):
     """
-    weight / 2 |w_old - w_old^0|^2 + head_weight / 2 |w_new|^2, sums over all weights that are trained.
+    The squared distance of the trained weights to where they started, and of new layers to zero.
 
-    The pull on a weight is its own distance, however many others there are.
+        weight / 2 |w_old - w_old^0|^2 + head_weight / 2 |w_new|^2
+
+    A sum and no mean: the pull on a weight is its own distance, however many others there are.
 
     Args:
         weight (`float`): strength of the pull of pretrained weights to where they started.
@@ -34,32 +59,33 @@ class DistanceToStart(Regularizer):
         self.start_weights: dict[str, Tensor] = {}
 
     def start(self, trainer):
-        """Remember the weights."""
+        """Keep the weights as they are now."""
         parameters = trained_parameters(trainer.transfer_model)
         self.start_weights = {n: p.detach().clone() for n, p in parameters.items() if n not in self.new}
 
     def forward(self, transfer_model, inputs, labels, output):
-        """The sum above, `()`; the rows do not matter."""
+        """Return the sum, `()`; it does not depend on the rows."""
         parameters = {n: at_least_float32(p) for n, p in trained_parameters(transfer_model).items()}
         start = self.start_weights
-        # In the order of the parameters, which that of a checkpoint's tensors is not: the sum is then the same to the bit.
+        # In the order of the parameters, which that of a checkpoint's tensors is not: the sum is then the same to the
+        # bit.
         old = sum((parameters[name] - start[name]).square().sum() for name in parameters if name in start)
         new = sum(parameters[name].square().sum() for name in parameters if name in self.new)
         return (self.weight * old + self.head_weight * new) / 2
 
     def extra_state(self):
-        """The weights at the start."""
+        """Return the weights at the start."""
         return dict(self.start_weights)
 
     def load_extra_state(self, transfer_model, tensors):
-        """Takes them back."""
+        """Take them back."""
         self.start_weights = {name: t.to(transfer_model.head.weight.device) for name, t in tensors.items()}
 
 
 @dataclass
 class StartingPointTrainingArguments(RegularizedTrainingArguments):
     """
-    [`~merlin_hf.methods.regularized.RegularizedTrainingArguments`] for methods that know new layers from pretrained ones.
+    [`~merlin_hf.methods.regularized.RegularizedTrainingArguments`] for methods that tell new layers from old ones.
 
     Args:
         regularization_weight (`float`): beta of the papers.
@@ -77,8 +103,9 @@ class L2SPTrainer(RegularizedTrainer):
 
         L_target + regularization_weight / 2 |w_old - w_old^0|^2 + head_regularization_weight / 2 |w_new|^2
 
-    `w_new` are the layers that pretraining did not have: the last one, and without a source whatever else lies outside the
-    base model. Both factors are 0.01. Adam scales the pull like any gradient; leave `weight_decay` at 0, which would draw to zero.
+    `w_new` are the layers that pretraining did not have: the last one, and without a source whatever else lies outside
+    the base model. Both factors are 0.01. Adam scales the pull like any gradient; leave `weight_decay` at 0, which
+    would draw to zero.
 
     A step costs one batch of the target, and memory for a second copy of the weights, which checkpoints hold as well.
     """
@@ -88,6 +115,6 @@ class L2SPTrainer(RegularizedTrainer):
     search_space: ClassVar = {"regularization_weight": (0.001, 0.01, 0.1)}
 
     def build_regularizer(self, transfer_model):
-        """The distance to the start."""
+        """Return the distance to the start with the method's options."""
         new = new_parameters(transfer_model, self.source_dataset is not None)
         return DistanceToStart(self.args.regularization_weight, self.args.head_regularization_weight, new)

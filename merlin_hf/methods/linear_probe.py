@@ -18,8 +18,8 @@ class ProbeTrainingArguments(TransferTrainingArguments):
     [`TransferTrainingArguments`] for methods that fit the head to features in closed form, or to convergence.
 
     Args:
-        probe_head (`str`, *optional*): the solver, a name in `merlin_hf.heads.HEADS`; logistic regression if not given, and
-            ridge regression for real labels.
+        probe_head (`str`, *optional*): the solver, a name in `merlin_hf.heads.HEADS`; logistic regression if not
+            given, and ridge regression for real labels.
         probe_l2 (`str`): its regulariser: `"auto"` (by cross-validation on the target's training rows) or a number.
     """
 
@@ -41,23 +41,23 @@ class ProbeTrainingArguments(TransferTrainingArguments):
 
 
 def default_probe_head(problem_type: str) -> str:
-    """Logistic regression for classes, ridge regression for real labels."""
+    """Return `logistic` for classes, and `ridge` for real labels."""
     return "ridge" if problem_type == REGRESSION else "logistic"
 
 
 class ProbeTrainer(TransferTrainer):
-    """A [`~merlin_hf.transfer.trainer.TransferTrainer`] that fits a head by the options of [`ProbeTrainingArguments`]."""
+    """A trainer of the target alone that fits a head by the options of [`ProbeTrainingArguments`]."""
 
     training_args_class: ClassVar = ProbeTrainingArguments
     takes_source: ClassVar[bool] = False
     trains_without_source: ClassVar[bool] = True
 
     def solver_name(self, problem_type):
-        """`args.probe_head`, or the default for such labels."""
+        """Return `args.probe_head`, or the default for such labels."""
         return self.args.probe_head or default_probe_head(problem_type)
 
     def final_head_l2(self, scalars):
-        """As `args.probe_l2` says."""
+        """Return `args.probe_l2`."""
         return self.args.probe_l2
 
 
@@ -65,11 +65,12 @@ class LinearProbeTrainer(ProbeTrainer):
     """
     A linear head on the features of the backbone as it came, which stays untouched.
 
-        min over theta_t = (W, b):  sum over rows of the loss + l2 * spread / 2 * |W|^2,  spread = mean |phi_0(x) - mean|^2
+        min over theta_t = (W, b):  sum over rows of the loss + l2 * spread / 2 * |W|^2
+        spread = mean |phi_0(x) - mean|^2
 
-    The head is solved to convergence, its regulariser chosen by cross-validation (as in Kumar et al. 2022, arXiv 2202.10054), so
-    that there is no learning rate, and no step: `max_steps` and `num_train_epochs` do not count. `train()` is one pass over the
-    target's rows without gradient.
+    The head is solved to convergence, its regulariser chosen by cross-validation (as in Kumar et al. 2022, arXiv
+    2202.10054), so that there is no learning rate, and no step: `max_steps` and `num_train_epochs` do not count.
+    `train()` is one pass over the target's rows without gradient.
     """
 
     trains_target_head: ClassVar[bool] = False
@@ -80,7 +81,7 @@ class LinearProbeTrainer(ProbeTrainer):
         return ()
 
     def set_initial_training_values(self, args, *rest):
-        """Trainer's, for a run without a step."""
+        """Return Trainer's values for a run without a step."""
         args = copy.copy(args)
         args.max_steps, args.num_train_epochs = -1, 0
         self._head_needs_refit = True  # also where it is resumed

@@ -11,14 +11,15 @@ class LinearProbeThenFinetuneTrainer(ProbeTrainer):
         theta_0 = argmin over theta_t:  L_target(theta_t, phi_0) + l2 * |theta_t|^2
         min over phi, theta_t from (phi_0, theta_0):  L_target(theta_t, phi)
 
-    A random head sends large gradients into the backbone while it is learned, which distorts the features of what was not
-    seen. The first phase is that of [`~merlin_hf.methods.LinearProbeTrainer`]: solved, with the backbone untouched.
+    A random head sends large gradients into the backbone while it is learned, which distorts the features of what was
+    not seen. The first phase is that of [`~merlin_hf.methods.LinearProbeTrainer`]: solved, with the backbone
+    untouched.
 
     A step costs one batch of the target; the first phase one pass over its rows without gradient.
     """
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """As in TransferTrainer; the head is fit before the first."""
+        """Make a training step; the head is fit before the first."""
         if self.state.global_step == 0 and self.micro_step == 0:
             self._head_needs_refit = True
             self.refit_head_if_stale()
@@ -26,7 +27,7 @@ class LinearProbeThenFinetuneTrainer(ProbeTrainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The target's loss as a mean over the rows at hand."""
+        """Return the target's loss as a mean over the rows at hand."""
         batches = self.take_batches(inputs)
         if batches is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -37,7 +38,7 @@ class LinearProbeThenFinetuneTrainer(ProbeTrainer):
 
     def check_data(self):
         """
-        As in TransferTrainer.
+        Check the data as TransferTrainer does.
 
         Raises:
             ValueError: the head cannot be written, as under DeepSpeed.

@@ -5,49 +5,35 @@ from typing import ClassVar
 
 from torch import nn
 
-from ..transfer.regularizer import FrozenCopy, Regularizer, at_least_float32
+from ..transfer.regularizer import at_least_float32
 from ..utils.validation import NonNegative, Positive
-from .regularized import RegularizedTrainer, RegularizedTrainingArguments, check_source_classes
+from .regularized import CopyRegularizer, RegularizedTrainer, RegularizedTrainingArguments, check_source_classes
 
 
-class SourceDistillation(Regularizer):
+class SourceDistillation(CopyRegularizer):
     """
-    weight * mean over rows of KL( softmax(s^0 / T) || softmax(s / T) ), s the source head's logits of the target's rows.
+    Divergence of the source head's answers from those at the start of training on the target, times `weight`.
 
-    s^0 are those of the model at the start of training on the target, of the very same rows: what was stored once would
-    belong to other augmentations.
+        mean over rows of KL( softmax(s^0 / T) || softmax(s / T) )
+
+    s are the source head's logits of the target's rows, and s^0 those of the model at the start, of the very same
+    inputs: stored ones would belong to other augmentations.
 
     Args:
+        weight (`float`): factor of the loss.
         temperature (`float`): T.
     """
-
-    stores_model_copy: ClassVar[bool] = True
-    supports_sharding: ClassVar[bool] = False
 
     def __init__(self, weight: float = 4.0, temperature: float = 3.0):
         super().__init__(weight)
         self.temperature = temperature
-        self.copy: FrozenCopy | None = None
-
-    def start(self, trainer):
-        """Keep the model as it is."""
-        self.copy = FrozenCopy(trainer.transfer_model)
 
     def forward(self, transfer_model, inputs, labels, output):
-        """The mean above, `()`."""
-        before = at_least_float32(self.copy.source_logits(inputs))
+        """Return `weight` times the mean, `()`."""
+        before = at_least_float32(self.model_at_start.source_logits(inputs))
         now = at_least_float32(transfer_model.source_head(output.target_features))
         log_before, log_now = ((logits / self.temperature).log_softmax(-1) for logits in (before, now))
         return self.weight * nn.functional.kl_div(log_now, log_before, log_target=True, reduction="batchmean")
-
-    def extra_state(self):
-        """The copy's weights."""
-        return {} if self.copy is None else self.copy.extra_state()
-
-    def load_extra_state(self, transfer_model, tensors):
-        """Takes them back."""
-        self.copy = FrozenCopy(transfer_model)
-        self.copy.load_extra_state(tensors)
 
 
 @dataclass
@@ -70,11 +56,11 @@ class LWFTrainer(RegularizedTrainer):
 
         L_target + regularization_weight * KL( softmax(s^0 / T) || softmax(s / T) )
 
-    s are the source head's logits of a target row and s^0 what they were at the end of training on the source; the source head
-    is trained along. Defaults: 4 and T = 3; no factor T^2, as in the paper.
+    s are the source head's logits of a target row and s^0 what they were at the end of training on the source; the
+    source head is trained along. Defaults: 4 and T = 3; no factor T^2, as in the paper.
 
-    A step costs one batch of the target, a pass forward of the copy, and memory for a second copy of the weights, which checkpoints
-    hold as well.
+    A step costs one batch of the target, a pass forward of the copy, and memory for a second copy of the weights,
+    which checkpoints hold as well.
     """
 
     training_args_class: ClassVar = LWFTrainingArguments
@@ -84,10 +70,10 @@ class LWFTrainer(RegularizedTrainer):
     search_space: ClassVar = {"regularization_weight": (0.4, 4.0, 10.0)}
 
     def build_regularizer(self, transfer_model):
-        """The distillation loss."""
+        """Return the distillation loss with the method's options."""
         return SourceDistillation(self.args.regularization_weight, self.args.temperature)
 
     def check_data(self):
-        """As in RegularizedTrainer, and the source has classes."""
+        """Check the data as RegularizedTrainer does, and that the source has one class per row."""
         super().check_data()
         check_source_classes(self)

@@ -21,8 +21,8 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
     [`MerlinTrainingArguments`] for [`MerlinFinetuneTrainer`].
 
     Args:
-        source_phase_fraction (`float`): as there; with a default of its own, which did better on average than none with 100 labelled rows
-            (`benchmarks/ablations`). 0 leaves the source's phase out, as in the paper.
+        source_phase_fraction (`float`): as there; with a default of its own, which did better on average than none
+            with 100 labelled rows (`benchmarks/ablations`). 0 leaves the source's phase out, as in the paper.
         target_phase_fraction (`float`): as there; these steps come before those of fine-tuning.
         first_phase_fraction (`float`): share of all steps before fine-tuning, in (0, 1): MeRLin's, with those of
             `source_phase_fraction` and `target_phase_fraction`.
@@ -50,27 +50,27 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
         source, target, before = args.source_phase_fraction, args.target_phase_fraction, args.first_phase_fraction
         if source >= before or target >= before or source + target > before + 1e-9:
             raise ValueError(
-                "`source_phase_fraction` and `target_phase_fraction` must each be less than `first_phase_fraction`, and together not more, "
-                f"got {source}, {target} and {before}: they are parts of the steps before fine-tuning, which need some for each loss. Lower "
-                "them or raise `first_phase_fraction`; `source_phase_fraction=0` leaves the source's phase out."
+                "`source_phase_fraction` and `target_phase_fraction` must each be less than `first_phase_fraction`, "
+                f"and together not more, got {source}, {target} and {before}: they are parts of the steps before "
+                "fine-tuning, which need some for each loss. Lower them or raise `first_phase_fraction`; "
+                "`source_phase_fraction=0` leaves the source's phase out."
             )
 
 
 class MerlinFinetuneTrainer(MerlinTrainer):
     """
-    MeRLin-FT (Liu et al. 2020, arXiv 2011.01418): after a phase on the source MeRLin finds the features, and fine-tuning on the target goes on from
-    them.
+    MeRLin-FT (Liu et al. 2020, arXiv 2011.01418): MeRLin finds features, and fine-tuning goes on from them.
 
         phi_0 = argmin over phi, theta_s:  L_source(theta_s, phi)
         phi_1 = argmin over phi, theta_s from phi_0:  L_source(theta_s, phi) + rho * L_meta(phi)
         min over phi, theta_t from (phi_1, theta(phi_1; all target rows)):  L_target(theta_t, phi)
 
-    With `target_phase_fraction` the last steps before fine-tuning are on L_meta alone. Fine-tuning starts at the head that fits all target rows, as
-    LP-FT does. The first line, a phase on the source alone, is not the paper's:
+    With `target_phase_fraction` the last steps before fine-tuning are on L_meta alone. Fine-tuning starts at the head
+    that fits all target rows, as LP-FT does. The first line, a phase on the source alone, is not the paper's:
     `source_phase_fraction=0` leaves it out, and phi_0 is what the model comes with.
 
-    A step costs a batch of each task in MeRLin's phase, one of the source before it and one of the target after it, where L_meta is alone as
-    well.
+    A step costs a batch of each task in MeRLin's phase, one of the source before it and one of the target after it,
+    where L_meta is alone as well.
     """
 
     training_args_class: ClassVar = MerlinFinetuneTrainingArguments
@@ -98,7 +98,7 @@ class MerlinFinetuneTrainer(MerlinTrainer):
         return self.phase.name != FINETUNING
 
     def start_phase(self, phase):
-        """As in TransferTrainer; fine-tuning starts from the head that fits all target rows."""
+        """Start a phase; fine-tuning starts from the head that fits all target rows."""
         if phase.name == FINETUNING:
             self._head_needs_refit |= self.state.global_step == 0  # where no step is left for the phases before
             self.refit_head_if_stale()
@@ -106,7 +106,7 @@ class MerlinFinetuneTrainer(MerlinTrainer):
         super().start_phase(phase)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """MeRLin's objective, then the target's loss."""
+        """Return MeRLin's objective, and in fine-tuning the target's loss."""
         if not self.is_active or self.fits_head:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         batches = self.take_batches(inputs)
@@ -119,7 +119,7 @@ class MerlinFinetuneTrainer(MerlinTrainer):
 
     def check_data(self):
         """
-        As in MerlinTrainer.
+        Check the data as MerlinTrainer does.
 
         Raises:
             ValueError: the head cannot be written, as under DeepSpeed.

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,14 @@ NOISES = ("uniform", "normal")
 
 class Smoothness(Regularizer):
     """
-    weight * mean over rows of the symmetric divergence between the predictions f(x) and f(x + z).
+    The symmetric divergence between the predictions f(x) and f(x + z), averaged over rows, times `weight`.
 
-    KL(f(x) || f(x + z)) + KL(f(x + z) || f(x)) of probabilities, of each label's where a row has several, and the squared
-    difference of real predictions. z is added to the input embeddings of a text and to the values of any other input.
+    It is KL(f(x) || f(x + z)) + KL(f(x + z) || f(x)) of probabilities, of each label's where a row has several, and
+    the squared difference of real predictions. z is added to the input embeddings of a text and to the values of any
+    other input.
 
     Args:
+        weight (`float`): factor of the loss.
         noise_scale (`float`): z is uniform in [-noise_scale, noise_scale], or normal with this standard deviation.
         noise (`str`): `"uniform"` or `"normal"`.
     """
@@ -36,7 +38,7 @@ class Smoothness(Regularizer):
         self.noise = noise
 
     def forward(self, transfer_model, inputs, labels, output):
-        """The mean above, `()`."""
+        """Return `weight` times the mean, `()`."""
 
         def noisy_features(inputs):  # in one piece, as the backward pass of a chunk does it again, with the same noise
             with self.noisy(transfer_model, inputs) as noisy_inputs:
@@ -50,12 +52,13 @@ class Smoothness(Regularizer):
 
     @contextlib.contextmanager
     def noisy(self, transfer_model: TransferModel, inputs: dict) -> Iterator[dict]:
-        """The inputs of a second pass; those that are token ids get their noise where they are embedded."""
-        name = getattr(transfer_model.model, "main_input_name", "input_ids")
+        """Give the inputs of a second pass; token ids get their noise where they are embedded."""
+        model: Any = transfer_model.model
+        name = getattr(model, "main_input_name", "input_ids")
         if name in inputs and inputs[name].is_floating_point():
             yield {**inputs, name: self.with_noise(inputs[name])}
             return
-        embeddings = transfer_model.model.get_input_embeddings()
+        embeddings = model.get_input_embeddings()
         hook = embeddings.register_forward_hook(lambda module, args, embedded: self.with_noise(embedded))
         try:
             yield dict(inputs)
@@ -63,17 +66,17 @@ class Smoothness(Regularizer):
             hook.remove()
 
     def with_noise(self, values: Tensor) -> Tensor:
-        """The values plus z."""
+        """Return the values plus z."""
         z = torch.randn_like(values) if self.noise == "normal" else 2 * torch.rand_like(values) - 1
         return values + self.noise_scale * z
 
 
 def symmetric_divergence(logits: Tensor, other_logits: Tensor, problem_type: str) -> Tensor:
     """
-    The mean over rows of what [`Smoothness`] compares predictions by.
+    Return the mean over rows of the divergence that [`Smoothness`] is about.
 
     Args:
-        logits, other_logits (`torch.FloatTensor` of shape `(n, num_labels)`).
+        logits, other_logits (`torch.FloatTensor` of shape `(n, num_labels)`): the two predictions.
         problem_type (`str`): as in the model's configuration.
 
     Returns:
@@ -105,11 +108,11 @@ class R3FTrainingArguments(RegularizedTrainingArguments):
 
 class R3FTrainer(RegularizedTrainer):
     """
-    R3F (Aghajanyan et al. 2020, arXiv 2008.03156), the cheap form of SMART: predictions that noise on the input does not move.
+    R3F (Aghajanyan et al. 2020, arXiv 2008.03156): keeps predictions from moving with noise on the input.
 
         L_target + regularization_weight * [ KL(f(x) || f(x + z)) + KL(f(x + z) || f(x)) ],  z uniform in [-1e-5, 1e-5]
 
-    Dropout is drawn anew for the second pass, as in the reference code. Default: 1.
+    It is the cheap form of SMART. Dropout is drawn anew for the second pass, as in the reference code. Default: 1.
 
     A step costs two batches of the target.
     """
@@ -120,5 +123,5 @@ class R3FTrainer(RegularizedTrainer):
     search_space: ClassVar = {"regularization_weight": (0.1, 1.0, 5.0)}
 
     def build_regularizer(self, transfer_model):
-        """The smoothness loss."""
+        """Return the smoothness loss with the method's options."""
         return Smoothness(self.args.regularization_weight, self.args.noise_scale, self.args.noise)

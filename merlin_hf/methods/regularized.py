@@ -1,11 +1,11 @@
-"""Fine-tuning with a regularizer, what its methods share."""
+"""Fine-tuning with a regularizer: what its methods share."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..transfer.labels import label_values
 from ..transfer.model import TransferModel
-from ..transfer.regularizer import Regularizer
+from ..transfer.regularizer import FrozenCopy, Regularizer
 from ..utils.validation import NonNegative
 from .sequential import SequentialTrainer, SequentialTrainingArguments
 
@@ -22,14 +22,45 @@ class RegularizedTrainingArguments(SequentialTrainingArguments):
     regularization_weight: NonNegative = field(default=0.01, metadata={"help": "Factor of the regularizer."})
 
 
+class CopyRegularizer(Regularizer):
+    """A regularizer that compares with a copy of the model at the start, which checkpoints keep."""
+
+    stores_model_copy: ClassVar[bool] = True
+    supports_sharding: ClassVar[bool] = False
+    copy_is_training: ClassVar[bool] = False  # whether the copy keeps dropout and batch statistics
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__(weight)
+        self.copy: FrozenCopy | None = None
+
+    @property
+    def model_at_start(self) -> FrozenCopy:
+        """The copy, which is there from [`CopyRegularizer.start`] on."""
+        assert self.copy is not None
+        return self.copy
+
+    def start(self, trainer):
+        """Copy the model as it is now."""
+        self.copy = FrozenCopy(trainer.transfer_model, training=self.copy_is_training)
+
+    def extra_state(self):
+        """Return the copy's weights."""
+        return {} if self.copy is None else self.copy.extra_state()
+
+    def load_extra_state(self, transfer_model, tensors):
+        """Take them back."""
+        self.copy = FrozenCopy(transfer_model, training=self.copy_is_training)
+        self.copy.load_extra_state(tensors)
+
+
 class RegularizedTrainer(SequentialTrainer):
     """
     Fine-tuning on the target with an extra loss that keeps what pretraining has learned.
 
         min over phi, theta_t:  L_target(theta_t, phi) + regularization_weight * R(phi, theta_t)
 
-    With a `source_dataset` the source comes first, as in [`~merlin_hf.methods.SequentialTrainer`], and what is kept are the
-    weights that it leads to; without, those of the model as it came.
+    With a `source_dataset` the source comes first, as in [`~merlin_hf.methods.SequentialTrainer`], and what is kept
+    are the weights that it leads to; without, those of the model as it came.
     """
 
     training_args_class: ClassVar = RegularizedTrainingArguments
@@ -38,23 +69,28 @@ class RegularizedTrainer(SequentialTrainer):
     regularizer_class: ClassVar[type[Regularizer]]
 
     def build_regularizer(self, transfer_model: TransferModel) -> Regularizer:
-        """The regularizer with its options."""
+        """Return the regularizer with the method's options."""
         return self.regularizer_class(self.args.regularization_weight)
 
+    @property
+    def regularizer(self) -> Any:
+        """The regularizer of the model that is trained."""
+        return self.build_transfer_model().regularizer
+
     def start_phase(self, phase):
-        """As in TransferTrainer, and the regularizer sees the model that the target's phase starts from."""
+        """Start a phase, and the regularizer with the model that the target's phase starts from."""
         super().start_phase(phase)
-        self.transfer_model.regularizer.batch_size = self._train_batch_size
-        self.transfer_model.regularizer.start(self)
+        self.regularizer.batch_size = self._train_batch_size
+        self.regularizer.start(self)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """As in SequentialTrainer."""
-        self.transfer_model.regularizer.batch_size = self._train_batch_size
+        """Make a training step; the regularizer is told how many rows a batch has."""
+        self.regularizer.batch_size = self._train_batch_size
         return super().training_step(model, inputs, num_items_in_batch)
 
     def check_data(self):
         """
-        As in TransferTrainer.
+        Check the data as TransferTrainer does.
 
         Raises:
             ValueError: the regularizer cannot work with how the model is sharded, or the target's batch in chunks.
@@ -63,13 +99,15 @@ class RegularizedTrainer(SequentialTrainer):
         name = type(self).__name__
         if not self.regularizer_class.supports_sharding and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError(
-                f"{name} keeps whole tensors of its own, such as the weights that training started at, and does not work where "
-                "the model is sharded (FSDP, DeepSpeed). Use plain data parallelism, as in the configuration `ddp`."
+                f"{name} keeps whole tensors of its own, such as the weights that training started at, and does not "
+                "work where the model is sharded (FSDP, DeepSpeed). Use plain data parallelism, as in the "
+                "configuration `ddp`."
             )
         if self.regularizer_class.uses_hidden_states and self.args.target_chunk_size is not None:
             raise ValueError(
-                f"{name} reads the layers of the whole target batch, got `target_chunk_size={self.args.target_chunk_size}`. "
-                "Leave it out, and use a smaller `per_device_train_batch_size` where memory is short."
+                f"{name} reads the layers of the whole target batch, got "
+                f"`target_chunk_size={self.args.target_chunk_size}`. Leave it out, and use a smaller "
+                "`per_device_train_batch_size` where memory is short."
             )
 
 
@@ -84,10 +122,11 @@ def check_single_label(trainer: RegularizedTrainer) -> None:
     kind = getattr(config, "problem_type", None)
     values = label_values(trainer.train_dataset)
     are_ids = values is None or (values.ndim == 1 and values.dtype.kind in "iu")
-    if trainer.transfer_model.num_labels == 1 or kind not in (None, "single_label_classification") or not are_ids:
+    num_labels = trainer.build_transfer_model().num_labels
+    if num_labels == 1 or kind not in (None, "single_label_classification") or not are_ids:
         raise ValueError(
             f"{type(trainer).__name__} needs a target with one class per row; the model has "
-            f"{trainer.transfer_model.num_labels} labels and `problem_type={kind!r}`"
+            f"{num_labels} labels and `problem_type={kind!r}`"
             f"{'' if are_ids else ', and the labels of `train_dataset` are no class ids'}."
         )
 
@@ -101,7 +140,8 @@ def check_source_classes(trainer: RegularizedTrainer) -> None:
     """
     values = label_values(trainer.source_dataset)
     are_ids = values is None or (values.ndim == 1 and values.dtype.kind in "iu")
-    if trainer.transfer_model.source_head.out_features < 2 or not are_ids:
+    source_head = trainer.build_transfer_model().source_head
+    if (source_head is not None and source_head.out_features < 2) or not are_ids:
         kind = "one real label a row" if values is None or values.ndim == 1 else "several labels a row"
         raise ValueError(
             f"{type(trainer).__name__} compares what the source head says of the target's rows as probabilities of "

@@ -26,7 +26,7 @@ class SequentialTrainingArguments(TransferTrainingArguments):
 
 class SequentialTrainer(TransferTrainer):
     """
-    Intermediate-task training, STILTs (Phang, Févry and Bowman 2018, arXiv 1811.01088): the source first, then the target.
+    STILTs (Phang, Févry and Bowman 2018, arXiv 1811.01088): trains on the source first, then on the target.
 
         phi_1 = argmin over phi, theta_s from phi_0:  L_source(theta_s, phi)
         min over phi, theta_t from phi_1:  L_target(theta_t, phi)
@@ -50,11 +50,11 @@ class SequentialTrainer(TransferTrainer):
         )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The loss of the phase's task as a mean over the rows at hand; Trainer's own in evaluation."""
+        """Return the loss of the phase's task as a mean over the rows at hand; Trainer's own in evaluation."""
         batches = self.take_batches(inputs)
         if batches is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if batches.source_inputs is not None:
+        if batches.source_labels is not None:
             outputs = model(source_inputs=batches.source_inputs)
             source_loss = self.source_loss(outputs.source_logits, batches.source_labels)
             self.record(source_loss=source_loss)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.hooks import RemovableHandle
 
 from ..transfer.layers import KEPT_STATISTICS
 from ..transfer.phases import checkpoints_activations
@@ -20,8 +21,9 @@ STATISTICS = ("running_mean", "running_var")
 
 def batch_norms(model: nn.Module) -> list[nn.Module]:
     """
-    The BatchNorm layers of a model that have running statistics, those of subclasses such as timm's included, without those that keep
-    their statistics in training.
+    Return the BatchNorm layers of a model that have running statistics, and move them in training.
+
+    Those of subclasses, such as timm's, are among them.
     """
     kinds = nn.modules.batchnorm._BatchNorm
     found = [m for m in model.modules() if isinstance(m, kinds) and m.running_mean is not None]
@@ -31,15 +33,15 @@ def batch_norms(model: nn.Module) -> list[nn.Module]:
 @contextlib.contextmanager
 def stochastic_normalization(model: nn.Module, probability: float) -> Iterator[None]:
     """
-    Have each channel of each BatchNorm layer normalised by the batch's statistics with `probability`, else by the running ones.
+    Normalise channels of BatchNorm layers by the batch's statistics with `probability`, else by the running ones.
 
     A layer in training mode computes both, the running one with statistics from before the batch, which then move as
-    always, and draws for each channel which it gives. Layers stay what they are: hooks do it, and are gone after the block.
+    always, and draws for each channel which it gives. Hooks do this, and are gone after the block.
     """
-    hooks = []
+    hooks: list[RemovableHandle] = []
     for layer in batch_norms(model):
-        hook = _Mix(probability)
-        hooks += [layer.register_forward_pre_hook(hook.before), layer.register_forward_hook(hook.after)]
+        mix = _Mix(probability)
+        hooks += [layer.register_forward_pre_hook(mix.before), layer.register_forward_hook(mix.after)]
     try:
         yield
     finally:
@@ -50,7 +52,7 @@ def stochastic_normalization(model: nn.Module, probability: float) -> Iterator[N
 class _Mix:
     def __init__(self, probability: float):
         self.probability = probability
-        self.by_running = None
+        self.by_running: Tensor | None = None
         self.is_inside = False
 
     def before(self, layer, args):
@@ -68,6 +70,7 @@ class _Mix:
         if not layer.training or self.is_inside:
             return None
         by_running, self.by_running = self.by_running, None
+        assert by_running is not None  # of `before`
         channels = [1, by_batch.shape[1]] + [1] * (by_batch.ndim - 2)
         return torch.where(torch.rand(channels, device=by_batch.device) < self.probability, by_batch, by_running)
 
@@ -91,11 +94,12 @@ class StochNormTrainer(SequentialTrainer):
     """
     Stochastic normalization (Kou, You, Long and Wang, NeurIPS 2020), for models with BatchNorm.
 
-        z = (1 - s) * (x - running mean) / running std + s * (x - batch mean) / batch std,  s ~ Bernoulli(p) for each channel
+        z = (1 - s) * (x - running mean) / running std + s * (x - batch mean) / batch std
+        s ~ Bernoulli(p) for each channel
 
-    in training on the target; evaluation is BatchNorm's. p = 1 is BatchNorm, p = 0 normalises by the running statistics, which
-    move with the batches all the same. Default: p = 0.5. With a `source_dataset` the source comes first, as in
-    [`~merlin_hf.methods.SequentialTrainer`], with plain BatchNorm.
+    in training on the target; evaluation is BatchNorm's. p = 1 is BatchNorm, p = 0 normalises by the running
+    statistics, which move with the batches all the same. Default: p = 0.5. With a `source_dataset` the source comes
+    first, as in [`~merlin_hf.methods.SequentialTrainer`], with plain BatchNorm.
 
     A step costs one batch of the target, with BatchNorm computed twice.
     """
@@ -106,15 +110,15 @@ class StochNormTrainer(SequentialTrainer):
     search_space: ClassVar = {"batch_statistics_probability": (0.25, 0.5, 0.75)}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """As in SequentialTrainer, with stochastic normalization where the target is trained."""
+        """Return the loss of SequentialTrainer, with stochastic normalization where the target is trained."""
         if not self.phase.uses_target:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        with stochastic_normalization(self.transfer_model, self.args.batch_statistics_probability):
+        with stochastic_normalization(self.model, self.args.batch_statistics_probability):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def check_data(self):
         """
-        As in TransferTrainer.
+        Check the data as TransferTrainer does.
 
         Raises:
             ValueError: the model has no BatchNorm, or its layers are computed twice.
@@ -122,12 +126,12 @@ class StochNormTrainer(SequentialTrainer):
         super().check_data()
         if checkpoints_activations(self.args):
             raise ValueError(
-                "StochNormTrainer draws how a layer normalises once a step, and with `gradient_checkpointing=True` (in newer releases "
-                "`activation_checkpointing`) the backward pass would compute it again. Leave it out, and use a smaller "
-                "`per_device_train_batch_size` where memory is short."
+                "StochNormTrainer draws how a layer normalises once a step, and with `gradient_checkpointing=True` "
+                "(in newer releases `activation_checkpointing`) the backward pass would compute it again. Leave it "
+                "out, and use a smaller `per_device_train_batch_size` where memory is short."
             )
         if not batch_norms(self.model):
             raise ValueError(
-                f"StochNormTrainer changes BatchNorm, and {type(self.model).__name__} has none. It is for models such as "
-                "ResNet, RegNet, MobileNet and EfficientNet, with BatchNorm in layers that are trained."
+                f"StochNormTrainer changes BatchNorm, and {type(self.model).__name__} has none. It is for models such "
+                "as ResNet, RegNet, MobileNet and EfficientNet, with BatchNorm in layers that are trained."
             )

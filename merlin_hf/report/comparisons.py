@@ -184,8 +184,8 @@ def read_result_files(paths: Iterable[str | os.PathLike]) -> ResultFiles:
 
     Raises:
         FileNotFoundError: there are no result files.
-        ConfigError: two files have scores of the same method on the same data, of methods that were searched in other ways, or of a data set
-            with other classes; or no file is of a comparison.
+        ConfigError: two files have scores of the same method on the same data, of methods that were searched in other
+            ways, or of a data set with other classes; or no file is of a comparison.
     """
     read: list[Comparison] = []
     others: list[str] = []

@@ -96,7 +96,8 @@ def has_curves(history: list[dict[str, Any]]) -> bool:
 
 def training_curves(history: list[dict[str, Any]]) -> "Figure":
     """
-    Losses, accuracies of the head, metrics of the evaluation, the learning rate and the learned scalars, as far as logged.
+    Losses, accuracies of the head, metrics of the evaluation, the learning rate and the learned scalars, as far as
+    logged.
 
     Args:
         history (`list[dict]`): as in [`~transformers.TrainerState`].

@@ -32,8 +32,8 @@ def final_score(folder: str | Path, history: list[dict[str, Any]]) -> FinalScore
 
     Args:
         folder (`str` or `Path`): of the run; or its `trainer_state.json`.
-        history (`list[dict]`): as from [`~merlin_hf.report.curves.read_log_history`], whose last evaluation is taken where
-            `eval_results.json` and `all_results.json` are not there.
+        history (`list[dict]`): as from [`~merlin_hf.report.curves.read_log_history`], whose last evaluation is taken
+            where `eval_results.json` and `all_results.json` are not there.
 
     Raises:
         ConfigError: a file of results is no JSON object.

@@ -25,8 +25,9 @@ def principal_components(features: np.ndarray, dimensions: int = 2) -> tuple[np.
         dimensions (`int`): how many directions.
 
     Returns:
-        the projected rows `(n, dimensions)`, with zeros where there are fewer directions, and the share of the variance that
-        each direction has, `(dimensions,)`. The sign of a direction is such that its largest coefficient is positive.
+        the projected rows `(n, dimensions)`, with zeros where there are fewer directions, and the share of the
+        variance that each direction has, `(dimensions,)`. The sign of a direction is such that its largest coefficient
+        is positive.
 
     Raises:
         ValueError: there are fewer than two rows.
@@ -53,8 +54,8 @@ def projection_figure(features: Mapping[str, np.ndarray], labels: np.ndarray, na
     Draw a panel for each set of features, by the two directions in which each of them varies most.
 
     Args:
-        features (`Mapping[str, np.ndarray]`): from titles, such as `"before training"`, to arrays `(n, hidden_size)` of the
-            same rows.
+        features (`Mapping[str, np.ndarray]`): from titles, such as `"before training"`, to arrays `(n, hidden_size)`
+            of the same rows.
         labels (`np.ndarray` of shape `(n,)`): class ids, or real numbers where `names` is `None`.
         names (`Sequence[str]`, *optional*): of the classes.
 

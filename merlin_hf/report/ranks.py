@@ -30,10 +30,12 @@ def average_ranks(gains: Sequence[float]) -> np.ndarray:
 
 def balanced(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """
-    Return the comparisons with numbers of rows that every pair has, so that pairs are ranked alike; all where there is none.
+    Return the comparisons with numbers of rows that every pair has, so that pairs are ranked alike; all where there is
+    none.
 
-    Pairs that lack numbers of rows are left out where the others then have more comparisons in all: one pair with few rows is not to take
-    the numbers that a dozen others have out of the ranks. Three quarters of the pairs stay, and [`LEAST_PAIRS`] at least.
+    Pairs that lack numbers of rows are left out where the others then have more comparisons in all: one pair with few
+    rows is not to take the numbers that a dozen others have out of the ranks. Three quarters of the pairs stay, and
+    [`LEAST_PAIRS`] at least.
     """
     rows = {pair: {comparison.rows for comparison in of_pair} for pair, of_pair in by_pair(comparisons).items()}
     candidates: set[frozenset[int]] = set()
@@ -166,9 +168,9 @@ def win_counts(comparisons: Sequence[Comparison], labels: Sequence[str]) -> tupl
         labels (`Sequence[str]`).
 
     Returns:
-        three `np.ndarray` of shape `(labels, labels)`: in how many comparisons the mean of the row is better than that of the
-        column; in how many of them it is by a paired t-test over seeds at 5 %, not corrected for their number; and in how
-        many comparisons both have a score.
+        three `np.ndarray` of shape `(labels, labels)`: in how many comparisons the mean of the row is better than that
+        of the column; in how many of them it is by a paired t-test over seeds at 5 %, not corrected for their number;
+        and in how many comparisons both have a score.
     """
     wins, significant, counted = (np.zeros((len(labels), len(labels)), dtype=int) for _ in range(3))
     for comparison in comparisons:
@@ -190,8 +192,8 @@ def compared_with_reference(comparison: Comparison) -> dict[str, dict[str, Any]]
     Compare each method with the reference of its comparison, over the seeds that both have.
 
     Returns:
-        `dict`: by label the mean `difference`, and `p` after Holm's correction over the methods, `None` where not defined.
-        Empty where the reference has no scores.
+        `dict`: by label the mean `difference`, and `p` after Holm's correction over the methods, `None` where not
+        defined. Empty where the reference has no scores.
     """
     if comparison.reference not in comparison.methods or not comparison.methods[comparison.reference].scores:
         return {}

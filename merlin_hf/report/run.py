@@ -35,8 +35,8 @@ def write_run_report(
 
     Args:
         folder (`str` or `Path`): what the run left, with `trainer_state.json` in it or in a checkpoint.
-        output_dir (`str` or `Path`, *optional*): where `results.md` and its figures, as PNG and SVG, are written; nothing is
-            if not given.
+        output_dir (`str` or `Path`, *optional*): where `results.md` and its figures, as PNG and SVG, are written;
+            nothing is if not given.
         references, predictions (`np.ndarray` of shape `(n,)`, *optional*): labels of rows, and what the model says.
         features (`Mapping[str, np.ndarray]`, *optional*): of the same rows, as for [`projection_figure`].
         names (`Sequence[str]`, *optional*): of the classes; `None` for real labels.

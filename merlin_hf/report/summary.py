@@ -24,8 +24,9 @@ def comparison_summary(comparison: Comparison) -> dict[str, Any]:
     Return a comparison with its methods as plain values.
 
     Returns:
-        `dict`: by method `mean`, sample standard deviation as `spread`, `scores` and `train_seconds` by seed, `difference` to the
-        reference with `p` after Holm's correction, and the `reason` where there are no scores; `None` for what is not defined.
+        `dict`: by method `mean`, sample standard deviation as `spread`, `scores` and `train_seconds` by seed,
+        `difference` to the reference with `p` after Holm's correction, and the `reason` where there are no scores;
+        `None` for what is not defined.
     """
     tested = compared_with_reference(comparison)
     methods = {
@@ -54,7 +55,8 @@ def comparison_summary(comparison: Comparison) -> dict[str, Any]:
 
 def ranks_summary(comparisons: Sequence[Comparison]) -> dict[str, float] | None:
     """
-    Return the mean rank of each method that has scores in all comparisons that are ranked; `None` where there is only one.
+    Return the mean rank of each method that has scores in all comparisons that are ranked; `None` where there is only
+    one.
 
     [`~merlin_hf.report.ranks.balanced`] says which are ranked.
     """
@@ -87,9 +89,9 @@ def run_summary(
         score (`FinalScore`, *optional*): as from [`~merlin_hf.report.final.final_score`].
 
     Returns:
-        `dict`: `final` has the metrics, the file that they are `read_from` and their `rows`, and is `None` where the run was not
-        evaluated; `logged` has of each number that the figure shows the last value and its step; `labels`, `rows` and
-        `confusion_matrix` are `None` without data.
+        `dict`: `final` has the metrics, the file that they are `read_from` and their `rows`, and is `None` where the
+        run was not evaluated; `logged` has of each number that the figure shows the last value and its step; `labels`,
+        `rows` and `confusion_matrix` are `None` without data.
     """
     lines = {name: line for panel in shown_series(history).values() for name, line in panel.items()}
     found: dict[str, Any] = {

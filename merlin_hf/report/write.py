@@ -25,8 +25,8 @@ def write_report(comparisons: Sequence[Comparison], output_dir: str | Path | Non
 
     Args:
         comparisons (`Sequence[Comparison]`): as from [`~merlin_hf.report.read_comparisons`].
-        output_dir (`str` or `Path`, *optional*): where `results.md` and its figures, as PNG and SVG, are written; nothing is
-            if not given.
+        output_dir (`str` or `Path`, *optional*): where `results.md` and its figures, as PNG and SVG, are written;
+            nothing is if not given.
 
     Returns:
         `str`: the text of `results.md`, without the figures where none are written.

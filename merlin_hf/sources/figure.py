@@ -21,8 +21,8 @@ def check_can_draw() -> None:
 
 def save_figure(ranking: SourceRanking, path: Path) -> None:
     """
-    Bars for each measure, the best source on top, from what a source that says nothing would have, with one standard deviation
-    over seeds; the alignment with a dot for each meta gradient of each seed.
+    Bars for each measure, the best source on top, from what a source that says nothing would have, with one standard
+    deviation over seeds; the alignment with a dot for each meta gradient of each seed.
 
     Args:
         path (`Path`): a PNG file, there whole or not at all.

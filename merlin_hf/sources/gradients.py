@@ -19,8 +19,8 @@ def backbone_parameters(transfer_model: TransferModel, layers: int | None = None
 
     Args:
         transfer_model ([`~merlin_hf.transfer.model.TransferModel`]).
-        layers (`int`, *optional*): only the last so many layers of the backbone and what comes after them; all, with the
-            embeddings, if not given.
+        layers (`int`, *optional*): only the last so many layers of the backbone and what comes after them; all, with
+            the embeddings, if not given.
 
     Raises:
         ValueError: the model has no list of so many layers.
@@ -43,8 +43,8 @@ def source_gradient(features: Tensor, labels: Tensor, head: LinearHead) -> Tenso
     """
     Return the gradient of the mean source loss in the features of its rows, with the head as it is.
 
-    For the head that minimises the loss it is the gradient of `min over theta of L(theta, phi)` as well, as the head's own
-    derivative is 0 there; the regulariser aside.
+    For the head that minimises the loss it is the gradient of `min over theta of L(theta, phi)` as well, as the head's
+    own derivative is 0 there; the regulariser aside.
 
     Args:
         features (`torch.Tensor` of shape `(n, hidden_size)`).
@@ -71,8 +71,8 @@ def meta_gradient(
     """
     Return the gradient of MeRLin's meta loss in the features of the target's rows, averaged over random halves.
 
-    In each split a head is fit on one half, in closed form, and the other half gives its loss; the gradient goes through both,
-    as in [`~merlin_hf.MerlinTrainer`], whose defaults the regulariser and the scale of the logits have.
+    In each split a head is fit on one half, in closed form, and the other half gives its loss; the gradient goes
+    through both, as in [`~merlin_hf.MerlinTrainer`], whose defaults the regulariser and the scale of the logits have.
 
     Args:
         features (`torch.Tensor` of shape `(n, hidden_size)`).
@@ -115,11 +115,13 @@ def pull_back(
     Args:
         transfer_model ([`~merlin_hf.transfer.model.TransferModel`]).
         batches: the model's arguments for some rows, and which rows they are, `(b,)`; each row once.
-        gradients (`list[torch.Tensor]`): R gradients of shape `(n, hidden_size)`. Each goes back through the same forward.
+        gradients (`list[torch.Tensor]`): R gradients of shape `(n, hidden_size)`. Each goes back through the same
+            forward.
         parameters (`Mapping[str, torch.nn.Parameter]`): see [`backbone_parameters`].
 
     Returns:
-        `list[list[torch.Tensor]]`: for each of `gradients` one tensor for each parameter, zeros where a parameter takes no part.
+        `list[list[torch.Tensor]]`: for each of `gradients` one tensor for each parameter, zeros where a parameter
+        takes no part.
     """
     wanted = list(parameters.values())
     totals = [[torch.zeros_like(parameter) for parameter in wanted] for _ in gradients]

@@ -12,8 +12,8 @@ def fit_source_head(features: Tensor, labels: Tensor, num_labels: int) -> Linear
     """
     Logistic regression on frozen features, for real labels ridge regression; the regulariser by cross-validation.
 
-    A source whose labels the features do not tell gets a regulariser so large that it hardly says anything, rather than a
-    confident fit of noise.
+    A source whose labels the features do not tell gets a regulariser so large that it hardly says anything, rather
+    than a confident fit of noise.
 
     Args:
         features (`torch.Tensor` of shape `(n, hidden_size)`).

@@ -1,8 +1,8 @@
 """
 Numbers that say how much a source has to do with a target: functions of labels and gradients alone.
 
-Alignment asks whether a step on the source also lowers the meta loss of the target, LEEP how well the classes of a source tell those of
-the target.
+Alignment asks whether a step on the source also lowers the meta loss of the target, LEEP how well the classes of a
+source tell those of the target.
 """
 
 import math
@@ -20,8 +20,8 @@ class Alignment:
 
     Attributes:
         cosine (`float`): of the source's gradient and the mean meta gradient, in [-1, 1].
-        inner_product (`float`): of the same; the learning rate times this is what a small step of gradient descent on the
-            source takes off the meta loss.
+        inner_product (`float`): of the same; the learning rate times this is what a small step of gradient descent on
+            the source takes off the meta loss.
         contributions (`list[float]`): what each meta gradient adds to the cosine; their mean is `cosine`.
         source_norm, meta_norm (`float`): of the gradients.
     """
@@ -39,19 +39,19 @@ def gradient_alignment(source: Sequence[Tensor], metas: Sequence[Sequence[Tensor
 
         cosine = <g, m> / (|g| |m|),    m = mean over r of m_r
 
-    To first order, the step `phi - eta g` on the source changes the meta loss by `-eta <g, m>`: with a positive cosine it
-    lowers what MeRLin (Liu, HaoChen, Wei and Ma 2020, arXiv 2011.01418) minimises, with a negative one it raises it. That is
-    the condition of gradient surgery (Yu et al. 2020, arXiv 2001.06782) and of weighting auxiliary tasks by their cosine (Du
-    et al. 2018, arXiv 1812.02224), here with the loss of a head on rows that it was not fit on.
+    To first order, the step `phi - eta g` on the source changes the meta loss by `-eta <g, m>`: with a positive cosine
+    it lowers what MeRLin (Liu, HaoChen, Wei and Ma 2020, arXiv 2011.01418) minimises, with a negative one it raises
+    it. That is the condition of gradient surgery (Yu et al. 2020, arXiv 2001.06782) and of weighting auxiliary tasks
+    by their cosine (Du et al. 2018, arXiv 1812.02224), here with the loss of a head on rows that it was not fit on.
 
     Args:
         source (`Sequence[torch.Tensor]`): a gradient for each parameter.
         metas (`Sequence[Sequence[torch.Tensor]]`): R of them, with the same shapes.
 
     Returns:
-        [`Alignment`]; all zeros where a gradient is zero. Higher means a better source. Cosines in millions of dimensions are
-        small: the mean of few rows is mostly noise, which takes from the cosine what it adds to the norms. Compare sources by
-        it, on as many rows of each.
+        [`Alignment`]; all zeros where a gradient is zero. Higher means a better source. Cosines in millions of
+        dimensions are small: the mean of few rows is mostly noise, which takes from the cosine what it adds to the
+        norms. Compare sources by it, on as many rows of each.
 
     Raises:
         ValueError: there is no meta gradient, or shapes differ.
@@ -83,20 +83,20 @@ def leep(source_probabilities: Tensor, labels: Tensor) -> float:
 
         P(y, z) = 1/n sum over rows i of class y of p_i(z),    LEEP = 1/n sum_i log sum_z P(y_i | z) p_i(z)
 
-    with `p_i(z)` the probability that the source's classifier gives its class z on target row i: the log-likelihood of a
-    classifier that draws a source class and then a target class from what the two had in common on these rows. It ranks
-    **trained source models**, backbone and head; where backbones are the same it ranks sources by their heads.
+    with `p_i(z)` the probability that the source's classifier gives its class z on target row i: the log-likelihood of
+    a classifier that draws a source class and then a target class from what the two had in common on these rows. It
+    ranks **trained source models**, backbone and head; where backbones are the same it ranks sources by their heads.
 
-    The table P(y | z) is read off the very rows that it is judged by. A source with more classes has a larger table, and the
-    more so the fewer the rows, so that LEEP favours it a little.
+    The table P(y | z) is read off the very rows that it is judged by. A source with more classes has a larger table,
+    and the more so the fewer the rows, so that LEEP favours it a little.
 
     Args:
         source_probabilities (`torch.Tensor` of shape `(n, num_source_labels)`): rows that sum to 1.
         labels (`torch.LongTensor` of shape `(n,)`): class ids of the target.
 
     Returns:
-        `float`: in [-H(y), 0], with H(y) the entropy of the labels in nats; higher means that the source's classes say more
-        about the target's. -H(y) is that of a source that says nothing.
+        `float`: in [-H(y), 0], with H(y) the entropy of the labels in nats; higher means that the source's classes say
+        more about the target's. -H(y) is that of a source that says nothing.
 
     Raises:
         ValueError: shapes do not fit together, rows are no probabilities, or labels are all the same or real numbers.

@@ -20,7 +20,8 @@ from .results import SourceRanking, SourceScore, rank
 from .settings import RankingSettings
 
 
-# Random halves that a meta gradient is the mean of: they cost one small solve each, a meta gradient a pass through the backbone.
+# Random halves that a meta gradient is the mean of: they cost one small solve each, a meta gradient a pass through the
+# backbone.
 HALVES = 8
 
 
@@ -45,35 +46,40 @@ def rank_sources(
     Rank data sets by how much they promise as the source of a target.
 
     The backbone is left as it was pretrained. On its features of a candidate's rows a source head is fit
-    ([`~merlin_hf.sources.head.fit_source_head`]), and two numbers are taken, each of which is higher for a better source:
+    ([`~merlin_hf.sources.head.fit_source_head`]), and two numbers are taken, each of which is higher for a better
+    source:
 
-    - `alignment`: whether a gradient step on the source would lower MeRLin's meta loss on the target, in all the backbone's
+    - `alignment`: whether a gradient step on the source would lower MeRLin's meta loss on the target, in all the
+    backbone's
       parameters ([`~merlin_hf.sources.measures.gradient_alignment`]);
-    - `leep`: how well the source head's predicted classes tell the target's labels ([`~merlin_hf.sources.measures.leep`]).
+    - `leep`: how well the source head's predicted classes tell the target's labels
+    ([`~merlin_hf.sources.measures.leep`]).
 
-    LEEP asks whether the pretrained features already solve the target the way they solve the source, and cannot see what a source
-    would teach the backbone. That is what the alignment asks, of the first step: where a head on the pretrained features learns
-    nothing of the source, its gradient is noise as well, and `warnings` says so.
+    LEEP asks whether the pretrained features already solve the target the way they solve the source, and cannot see
+    what a source would teach the backbone. That is what the alignment asks, of the first step: where a head on the
+    pretrained features learns nothing of the source, its gradient is noise as well, and `warnings` says so.
 
-    The combined order is by the mean of both ranks; the alignment decides between equals. Where a candidate or the target has labels
-    that are real numbers, LEEP is not defined, and the order is by the alignment alone.
+    The combined order is by the mean of both ranks; the alignment decides between equals. Where a candidate or the
+    target has labels that are real numbers, LEEP is not defined, and the order is by the alignment alone.
 
     Args:
-        target (`str`, mapping or [`~merlin_hf.comparison.config.SourceConfig`]): `path[:config][@split]`, or with the keys
-            `path`, `name`, `split`, `text_columns`, `image_column`, `label_column`, `problem_type`.
+        target (`str`, mapping or [`~merlin_hf.comparison.config.SourceConfig`]): `path[:config][@split]`, or with the
+            keys `path`, `name`, `split`, `text_columns`, `image_column`, `label_column`, `problem_type`.
         candidates (list of the same, or a mapping of names to them): the sources.
-        model (`str`, *optional*): a name on the Hub or a folder; BERT-base for texts and ViT-base for images if not given.
-        target_rows, source_rows (`int`, *optional*): rows of the target and of each candidate, drawn anew for each seed; all if
-            `None` or if there are not more. More rows give less noise, in the alignment above all.
+        model (`str`, *optional*): a name on the Hub or a folder; BERT-base for texts and ViT-base for images if not
+            given.
+        target_rows, source_rows (`int`, *optional*): rows of the target and of each candidate, drawn anew for each
+            seed; all if `None` or if there are not more. More rows give less noise, in the alignment above all.
         seeds (`int` or `list[int]`): how many draws, or which.
         batch_size (`int`): rows that go through the model at a time; results do not depend on it.
-        num_splits (`int`): meta gradients, each the mean over 8 random halves of the target's rows; memory holds so many
-            gradients and one more.
-        layers (`int`, *optional*): compare gradients in the last so many layers only. All by default: what two tasks share
-            was found in the lower layers and embeddings more than in the last ones (benchmarks/sources).
+        num_splits (`int`): meta gradients, each the mean over 8 random halves of the target's rows; memory holds so
+            many gradients and one more.
+        layers (`int`, *optional*): compare gradients in the last so many layers only. All by default: what two tasks
+            share was found in the lower layers and embeddings more than in the last ones (benchmarks/sources).
         max_seq_length (`int`): longer texts are cut to so many tokens.
-        image_size (`int`, *optional*): height and width in pixels, for models without an image processor.
-        columns (mapping, *optional*): from names of data sets as given to their `text_columns`, `image_column`, `label_column` and `problem_type`.
+        image_size (`int`, *optional*): height and width in pixels, for models without an image processor. columns
+            (mapping, *optional*): from names of data sets as given to their `text_columns`, `image_column`,
+            `label_column` and `problem_type`.
         device (`torch.device` or `str`, *optional*): a GPU if there is one, else the CPU.
         progress (`Callable[[str], None]`, *optional*): gets a line for each candidate and seed.
 
@@ -89,9 +95,8 @@ def rank_sources(
     ```python
     >>> from merlin_hf.sources import rank_sources
 
-    >>> ranking = rank_sources("reviews.csv", ["stanfordnlp/sst2", "nyu-mll/glue:cola"], "google-bert/bert-base-uncased")
-    >>> ranking.best, ranking.order("alignment"), ranking.warnings
-    ```
+    >>> ranking = rank_sources("reviews.csv", ["stanfordnlp/sst2", "nyu-mll/glue:cola"],
+    "google-bert/bert-base-uncased") >>> ranking.best, ranking.order("alignment"), ranking.warnings ```
     """
     settings = RankingSettings(
         model, target_rows, source_rows, seeds, batch_size, num_splits, layers, max_seq_length, image_size, device

@@ -34,7 +34,8 @@ class SourceScore:
         head_accuracy (`list[float]`): of a source head on rows that it was not fit on; empty for real labels.
         largest_class (`list[float]`): its share of the rows, the accuracy of a head that has learned nothing.
         seconds (`float`): for all seeds.
-        ranks (`dict[str, float]`): 1 for the best by each measure that is defined for all candidates; equals share theirs.
+        ranks (`dict[str, float]`): 1 for the best by each measure that is defined for all candidates; equals share
+            theirs.
     """
 
     name: str

@@ -17,7 +17,8 @@ DEFAULT_MODELS = {TEXT: "google-bert/bert-base-uncased", IMAGE: "google/vit-base
 @dataclass
 class RankingSettings:
     """
-    See [`~merlin_hf.sources.rank_sources`]. The last two are what [`merlin_hf.comparison.models`] asks for beside them.
+    See [`~merlin_hf.sources.rank_sources`]. The last two are what [`merlin_hf.comparison.models`] asks for beside
+    them.
 
     Raises:
         ConfigError: a value cannot be used; the message names it.

@@ -24,8 +24,8 @@ TRANSFORMER = {
     "patch_size": 8,
 }
 DEPTHS = {"hidden_sizes": [8, 16, 16], "depths": [1, 2, 1]}
-# What they differ in: embeddings of three names, with and without class token, BatchNorm, stages that are lists of layers themselves,
-# and whether `hidden_states` begins with the embeddings.
+# What they differ in: embeddings of three names, with and without class token, BatchNorm, stages that are lists of
+# layers themselves, and whether `hidden_states` begins with the embeddings.
 MODELS = {
     "vit": lambda: transformers.ViTForImageClassification(
         transformers.ViTConfig(**TRANSFORMER, intermediate_size=32, num_labels=2)

@@ -65,8 +65,8 @@ def build(method, output_dir, model=None, target=None, source=True, trainer_clas
     """
     The trainer of a method on tiny texts, or for a ResNet on digits; `source` may be a data set of one's own.
 
-    Options are those of the training arguments, `callbacks`, `peft_config` and `eval_dataset` of the trainer, and `image_size`. MeRLin-FT has the paper's
-    two phases unless told otherwise.
+    Options are those of the training arguments, `callbacks`, `peft_config` and `eval_dataset` of the trainer, and
+    `image_size`. MeRLin-FT has the paper's two phases unless told otherwise.
     """
     trainer_class = trainer_class or METHODS[method]
     image_size = options.pop("image_size", 16)
@@ -160,7 +160,8 @@ def traced(trainer_class, steps: list[Step]):
 
 class Written:
     """
-    What a trainer is about to train, to be trained by a plain loop: a copy of the classifier, the source head and a projector.
+    What a trainer is about to train, to be trained by a plain loop: a copy of the classifier, the source head and a
+    projector.
     """
 
     def __init__(self, trainer):
@@ -211,7 +212,8 @@ def check_written_out(trainer, steps, penalty, start=lambda written: None, after
     Train, and check losses and weights against a plain loop over the same batches.
 
     Args:
-        trainer: of a [`traced`] class, with `PLAIN_SGD` and a model in float64 without dropout, where a step has one micro-batch.
+        trainer: of a [`traced`] class, with `PLAIN_SGD` and a model in float64 without dropout, where a step has one
+        micro-batch.
         penalty (`Callable`): maps [`Written`], a memory and a [`Step`] to what the method adds to the target's loss.
         start (`Callable`): makes the memory where training on the target begins.
         after (`Callable`, *optional*): called with [`Written`], the memory and the step when the weights have moved.

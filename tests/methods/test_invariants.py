@@ -305,7 +305,8 @@ def test_bfloat16_is_near_float32(tmp_path, method):
         assert trainer.evaluate()["eval_loss"] < 20
     for one, other in zip(runs[False], runs[True], strict=True):
         for name in {"loss", "source_loss", "penalty"} & set(one):
-            # LP-FT and MeRLin-FT go on from a head that was solved, where a rounding error is a large part of a small loss.
+            # LP-FT and MeRLin-FT go on from a head that was solved, where a rounding error is a large part of a small
+            # loss.
             tolerance = 0.6 if method in ("lp_ft", "merlin_ft") else 0.1
             assert other[name] == pytest.approx(one[name], rel=tolerance, abs=1e-4 if name == "penalty" else 0.05), (
                 name

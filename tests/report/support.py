@@ -13,7 +13,8 @@ def write_results(
     Write `results.json`.
 
     Args:
-        scores (`dict[str, list[float | None] | str]`): of each method by seed; a text is the reason why there are none.
+        scores (`dict[str, list[float | None] | str]`): of each method by seed; a text is the reason why there are
+            none.
         changes: other keys of the file.
     """
     methods = []

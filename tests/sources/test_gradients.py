@@ -219,7 +219,8 @@ def texts(rows, seed):
 
 
 def test_sources_that_help_that_do_nothing_and_that_harm():
-    # Both words lie along the first axis, so that for a task of one word the other is noise, which learning the task shrinks.
+    # Both words lie along the first axis, so that for a task of one word the other is noise, which learning the task
+    # shrinks.
     table = torch.tensor([[1, 0, 0], [-1, 0, 0], [1, 0, 0], [-1, 0, 0]], dtype=torch.float64)
     target_words, source_words = texts(60, 1), texts(200, 2)
     target = target_words, target_words[:, 0]
