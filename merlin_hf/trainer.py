@@ -45,16 +45,16 @@ class MerlinTrainer(TransferTrainer):
 
     with class means for the head, or the paper's ridge regression with `head="ridge"`.
 
-    `train_dataset` is the target and `source_dataset` the source; without a source this class is `Trainer`. The model's
-    own last layer takes no part in training: it is fit to all target rows before the model is evaluated, saved or used,
-    and the checkpoint is a plain model of the class that came in. A streamed `train_dataset` therefore has to end
-    (`dataset.take(n)` of an endless one).
+    `train_dataset` is the target and `source_dataset` the source; without a source this class is `Trainer`. The
+    model's own last layer takes no part in training: it is fit to all target rows before the model is evaluated, saved
+    or used, and the checkpoint is a plain model of the class that came in. A streamed `train_dataset` therefore has to
+    end (`dataset.take(n)` of an endless one).
 
     With `source_phase_fraction` the first steps train on the source alone, and phi starts from what they lead to. With
     `target_phase_fraction` the last steps train on the second term alone.
 
-    A step costs a batch of each task and a small solve, in the source's own phase a batch of the source, and in the target's a batch of the
-    target and the solve.
+    A step costs a batch of each task and a small solve, in the source's own phase a batch of the source, and in the
+    target's a batch of the target and the solve.
 
     Args:
         source_dataset, source_collator: see [`~merlin_hf.transfer.trainer.TransferTrainer`].
@@ -83,14 +83,17 @@ class MerlinTrainer(TransferTrainer):
 
     @property
     def has_unused_parameters(self):
-        """The source's phase uses no scalars, and no head of the target where it is trained later; the target's no source head."""
+        """
+        The source's phase uses no scalars, and no head of the target where it is trained later; the target's no source
+        head.
+        """
         leaves_a_head = self.trains_target_head or self.args.target_phase_fraction > 0
         return self.has_phases and (leaves_a_head or bool(self.learned_scalars()))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """
-        The objective above on one micro-batch of each task, or in the phases of the source and of the target one term of it; Trainer's own
-        loss where there is no batch of this training.
+        The objective above on one micro-batch of each task, or in the phases of the source and of the target one term
+        of it; Trainer's own loss where there is no batch of this training.
         """
         batches = self.take_batches(inputs)
         if batches is None:
@@ -127,7 +130,10 @@ class MerlinTrainer(TransferTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def target_phase_loss(self, model, batches: Batches, return_outputs: bool = False):
-        """`L_va(theta(phi; tr), phi)`, averaged over splits, of shape `()`: the loss of the last steps, without the source."""
+        """
+        `L_va(theta(phi; tr), phi)`, averaged over splits, of shape `()`: the loss of the last steps, without the
+        source.
+        """
         outputs = model(target_inputs=batches.target_inputs, with_target_logits=False)
         _, features, scalars = outputs.views()
         meta_loss, _ = self.meta_loss(features, batches.target_labels, scalars)
@@ -136,8 +142,8 @@ class MerlinTrainer(TransferTrainer):
 
     def meta_loss(self, features: Tensor, labels: Tensor, scalars: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """
-        How well heads fit on one part of the target batch do on the rest. On several processes they are fit on, and judged by, the rows of
-        all of them.
+        How well heads fit on one part of the target batch do on the rest. On several processes they are fit on, and
+        judged by, the rows of all of them.
 
         Args:
             features (`torch.FloatTensor` of shape `(n, hidden_size)`): of this process.
@@ -197,8 +203,8 @@ class MerlinTrainer(TransferTrainer):
             scalars (`dict[str, torch.FloatTensor]`, *optional*): the learned scalars.
 
         Returns:
-            [`~merlin_hf.heads.LinearHead`] with weight `(num_splits, num_labels, hidden_size)`, or what stands in for the
-            heads of leave-one-out.
+            [`~merlin_hf.heads.LinearHead`] with weight `(num_splits, num_labels, hidden_size)`, or what stands in for
+            the heads of leave-one-out.
         """
         targets, sample_weight = self.fit_targets(labels)
         solver = self.head_solver(self.problem_type(labels))
@@ -244,8 +250,8 @@ class MerlinTrainer(TransferTrainer):
 
     def row_losses(self, logits: Tensor, labels: Tensor, scale: Tensor | float) -> Tensor:
         """
-        Loss of each row: squared error to the encoded targets, or cross-entropy of the scaled logits, where classes are smoothed by
-        `label_smoothing_factor`.
+        Loss of each row: squared error to the encoded targets, or cross-entropy of the scaled logits, where classes
+        are smoothed by `label_smoothing_factor`.
 
         Args:
             logits (`torch.FloatTensor` of shape `(num_splits, n, num_labels)`).
@@ -293,9 +299,9 @@ class MerlinTrainer(TransferTrainer):
 
     def knows_class_frequencies(self, problem_type: str) -> bool:
         """
-        Whether the head is told how frequent each class is: where there is one class per row, the head does not learn it from the labels,
-        its logits are those of probabilities, the model's last layer has a bias to keep it in, and no loss of the user's own may weigh
-        the classes otherwise.
+        Whether the head is told how frequent each class is: where there is one class per row, the head does not learn
+        it from the labels, its logits are those of probabilities, the model's last layer has a bias to keep it in, and
+        no loss of the user's own may weigh the classes otherwise.
         """
         return (
             self.args.class_frequencies
@@ -368,8 +374,8 @@ class MerlinTrainer(TransferTrainer):
             and not any(p.requires_grad for p in backbone)
         ):
             raise ValueError(
-                f"`target_phase_fraction={self.args.target_phase_fraction}` has steps on the meta loss alone, and it trains nothing here: all "
-                "parameters below the head are frozen. Leave it out, or unfreeze some."
+                f"`target_phase_fraction={self.args.target_phase_fraction}` has steps on the meta loss alone, and it "
+                "trains nothing here: all parameters below the head are frozen. Leave it out, or unfreeze some."
             )
 
     def check_batch_size(self):

@@ -77,18 +77,18 @@ class TransferTrainingArguments(TrainingArguments):
 
     Args:
         per_device_source_batch_size (`int`, *optional*): source rows per device and step; the target's if not given.
-        target_chunk_size (`int`, *optional*): target rows per device that go through the backbone at a time, with their
-            activations computed again in the backward pass: the target batch, which a head is fit on as a whole, may then be
-            larger than memory holds. Costs a second forward pass of the target's rows.
+        target_chunk_size (`int`, *optional*): target rows per device that go through the backbone at a time, with
+            their activations computed again in the backward pass: the target batch, which a head is fit on as a whole,
+            may then be larger than memory holds. Costs a second forward pass of the target's rows.
         source_weight (`float`): factor of the source loss.
         num_source_labels (`int`, *optional*): outputs of the source head; read from `source_dataset` if not given.
         head_module (`str`, *optional*): name of the model's last layer, when it cannot be found (see
             [`~merlin_hf.transfer.model.find_head`]).
         head_learning_rate (`float`, *optional*): learning rate of the heads that are trained by gradient descent (the
             source head; the model's own last layer where a method trains it); `learning_rate` if not given.
-        overwrite_output_dir (`bool`): delete the checkpoints in `output_dir` when a training starts that does not resume from one.
-            `merlin-hf train` and the programs resume by themselves where they find a checkpoint of the same run, and refuse that
-            of another; with this they do neither.
+        overwrite_output_dir (`bool`): delete the checkpoints in `output_dir` when a training starts that does not
+            resume from one. `merlin-hf train` and the programs resume by themselves where they find a checkpoint of
+            the same run, and refuse that of another; with this they do neither.
     """
 
     per_device_source_batch_size: Count | None = field(
@@ -131,8 +131,8 @@ class TransferTrainingArguments(TrainingArguments):
     @classmethod
     def check_options(cls, args: TrainingArguments) -> None:
         """
-        Check the options of this class again, where they were not set by the constructor: on plain `TrainingArguments`,
-        by a search, by assignment.
+        Check the options of this class again, where they were not set by the constructor: on plain
+        `TrainingArguments`, by a search, by assignment.
 
         A method that has options which must fit together overrides this and calls it first.
 
@@ -148,40 +148,45 @@ class MerlinTrainingArguments(TransferTrainingArguments):
     [`TransferTrainingArguments`] for [`MerlinTrainer`].
 
     Args:
-        source_phase_fraction (`float`): share of all steps, at their beginning, that train on the source alone, in [0, 1); MeRLin
-            starts from the features that they lead to, with a fresh optimizer and a schedule of its own: warm-up and decay take place
-            in each phase. Target batches are drawn in all, so that epochs count all steps.
-        target_phase_fraction (`float`): share of all steps, at their end, that train on the meta loss alone, in [0, 1), as if rho were
-            infinite; again with a fresh optimizer and a schedule of its own. What is left between both phases are the steps on both losses,
-            none where the two shares add up to 1.
+        source_phase_fraction (`float`): share of all steps, at their beginning, that train on the source alone, in [0,
+            1); MeRLin starts from the features that they lead to, with a fresh optimizer and a schedule of its own:
+            warm-up and decay take place in each phase. Target batches are drawn in all, so that epochs count all
+            steps.
+        target_phase_fraction (`float`): share of all steps, at their end, that train on the meta loss alone, in [0,
+            1), as if rho were infinite; again with a fresh optimizer and a schedule of its own. What is left between
+            both phases are the steps on both losses, none where the two shares add up to 1.
         rho (`float`): factor of the meta loss (the paper's rho).
-        balance_gradients (`bool`): never let the meta loss pull harder at the features than the source loss, before `source_weight`: where
-            its gradient there is larger, `rho` is multiplied by the ratio (see [`~merlin_hf.transfer.balance`]). `False` is the paper's fixed
-            `rho`.
+        balance_gradients (`bool`): never let the meta loss pull harder at the features than the source loss, before
+            `source_weight`: where its gradient there is larger, `rho` is multiplied by the ratio (see
+            [`~merlin_hf.transfer.balance`]). `False` is the paper's fixed `rho`.
         head (`str`, *optional*): the solver that fits the target head, a name in `merlin_hf.heads.HEADS`. Default:
-            `"centroid"`, the class means, the cheapest, as good on average as any other with 100 labelled rows (`benchmarks/ablations`), and the
-            paper's `"ridge"` where class means cannot be: for real labels, `split="loo"` and `meta_loss="squared_error"`.
+            `"centroid"`, the class means, the cheapest, as good on average as any other with 100 labelled rows
+            (`benchmarks/ablations`), and the paper's `"ridge"` where class means cannot be: for real labels,
+            `split="loo"` and `meta_loss="squared_error"`.
         head_l2 (`float`, *optional*): the head's regulariser, relative to the mean squared norm of its training
             features; the solver's own default if not given. The first value where it is learned.
-        class_frequencies (`bool`): have class means also know how frequent each class is among the rows they are fit on, as far as
-            these rows tell it (see [`~merlin_hf.transfer.frequencies.class_prior`]). Has no effect on other heads, which learn it
-            from the labels, on `meta_loss="squared_error"`, on several labels per row, with a `compute_loss_func`, which may weigh classes
-            otherwise, and where the model's last layer has no bias to keep it in.
+        class_frequencies (`bool`): have class means also know how frequent each class is among the rows they are fit
+            on, as far as these rows tell it (see [`~merlin_hf.transfer.frequencies.class_prior`]). Has no effect on
+            other heads, which learn it from the labels, on `meta_loss="squared_error"`, on several labels per row,
+            with a `compute_loss_func`, which may weigh classes otherwise, and where the model's last layer has no bias
+            to keep it in.
         learn_head_l2 (`bool`): learn the regulariser with the backbone.
         learn_logit_scale (`bool`): learn the scale of the head's logits; used with `meta_loss="cross_entropy"`.
         logit_scale (`float`, *optional*): that scale, or its first value; the solver's own default if not given.
-        head_scope (`str`): `"global"`: the head is fit on, and judged by, the target rows of all processes, so that N processes
-            with batch b compute what one process with batch N * b does. `"local"`: each process has a head of its own, fit on
-            its own rows; another objective, with smaller halves, whose average over processes is minimised.
-        split (`str`): how a target batch is divided, each time from the same features.
-            `"half"`: `num_splits` random splits; each head is fit on `1 - validation_fraction` of each class. A fit on few
-            rows is noisy, and features that make it succeed anyway transfer best (the paper's choice).
-            `"kfold"`: `num_splits` folds, each row judged once, by a head fit on all but one fold. The same cost. With many
-            folds it nears `"loo"`.
-            `"loo"`: each row is judged by the head fit on all others, in closed form from one fit (`head="ridge"` only), the
-            cheapest. A head fit on nearly all rows does well on features that have memorised them. With 100 labelled rows
-            it and `"kfold"` did better than `"half"` on digits and worse on texts (`benchmarks/ablations`).
-        validation_fraction (`float`): share of each target batch that the head is judged by with `split="half"`, in (0, 1).
+        head_scope (`str`): `"global"`: the head is fit on, and judged by, the target rows of all processes, so that N
+            processes with batch b compute what one process with batch N * b does. `"local"`: each process has a head
+            of its own, fit on its own rows; another objective, with smaller halves, whose average over processes is
+            minimised.
+        split (`str`): how a target batch is divided, each time from the same features. `"half"`: `num_splits` random
+            splits; each head is fit on `1 - validation_fraction` of each class. A fit on few rows is noisy, and
+            features that make it succeed anyway transfer best (the paper's choice). `"kfold"`: `num_splits` folds,
+            each row judged once, by a head fit on all but one fold. The same cost. With many folds it nears `"loo"`.
+            `"loo"`: each row is judged by the head fit on all others, in closed form from one fit (`head="ridge"`
+            only), the cheapest. A head fit on nearly all rows does well on features that have memorised them. With 100
+            labelled rows it and `"kfold"` did better than `"half"` on digits and worse on texts
+            (`benchmarks/ablations`).
+        validation_fraction (`float`): share of each target batch that the head is judged by with `split="half"`, in
+            (0, 1).
         num_splits (`int`): random splits, or folds, of the same features per step, averaged.
         meta_loss (`str`): `"cross_entropy"` on scaled logits or `"squared_error"`.
         scalar_learning_rate (`float`): learning rate of the learned scalars, which are logarithms.
@@ -273,13 +278,17 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         source, target = args.source_phase_fraction, args.target_phase_fraction
         if source + target > 1 + 1e-9:
             raise ValueError(
-                "`source_phase_fraction` and `target_phase_fraction` are shares of the same steps and must not add up to more "
-                f"than 1, got {source} and {target}. Lower one of them; 0.5 and 0.5 leave no steps on both losses."
+                "`source_phase_fraction` and `target_phase_fraction` are shares of the same steps and must not add "
+                f"up to more than 1, got {source} and {target}. Lower one of them; 0.5 and 0.5 leave no steps on both "
+                "losses."
             )
 
 
 def default_head(args: TrainingArguments, problem_type: str) -> str:
-    """Return the solver where `args.head` is `None`: class means, and ridge where there are none or they could not be judged."""
+    """
+    Return the solver where `args.head` is `None`: class means, and ridge where there are none or they could not be
+    judged.
+    """
     needs_ridge = problem_type == REGRESSION or args.split == "loo" or args.meta_loss == "squared_error"
     return "ridge" if needs_ridge else "centroid"
 

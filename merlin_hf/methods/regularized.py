@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..transfer.labels import label_values
-from ..transfer.model import TransferModel
-from ..transfer.regularizer import FrozenCopy, Regularizer
+from ..transfer.model import FrozenCopy, TransferModel
+from ..transfer.regularizer import Regularizer
 from ..utils.validation import NonNegative
 from .sequential import SequentialTrainer, SequentialTrainingArguments
 

@@ -16,8 +16,8 @@ def add_adapter(model: nn.Module, peft_config: "PeftConfig", head_module: str | 
     """
     The model with an adapter, in which all that lies outside the pretrained base model is trained and saved in full.
 
-    What `modules_to_save` already names stays. peft adds `classifier` and `score` for `task_type="SEQ_CLS"` only, and misses
-    the new layers before the head that DistilBERT, DeBERTa, T5 and Wav2Vec2 have.
+    What `modules_to_save` already names stays. peft adds `classifier` and `score` for `task_type="SEQ_CLS"` only, and
+    misses the new layers before the head that DistilBERT, DeBERTa, T5 and Wav2Vec2 have.
 
     Args:
         model (`transformers.PreTrainedModel`): the plain classifier.
@@ -67,7 +67,8 @@ def check_head_is_saved(model: nn.Module, head_name: str) -> None:
     """
     if hasattr(model, "peft_config") and ".modules_to_save." not in f".{head_name}.":
         raise ValueError(
-            f"`model` is a PeftModel that does not save its head {head_name!r}: the adapter's checkpoint would lose it. Name "
+            f"`model` is a PeftModel that does not save its head {head_name!r}: the adapter's checkpoint would lose "
+            "it. Name "
             f'the layer in the adapter\'s configuration, `modules_to_save=["{_short_name(head_name)}"]`, or pass the plain '
             "model with `peft_config=`, which does so."
         )

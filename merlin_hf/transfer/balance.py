@@ -30,7 +30,8 @@ def balance(
     scalars: Iterable[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """
-    [`gradient_ratio`], and the meta loss with the gradients that it took: the backward pass does not go through the head again.
+    [`gradient_ratio`], and the meta loss with the gradients that it took: the backward pass does not go through the
+    head again.
 
     Args:
         scalars (`Iterable[torch.FloatTensor]`): what the meta loss depends on beside the features.
@@ -52,21 +53,22 @@ def gradient_ratio(
     The source loss's pull at the features over the meta loss's, at most 1.
 
     A head in closed form does not care how little the features of a pretrained model differ between rows, so its
-    gradient grows as that difference shrinks: with MiniLM the meta loss starts with tens of times the gradient of the source
-    loss, and a fixed `rho` then trains the backbone on the few target rows alone. Multiplied by this ratio, `rho` is
-    measured in gradients, the idea of GradNorm (Chen et al. 2018, arXiv 1711.02257); the bound of 1 keeps a meta loss that
-    is nearly solved from being blown up.
+    gradient grows as that difference shrinks: with MiniLM the meta loss starts with tens of times the gradient of the
+    source loss, and a fixed `rho` then trains the backbone on the few target rows alone. Multiplied by this ratio,
+    `rho` is measured in gradients, the idea of GradNorm (Chen et al. 2018, arXiv 1711.02257); the bound of 1 keeps a
+    meta loss that is nearly solved from being blown up.
 
     Args:
         source_loss (`torch.FloatTensor` of shape `()`): a mean over this rank's source rows.
         source_logits (`torch.FloatTensor` of shape `(source_batch, num_source_labels)`): what it was computed from.
-        source_head_gram (`torch.FloatTensor` of shape `(num_source_labels, num_source_labels)`): `W W^T` of the source head,
-            by which `|g W|^2 = g W W^T g^T` gives the gradient's norm at the features.
-        meta_gradient (`torch.FloatTensor` of shape `(n, hidden_size)`): of the meta loss, a mean over validation rows of all
-            ranks or of this one, in the features that it was computed from.
+        source_head_gram (`torch.FloatTensor` of shape `(num_source_labels, num_source_labels)`): `W W^T` of the source
+            head, by which `|g W|^2 = g W W^T g^T` gives the gradient's norm at the features.
+        meta_gradient (`torch.FloatTensor` of shape `(n, hidden_size)`): of the meta loss, a mean over validation rows
+            of all ranks or of this one, in the features that it was computed from.
 
     Returns:
-        `torch.FloatTensor` of shape `()`, without gradient and the same on every rank. Nothing is read back from the device.
+        `torch.FloatTensor` of shape `()`, without gradient and the same on every rank. Nothing is read back from the
+        device.
     """
     at_logits = torch.autograd.grad(source_loss, source_logits, retain_graph=True)[0].float()
     squared = ((at_logits @ source_head_gram.float()) * at_logits).sum(-1)

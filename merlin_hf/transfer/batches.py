@@ -24,11 +24,15 @@ SOURCE_INPUTS = "__source_inputs__"
 
 
 def not_taken_error() -> ValueError:
-    """Return the error for a training step that did not use the batches of the method, and so neither its source nor its loss."""
+    """
+    Return the error for a training step that did not use the batches of the method, and so neither its source nor its
+    loss.
+    """
     return ValueError(
-        "A training step did not take the batches of both tasks: `compute_loss`, `training_step` or `get_batch_samples` has been replaced, and "
-        "the source and the method would have no part in training. Give a loss of the target as `compute_loss_func=` and one of the source as "
-        "`source_compute_loss_func=`, or begin `compute_loss` with `batches = self.take_batches(inputs)`."
+        "A training step did not take the batches of both tasks: `compute_loss`, `training_step` or "
+        "`get_batch_samples` has been replaced, and the source and the method would have no part in training. Give a "
+        "loss of the target as `compute_loss_func=` and one of the source as `source_compute_loss_func=`, or begin "
+        "`compute_loss` with `batches = self.take_batches(inputs)`."
     )
 
 

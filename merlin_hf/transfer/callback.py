@@ -30,12 +30,15 @@ class TransferCallback(TrainerCallback):
         is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # which have models of their own
         if trainer.model is not trainer.transfer_model.model and not is_sharded:
             raise ValueError(
-                "`trainer.model` has been replaced during training, by a callback perhaps: what is trained would not be what is evaluated and "
-                "saved. Replace it before `train()`, or give `model_init=`."
+                "`trainer.model` has been replaced during training, by a callback perhaps: what is trained would not "
+                "be what is evaluated and saved. Replace it before `train()`, or give `model_init=`."
             )
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Have the head fit the final backbone, as other callbacks may save the model now; a best checkpoint brings its own head."""
+        """
+        Have the head fit the final backbone, as other callbacks may save the model now; a best checkpoint brings its
+        own head.
+        """
         if args.load_best_model_at_end and state.best_model_checkpoint:
             self.trainer.head_is_loaded()
         else:

@@ -1,4 +1,7 @@
-"""The checkpoints of a run: what is in them, who may write them, and which run goes on from them. No Trainer is extended here."""
+"""
+The checkpoints of a run: what is in them, who may write them, and which run goes on from them. No Trainer is extended
+here.
+"""
 
 import os
 import shutil
@@ -78,14 +81,15 @@ def load_transfer_state(transfer_model: TransferModel, folder: str) -> None:
     Read back what [`save_transfer_state`] wrote.
 
     Raises:
-        FileError: the checkpoint was written by plain Trainer, or without a source data set, or its source head or its scalars are not
-            those of this run.
+        FileError: the checkpoint was written by plain Trainer, or without a source data set, or its source head or its
+            scalars are not those of this run.
     """
     path = os.path.join(folder, TRANSFER_STATE_NAME)
     if not os.path.isfile(path):
         raise FileError(
-            f"{folder} has no {TRANSFER_STATE_NAME}: it was not written by a run with a `source_dataset` or by this method, or with "
-            "`save_only_model=True`. Load its weights with `from_pretrained` and start a new run, with `overwrite_output_dir` or another `output_dir`."
+            f"{folder} has no {TRANSFER_STATE_NAME}: it was not written by a run with a `source_dataset` or by this "
+            "method, or with `save_only_model=True`. Load its weights with `from_pretrained` and start a new run, "
+            "with `overwrite_output_dir` or another `output_dir`."
         )
     saved = {name: tensor for name, tensor in load_file(path).items() if not name.startswith(RUN)}
     kept = {name.removeprefix(KEPT): saved.pop(name) for name in list(saved) if name.startswith(KEPT)}
@@ -93,8 +97,8 @@ def load_transfer_state(transfer_model: TransferModel, folder: str) -> None:
     if {n: t.shape for n, t in saved.items()} != {n: t.shape for n, t in wanted.items()}:
         raise FileError(
             f"{path} holds { {n: tuple(t.shape) for n, t in sorted(saved.items())} }, but this run has "
-            f"{ {n: tuple(t.shape) for n, t in sorted(wanted.items())} }. Resume with the same `source_dataset` labels, "
-            "the same learned scalars and the same options of the method."
+            f"{ {n: tuple(t.shape) for n, t in sorted(wanted.items())} }. Resume with the same `source_dataset` "
+            "labels, the same learned scalars and the same options of the method."
         )
     transfer_model.load_state_dict(saved, strict=False)
     if kept and transfer_model.regularizer is not None:
@@ -102,7 +106,9 @@ def load_transfer_state(transfer_model: TransferModel, folder: str) -> None:
 
 
 def read_run_state(folder: str) -> dict[str, Tensor]:
-    """Return what `TransferTrainer.run_state` gave when a checkpoint was written; nothing where there is no such file."""
+    """
+    Return what `TransferTrainer.run_state` gave when a checkpoint was written; nothing where there is no such file.
+    """
     path = os.path.join(folder, TRANSFER_STATE_NAME)
     if not os.path.isfile(path):
         return {}
@@ -112,12 +118,13 @@ def read_run_state(folder: str) -> dict[str, Tensor]:
 
 class Checkpoints:
     """
-    The checkpoints of one trainer: a folder `checkpoint-*` appears, and goes, in one rename, with all that belongs to it.
+    The checkpoints of one trainer: a folder `checkpoint-*` appears, and goes, in one rename, with all that belongs to
+    it.
 
     Trainer writes a checkpoint file by file into its final folder and deletes old ones file by file, so that a process
-    that is killed leaves a folder behind that `get_last_checkpoint` takes and that lacks the optimizer, or more. Here the
-    files are written to a folder of this process (`_saving-HOST-PID/`) in the same output folder. When all ranks are done,
-    a manifest of them is added, all of it is brought to the disk, and the folder is renamed.
+    that is killed leaves a folder behind that `get_last_checkpoint` takes and that lacks the optimizer, or more. Here
+    the files are written to a folder of this process (`_saving-HOST-PID/`) in the same output folder. When all ranks
+    are done, a manifest of them is added, all of it is brought to the disk, and the folder is renamed.
 
     Args:
         trainer ([`~merlin_hf.transfer.trainer.TransferTrainer`]): whose checkpoints they are.
@@ -144,8 +151,8 @@ class Checkpoints:
         A block in which this run alone writes to its folder; gives the folder of the checkpoint to go on from, if any.
 
         Raises:
-            FileError: `resume_from_checkpoint` names an incomplete checkpoint or that of another run, or there is none; or `output_dir`
-                cannot be written to, or is in use by another run.
+            FileError: `resume_from_checkpoint` names an incomplete checkpoint or that of another run, or there is
+                none; or `output_dir` cannot be written to, or is in use by another run.
             NotFiniteError: the weights are not finite after the block, or where it failed.
         """
         self.is_finished, self.resumed_step, self._record = False, None, None
@@ -159,7 +166,8 @@ class Checkpoints:
             try:
                 yield resume_from_checkpoint
             except (ValueError, RuntimeError) as error:
-                # A head that is fit to NaN says so, but not why. Nothing is asked of other processes, which may be elsewhere.
+                # A head that is fit to NaN says so, but not why. Nothing is asked of other processes, which may be
+                # elsewhere.
                 name = None if isinstance(error, FileError) else not_finite(self._trained_model)
                 if name is None and isinstance(
                     error, NotFiniteFeaturesError
@@ -173,22 +181,23 @@ class Checkpoints:
 
     def epochs_left(self, epochs: int, max_steps: int) -> int:
         """
-        Return the number of epochs, 0 where the checkpoint is of the last step: Trainer would train one more where an epoch does not end
-        there (transformers 5.10 to 5.24).
+        Return the number of epochs, 0 where the checkpoint is of the last step: Trainer would train one more where an
+        epoch does not end there (transformers 5.10 to 5.24).
         """
         self.is_finished = self.resumed_step is not None and self.resumed_step >= max_steps
         if self.is_finished:
             epochs = 0
             logger.warning(
-                f"The checkpoint is of step {self.resumed_step}, and the run has {max_steps}: it is finished, and no further step is "
-                "trained. To train on, raise `max_steps` or `num_train_epochs`; to train anew, set `overwrite_output_dir` or give "
-                "another `output_dir`."
+                f"The checkpoint is of step {self.resumed_step}, and the run has {max_steps}: it is finished, and no "
+                "further step is trained. To train on, raise `max_steps` or `num_train_epochs`; to train anew, set "
+                "`overwrite_output_dir` or give another `output_dir`."
             )
         return epochs
 
     def to_continue(self) -> str | None:
         """
-        Return the newest whole checkpoint in `output_dir`, checked to be one of this very run; `None` where there is none.
+        Return the newest whole checkpoint in `output_dir`, checked to be one of this very run; `None` where there is
+        none.
 
         Raises:
             FileError: it is another run's; the message names `output_dir` and all that differs.
@@ -202,8 +211,9 @@ class Checkpoints:
             found = self._differences(checkpoint)
             if found:
                 raise FileError(
-                    f"`output_dir={output_dir!r}` has a checkpoint of another run, {os.path.basename(checkpoint)!r}. What differs: {found}. "
-                    "Give this run another `output_dir`, or set `overwrite_output_dir` to delete the checkpoints there and start anew"
+                    f"`output_dir={output_dir!r}` has a checkpoint of another run, {os.path.basename(checkpoint)!r}. "
+                    f"What differs: {found}. Give this run another `output_dir`, or set `overwrite_output_dir` to "
+                    "delete the checkpoints there and start anew"
                     + ("." if found.essential else ", or `resume_from_checkpoint` to go on from one all the same.")
                 )
             return checkpoint
@@ -215,7 +225,8 @@ class Checkpoints:
             checkpoint = last_whole_checkpoint(self.trainer.args.output_dir, self._needed_parts())
             if checkpoint is None:
                 raise FileError(
-                    f"No valid checkpoint found in output directory ({self.trainer.args.output_dir}), which `resume_from_checkpoint=True` asks for."
+                    f"No valid checkpoint found in output directory ({self.trainer.args.output_dir}), which "
+                    "`resume_from_checkpoint=True` asks for."
                 )
         else:
             checkpoint = str(given)
@@ -223,8 +234,9 @@ class Checkpoints:
         found = self._differences(checkpoint)
         if found.essential:
             raise FileError(
-                f"The checkpoint {checkpoint!r} (`resume_from_checkpoint`) is of another run. What differs: {found}. Resume with what it was "
-                "trained with, or load its weights with `from_pretrained` and start a new run."
+                f"The checkpoint {checkpoint!r} (`resume_from_checkpoint`) is of another run. What differs: {found}. "
+                "Resume with what it was trained with, or load its weights with `from_pretrained` and start a new "
+                "run."
             )
         if found:
             logger.warning(f"Going on from {checkpoint} with changes, so the result is of neither run: {found}.")
@@ -237,8 +249,8 @@ class Checkpoints:
             raise FileError(f"{checkpoint!r} cannot be resumed from: {error}.") from error
         if saved is None or "method" not in saved:
             logger.warning(
-                f"{checkpoint} does not say which run wrote it (plain Trainer, or an older release), so its arguments and its data cannot be "
-                "compared with those of this run."
+                f"{checkpoint} does not say which run wrote it (plain Trainer, or an older release), so its arguments "
+                "and its data cannot be compared with those of this run."
             )
         return differences(saved or {}, self._run_record())
 
@@ -248,7 +260,8 @@ class Checkpoints:
             trainer = self.trainer
             model = trainer.model if trainer.transfer_model is None else trainer.transfer_model.model
             data = {"train_dataset": trainer.train_dataset, "source_dataset": trainer.source_dataset}
-            # The columns that the model sees: others, such as texts that were tokenized, come and go with what else is asked for.
+            # The columns that the model sees: others, such as texts that were tokenized, come and go with what else is
+            # asked for.
             seen = {
                 name: None if rows is None else trainer._with_collator(rows, None, "training")[0]
                 for name, rows in data.items()
@@ -274,7 +287,10 @@ class Checkpoints:
 
     @contextmanager
     def _own_output_dir(self, trial: Any) -> Iterator[None]:
-        """Check that checkpoints can be written, and keep other runs out until the end; the trials of a search have folders of their own."""
+        """
+        Check that checkpoints can be written, and keep other runs out until the end; the trials of a search have
+        folders of their own.
+        """
         names = [staging_name()]
         if self.trainer.args.world_size > 1:
             broadcast_object_list(names)
@@ -299,7 +315,9 @@ class Checkpoints:
             yield
 
     def _on_main_process(self, function: Callable[[], Any]) -> Any:
-        """Return what a function returns on the main process, or raise what it refuses, on all processes of the run."""
+        """
+        Return what a function returns on the main process, or raise what it refuses, on all processes of the run.
+        """
         outcome: list[Any] = [None, None]
         if self.trainer.args.process_index == 0:
             try:
@@ -383,8 +401,9 @@ class Checkpoints:
         problem = lacking(staged, parts if self.trainer.args.process_index == 0 else [])
         if problem is not None:
             raise RuntimeError(
-                f"{staged} is not published as a checkpoint: {problem}. Something else than this run deletes or writes files in "
-                f"`output_dir={self.trainer.args.output_dir!r}`, or the disk loses them. Earlier checkpoints there are as they were."
+                f"{staged} is not published as a checkpoint: {problem}. Something else than this run deletes or "
+                f"writes files in `output_dir={self.trainer.args.output_dir!r}`, or the disk loses them. Earlier "
+                "checkpoints there are as they were."
             )
         write_manifest(staged, record)
         publish(staged, final)
@@ -427,7 +446,7 @@ def diverged(name: str, step: int, args: Any) -> str:
     """Return the message for weights that are not finite."""
     precision = " Train with `bf16` or in float32 instead of `fp16`." if getattr(args, "fp16", False) else ""
     return (
-        f"Training has diverged: at step {step} `{name}` is not finite. No checkpoint was written over an earlier one. Lower `learning_rate` "
-        f"(got {args.learning_rate}), raise `warmup_steps`, or set `max_grad_norm` (got {args.max_grad_norm}); look for NaN and "
-        f"infinity in the data.{precision}"
+        f"Training has diverged: at step {step} `{name}` is not finite. No checkpoint was written over an earlier "
+        f"one. Lower `learning_rate` (got {args.learning_rate}), raise `warmup_steps`, or set `max_grad_norm` (got "
+        f"{args.max_grad_norm}); look for NaN and infinity in the data.{precision}"
     )

@@ -44,8 +44,8 @@ def check_is_one_data_set(dataset: Any, argument: str) -> None:
         argument (`str`): how the user calls the data set, for the message.
 
     Raises:
-        ValueError: it is a dictionary or list of data sets, columns, a path, a table of another library, a DataLoader or an
-            iterator; or it has no rows.
+        ValueError: it is a dictionary or list of data sets, columns, a path, a table of another library, a DataLoader
+            or an iterator; or it has no rows.
     """
     if dataset is None:
         return
@@ -56,8 +56,9 @@ def check_is_one_data_set(dataset: Any, argument: str) -> None:
             dataset, datasets.DatasetDict | datasets.IterableDatasetDict
         ):
             raise ValueError(
-                f"`{argument}` is a {kind}, a dictionary of splits ({keys}), and one data set is needed: take one of them, such as "
-                f"`{argument}[{next(iter(dataset), 'train')!r}]`, or put several together with `datasets.concatenate_datasets`."
+                f"`{argument}` is a {kind}, a dictionary of splits ({keys}), and one data set is needed: take one of "
+                f"them, such as `{argument}[{next(iter(dataset), 'train')!r}]`, or put several together with "
+                "`datasets.concatenate_datasets`."
             )
         raise ValueError(
             f"`{argument}` is a {kind} with {keys}, and one data set of rows is needed: make one of columns with "
@@ -65,8 +66,8 @@ def check_is_one_data_set(dataset: Any, argument: str) -> None:
         )
     if isinstance(dataset, list | tuple) and any(_is_data_set(part) for part in dataset):
         raise ValueError(
-            f"`{argument}` is a {kind} of {len(dataset)} data sets, and one data set is needed: put them together with "
-            "`datasets.concatenate_datasets`."
+            f"`{argument}` is a {kind} of {len(dataset)} data sets, and one data set is needed: put them together "
+            "with `datasets.concatenate_datasets`."
         )
     remedies = {
         "str": "load what it names, with `datasets.load_dataset`",
@@ -93,7 +94,9 @@ def _is_data_set(value: Any) -> bool:
 
 
 def eval_data_sets(eval_dataset: Any) -> dict[str, Any]:
-    """The data sets of the argument `eval_dataset`, one or a dictionary of several, each under the name for messages."""
+    """
+    The data sets of the argument `eval_dataset`, one or a dictionary of several, each under the name for messages.
+    """
     if eval_dataset is None:
         return {}
     if isinstance(eval_dataset, Mapping):
@@ -113,8 +116,8 @@ def check_parallelism(args: TrainingArguments, trainer: str) -> None:
     """
     if args.n_gpu > 1:
         raise ValueError(
-            f"{trainer} needs one process per device, and this one has {args.n_gpu}: start the script with `accelerate "
-            "launch` or `torchrun --nproc_per_node`, or show it one device with CUDA_VISIBLE_DEVICES."
+            f"{trainer} needs one process per device, and this one has {args.n_gpu}: start the script with "
+            "`accelerate launch` or `torchrun --nproc_per_node`, or show it one device with CUDA_VISIBLE_DEVICES."
         )
     sizes = {name: getattr(args.parallelism_config, name, 1) for name in ("tp_size", "cp_size", "sp_size")}
     if any(size > 1 for size in sizes.values()):
@@ -149,8 +152,9 @@ def check_head_can_be_written(trainer: Any) -> None:
     """
     if trainer.is_deepspeed_enabled:
         raise ValueError(
-            f"{type(trainer).__name__} fits the model's last layer and trains it from there, and DeepSpeed, which trains copies of "
-            "its own, would put the old one back. Use `ddp` or `fsdp2` as the configuration of accelerate."
+            f"{type(trainer).__name__} fits the model's last layer and trains it from there, and DeepSpeed, which "
+            "trains copies of its own, would put the old one back. Use `ddp` or `fsdp2` as the configuration of "
+            "accelerate."
         )
 
 
@@ -179,7 +183,8 @@ def check_has_labels(dataset: Any, argument: str, needs_column: bool = True) -> 
         needs_column (`bool`): `False` where a transform or collator may make labels of any column.
 
     Raises:
-        ValueError: there is none, or it holds text, missing values or lists of different lengths; or there are two that differ.
+        ValueError: there is none, or it holds text, missing values or lists of different lengths; or there are two
+            that differ.
     """
     names = getattr(dataset, "column_names", None)
     if needs_column and names is not None and not any(name in names for name in LABEL_COLUMNS):
@@ -191,8 +196,8 @@ def check_has_labels(dataset: Any, argument: str, needs_column: bool = True) -> 
             else f"Rename it, `dataset.rename_column({likely!r}, 'label')`"
         )
         raise ValueError(
-            f"`{argument}` has no labels: its columns are {', '.join(map(repr, names))}, and none is called `label` or "
-            f"`labels`. {remedy}, if that is where they are."
+            f"`{argument}` has no labels: its columns are {', '.join(map(repr, names))}, and none is called `label` "
+            f"or `labels`. {remedy}, if that is where they are."
         )
     if has_transform(dataset):  # what is stored is not what is trained on
         return
@@ -204,8 +209,8 @@ def check_has_labels(dataset: Any, argument: str, needs_column: bool = True) -> 
     missing = count_missing(values)
     if missing:
         raise ValueError(
-            f"`{argument}` has {missing} of {len(values)} rows without a label (None or NaN in the column {column!r}). Drop them with "
-            "`dataset.filter`, or give them the class id -100 to have them ignored."
+            f"`{argument}` has {missing} of {len(values)} rows without a label (None or NaN in the column "
+            f"{column!r}). Drop them with `dataset.filter`, or give them the class id -100 to have them ignored."
         )
     first = values[0].as_py()
     if isinstance(first, str):
@@ -215,8 +220,8 @@ def check_has_labels(dataset: Any, argument: str, needs_column: bool = True) -> 
         )
     if isinstance(first, list) and len(set(pc.list_value_length(values).unique().to_pylist())) > 1:
         raise ValueError(
-            f"The labels of `{argument}` are lists of different lengths, such as {first}. Turn each into a list of zeros and ones, one "
-            "for each label."
+            f"The labels of `{argument}` are lists of different lengths, such as {first}. Turn each into a list of "
+            "zeros and ones, one for each label."
         )
 
 
@@ -240,8 +245,9 @@ def check_one_label_column(dataset: Any, argument: str) -> None:
     for other in others:
         if not _same_values(columns[kept], columns[other]):
             raise ValueError(
-                f"`{argument}` has the columns {kept!r} and {other!r}, and they differ: some collators take one and some the other for the "
-                f"labels. Drop the one that is not meant, such as `dataset.remove_columns({other!r})`."
+                f"`{argument}` has the columns {kept!r} and {other!r}, and they differ: some collators take one and "
+                "some the other for the labels. Drop the one that is not meant, such as "
+                f"`dataset.remove_columns({other!r})`."
             )
 
 
@@ -265,8 +271,9 @@ def check_label_lists(labels: Any, dataset: Any) -> None:
     labels = torch.as_tensor(labels)
     if labels.ndim == 2 and labels.shape[1] > 1 and not labels.is_floating_point():
         raise ValueError(
-            f"The labels of `train_dataset` are lists of {str(labels.dtype).removeprefix('torch.')}, and the losses of transformers' models "
-            f"take real ones: `dataset.cast_column({label_column(dataset) or 'labels'!r}, datasets.Sequence(datasets.Value('float32')))`."
+            f"The labels of `train_dataset` are lists of {str(labels.dtype).removeprefix('torch.')}, and the losses "
+            f"of transformers' models take real ones: `dataset.cast_column({label_column(dataset) or 'labels'!r}, "
+            "datasets.Sequence(datasets.Value('float32')))`."
         )
 
 
@@ -280,8 +287,8 @@ def check_labels(dataset: Any, argument: str, num_labels: int, problem_type: str
         problem_type (`str`, *optional*): as in the model's configuration.
 
     Raises:
-        ValueError: there is a class id outside `0 ... num_labels - 1` (other than -100), there are none but -100, real labels are infinite,
-            or one of several labels a row is not between 0 and 1.
+        ValueError: there is a class id outside `0 ... num_labels - 1` (other than -100), there are none but -100, real
+            labels are infinite, or one of several labels a row is not between 0 and 1.
     """
     values = label_values(dataset)
     if values is None or values.dtype.kind not in "iuf" or len(values) == 0:
@@ -296,8 +303,9 @@ def check_labels(dataset: Any, argument: str, num_labels: int, problem_type: str
         outside = int(((values < 0) | (values > 1)).any(-1).sum())
         if outside:
             raise ValueError(
-                f"`{argument}` has {outside} of {len(values)} rows with a label outside 0 ... 1 in their lists, such as "
-                f"{values[(values < 0) | (values > 1)][0]}. Several labels a row are zeros and ones; drop rows that are not labelled."
+                f"`{argument}` has {outside} of {len(values)} rows with a label outside 0 ... 1 in their lists, such "
+                f"as {values[(values < 0) | (values > 1)][0]}. Several labels a row are zeros and ones; drop rows "
+                "that are not labelled."
             )
     if values.dtype.kind == "f":
         return
@@ -312,9 +320,9 @@ def check_labels(dataset: Any, argument: str, num_labels: int, problem_type: str
         elif argument == "source_dataset":
             remedy = "Set `num_source_labels` to the number of source classes"
         raise ValueError(
-            f"`{argument}` has label ids {np.unique(labelled[is_outside])[:5].tolist()} outside 0 ... {num_labels - 1}, in "
-            f"{int(is_outside.sum())} of {len(values)} rows. {remedy}, drop unlabelled rows (often -1), or set them to -100 to have them "
-            "ignored."
+            f"`{argument}` has label ids {np.unique(labelled[is_outside])[:5].tolist()} outside 0 ... "
+            f"{num_labels - 1}, in {int(is_outside.sum())} of {len(values)} rows. {remedy}, drop unlabelled rows "
+            "(often -1), or set them to -100 to have them ignored."
         )
 
 
@@ -322,8 +330,8 @@ def _labelled(values: np.ndarray, argument: str) -> np.ndarray:
     labelled = values[values != -100]
     if len(labelled) == 0:
         raise ValueError(
-            f"`{argument}` has no row with a label: all {len(values)} are -100, which is ignored. Use rows that are labelled"
-            f"{', or leave it out' if argument != 'train_dataset' else ''}."
+            f"`{argument}` has no row with a label: all {len(values)} are -100, which is ignored. Use rows that are "
+            f"labelled{', or leave it out' if argument != 'train_dataset' else ''}."
         )
     return labelled
 
@@ -348,8 +356,9 @@ def check_batch_labels(labels: torch.Tensor, argument: str, num_labels: int) -> 
         return
     if is_bad.any():
         raise ValueError(
-            f"A batch of `{argument}` has labels such as {labels[is_bad][0].item()}, and its head is for finite numbers and class ids in "
-            f"0 ... {num_labels - 1}. Drop unlabelled rows, or set them to -100 to have them ignored."
+            f"A batch of `{argument}` has labels such as {labels[is_bad][0].item()}, and its head is for finite "
+            f"numbers and class ids in 0 ... {num_labels - 1}. Drop unlabelled rows, or set them to -100 to have them "
+            "ignored."
         )
 
 
@@ -375,7 +384,8 @@ def check_kind_of_labels(labels: Any, argument: str, num_labels: int, problem_ty
         takes[MULTI_LABEL] = takes[REGRESSION] = ["real numbers", "class ids"]
     if problem_type is not None and problem_type not in takes:
         raise ValueError(
-            f"`model.config.problem_type={problem_type!r}` is none of {', '.join(takes)}. Set it to None to have it follow from the labels."
+            f"`model.config.problem_type={problem_type!r}` is none of {', '.join(takes)}. Set it to None to have it "
+            "follow from the labels."
         )
     if problem_type is None:
         wanted = takes[REGRESSION] if num_labels == 1 else [*takes[SINGLE_LABEL], *takes[MULTI_LABEL]]
@@ -399,7 +409,8 @@ def check_kind_of_labels(labels: Any, argument: str, num_labels: int, problem_ty
         else "load the model with the `num_labels` that they need (1 for real numbers)"
     )
     raise ValueError(
-        f"The labels of `{argument}` are {found}. {outputs}, which takes {' or '.join(wanted)}: {', or '.join(remedies)}."
+        f"The labels of `{argument}` are {found}. {outputs}, which takes {' or '.join(wanted)}: "
+        f"{', or '.join(remedies)}."
     )
 
 
@@ -423,8 +434,8 @@ def check_class_names(dataset: Any, argument: str, train_dataset: Any, config: A
     if set(names) != set(trained):
         remedy = "Drop the rows of other classes, or give both the same `ClassLabel`"
     raise ValueError(
-        f"The classes of `{argument}` are {_listed(names)}, and those of `train_dataset` are {_listed(trained)}: their numbers do not "
-        f"stand for the same. {remedy}."
+        f"The classes of `{argument}` are {_listed(names)}, and those of `train_dataset` are {_listed(trained)}: "
+        f"their numbers do not stand for the same. {remedy}."
     )
 
 
@@ -438,24 +449,25 @@ def check_names_of_outputs(train_dataset: Any, config: Any, num_labels: int, arg
         argument (`str`): how the user calls the data set, for the message.
 
     Raises:
-        ValueError: there are classes and one output; or the outputs have the same names in another order, so that the saved model would
-            answer with the wrong ones.
+        ValueError: there are classes and one output; or the outputs have the same names in another order, so that the
+            saved model would answer with the wrong ones.
     """
     trained = class_names(train_dataset)
     outputs = list((getattr(config, "id2label", None) or {}).values())
     is_one_of_several = getattr(config, "problem_type", None) == MULTI_LABEL  # a label that may be there or not
     if trained is not None and len(trained) > 1 and num_labels == 1 and not is_one_of_several:
         raise ValueError(
-            f"`train_dataset` has {len(trained)} classes, {_listed(trained)}, and the model has one output, which would be fit to their "
-            f"numbers. Load the model with `num_labels={len(trained)}`; to fit numbers, `dataset.cast_column({label_column(train_dataset)!r}, "
-            "datasets.Value('float32'))`."
+            f"`train_dataset` has {len(trained)} classes, {_listed(trained)}, and the model has one output, which "
+            f"would be fit to their numbers. Load the model with `num_labels={len(trained)}`; to fit numbers, "
+            f"`dataset.cast_column({label_column(train_dataset)!r}, datasets.Value('float32'))`."
         )
     if trained is None or len(outputs) != len(trained) or outputs == trained:
         return
     if sorted(map(str, outputs)) == sorted(trained):
         raise ValueError(
-            f"The classes of `{argument}` are {_listed(trained)}, and `model.config.id2label` has them in another order, "
-            f"{_listed(outputs)}. Set `model.config.id2label = dict(enumerate(names))` and `label2id` to those of the data, or cast the column."
+            f"The classes of `{argument}` are {_listed(trained)}, and `model.config.id2label` has them in another "
+            f"order, {_listed(outputs)}. Set `model.config.id2label = dict(enumerate(names))` and `label2id` to those "
+            "of the data, or cast the column."
         )
 
 
@@ -492,8 +504,8 @@ def check_steps(args: TrainingArguments) -> None:
     if args.max_steps == 0 or (args.max_steps < 0 and args.num_train_epochs <= 0):
         given = "max_steps=0" if args.max_steps == 0 else f"num_train_epochs={args.num_train_epochs}"
         raise ValueError(
-            f"`{given}` trains nothing. Set `max_steps` or `num_train_epochs` to more; for a head on the features as they are, use "
-            "LinearProbeTrainer."
+            f"`{given}` trains nothing. Set `max_steps` or `num_train_epochs` to more; for a head on the features as "
+            "they are, use LinearProbeTrainer."
         )
 
 
@@ -516,9 +528,10 @@ def check_target_batch(dataset: Any, num_labels: int, batch_size: int) -> None:
     smallest = num_classes + 1
     if min(batch_size, rows) < smallest:
         raise ValueError(
-            f"A target batch of {min(batch_size, rows)} rows is too small to split by class: with {num_classes} classes "
-            f"it takes {smallest} rows to have two of one class, one to fit the head on and one to judge it by. Raise "
-            "`per_device_train_batch_size` (gradient accumulation does not help: each micro-batch is split by itself)."
+            f"A target batch of {min(batch_size, rows)} rows is too small to split by class: with {num_classes} "
+            f"classes it takes {smallest} rows to have two of one class, one to fit the head on and one to judge it "
+            "by. Raise `per_device_train_batch_size` (gradient accumulation does not help: each micro-batch is split "
+            "by itself)."
         )
 
 
@@ -561,8 +574,8 @@ def probe_batch(
             ) from error
     if not isinstance(batch, Mapping):
         raise ValueError(
-            f"The collator made a {type(batch).__name__} of `{argument}` ({layout}); a mapping of the model's argument "
-            f"names to tensors is needed. Pass such a collator as `{collator_argument}=`."
+            f"The collator made a {type(batch).__name__} of `{argument}` ({layout}); a mapping of the model's "
+            f"argument names to tensors is needed. Pass such a collator as `{collator_argument}=`."
         )
     if needs_labels and batch.get("labels") is None:
         raise ValueError(
@@ -571,8 +584,8 @@ def probe_batch(
     if list(batch) == ["labels"]:
         raise ValueError(
             f"`{argument}` has no model inputs: of its {layout} only labels are left after collation, as the model's "
-            f"forward takes none of the others. Tokenize or preprocess it like the other data set, or pass a collator of "
-            f"its own as `{collator_argument}=` with `remove_unused_columns=False`."
+            "forward takes none of the others. Tokenize or preprocess it like the other data set, or pass a collator "
+            f"of its own as `{collator_argument}=` with `remove_unused_columns=False`."
         )
     return dict(batch)
 
@@ -589,27 +602,30 @@ def count_source_labels(dataset: Any, given: int | None) -> int:
     inferred = infer_num_labels(dataset)
     if inferred is None:
         raise ValueError(
-            f"Cannot tell how many labels `source_dataset` ({type(dataset).__name__}) has, as it has no column `label` that tells. Set "
-            "`num_source_labels` in the training arguments (1 for regression), or name the column by `source_column_mapping`."
+            f"Cannot tell how many labels `source_dataset` ({type(dataset).__name__}) has, as it has no column "
+            "`label` that tells. Set `num_source_labels` in the training arguments (1 for regression), or name the "
+            "column by `source_column_mapping`."
         )
     values = label_values(dataset)
     if inferred < 2 and values is not None and values.dtype.kind == "f" and (values == values.round()).all():
         logger.warning(
-            f"The labels of `source_dataset` are whole numbers stored as real ones, such as {values.flat[0]}, and are taken for a regression. "
-            "Set `num_source_labels=1` if they are, or make class ids of them with `dataset.cast_column('label', datasets.Value('int64'))`."
+            f"The labels of `source_dataset` are whole numbers stored as real ones, such as {values.flat[0]}, and are "
+            "taken for a regression. Set `num_source_labels=1` if they are, or make class ids of them with "
+            "`dataset.cast_column('label', datasets.Value('int64'))`."
         )
     if inferred < 2 and values is not None and values.dtype.kind != "f":
         classes = np.unique(_labelled(values, "source_dataset")).tolist()
         raise ValueError(
-            f"`source_dataset` has one class ({classes}) in {len(values)} rows, which has nothing to tell apart. Use a "
-            "source with more, or set `num_source_labels`."
+            f"`source_dataset` has one class ({classes}) in {len(values)} rows, which has nothing to tell apart. Use "
+            "a source with more, or set `num_source_labels`."
         )
     return inferred
 
 
 def check_one_row_batches(model: nn.Module, batch: Mapping[str, Any], argument: str, remedy: str) -> None:
     """
-    Check that a model can train on a batch of a single row, which BatchNorm cannot where a row has one value a channel.
+    Check that a model can train on a batch of a single row, which BatchNorm cannot where a row has one value a
+    channel.
 
     Args:
         batch (`Mapping[str, Any]`): one row, collated, with labels.
@@ -633,8 +649,8 @@ def check_one_row_batches(model: nn.Module, batch: Mapping[str, Any], argument: 
             model(**inputs)
     except ValueError as error:
         raise ValueError(
-            f"`{argument}` gives a batch of a single row, on which the BatchNorm layers of {type(model).__name__} cannot train ({error}). "
-            f"{remedy}"
+            f"`{argument}` gives a batch of a single row, on which the BatchNorm layers of {type(model).__name__} "
+            f"cannot train ({error}). {remedy}"
         ) from error
     finally:
         for module, mode in modes.items():

@@ -30,15 +30,16 @@ def rename_columns(dataset: Any, mapping: Mapping[str, str], argument: str, mapp
                 close = difflib.get_close_matches(name, columns, n=1)
                 hint = f" Did you mean {close[0]!r}?" if close else ""
                 raise ValueError(
-                    f"`{mapping_argument}` renames {name!r}, which `{argument}` does not have.{hint} Its columns are {listed}; "
-                    f"the mapping goes from these names to the expected ones, for example {{{columns[0]!r}: 'label'}}."
+                    f"`{mapping_argument}` renames {name!r}, which `{argument}` does not have.{hint} Its columns are "
+                    f"{listed}; the mapping goes from these names to the expected ones, for example "
+                    f"{{{columns[0]!r}: 'label'}}."
                 )
         kept = [name for name in columns if name not in mapping]
         after = [*kept, *mapping.values()]
         for name in mapping.values():
             if after.count(name) > 1:
                 raise ValueError(
-                    f"`{mapping_argument}` gives two columns of `{argument}` the name {name!r}. Its columns are {listed}; "
-                    f"drop or rename the other one, for example with `dataset.remove_columns({name!r})`."
+                    f"`{mapping_argument}` gives two columns of `{argument}` the name {name!r}. Its columns are "
+                    f"{listed}; drop or rename the other one, for example with `dataset.remove_columns({name!r})`."
                 )
     return dataset.rename_columns(dict(mapping))

@@ -38,8 +38,8 @@ def check_data(trainer: Trainer) -> None:
     names = trainer.args.label_names
     if names is not None and "labels" not in names:
         raise ValueError(
-            f"`label_names={names!r}` lacks 'labels', under which the collator hands on the labels: evaluation would have no loss. Leave "
-            "it out, and name the column `label` or `labels`."
+            f"`label_names={names!r}` lacks 'labels', under which the collator hands on the labels: evaluation would "
+            "have no loss. Leave it out, and name the column `label` or `labels`."
         )
     evaluated = eval_data_sets(trainer.eval_dataset)
     known = {"source_dataset": trainer.source_dataset, "train_dataset": trainer.train_dataset, **evaluated}
@@ -98,7 +98,10 @@ def check_task(
 
 
 def has_one_row_batches(trainer: Trainer, dataset: Any, is_source: bool) -> bool:
-    """Whether a step may see a single row; the last batches of several processes are filled up, and those of the source are full."""
+    """
+    Whether a step may see a single row; the last batches of several processes are filled up, and those of the source
+    are full.
+    """
     if trainer.args.world_size > 1 or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return False
     if is_source:
@@ -108,7 +111,9 @@ def has_one_row_batches(trainer: Trainer, dataset: Any, is_source: bool) -> bool
 
 
 def check_evaluated(trainer: Trainer, dataset: Any, argument: str) -> None:
-    """Check a data set that is given to `evaluate` or `predict`, where it is none of those that were checked before."""
+    """
+    Check a data set that is given to `evaluate` or `predict`, where it is none of those that were checked before.
+    """
     if not trainer.is_active or dataset is None or isinstance(dataset, str | Mapping) or trainer.is_fsdp_enabled:
         return
     if any(dataset is one for one in (*eval_data_sets(trainer.eval_dataset).values(), trainer.train_dataset)):

@@ -1,4 +1,4 @@
-"""Seeing the whole target batch on every rank."""
+"""Operations on several processes: gather rows, sum, and read and write sharded parameters."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +28,7 @@ class _Gather(torch.autograd.Function):
 
 def gather_with_gradient(tensor: Tensor) -> Tensor:
     """
-    Concatenate `tensor` over all ranks, in rank order, and let gradients flow back to the rank each row came from.
+    Concatenate `tensor` over all ranks, in rank order; gradients flow back to the rank each row came from.
 
     Every rank computes the same loss on the result. The backward pass sums those `world_size` equal gradients, and the
     data-parallel wrapper then divides by `world_size`, so the averaged gradient is that of one process with the whole
@@ -45,9 +45,9 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
 
 def gather_rows(features: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """
-    The rows of a batch over all ranks, which may have different numbers of them, as in a last batch.
+    Gather the rows of a batch over all ranks, which may have different numbers of rows, as in a last batch.
 
-    Every rank fills up to `size` rows: shapes then agree without asking the others, which would wait for the device.
+    Every rank pads its rows to `size`: shapes then agree without asking the others, which would wait for the device.
 
     Args:
         features (`torch.Tensor` of shape `(n, hidden_size)`): gradients flow back to the rank each row came from.
@@ -55,8 +55,11 @@ def gather_rows(features: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Te
         size (`int`): at least n, and the same on every rank.
 
     Returns:
-        features `(world_size * size, hidden_size)`; labels, -100 in rows that are filled up where they are class ids; present
-        `(world_size * size,)`, which rows are real.
+        features `(world_size * size, hidden_size)`; labels, where class ids are -100 in padding; and a mask
+        `(world_size * size,)` of the rows that are no padding.
+
+    Raises:
+        ValueError: there are more than `size` rows.
     """
     missing = size - len(features)
     if missing < 0:
@@ -73,7 +76,7 @@ def gather_rows(features: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Te
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """[`gather_with_gradient`] without the gradient, for labels."""
+    """Concatenate `tensor` over all ranks, in rank order, without gradient."""
     if not is_distributed():
         return tensor
     parts = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
@@ -82,7 +85,7 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum of `tensor` over all ranks (no gradient); `tensor` itself where there is one process."""
+    """Sum `tensor` over all ranks in place, without gradient, and return it."""
     if is_distributed():
         torch.distributed.all_reduce(tensor)
     return tensor
@@ -91,9 +94,9 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 @torch.no_grad()
 def broadcast_buffers(model: nn.Module) -> None:
     """
-    Give every rank the first one's buffers, such as BatchNorm's running statistics; a collective.
+    Copy the first rank's buffers, such as BatchNorm's running statistics, to all ranks; a collective.
 
-    Data-parallel wrappers do it before a forward pass, so that after a step each rank has those of its own batch.
+    Data-parallel wrappers do so before a forward pass only; after a step, each rank has those of its own batch.
     """
     if is_distributed():
         for buffer in model.buffers():
@@ -102,10 +105,10 @@ def broadcast_buffers(model: nn.Module) -> None:
 
 def end_training(accelerator: Accelerator) -> None:
     """
-    [`~accelerate.Accelerator.end_training`], after which the interpreter can exit; for the last line of a program.
+    Call [`~accelerate.Accelerator.end_training`] such that the interpreter can exit after it: a program's last line.
 
-    A worker thread of gloo (torch 2.13) takes the interpreter's lock to drop the tensors of its last collectives. Where it
-    comes to that only while the interpreter exits, the process hangs or aborts, so it is left a moment before.
+    A worker thread of gloo (torch 2.13) takes the interpreter's lock to drop the tensors of its last collectives. The
+    process hangs or aborts if that happens while the interpreter exits, so the thread gets a moment before.
     """
     if is_distributed():
         accelerator.wait_for_everyone()
@@ -114,7 +117,7 @@ def end_training(accelerator: Accelerator) -> None:
 
 
 def is_distributed() -> bool:
-    """Whether this process is one of several."""
+    """Return whether this process is one of several."""
     return (
         torch.distributed.is_available()
         and torch.distributed.is_initialized()
@@ -126,16 +129,16 @@ def lockstep_batches(
     batches: Iterable[Any], filler: Callable[[], Any], device: torch.device
 ) -> Iterator[tuple[Any, bool]]:
     """
-    The batches of this rank, and then fillers until every rank is done.
+    Yield the batches of this rank, then fillers until every rank is done.
 
-    The forward pass of a sharded model is a collective, so that all ranks must make as many.
+    The forward pass of a sharded model is a collective: all ranks must make the same number of passes.
 
     Args:
-        filler (`Callable`): makes a batch, of any rows.
+        filler (`Callable`): makes a batch of any rows.
         device (`torch.device`): that of the process group.
 
-    Returns:
-        `Iterator[tuple[Any, bool]]`: batches, and whether they are this rank's own.
+    Yields:
+        `tuple[Any, bool]`: a batch, and whether it is one of this rank's own.
     """
     iterator = iter(batches)
     while True:
@@ -146,16 +149,16 @@ def lockstep_batches(
 
 
 def is_partitioned(parameter: Tensor) -> bool:
-    """Whether DeepSpeed's ZeRO-3 has divided a parameter over the ranks; outside of its module's forward it is empty then."""
+    """Return whether ZeRO-3 has divided a parameter over the ranks; it is then empty outside its module's forward."""
     return hasattr(parameter, "ds_id")
 
 
 @torch.no_grad()
 def gather_parameter(parameter: Tensor) -> Tensor:
     """
-    A parameter that may be sharded (FSDP2, ZeRO-3) as a whole, on every rank and without gradient; a collective where it is.
+    Return the whole of a parameter that may be sharded (FSDP2, ZeRO-3), without gradient; a collective where it is.
 
-    ZeRO-3 marks the parameter itself: what `detach()` or a `state_dict` made of it is empty, and not known as such.
+    Pass the parameter itself: ZeRO-3 does not know its copies (`detach()`, `state_dict`), which are empty.
     """
     if is_partitioned(parameter):
         import deepspeed
@@ -163,12 +166,17 @@ def gather_parameter(parameter: Tensor) -> Tensor:
         with deepspeed.zero.GatheredParameters([parameter]):
             return parameter.detach().clone()
     parameter = parameter.detach()
-    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+    full_tensor = getattr(parameter, "full_tensor", None)  # FSDP2
+    return parameter if full_tensor is None else full_tensor()
 
 
 @torch.no_grad()
 def assign_parameter(parameter: Tensor, value: Tensor) -> None:
-    """Put the same whole value into a parameter that may be sharded (FSDP2, ZeRO-3), on every rank; a collective where it is."""
+    """
+    Copy a whole value into a parameter that may be sharded (FSDP2, ZeRO-3); a collective where it is.
+
+    Every rank passes the same value.
+    """
     value = value.to(device=parameter.device, dtype=parameter.dtype)
     if is_partitioned(parameter):
         import deepspeed
@@ -176,25 +184,28 @@ def assign_parameter(parameter: Tensor, value: Tensor) -> None:
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
             parameter.copy_(value)
         return
-    if hasattr(parameter, "full_tensor"):
-        from torch.distributed.tensor import distribute_tensor
+    if hasattr(parameter, "full_tensor"):  # FSDP2
+        from torch.distributed.tensor import DTensor, distribute_tensor
 
+        assert isinstance(parameter, DTensor)
         value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
     parameter.copy_(value)
 
 
 def reshard(model: nn.Module) -> None:
-    """Drop the whole copies that FSDP2 keeps after a forward pass; what is written to them would be lost."""
+    """Drop the whole parameters that FSDP2 keeps after a forward pass: what is written to them would be lost."""
     for module in model.modules():
-        if hasattr(module, "reshard") and hasattr(module, "set_reshard_after_forward"):
-            module.reshard()
+        reshard_module = getattr(module, "reshard", None)
+        if callable(reshard_module) and hasattr(module, "set_reshard_after_forward"):
+            reshard_module()
 
 
 def real_rows(rows: int, accelerator: Accelerator) -> int:
     """
-    Return how many of this rank's `rows` of an evaluation batch are not there to make the last batches of all ranks equal.
+    Return how many of this rank's `rows` of an evaluation batch count.
 
-    Those are dropped from gathered predictions, but a mean loss over them would count rows twice.
+    The others repeat rows, to make the last batches of all ranks equal. They are dropped from gathered predictions,
+    but a mean loss over them would count rows twice.
     """
     state = accelerator.gradient_state
     if not state.end_of_dataloader or state.remainder <= 0:

@@ -18,8 +18,8 @@ LABEL_COLUMNS = ("labels", "label", "label_ids")
 
 def problem_type_of(labels: Tensor, num_labels: int, problem_type: str | None = None) -> str:
     """
-    The problem type by the rule that transformers' own classifiers use, unless the configuration names it; lists of integers, which
-    these do not take, are several labels as well.
+    The problem type by the rule that transformers' own classifiers use, unless the configuration names it; lists of
+    integers, which these do not take, are several labels as well.
     """
     if problem_type is not None:
         return problem_type
@@ -34,7 +34,8 @@ def task_loss(logits: Tensor, labels: Tensor, problem_type: str, label_smoothing
 
     Args:
         logits (`torch.FloatTensor` of shape `(n, num_labels)`).
-        labels: `(n,)` class ids (-100 is ignored), `(n, num_labels)` zeros and ones, or `(n,)` or `(n, num_labels)` reals.
+        labels: `(n,)` class ids (-100 is ignored), `(n, num_labels)` zeros and ones, or `(n,)` or `(n, num_labels)`
+            reals.
         problem_type (`str`): as in the model's configuration.
         label_smoothing (`float`): for class ids, as in [`~transformers.trainer_pt_utils.LabelSmoother`].
 
@@ -53,7 +54,10 @@ def task_loss(logits: Tensor, labels: Tensor, problem_type: str, label_smoothing
 
 
 def column_names(dataset: Any) -> list[str]:
-    """The names of the columns of a `datasets.Dataset`, of a list of rows, or of what a `torch.utils.data.Subset` is of; else none."""
+    """
+    The names of the columns of a `datasets.Dataset`, of a list of rows, or of what a `torch.utils.data.Subset` is of;
+    else none.
+    """
     if isinstance(dataset, Subset):
         return column_names(dataset.dataset)
     if isinstance(dataset, list | tuple):
@@ -69,7 +73,8 @@ def label_column(dataset: Any) -> str | None:
 
 def label_values(dataset: Any) -> np.ndarray | None:
     """
-    All labels of a data set in memory as a NumPy array, whatever its format or transform; `None` for data sets that cannot tell.
+    All labels of a data set in memory as a NumPy array, whatever its format or transform; `None` for data sets that
+    cannot tell.
     """
     column = label_column(dataset)
     if column is None:
@@ -84,7 +89,8 @@ def label_values(dataset: Any) -> np.ndarray | None:
 
 def arrow_column(dataset: Any, column: str) -> pa.ChunkedArray | None:
     """
-    A column of a data set in memory as it is stored, whatever its format or transform; `None` for data sets that cannot tell.
+    A column of a data set in memory as it is stored, whatever its format or transform; `None` for data sets that
+    cannot tell.
 
     Of a `datasets.Dataset` it costs no Python object a row. It tells what is missing, which an array of NumPy cannot.
     """

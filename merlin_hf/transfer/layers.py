@@ -15,8 +15,8 @@ def find_layers(model: nn.Module, count: int) -> list[str]:
     """
     Names of `count` layers, evenly spaced up to the last one.
 
-    They are children of the `ModuleList` or `Sequential` that holds most of the weights: the blocks of a transformer, the
-    stages of a CNN. Fewer where it has fewer.
+    They are children of the `ModuleList` or `Sequential` that holds most of the weights: the blocks of a transformer,
+    the stages of a CNN. Fewer where it has fewer.
 
     Raises:
         ValueError: no layers were found.
@@ -24,8 +24,8 @@ def find_layers(model: nn.Module, count: int) -> list[str]:
     best = layer_stack(model)
     if not best:
         raise ValueError(
-            f"Found no stack of layers (torch.nn.ModuleList or Sequential) in {type(model).__name__}. Name the layers with "
-            "`layer_modules=`."
+            f"Found no stack of layers (torch.nn.ModuleList or Sequential) in {type(model).__name__}. Name the layers "
+            "with `layer_modules=`."
         )
     count = min(count, len(best))
     return [best[(i + 1) * len(best) // count - 1] for i in range(count)]
@@ -35,7 +35,8 @@ def layer_stack(model: nn.Module) -> list[str]:
     """
     Return the names of the layers of a model, the lowest first: the blocks of a transformer, the stages of a CNN.
 
-    They are the children of the `ModuleList` or `Sequential` that holds most of the weights; empty where there is none.
+    They are the children of the `ModuleList` or `Sequential` that holds most of the weights; empty where there is
+    none.
     """
     # A stack of one is one only if there is no other: such a list may also hold all that a model has.
     return _largest_stack(model, 2) or _largest_stack(model, 1)
@@ -86,12 +87,13 @@ def channels_first(output: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, T
     A layer's output by channel and position.
 
     Args:
-        output (`torch.Tensor`): `(n, channels, height, width)` of a CNN, `(n, positions, channels)` of a transformer, or
-            `(n, channels)`.
+        output (`torch.Tensor`): `(n, channels, height, width)` of a CNN, `(n, positions, channels)` of a transformer,
+            or `(n, channels)`.
         inputs (`Mapping[str, Any]`): of the model; its `attention_mask` tells which positions of a text are padding.
 
     Returns:
-        `(n, channels, positions)`, and `(n, 1, positions)` with 1 for positions that count and 0 for padding, or `None`.
+        `(n, channels, positions)`, and `(n, 1, positions)` with 1 for positions that count and 0 for padding, or
+        `None`.
     """
     if output.ndim == 4:
         return output.flatten(2), None

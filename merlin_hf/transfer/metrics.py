@@ -11,7 +11,8 @@ class MetricAverager:
     """
     Running means of named scalars.
 
-    [`MetricAverager.add`] never reads a value back from the device; [`MetricAverager.pop`] does so once for all of them.
+    [`MetricAverager.add`] never reads a value back from the device; [`MetricAverager.pop`] does so once for all of
+    them.
     """
 
     def __init__(self):
@@ -27,7 +28,8 @@ class MetricAverager:
         Add scalar tensors of one micro-batch; every rank adds the same names.
 
         Args:
-            finite_only (`bool`): count NaN and infinity as the mean so far, as Trainer's `logging_nan_inf_filter` does.
+            finite_only (`bool`): count NaN and infinity as the mean so far, as Trainer's `logging_nan_inf_filter`
+                does.
         """
         for name, value in values.items():
             value = value.detach().float().reshape(())

@@ -1,6 +1,7 @@
 """One backbone, a source head and a target head, in one forward."""
 
 import contextlib
+import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
 from transformers.utils import ModelOutput
 
 from .batches import SOURCE_INPUTS, not_taken_error
@@ -19,20 +21,22 @@ from .seeding import isolated_rng
 # peft keeps the layer it replaced beside the trained copy; only the copy takes part in the forward pass.
 _PEFT_ORIGINAL = re.compile(r"(^|\.)original_module(\.|$)")
 _PEFT_COPY = re.compile(r"\.modules_to_save\.[^.]+")
+# Set on the last layer while it gives its input in place of the logits.
+RETURN_FEATURES = "return_features"
 
 
 def find_head(model: nn.Module, head_module: str | None = None) -> str:
     """
-    The name of the layer that turns a classifier's pooled features into logits.
+    Return the name of the layer that turns a classifier's pooled features into logits.
 
-    It is the only `torch.nn.Linear` with `config.num_labels` outputs that lies outside the model's base model (or,
-    where the base model holds all layers, the only one inside), found without a list of architectures.
+    It is the only `torch.nn.Linear` with `config.num_labels` outputs outside the model's base model (or inside, where
+    the base model holds all layers). No list of architectures is needed.
 
     Args:
         model (`torch.nn.Module`): any `AutoModelForSequenceClassification`, `...ImageClassification`,
             `...AudioClassification`, or a module built like one, bare or wrapped by peft.
-        head_module (`str`, *optional*): the layer's name as in `model.named_modules()`, when it cannot be found; of a layer that peft
-            trains a copy of, the name that it had before.
+        head_module (`str`, *optional*): the layer's name as in `model.named_modules()`, when it cannot be found. Where
+            peft trains a copy of the layer, the name before or after wrapping.
 
     Raises:
         ValueError: there is no such layer, or more than one, or `head_module` names something else; the message lists
@@ -71,7 +75,8 @@ def find_head(model: nn.Module, head_module: str | None = None) -> str:
 
 
 def _unwrap_peft(model: nn.Module) -> nn.Module:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    get_base_model = getattr(model, "get_base_model", None)
+    return model if get_base_model is None else get_base_model()
 
 
 def _linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
@@ -87,17 +92,13 @@ def _describe(layers: Mapping[str, nn.Linear]) -> str:
 
 
 def _return_input_hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-    """Forward hook: what entered the layer leaves it, while `return_features` is set."""
-    return args[0] if module.return_features else None
-
-
-def _rows(value: Any, rows: slice, batch_size: int) -> Any:
-    return value[rows] if isinstance(value, Tensor) and value.ndim and value.shape[0] == batch_size else value
+    """Return the layer's input in place of its output, while its attribute `return_features` is set."""
+    return args[0] if getattr(module, RETURN_FEATURES) else None
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """A block with a model in evaluation mode, which is then in the mode it was in."""
+    """Put a model in evaluation mode for a block, and back in its earlier mode after it."""
     was_training = model.training
     model.eval()
     try:
@@ -125,16 +126,17 @@ def check_has_no_batch_statistics(model: nn.Module) -> None:
 @dataclass
 class TransferOutput(ModelOutput):
     """
-    What one step needs of both tasks.
+    The outputs of one training step, for both tasks; those that the step does not need are `None`.
 
     Attributes:
         source_logits (`torch.FloatTensor` of shape `(source_batch, num_source_labels)`).
-        source_head_gram (`torch.FloatTensor` of shape `(num_source_labels, num_source_labels)`): the products of the
-            source head's rows, without gradient; by them a gradient at the logits has the norm it has at the features.
-        target_features (`torch.FloatTensor` of shape `(target_batch, hidden_size)`): what enters the model's last layer.
-        target_logits (`torch.FloatTensor` of shape `(target_batch, num_labels)`): by the model's own last layer, when
-            that layer is trained by gradient descent.
-        penalty (`torch.FloatTensor` of shape `()`): what the method's regularizer gives.
+        source_head_gram (`torch.FloatTensor` of shape `(num_source_labels, num_source_labels)`): `W W^T` of the source
+            head's weight, without gradient. [`~merlin_hf.transfer.balance.gradient_ratio`] uses it.
+        target_features (`torch.FloatTensor` of shape `(target_batch, hidden_size)`): the input of the model's last
+            layer.
+        target_logits (`torch.FloatTensor` of shape `(target_batch, num_labels)`): the output of the model's last
+            layer, when that layer is trained by gradient descent.
+        penalty (`torch.FloatTensor` of shape `()`): the loss of the method's regularizer.
         scalars (`dict[str, torch.FloatTensor]`): learned scalars, each of shape `()`.
     """
 
@@ -147,19 +149,31 @@ class TransferOutput(ModelOutput):
 
     def views(self) -> tuple[Tensor | None, Tensor, dict[str, Tensor]]:
         """
-        Of a step with target rows: source logits `(source_batch, num_source_labels)` or `None`, target features `(target_batch,
-        hidden_size)` and scalars, as views: a gradient at the outputs themselves would set off DeepSpeed's hooks for the end of a backward pass.
+        Return views of the outputs of a step with target rows, at which gradients may be taken.
+
+        A gradient at the outputs themselves would set off DeepSpeed's hooks for the end of a backward pass.
+
+        Returns:
+            Source logits `(source_batch, num_source_labels)` or `None`, target features `(target_batch, hidden_size)`,
+            and the learned scalars, each of shape `()`.
         """
+        assert self.target_features is not None, "the step has no target rows"
         source_logits = None if self.source_logits is None else self.source_logits.view_as(self.source_logits)
         features = self.target_features.view_as(self.target_features)
         return source_logits, features, {name: value.view_as(value) for name, value in (self.scalars or {}).items()}
 
 
 class SourceHead(nn.Linear):
-    """A linear layer that also gives the products of its rows, as ZeRO-3 has its weight whole in its own forward only."""
+    """A linear layer that also returns `W W^T`: ZeRO-3 gathers a weight for the forward of its own module only."""
 
-    def forward(self, features: Tensor, with_gram: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits; with `with_gram`, and `weight @ weight.mT` without gradient."""
+    def forward(  # type: ignore[override]  # a pair where `with_gram` is set, which `Linear` does not have
+        self, features: Tensor, with_gram: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """
+        Return logits `(n, num_source_labels)`.
+
+        With `with_gram`, return a pair: the logits, and `weight @ weight.mT` without gradient.
+        """
         logits = super().forward(features)
         if not with_gram:
             return logits
@@ -168,13 +182,13 @@ class SourceHead(nn.Linear):
 
 
 class Scalars(nn.ParameterDict):
-    """Parameters of one element each, read by calling this, as ZeRO-3 has them whole in a module's own forward only."""
+    """Learned scalars, read by calling this module: ZeRO-3 gathers parameters for their own module's forward."""
 
     # `ParameterDict` refuses to be called.
     __call__ = nn.Module.__call__
 
     def forward(self) -> dict[str, Tensor]:
-        """Each as a tensor of shape `()`."""
+        """Return each scalar as a tensor of shape `()`."""
         return {name: value.sum() for name, value in self.items()}
 
 
@@ -182,20 +196,20 @@ class TransferModel(nn.Module):
     """
     A Hugging Face classifier for the target task with a second head for the source task.
 
-    All that is trained is used inside [`TransferModel.forward`], so that the wrapper of distributed training sees it.
-    The classifier is held, not copied: its parameter names, class and configuration stay what they were, and called
-    with its own arguments this module is the classifier.
+    All trained parameters are used inside [`TransferModel.forward`], where the wrapper of distributed training sees
+    them. The classifier is held, not copied, and stays as it is. Called with the classifier's own arguments, this
+    module returns the classifier's outputs.
 
     Args:
         model (`transformers.PreTrainedModel` or `torch.nn.Module`): the target classifier.
         num_source_labels (`int`): outputs of the source head; 0 for none.
         head_module (`str`, *optional*): see [`find_head`].
         scalars (`Mapping[str, float]`, *optional*): names and first values of learned scalars.
-        trains_target_head (`bool`): whether the model's own last layer is trained by gradient descent; otherwise it is
-            frozen while attached, as it will be written in closed form.
+        trains_target_head (`bool`): whether the model's own last layer is trained by gradient descent. If not, it is
+            frozen in feature mode, and written in closed form later.
         seed (`int`): for the source head's first weights.
-        target_chunk_size (`int`, *optional*): rows of the target that go through the classifier at a time while training, with
-            their activations computed again in the backward pass; all at once if not given.
+        target_chunk_size (`int`, *optional*): rows of the target that go through the classifier at a time while
+            training, with their activations computed again in the backward pass; all at once if not given.
 
     Raises:
         ValueError: chunks would change what the model computes, as it has BatchNorm layers.
@@ -216,13 +230,14 @@ class TransferModel(nn.Module):
         self.trains_target_head = trains_target_head
         self.model = model
         head = self.head
-        self.source_head = None
+        self.source_head: SourceHead | None = None
         self.regularizer: Regularizer | None = None
         if num_source_labels:
+            initialise = getattr(_unwrap_peft(model), "_init_weights", lambda layer: None)
             with isolated_rng("source_head", seed):
                 # On the CPU, whose generator is the one that is seeded here.
                 self.source_head = SourceHead(head.in_features, num_source_labels, dtype=head.weight.dtype)
-                self._initialise(self.source_head)
+                initialise(self.source_head)
             self.source_head.to(head.weight.device)
         # One element rather than none: fully sharded wrappers refuse scalar parameters.
         self.scalars = Scalars(
@@ -231,68 +246,69 @@ class TransferModel(nn.Module):
                 for name, value in (scalars or {}).items()
             }
         )
-        # ZeRO-3 keeps the last gradient of what a step leaves out, and takes another step by it.
+        # ZeRO-3 keeps the last gradient of parameters that a step does not use, and takes another step by it.
         self.touch_all_parameters = False
         self.target_chunk_size = target_chunk_size
         if target_chunk_size is not None:
             check_has_no_batch_statistics(model)
-        self._hook = None
-
-    def _initialise(self, layer: nn.Linear) -> None:
-        initialise = getattr(_unwrap_peft(self.model), "_init_weights", None)
-        if initialise is not None:
-            initialise(layer)
+        self._hook: RemovableHandle | None = None
+        self._head_requires_grad: dict[str, bool] = {}
 
     @property
-    def config(self):
+    def config(self) -> Any:
         """The classifier's configuration."""
         return self.model.config
 
     @property
     def _no_split_modules(self) -> list[str]:
-        """What the automatic wrapping of FSDP shards layer by layer: the classifier's own list, as far as it has such layers."""
+        """The classes of layers that FSDP wraps one by one: those in the classifier's own list that it has."""
         present = {type(module).__name__ for module in self.model.modules()}
-        return [name for name in getattr(self.model, "_no_split_modules", None) or () if name in present]
+        names: Any = getattr(self.model, "_no_split_modules", None) or ()
+        return [name for name in names if name in present]
 
     @property
     def head(self) -> nn.Linear:
         """The classifier's own last layer."""
-        return self.model.get_submodule(self.head_name)
+        head = self.model.get_submodule(self.head_name)
+        assert isinstance(head, nn.Linear)  # as `find_head` makes sure
+        return head
 
     @property
     def num_labels(self) -> int:
-        """Outputs of the classifier's last layer."""
+        """The number of outputs of the classifier's last layer."""
         return self.head.out_features
 
     def prepare_for_features(self) -> None:
         """
-        Prepare the classifier for training: features can be read, a head that is not trained is frozen, and the source head
-        follows where the classifier was moved or cast to.
+        Enter feature mode, in which [`TransferModel.features`] can be called.
+
+        A target head that is not trained is frozen. The source head and the regularizer are moved and cast as the
+        classifier was.
         """
         if self._hook is None:
             head = self.head
             for module in (self.source_head, self.regularizer):
                 if module is not None:
                     module.to(device=head.weight.device, dtype=head.weight.dtype)
-            head.return_features = False
+            setattr(head, RETURN_FEATURES, False)
             self._hook = head.register_forward_hook(_return_input_hook)
             if not self.trains_target_head:
                 self._head_requires_grad = {name: p.requires_grad for name, p in head.named_parameters()}
                 head.requires_grad_(False)
 
     def leave_feature_mode(self) -> None:
-        """Leave the classifier as it was before [`TransferModel.prepare_for_features`], but for its weights."""
+        """Undo [`TransferModel.prepare_for_features`]; the weights stay as they are."""
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
-            del self.head.return_features
+            delattr(self.head, RETURN_FEATURES)
             if not self.trains_target_head:
                 for name, parameter in self.head.named_parameters():
                     parameter.requires_grad_(self._head_requires_grad[name])
 
     @contextlib.contextmanager
     def feature_mode(self) -> Iterator[None]:
-        """[`TransferModel.prepare_for_features`] for a block, where it is not attached already."""
+        """Enter feature mode for a block; a model that is in it already stays in it."""
         was_attached = self._hook is not None
         self.prepare_for_features()
         try:
@@ -303,7 +319,7 @@ class TransferModel(nn.Module):
 
     def features(self, inputs: Mapping[str, Any]) -> Tensor:
         """
-        What enters the last layer, after the model's own pooling wherever it lies.
+        Return the input of the last layer, after the model's own pooling.
 
         Args:
             inputs (`Mapping[str, Any]`): the model's arguments, without labels.
@@ -315,17 +331,17 @@ class TransferModel(nn.Module):
             ValueError: the model changes its logits after the last layer, so that features cannot be read there.
         """
         head = self.head
-        head.return_features = True
+        setattr(head, RETURN_FEATURES, True)
         try:
             outputs = self.model(**inputs)
         finally:
-            head.return_features = False
+            setattr(head, RETURN_FEATURES, False)
         features = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
         if features.ndim != 2 or features.shape[-1] != head.in_features:
             raise ValueError(
-                f"Layer {self.head_name!r} of {type(self.model).__name__} takes {head.in_features} features, but handing "
-                f"them on gave logits of shape {tuple(features.shape)} instead of (batch, {head.in_features}). Name the "
-                "layer whose output is the logits with `head_module=`."
+                f"Layer {self.head_name!r} of {type(self.model).__name__} takes {head.in_features} features, but "
+                f"handing them on gave logits of shape {tuple(features.shape)} instead of (batch, "
+                f"{head.in_features}). Name the layer whose output is the logits with `head_module=`."
             )
         return features
 
@@ -333,22 +349,24 @@ class TransferModel(nn.Module):
         self, inputs: Mapping[str, Any], features: Callable[[Mapping[str, Any]], Tensor] | None = None
     ) -> Tensor:
         """
-        [`TransferModel.features`], in chunks of `target_chunk_size` rows while gradients are wanted.
+        Return [`TransferModel.features`], computed in chunks of `target_chunk_size` rows where gradients are enabled.
 
-        Only the features of all rows stay in memory, and the activations of one chunk: its others are computed again, with the
-        same dropout, when the backward pass comes to it (Chen et al. 2016, arXiv 1604.06174).
+        Memory holds the features of all rows and the activations of one chunk. The backward pass computes the
+        activations of each chunk again, with the same dropout (Chen et al. 2016, arXiv 1604.06174).
 
         Args:
             inputs (`Mapping[str, Any]`): the model's arguments, without labels.
-            features (`Callable`, *optional*): what is called with the inputs of a chunk, and again in the backward pass.
+            features (`Callable`, *optional*): called with the inputs of a chunk, and again in the backward pass, in
+                place of [`TransferModel.features`].
         """
         features = features or self.features
         rows = next(value.shape[0] for value in inputs.values() if isinstance(value, Tensor))
         size = self.target_chunk_size
         if size is None or rows <= size or not torch.is_grad_enabled():
             return features(inputs)
+        by_row = {name for name, v in inputs.items() if isinstance(v, Tensor) and v.ndim and v.shape[0] == rows}
         chunks = [
-            {name: _rows(value, slice(start, start + size), rows) for name, value in inputs.items()}
+            {name: value[start : start + size] if name in by_row else value for name, value in inputs.items()}
             for start in range(0, rows, size)
         ]
         return torch.cat([checkpoint(features, chunk, use_reentrant=False) for chunk in chunks])
@@ -364,15 +382,18 @@ class TransferModel(nn.Module):
         **inputs,
     ) -> TransferOutput | Any:
         """
-        Both halves of a step, or the plain classifier where neither is given.
+        Compute the outputs of a step for both tasks, or the classifier's own outputs where neither is given.
+
+        Distributed training waits for the gradient of every parameter that is used here, so a loss must depend on all
+        outputs: ask only for those that it needs.
 
         Args:
             source_inputs (`Mapping[str, Any]`, *optional*): the model's arguments for the source rows, without labels.
             target_inputs (`Mapping[str, Any]`, *optional*): the same for the target rows.
-            target_labels (`torch.Tensor`, *optional*): of the target rows, for the regularizer, which is left out without.
-            with_target_logits (`bool`, *optional*): whether to compute them; by default where their head is trained. What is
-                computed and not used in a loss would let distributed training wait for its gradient.
-            with_scalars (`bool`): whether to give the learned scalars, for the same reason.
+            target_labels (`torch.Tensor`, *optional*): of the target rows, for the regularizer; without them there is
+                no penalty.
+            with_target_logits (`bool`, *optional*): whether to compute them; by default where their head is trained.
+            with_scalars (`bool`): whether to return the learned scalars.
 
         Returns:
             [`TransferOutput`] or the classifier's own output.
@@ -385,18 +406,62 @@ class TransferModel(nn.Module):
             with_target_logits = self.trains_target_head
         output = TransferOutput(scalars=(self.scalars() or None) if with_scalars else None)
         if source_inputs is not None:
+            assert self.source_head is not None, "a model with `num_source_labels=0` takes no source rows"
             features = self.features(source_inputs)
             output.source_logits, output.source_head_gram = self.source_head(features, with_gram=True)
         if target_inputs is not None:
-            is_regularized = self.regularizer is not None and target_labels is not None
-            with self.regularizer.record_activations(self) if is_regularized else contextlib.nullcontext():
-                output.target_features = self.target_features(target_inputs)
-            is_idle = source_inputs is None and self.source_head is not None
-            if self.touch_all_parameters and is_idle and torch.is_grad_enabled():
-                nothing = 0.0 * self.source_head(output.target_features.detach()).sum()
-                output.target_features = output.target_features + nothing
+            regularizer = None if target_labels is None else self.regularizer
+            with contextlib.nullcontext() if regularizer is None else regularizer.record_activations(self):
+                features = self.target_features(target_inputs)
+            idle_head = self.source_head if source_inputs is None else None
+            if self.touch_all_parameters and idle_head is not None and torch.is_grad_enabled():
+                features = features + 0.0 * idle_head(features.detach()).sum()
+            output.target_features = features
             if with_target_logits:
-                output.target_logits = self.head(output.target_features)
-            if is_regularized:
-                output.penalty = self.regularizer(self, target_inputs, target_labels, output)
+                output.target_logits = self.head(features)
+            if regularizer is not None:
+                output.penalty = regularizer(self, target_inputs, target_labels, output)
         return output
+
+
+class FrozenCopy:
+    """
+    A copy of a [`~merlin_hf.transfer.model.TransferModel`] as it is now, for a method that compares with it.
+
+    It is not a module, so that no optimizer, wrapper or checkpoint finds its weights.
+
+    Args:
+        transfer_model: in feature mode, as in training.
+        training (`bool`): whether the copy keeps dropout and batch statistics.
+    """
+
+    def __init__(self, transfer_model: TransferModel, training: bool = False):
+        regularizer, transfer_model.regularizer = transfer_model.regularizer, None
+        try:
+            self.model = copy.deepcopy(transfer_model)
+        finally:
+            transfer_model.regularizer = regularizer
+        self.model.requires_grad_(False).train(training)
+
+    @torch.no_grad()
+    def features(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the input of the copy's last layer, `(n, hidden_size)`."""
+        return self.model.features(inputs)
+
+    @torch.no_grad()
+    def source_logits(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the logits of the copy's source head on rows of either task, `(n, num_source_labels)`."""
+        assert self.model.source_head is not None, "the method needs a source"
+        return self.model.source_head(self.model.features(inputs))
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Return all weights of the copy; those that layers share once, as safetensors needs it."""
+        names: dict[int, str] = {}
+        state = self.model.state_dict(keep_vars=True)
+        return {f"copy.{name}": t for name, t in state.items() if names.setdefault(id(t), name) == name}
+
+    @torch.no_grad()
+    def load_extra_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore the weights of [`FrozenCopy.extra_state`]."""
+        for name, tensor in self.extra_state().items():
+            tensor.copy_(tensors[name])

@@ -19,8 +19,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer, transfer_model: TransferMo
     missing = [name for name, p in transfer_model.named_parameters() if p.requires_grad and id(p) not in known]
     if missing:
         raise ValueError(
-            f"`optimizers` has an optimizer and a scheduler, and the optimizer lacks {', '.join(missing[:4])}. Pass the "
-            "optimizer alone, which gets the missing parameters and a scheduler, or `optimizer_cls_and_kwargs`."
+            f"`optimizers` has an optimizer and a scheduler, and the optimizer lacks {', '.join(missing[:4])}. Pass "
+            "the optimizer alone, which gets the missing parameters and a scheduler, or `optimizer_cls_and_kwargs`."
         )
 
 
@@ -36,8 +36,9 @@ def check_trains_own(optimizer: Any, transfer_model: TransferModel) -> None:
     missing = [name for name, parameter in own.items() if id(parameter) not in known]
     if missing:
         raise ValueError(
-            f"The optimizer lacks {', '.join(missing[:4])}, which would not be trained: `create_optimizer` has been replaced. Have it call "
-            "`super().create_optimizer(model)`, which adds the missing parameters to `self.optimizer`, or pass `optimizer_cls_and_kwargs`."
+            f"The optimizer lacks {', '.join(missing[:4])}, which would not be trained: `create_optimizer` has been "
+            "replaced. Have it call `super().create_optimizer(model)`, which adds the missing parameters to "
+            "`self.optimizer`, or pass `optimizer_cls_and_kwargs`."
         )
 
 
@@ -45,8 +46,8 @@ def move_to_own_group(
     optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], learning_rate: float | None
 ) -> None:
     """
-    Give `parameters` their own learning rate, leaving every other setting of their groups; those that an optimizer of the
-    user's lacks get its defaults.
+    Give `parameters` their own learning rate, leaving every other setting of their groups; those that an optimizer of
+    the user's lacks get its defaults.
     """
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     missing = [parameter for parameter in parameters if id(parameter) not in known]

@@ -14,8 +14,9 @@ class Phase(NamedTuple):
     """
     A part of a training that has a loss, an optimizer and a course of the learning rate of its own.
 
-    All phases are one run: the same callbacks, logs and checkpoints, and a run that is resumed is in the phase that its step says. The
-    optimizer starts afresh in each (under DeepSpeed it goes on), and the learning rate takes its whole course, warm-up included.
+    All phases are one run: the same callbacks, logs and checkpoints, and a run that is resumed is in the phase that
+    its step says. The optimizer starts afresh in each (under DeepSpeed it goes on), and the learning rate takes its
+    whole course, warm-up included.
 
     Attributes:
         name (`str`): for messages, and for methods to know it by.
@@ -49,14 +50,19 @@ def split_steps(fractions: Sequence[float], steps: int) -> tuple[int, ...]:
 
 
 def rows_per_step(phases: Sequence[Phase], source_rows: float, target_rows: float) -> float:
-    """Return the mean number of rows that a step passes through the backbone, of phases whose batches have so many rows."""
+    """
+    Return the mean number of rows that a step passes through the backbone, of phases whose batches have so many rows.
+    """
     return sum(
         phase.fraction * (phase.uses_source * source_rows + phase.uses_target * target_rows) for phase in phases
     )
 
 
 def share_between(start: float, end: float) -> float:
-    """Return the share of the steps between two points in [0, 1]; exactly 0 where only rounding tells them apart, as 1 - 0.7 and 0.3."""
+    """
+    Return the share of the steps between two points in [0, 1]; exactly 0 where only rounding tells them apart, as 1 -
+    0.7 and 0.3.
+    """
     return 0.0 if math.isclose(start, end, abs_tol=1e-9) else end - start
 
 
@@ -84,8 +90,9 @@ def check_same_phase(
     options = ("source_phase_fraction", "first_phase_fraction", "target_phase_fraction")
     fractions = " and ".join(f"`{name}`" for name in options if hasattr(args, name))
     raise FileError(
-        f"The checkpoint of step {step} is of a run with {_describe(names, before)}, and this run has {_describe(names, now)}. Resume "
-        f"with the same `max_steps` (or `num_train_epochs` and batch size) and the same {fractions}."
+        f"The checkpoint of step {step} is of a run with {_describe(names, before)}, and this run has "
+        f"{_describe(names, now)}. Resume with the same `max_steps` (or `num_train_epochs` and batch size) and the "
+        f"same {fractions}."
     )
 
 
@@ -117,7 +124,8 @@ def check_finds_unused(trainer: Any) -> None:
     if is_ddp and (finds is False or (finds is None and checkpoints_activations(args))):
         raise ValueError(
             f"{type(trainer).__name__} has steps that do not use all parameters. On several processes set "
-            f"`ddp_find_unused_parameters=True` (got {finds}; it is off by default where activations are checkpointed)."
+            f"`ddp_find_unused_parameters=True` (got {finds}; it is off by default where activations are "
+            "checkpointed)."
         )
 
 

@@ -32,8 +32,8 @@ class FeatureBatches:
     (`n * hidden_size` floats on the CPU), as another pass of the backbone would cost far more.
 
     Args:
-        batches (`Callable`): starts a pass over batches with `labels`, each row on one rank only, and whether they are this
-            rank's own.
+        batches (`Callable`): starts a pass over batches with `labels`, each row on one rank only, and whether they are
+            this rank's own.
         features (`Callable`): maps a batch without labels to features `(n, hidden_size)`.
         encode (`Callable`): maps labels to targets `(n, num_labels)` and sample weights `(n,)`.
         prepare_inputs (`Callable`): moves a batch to the device.
@@ -161,7 +161,8 @@ def head_metrics(
     Return the metrics of the final head, which evaluation reports with a prefix.
 
     Returns:
-        `dict[str, float]`: `head_l2`, and for classification `head_train_accuracy` on the rows it was fit on (10,000 of each rank at
+        `dict[str, float]`: `head_l2`, and for classification `head_train_accuracy` on the rows it was fit on (10,000
+            of each rank at
         most): far above the accuracy on others, it says that the backbone has memorised them.
     """
     metrics = {"head_l2": l2}
@@ -178,7 +179,10 @@ def head_metrics(
 
 
 def count_correct(logits: Tensor, targets: Tensor, counted: Tensor, problem_type: str) -> Tensor:
-    """Return the number of right predictions, and of all, `(2,)`: rows of one label, or single labels where there are several."""
+    """
+    Return the number of right predictions, and of all, `(2,)`: rows of one label, or single labels where there are
+    several.
+    """
     if problem_type == SINGLE_LABEL:
         right = logits.argmax(-1) == targets.argmax(-1)
     else:

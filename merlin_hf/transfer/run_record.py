@@ -1,4 +1,6 @@
-"""The description of a run that stands in its checkpoints, and what differs from it in a run that would go on from one."""
+"""
+The description of a run that stands in its checkpoints, and what differs from it in a run that would go on from one.
+"""
 
 import dataclasses
 import enum
@@ -17,9 +19,9 @@ from ..utils.files import read_json
 from ..utils.manifest import read_manifest
 
 
-# The training arguments of transformers that make a run another one. All others of them may differ between a run and the one
-# that goes on from its checkpoint: how long it is (`max_steps`, `num_train_epochs`), logging, evaluation, saving, the Hub, devices,
-# processes, data loading, memory, and what a later release of transformers adds.
+# The training arguments of transformers that make a run another one. All others of them may differ between a run and
+# the one that goes on from its checkpoint: how long it is (`max_steps`, `num_train_epochs`), logging, evaluation,
+# saving, the Hub, devices, processes, data loading, memory, and what a later release of transformers adds.
 COMPARED = {
     # the step
     "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha",
@@ -31,7 +33,8 @@ COMPARED = {
     # the precision
     "bf16", "fp16",
 }  # fmt: skip
-# All options of a method are compared, but for these: how much is computed at once, and what to do with old checkpoints.
+# All options of a method are compared, but for these: how much is computed at once, and what to do with old
+# checkpoints.
 NOT_COMPARED = {"target_chunk_size", "overwrite_output_dir"}
 
 DIGEST_LIMIT = 1 << 28  # bytes of a data set that are read for its digest; of a larger one a sample is
@@ -45,7 +48,8 @@ class Differences:
     What differs between the run that wrote a checkpoint and this one, as text for messages.
 
     Args:
-        essential (`list[str]`): the method, the classes, the model, whether there is a source: the checkpoint cannot be used.
+        essential (`list[str]`): the method, the classes, the model, whether there is a source: the checkpoint cannot
+            be used.
         other (`list[str]`): arguments and rows: it could be used, and the result would be of neither run.
     """
 
@@ -132,7 +136,10 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Differences
 
 
 def read_record(checkpoint: str) -> dict[str, Any] | None:
-    """Return the description in a checkpoint; of one that has none, for example of plain Trainer, the classes of its model."""
+    """
+    Return the description in a checkpoint; of one that has none, for example of plain Trainer, the classes of its
+    model.
+    """
     manifest = read_manifest(checkpoint)
     if manifest is not None and manifest["run"] is not None:
         return manifest["run"]
@@ -192,8 +199,8 @@ def describe_data(dataset: Any) -> dict[str, Any]:
     """
     Return the number of rows of a data set, its columns and a digest of its rows, as far as they can be known.
 
-    The digest is of the rows alone: it stays the same where a file gets another name, and changes with its content. Only a
-    `datasets.Dataset` has one, as the rows of others may be drawn anew whenever they are read.
+    The digest is of the rows alone: it stays the same where a file gets another name, and changes with its content.
+    Only a `datasets.Dataset` has one, as the rows of others may be drawn anew whenever they are read.
     """
     rows = len(dataset) if hasattr(dataset, "__len__") else None
     if not isinstance(dataset, datasets.Dataset):

@@ -6,25 +6,30 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 from transformers import TrainingArguments
 from transformers.trainer_utils import seed_worker
 
 from .seeding import derived_generator, isolated_rng
 
 
+# A data set in memory, a stream, or any rows by number: `datasets` and `torch` have no type in common.
+Rows = Any
+
+
 class SourceBatchSampler(Sampler[tuple[int, list[int]]]):
     """
-    Endless pairs of a number `k` and the shuffled rows of batch `k`, a pure function of the arguments and of `k`.
+    Draw endless batches of shuffled rows: yield the number `k` of a batch and the indices of its rows.
 
-    Position `(k * world_size + rank) * batch_size + j` of an endless row of permutations, one for each pass over the
-    data. Nothing has to be checkpointed: a resumed run starts at another `start`. Batches are always full, so that
-    every rank sees the same number of rows.
+    The source is an endless sequence of permutations, one for each pass `e` over the data, from a generator derived
+    from `(seed, e)`. Row `j` of batch `k` is at its position `(k * world_size + rank) * batch_size + j`. So a batch
+    depends on the arguments and on `k` alone: a resumed run only needs `start`, and no state in the checkpoint.
+    Batches are always full, so every rank sees the same number of rows.
 
     Args:
         num_rows (`int`): rows of the source data set.
         batch_size (`int`): rows per batch and rank.
-        seed (`int`): a pass `e` is shuffled by a generator derived from `(seed, e)`.
+        seed (`int`): of the permutations.
         rank, world_size (`int`): which of how many processes this is.
         start (`int`): the first `k`.
     """
@@ -50,27 +55,25 @@ class SourceBatchSampler(Sampler[tuple[int, list[int]]]):
         return self._permutation[offset]
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        batch = self.start
-        while True:
+        for batch in itertools.count(self.start):
             first = (batch * self.world_size + self.rank) * self.batch_size
             yield batch, [self._row(first + offset) for offset in range(self.batch_size)]
-            batch += 1
 
 
-class SeededBatches(Dataset):
+class SeededBatches(torch.utils.data.Dataset[Any]):
     """
-    The batches of a map-style data set by what [`SourceBatchSampler`] yields, read and collated under generators seeded by
-    the number of the batch.
+    Batches of a map-style data set, indexed by what [`SourceBatchSampler`] yields.
 
-    Random transforms and collators then give the same batch in a resumed run, in this process and in any worker.
+    Rows are read and collated under generators seeded by the number of the batch. Random transforms and collators give
+    the same batch in a resumed run and in any worker.
 
     Args:
         dataset (`torch.utils.data.Dataset`): with `__getitem__`, and perhaps `__getitems__`.
         collate_fn (`Callable`): makes a batch of a list of rows.
-        seed, rank (`int`): what the generators depend on beside the number of the batch.
+        seed, rank (`int`): seed the generators, together with the number of the batch.
     """
 
-    def __init__(self, dataset: Dataset, collate_fn: Callable[[list], Any], seed: int, rank: int):
+    def __init__(self, dataset: Rows, collate_fn: Callable[[list], Any], seed: int, rank: int):
         self.dataset = dataset
         self.collate_fn = collate_fn
         self.seed = seed
@@ -90,20 +93,20 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-class RankRows(IterableDataset):
+class RankRows(IterableDataset[Any]):
     """
     Every `world_size`-th row of an iterable data set, which every rank reads.
 
     Args:
         dataset (`Iterable`): a `datasets.IterableDataset`, a `torch.utils.data.IterableDataset` or the like.
         rank, world_size (`int`): which of how many processes this is.
-        endless (`bool`): start again after the last row, with the data set's `set_epoch`, if it has one, told the number
-            of the pass.
-        start (`int`): rows of this rank to skip; they are read, as an iterable data set has no other way, and what it draws for
-            them does not count for those that follow. An order that it draws at the start of a pass is to come from `set_epoch`.
+        endless (`bool`): start again after the last row; a data set with `set_epoch` is told the number of the pass.
+        start (`int`): rows of this rank to skip. They are read, as an iterable data set has no other way. Random
+            numbers drawn for them do not change the rows that follow; an order drawn at the start of a pass must come
+            from `set_epoch`.
     """
 
-    def __init__(self, dataset: Any, rank: int = 0, world_size: int = 1, endless: bool = False, start: int = 0):
+    def __init__(self, dataset: Rows, rank: int = 0, world_size: int = 1, endless: bool = False, start: int = 0):
         self.dataset = dataset
         self.rank = rank
         self.world_size = world_size
@@ -117,7 +120,7 @@ class RankRows(IterableDataset):
             last_skipped = self.rank + (self.start - 1) * self.world_size
             with isolated_rng("skipped"):
                 next(itertools.islice(rows, last_skipped, None), None)
-            first = self.world_size - 1  # what is left of the last round of all ranks
+            first = self.world_size - 1  # the other ranks' rows in the last round that was skipped
         return itertools.islice(rows, first, None, self.world_size)
 
     def _passes(self) -> Iterator[Any]:
@@ -134,19 +137,19 @@ class RankRows(IterableDataset):
 
 class SourceStream:
     """
-    Source batches by micro-step.
+    The source's batches, one for each micro-step.
 
     Args:
-        dataset (`torch.utils.data.Dataset` or `torch.utils.data.IterableDataset`): an iterable one comes in its own
+        dataset (`torch.utils.data.Dataset` or `torch.utils.data.IterableDataset`): an iterable one keeps its own
             order, and is read in this process.
-        collate_fn (`Callable`): turns a list of rows into a batch.
+        collate_fn (`Callable`): makes a batch of a list of rows.
         args (`transformers.TrainingArguments`): for the seed, the rank and the workers.
         batch_size (`int`): rows per batch and rank.
         start (`int`): the micro-step of the first batch.
     """
 
     def __init__(
-        self, dataset: Dataset, collate_fn: Callable[[list], Any], args: TrainingArguments, batch_size: int, start: int
+        self, dataset: Rows, collate_fn: Callable[[list], Any], args: TrainingArguments, batch_size: int, start: int
     ):
         self.seed = args.seed if args.data_seed is None else args.data_seed
         self.rank = args.process_index
@@ -162,7 +165,9 @@ class SourceStream:
 
     def take(self, count: int) -> list[Any]:
         """
-        The next `count` batches; what an iterable data set draws at random comes from generators seeded by the micro-step.
+        Return the next `count` batches.
+
+        Random numbers that an iterable data set draws come from generators seeded by the micro-step.
         """
         batches = []
         for _ in range(count):
@@ -172,19 +177,21 @@ class SourceStream:
         return batches
 
 
-def is_iterable(dataset: Any) -> bool:
-    """Whether rows of a data set can only be read one after the other."""
-    if isinstance(dataset, IterableDataset):  # which has a `__getitem__` that raises, and perhaps a length
+def is_iterable(dataset: Rows) -> bool:
+    """Return whether rows of a data set can only be read one after the other."""
+    if isinstance(dataset, IterableDataset):  # it has a `__getitem__` that raises, and perhaps a length
         return True
     return not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"))
 
 
-def plain_dataloader(dataset: Dataset, collate_fn: Callable, args: TrainingArguments, **kwargs) -> DataLoader:
+def plain_dataloader(
+    dataset: Rows, collate_fn: Callable[[list], Any], args: TrainingArguments, **kwargs: Any
+) -> DataLoader:
     """
-    A DataLoader with the user's worker settings that `accelerate` does not know of and that draws nothing global.
+    Return a DataLoader with the user's settings for workers, outside of `accelerate` and of the global generators.
 
-    A second prepared loader would be reseeded like the target's, become the one `gather_for_metrics` truncates by, and
-    be broadcast from rank 0 when it is iterable.
+    A second prepared DataLoader would be reseeded as the target's is, `gather_for_metrics` would truncate by it, and
+    an iterable one would be broadcast from rank 0.
     """
     # Rows that are shared out by counting them must all be counted in one place.
     in_workers = not isinstance(dataset, IterableDataset)

@@ -1,4 +1,6 @@
-"""Dividing a target batch into the rows a head is fit on and the rows it is judged by. Knows nothing of transformers."""
+"""
+Dividing a target batch into the rows a head is fit on and the rows it is judged by. Knows nothing of transformers.
+"""
 
 from typing import NamedTuple
 
@@ -96,8 +98,8 @@ def fold_by_class(
 
 def leave_one_out(labels: Tensor, ignore_index: int = -100) -> Split:
     """
-    What leave-one-out trains on and judges by, over all its fits: every row, but for the judging those that are alone in
-    their class.
+    What leave-one-out trains on and judges by, over all its fits: every row, but for the judging those that are alone
+    in their class.
 
     Args:
         labels (`torch.LongTensor` of shape `(n,)`): class ids; rows with `ignore_index` land on neither side.

@@ -26,7 +26,8 @@ def check_tokens(dataset: Any, argument: str, model: Any) -> None:
         model: a `PreTrainedModel`; others pass.
 
     Raises:
-        ValueError: there is a token that the model has no embedding for, or a row of more tokens than it has positions.
+        ValueError: there is a token that the model has no embedding for, or a row of more tokens than it has
+            positions.
     """
     if not isinstance(model, PreTrainedModel) or has_transform(dataset) or INPUT_IDS not in column_names(dataset):
         return
@@ -45,13 +46,14 @@ def check_tokens(dataset: Any, argument: str, model: Any) -> None:
         if embeddings and found["max"] is not None and not 0 <= found["min"] <= found["max"] < embeddings:
             wrong = found["min"] if found["min"] < 0 else found["max"]
             raise ValueError(
-                f"`{argument}` has the token id {wrong} in its column {INPUT_IDS!r}, and the model has embeddings for 0 ... {embeddings - 1}. "
-                "Tokenize with the model's own tokenizer, or, where tokens were added, call `model.resize_token_embeddings(len(tokenizer))`."
+                f"`{argument}` has the token id {wrong} in its column {INPUT_IDS!r}, and the model has embeddings for "
+                f"0 ... {embeddings - 1}. Tokenize with the model's own tokenizer, or, where tokens were added, call "
+                "`model.resize_token_embeddings(len(tokenizer))`."
             )
     if too_long:
         raise ValueError(
-            f"`{argument}` has {too_long} of {rows} rows of more tokens (up to {longest}) than the model has positions ({positions}). Tokenize "
-            f"with `truncation=True, max_length={positions}`."
+            f"`{argument}` has {too_long} of {rows} rows of more tokens (up to {longest}) than the model has "
+            f"positions ({positions}). Tokenize with `truncation=True, max_length={positions}`."
         )
 
 

@@ -58,30 +58,32 @@ class TransferTrainer(ModelCardMixin, Trainer):
     [`~transformers.Trainer`] that draws a batch of a source task beside each batch of the target task.
 
     `train_dataset` is the target: epochs, evaluation, prediction, saving and pushing are about it, and `trainer.model`
-    is its plain classifier. Without `source_dataset` this class is `Trainer`. A method is a subclass with a `compute_loss`
-    that calls [`TransferTrainer.take_batches`] and returns a mean over the micro-batch.
+    is its plain classifier. Without `source_dataset` this class is `Trainer`. A method is a subclass with a
+    `compute_loss` that calls [`TransferTrainer.take_batches`] and returns a mean over the micro-batch.
 
     Class attributes of a method:
         training_args_class: its options.
         takes_source, needs_source: whether a `source_dataset` may and must be given.
         trains_without_source: whether it is more than `Trainer` without one.
-        trains_target_head: whether the model's own last layer is trained by gradient descent, or fit to the final features.
+        trains_target_head: whether the model's own last layer is trained by gradient descent, or fit to the final
+            features.
         averages_loss: whether losses are means over rows also where the method is no more than `Trainer`.
         target_row_cost: of a row of the target, in passes forward and backward.
         search_space: its own options that are worth a search, and values for them.
 
     Args:
-        args ([`~transformers.TrainingArguments`], *optional*): this class's options; plain `TrainingArguments` get their defaults. The
-            arguments that are not listed here are those of [`~transformers.Trainer`].
+        args ([`~transformers.TrainingArguments`], *optional*): this class's options; plain `TrainingArguments` get
+            their defaults. The arguments that are not listed here are those of [`~transformers.Trainer`].
         source_dataset (`torch.utils.data.Dataset` or `datasets.Dataset`, *optional*): the source task, with its own
             labels. It may share label ids with the target without sharing their meaning.
         source_collator (`Callable`, *optional*): makes a batch of source rows; `data_collator` if not given.
-        source_column_mapping (`Mapping[str, str]`, *optional*): from names of columns in `source_dataset` to the names that
-            the collator and the model expect, such as `{"stars": "label"}`.
+        source_column_mapping (`Mapping[str, str]`, *optional*): from names of columns in `source_dataset` to the names
+            that the collator and the model expect, such as `{"stars": "label"}`.
         source_compute_loss_func (`Callable`, *optional*): the loss of the source task, `(outputs, labels,
-            num_items_in_batch) -> loss` with `outputs.logits` of shape `(n, num_source_labels)`, for example with class
-            weights. `compute_loss_func` is about the target.
-        peft_config (`peft.PeftConfig`, *optional*): trains an adapter in the backbone, and the heads, instead of all weights.
+            num_items_in_batch) -> loss` with `outputs.logits` of shape `(n, num_source_labels)`, for example with
+            class weights. `compute_loss_func` is about the target.
+        peft_config (`peft.PeftConfig`, *optional*): trains an adapter in the backbone, and the heads, instead of all
+            weights.
 
     Raises:
         ValueError: the data, the labels and the model do not fit together; the message says what would.
@@ -208,14 +210,20 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return self._with_adapter(super().call_model_init(trial))
 
     def _check_options(self) -> None:
-        """Check the arguments again, which may have been assigned to; without a source they may be plain `TrainingArguments`."""
+        """
+        Check the arguments again, which may have been assigned to; without a source they may be plain
+        `TrainingArguments`.
+        """
         if self.is_active:
             self.training_args_class.check_options(self.args)
         else:
             check_options(self.args, self.training_args_class)
 
     def check_data(self) -> None:
-        """Raise an error that says what to change where the data sets, the labels, the model and the options do not fit together."""
+        """
+        Raise an error that says what to change where the data sets, the labels, the model and the options do not fit
+        together.
+        """
         check_data(self)
         self.check_settings()
 
@@ -224,8 +232,8 @@ class TransferTrainer(ModelCardMixin, Trainer):
         Check that options go with the model and the data; also called for each trial of a search.
 
         Raises:
-            ValueError: there are no steps; a phase leaves parameters unused, and distributed training is told that none are; or the
-                schedule of the learning rate is not a function of the step.
+            ValueError: there are no steps; a phase leaves parameters unused, and distributed training is told that
+                none are; or the schedule of the learning rate is not a function of the step.
         """
         if self.phases:
             check_steps(self.args)
@@ -241,7 +249,10 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     @classmethod
     def plan_phases(cls, args: TransferTrainingArguments, has_source: bool) -> tuple[Phase, ...]:
-        """Return the phases of a run with these options, those with a share of 0 as well: one on both tasks, or on the target alone."""
+        """
+        Return the phases of a run with these options, those with a share of 0 as well: one on both tasks, or on the
+        target alone.
+        """
         if not has_source:
             return (Phase("target", 1.0, uses_source=False, uses_target=True),)
         return (Phase("source and target", 1.0, uses_source=True, uses_target=True),)
@@ -249,7 +260,8 @@ class TransferTrainer(ModelCardMixin, Trainer):
     @classmethod
     def rows_per_step(cls, args: TransferTrainingArguments, has_source: bool) -> float:
         """
-        Return what a micro-step costs on one device, in rows that pass the backbone forward and backward, averaged over the run.
+        Return what a micro-step costs on one device, in rows that pass the backbone forward and backward, averaged
+        over the run.
 
         A pass forward alone, which is about a third of the work, counts as a third of a row.
         """
@@ -292,7 +304,10 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return self.phases[self._phase_number]
 
     def start_phase(self, phase: Phase) -> None:
-        """Called before the first micro-batch of every phase that has steps but the first of all, at step 0 where those before it have none."""
+        """
+        Called before the first micro-batch of every phase that has steps but the first of all, at step 0 where those
+        before it have none.
+        """
         broadcast_buffers(self.transfer_model)  # what is kept of the model now is then the same on every rank
         if self.state.global_step and not self.is_deepspeed_enabled:  # whose optimizer keeps its state elsewhere
             getattr(self.optimizer, "optimizer", self.optimizer).state.clear()
@@ -346,7 +361,9 @@ class TransferTrainer(ModelCardMixin, Trainer):
     def _with_collator(
         self, dataset: torch.utils.data.Dataset, collator: Callable | None, description: str
     ) -> tuple[torch.utils.data.Dataset, Callable]:
-        """Return the data set and its collator, with the columns that the model does not take removed as Trainer does."""
+        """
+        Return the data set and its collator, with the columns that the model does not take removed as Trainer does.
+        """
         collator = collator or self.data_collator
         if isinstance(dataset, datasets.Dataset):
             return self._remove_unused_columns(dataset, description=description), collator
@@ -357,8 +374,8 @@ class TransferTrainer(ModelCardMixin, Trainer):
         Return the target's DataLoader, as in Trainer.
 
         Raises:
-            ValueError: its batches are too small for the method, or there are none; or an option that a search has set does not go with the
-                others.
+            ValueError: its batches are too small for the method, or there are none; or an option that a search has set
+                does not go with the others.
         """
         if not self.is_active:
             return super().get_train_dataloader()
@@ -408,14 +425,20 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return batches
 
     def _check_stream(self, batches: list[Any], argument: str, num_labels: int) -> None:
-        """Check the labels of a stream's batches; on an accelerator those of the first update alone, as it would be waited for."""
+        """
+        Check the labels of a stream's batches; on an accelerator those of the first update alone, as it would be
+        waited for.
+        """
         for batch in batches:
             labels = batch.get("labels") if isinstance(batch, Mapping) else None
             if isinstance(labels, Tensor) and (labels.device.type == "cpu" or self.state.global_step == 0):
                 check_batch_labels(labels, argument, num_labels)
 
     def rank_dataloader(self, dataset: torch.utils.data.Dataset, batch_size: int) -> torch.utils.data.DataLoader:
-        """Return batches of the target's rows in their order, shared out over the ranks, each row once and nothing padded."""
+        """
+        Return batches of the target's rows in their order, shared out over the ranks, each row once and nothing
+        padded.
+        """
         known, collate_fn = self._with_collator(dataset, None, "training")
         rank, world_size = self.args.process_index, self.args.world_size
         if is_iterable(known):
@@ -425,8 +448,8 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     def rank_batches(self, dataset: torch.utils.data.Dataset, batch_size: int) -> Iterator[tuple[Any, bool]]:
         """
-        Return the batches of [`TransferTrainer.rank_dataloader`], and whether they are this rank's own: a sharded model gets others where
-        this rank has fewer.
+        Return the batches of [`TransferTrainer.rank_dataloader`], and whether they are this rank's own: a sharded
+        model gets others where this rank has fewer.
         """
         loader = self.rank_dataloader(dataset, batch_size)
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
@@ -451,7 +474,10 @@ class TransferTrainer(ModelCardMixin, Trainer):
     # The step
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """Make a training step of Trainer, on the target batch and the source batch that waits for it; a phase starts when its step comes."""
+        """
+        Make a training step of Trainer, on the target batch and the source batch that waits for it; a phase starts
+        when its step comes.
+        """
         if not self.is_active:
             return super().training_step(model, inputs, num_items_in_batch)
         if self.micro_step == 0:
@@ -497,14 +523,20 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def source_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss of the source task: as given, or cross-entropy, its multi-label form or squared error, by the labels."""
+        """
+        Return the mean loss of the source task: as given, or cross-entropy, its multi-label form or squared error, by
+        the labels.
+        """
         if self.source_compute_loss_func is not None:
             return self.source_compute_loss_func(SequenceClassifierOutput(logits=logits), labels)
         problem_type = problem_type_of(labels, logits.shape[-1])
         return task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)
 
     def target_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss of the target task: `compute_loss_func`, or as the model itself would compute it on these rows."""
+        """
+        Return the mean loss of the target task: `compute_loss_func`, or as the model itself would compute it on these
+        rows.
+        """
         if self.target_compute_loss_func is not None:
             return self.target_compute_loss_func(SequenceClassifierOutput(logits=logits), labels)
         config = getattr(self.model, "config", None)
@@ -533,10 +565,14 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return {}
 
     def build_regularizer(self, transfer_model: TransferModel) -> Regularizer | None:
-        """Return the method's extra loss on the target's rows, if it has one; it is evaluated within the model's forward."""
+        """
+        Return the method's extra loss on the target's rows, if it has one; it is evaluated within the model's forward.
+        """
 
     def build_transfer_model(self) -> TransferModel:
-        """Return the [`TransferModel`] around the current `self.model`; the same one as long as the model is the same."""
+        """
+        Return the [`TransferModel`] around the current `self.model`; the same one as long as the model is the same.
+        """
         if isinstance(self.model, TransferModel):  # as FSDP leaves it
             return self.model
         if self.transfer_model is None or self.transfer_model.model is not self.model:
@@ -557,8 +593,9 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return self.transfer_model
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        # The model that the optimizer, the wrappers and the training loop get is taken from `self.model` here. `train` comes too early
-        # (`model_init` has not been called) and `create_optimizer` too late (the callbacks' model is set after it).
+        # The model that the optimizer, the wrappers and the training loop get is taken from `self.model` here. `train`
+        # comes too early (`model_init` has not been called) and `create_optimizer` too late (the callbacks' model is
+        # set after it).
         if not self.is_active:
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         plain_model = self.model
@@ -588,8 +625,8 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return prepared
 
     def _wrap_model(self, model, training=True, dataloader=None):
-        # Evaluation during training has to go through the module whose forward `accelerate` gave its mixed precision. The loop takes the
-        # model from here, and no argument of it.
+        # Evaluation during training has to go through the module whose forward `accelerate` gave its mixed precision.
+        # The loop takes the model from here, and no argument of it.
         if not training and self.transfer_model is not None and model is self.transfer_model.model:
             if self.accelerator._models:
                 return self.transfer_model
@@ -599,13 +636,14 @@ class TransferTrainer(ModelCardMixin, Trainer):
         """
         [`~transformers.Trainer.train`]; the model is left plain, whatever happens, and its head fit to it.
 
-        `resume_from_checkpoint=True` is the newest whole checkpoint. A checkpoint of another run (method, classes, model, with or without
-        a source) is refused, and what else differs is said in a warning. From a checkpoint of the last step nothing is trained. With
-        `overwrite_output_dir` and no `resume_from_checkpoint`, checkpoints of earlier runs are deleted first.
+        `resume_from_checkpoint=True` is the newest whole checkpoint. A checkpoint of another run (method, classes,
+        model, with or without a source) is refused, and what else differs is said in a warning. From a checkpoint of
+        the last step nothing is trained. With `overwrite_output_dir` and no `resume_from_checkpoint`, checkpoints of
+        earlier runs are deleted first.
 
         Raises:
-            FileError: a `ValueError`; `resume_from_checkpoint` names an incomplete checkpoint or that of another run, or there
-                is none; or `output_dir` cannot be written to, or is in use by another run.
+            FileError: a `ValueError`; `resume_from_checkpoint` names an incomplete checkpoint or that of another run,
+                or there is none; or `output_dir` cannot be written to, or is in use by another run.
             NotFiniteError: training has diverged.
         """
         self._check_options()
@@ -663,15 +701,19 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     @property
     def fits_head(self) -> bool:
-        """Whether the current update leaves the model's last layer to be fit to the features, and does not train it."""
+        """
+        Whether the current update leaves the model's last layer to be fit to the features, and does not train it.
+        """
         return not self.trains_target_head
 
     def refit_head_if_stale(self) -> None:
         """
-        Fit the model's last layer anew if the backbone has changed since it was fit; a collective, so every rank calls it.
+        Fit the model's last layer anew if the backbone has changed since it was fit; a collective, so every rank calls
+        it.
 
-        Called before each use of the model: evaluation, saving, the end of training, and where a method trains on from the fitted head.
-        A step makes the head stale where [`TransferTrainer.fits_head`] says so, and so does the start of a run; a checkpoint brings its own.
+        Called before each use of the model: evaluation, saving, the end of training, and where a method trains on from
+        the fitted head. A step makes the head stale where [`TransferTrainer.fits_head`] says so, and so does the start
+        of a run; a checkpoint brings its own.
         """
         if self._head_needs_refit:
             self.check_finite()  # no solver says as well what is at fault
@@ -691,7 +733,10 @@ class TransferTrainer(ModelCardMixin, Trainer):
             refit_head(self)
 
     def final_head(self, scalars: dict[str, Tensor]) -> LinearHead:
-        """Return the head that fits all of `train_dataset`, see [`~merlin_hf.transfer.refit.fit_final_head`], and keep its metrics."""
+        """
+        Return the head that fits all of `train_dataset`, see [`~merlin_hf.transfer.refit.fit_final_head`], and keep
+        its metrics.
+        """
         head, self.head_metrics = fit_final_head(self, scalars)
         return head
 
@@ -700,11 +745,17 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return head
 
     def solver_name(self, problem_type: str) -> str:
-        """Return the solver of the head for such labels, a name in `merlin_hf.heads.HEADS`; for methods that fit the last layer."""
+        """
+        Return the solver of the head for such labels, a name in `merlin_hf.heads.HEADS`; for methods that fit the last
+        layer.
+        """
         raise NotImplementedError(f"{type(self).__name__} fits no head.")
 
     def head_solver(self, problem_type: str) -> HeadSolver:
-        """Return the solver that [`TransferTrainer.solver_name`] names, with an intercept where the model's last layer has a bias."""
+        """
+        Return the solver that [`TransferTrainer.solver_name`] names, with an intercept where the model's last layer
+        has a bias.
+        """
         fit_intercept = self.transfer_model.head.bias is not None
         return get_head(self.solver_name(problem_type), problem_type=problem_type, fit_intercept=fit_intercept)
 
@@ -774,15 +825,21 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return self.checkpoints.is_finished
 
     def checkpoint_to_continue(self) -> str | None:
-        """Return the newest whole checkpoint of this run, see [`~merlin_hf.transfer.checkpoint.Checkpoints.to_continue`]."""
+        """
+        Return the newest whole checkpoint of this run, see [`~merlin_hf.transfer.checkpoint.Checkpoints.to_continue`].
+        """
         return self.checkpoints.to_continue()
 
     def check_finite(self) -> None:
-        """Raise an error where a weight is not finite, see [`~merlin_hf.transfer.checkpoint.Checkpoints.check_finite`]."""
+        """
+        Raise an error where a weight is not finite, see [`~merlin_hf.transfer.checkpoint.Checkpoints.check_finite`].
+        """
         self.checkpoints.check_finite()
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """Save as Trainer does, with a head that belongs to the current backbone, and whole where the model is sharded."""
+        """
+        Save as Trainer does, with a head that belongs to the current backbone, and whole where the model is sharded.
+        """
         self.refit_head_if_stale()
         if self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
             # Trainer leaves the model out here.
@@ -793,7 +850,8 @@ class TransferTrainer(ModelCardMixin, Trainer):
         super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir=None, state_dict=None):
-        # `save_model` gathers a sharded model and gives its tensors to this method, under names of the model that is trained.
+        # `save_model` gathers a sharded model and gives its tensors to this method, under names of the model that is
+        # trained.
         if state_dict is None or self.transfer_model is None:
             return super()._save(output_dir, state_dict)
         model, self.model = self.model, self.transfer_model.model

@@ -12,8 +12,8 @@ def not_finite(model: nn.Module) -> str | None:
     """
     Return the name of the first parameter or buffer that is not finite, `None` where all are.
 
-    Of a sharded model this process's part is looked at. Buffers may be infinite (masks), but not NaN. All are read once, and the
-    device is waited for once.
+    Of a sharded model this process's part is looked at. Buffers may be infinite (masks), but not NaN. All are read
+    once, and the device is waited for once.
     """
     checks: dict[str, torch.Tensor] = {}
     for name, tensor in model.named_parameters():

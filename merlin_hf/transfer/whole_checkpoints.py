@@ -1,4 +1,7 @@
-"""Folders of checkpoints: staged, published in one rename, deleted, and judged to be whole or not. No Trainer is needed here."""
+"""
+Folders of checkpoints: staged, published in one rename, deleted, and judged to be whole or not. No Trainer is needed
+here.
+"""
 
 import contextlib
 import os
@@ -56,7 +59,9 @@ def _host() -> str:
 
 
 def remove_leftovers(run_dir: str) -> None:
-    """Delete what processes that are gone had begun to write or to delete; call it while holding the lock of the folder."""
+    """
+    Delete what processes that are gone had begun to write or to delete; call it while holding the lock of the folder.
+    """
     for folder in Path(run_dir).glob(f"{STAGING_PREFIX}*"):
         parts = folder.name.rsplit("-", 2)
         is_local = len(parts) == 3 and parts[1] == _host() and parts[2].isdigit()
@@ -68,8 +73,8 @@ def remove_leftovers(run_dir: str) -> None:
 
 def publish(staged: str, final: str) -> None:
     """
-    Give a checkpoint its final name, and have that on the disk; on file systems that rename no folders, copy it there with its manifest
-    and `trainer_state.json` last.
+    Give a checkpoint its final name, and have that on the disk; on file systems that rename no folders, copy it there
+    with its manifest and `trainer_state.json` last.
     """
     discard(final)
     try:
@@ -110,7 +115,9 @@ def discard_all(output_dir: str) -> None:
 
 
 def discard_old_checkpoints(run_dir: str, save_total_limit: int | None, best_model_checkpoint: str | None) -> None:
-    """What [`~transformers.trainer_utils.rotate_checkpoints`] deletes: the oldest beyond the limit, but never the best."""
+    """
+    What [`~transformers.trainer_utils.rotate_checkpoints`] deletes: the oldest beyond the limit, but never the best.
+    """
     if save_total_limit is None or save_total_limit <= 0:
         return
     checkpoints = sort_checkpoints(run_dir, use_mtime=True)
@@ -131,7 +138,8 @@ def missing_part(checkpoint: str, parts: Parts = ()) -> str | None:
 
     Args:
         checkpoint (`str`): its folder. With a manifest, all files that it lists must be as they were written.
-        parts (`Sequence[tuple[str, ...]]`, *optional*): the files that the run needs, each by the names that it may have.
+        parts (`Sequence[tuple[str, ...]]`, *optional*): the files that the run needs, each by the names that it may
+            have.
     """
     if os.path.exists(os.path.join(checkpoint, JIT_SENTINEL)):
         return f"it has a {JIT_SENTINEL}"

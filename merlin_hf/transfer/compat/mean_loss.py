@@ -1,10 +1,11 @@
 """
 Training losses that are means over the rows at hand, for every model.
 
-transformers 5.10 to 5.24: Trainer passes `num_items_in_batch` to any forward with `**kwargs` and takes the loss for scaled, but BERT,
-RoBERTa, DistilBERT, ResNet and others drop it: four accumulation steps then give four times the gradient, two processes twice
-(huggingface/transformers#47688). Before 5.19 it divides no loss where there is a `compute_loss_func`. A trainer that has
-`loss_is_scaled_for_ga = False` and returns means is divided by the accumulation steps in all of them.
+transformers 5.10 to 5.24: Trainer passes `num_items_in_batch` to any forward with `**kwargs` and takes the loss for
+scaled, but BERT, RoBERTa, DistilBERT, ResNet and others drop it: four accumulation steps then give four times the
+gradient, two processes twice (huggingface/transformers#47688). Before 5.19 it divides no loss where there is a
+`compute_loss_func`. A trainer that has `loss_is_scaled_for_ga = False` and returns means is divided by the
+accumulation steps in all of them.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from torch import Tensor
 
 class MeanLoss:
     """
-    A user's `compute_loss_func` as a mean over the rows at hand, whether it divides by `num_items_in_batch` or takes a mean.
+    A user's `compute_loss_func` as a mean over the rows at hand, whether it divides by `num_items_in_batch` or takes a
+    mean.
 
     Args:
         function (`Callable`): maps `(outputs, labels, num_items_in_batch)` to a loss, as in [`~transformers.Trainer`].

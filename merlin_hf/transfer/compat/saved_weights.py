@@ -1,9 +1,9 @@
 """
 Weights of a checkpoint under the names that the model in memory gives them.
 
-transformers 5.10 to 5.24: `save_pretrained` writes ViT, Swin, DINOv2 and others under names of older releases, which `from_pretrained`
-translates. Trainer reads the file without it, with `strict=False`: what has another name keeps its values, with no more than a warning
-(huggingface/transformers#43701).
+transformers 5.10 to 5.24: `save_pretrained` writes ViT, Swin, DINOv2 and others under names of older releases, which
+`from_pretrained` translates. Trainer reads the file without it, with `strict=False`: what has another name keeps its
+values, with no more than a warning (huggingface/transformers#43701).
 """
 
 import copy
