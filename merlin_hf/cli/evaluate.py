@@ -26,14 +26,20 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--validation_dir", metavar="FOLDER", help="a folder of images, or of recordings, for each class"
     )
     data.add_argument("--split", help="validation, else test, else the only one if not given")
-    data.add_argument("--text_columns", nargs="+", metavar="COLUMN", help="one or two")
     data.add_argument("--label_column", metavar="COLUMN", help="may have lists, for a model of several labels per row")
     data.add_argument(
         "--labels_by_number", action="store_true", help="match classes by number where their names differ"
     )
+    data.add_argument("--max_eval_samples", type=int, metavar="N", help="use so many rows")
+    add_input_arguments(data)
+
+
+def add_input_arguments(data: argparse._ArgumentGroup) -> None:
+    """Arguments that say what of the rows a model is shown, and how it is run on them."""
+    data.add_argument("--text_columns", nargs="+", metavar="COLUMN", help="one or two")
     data.add_argument("--image_column", metavar="COLUMN")
     data.add_argument("--audio_column", metavar="COLUMN")
-    data.add_argument("--max_eval_samples", type=int, metavar="N", help="use so many rows")
+    data.add_argument("--array_sampling_rate", type=int, metavar="HZ", help="of recordings that are raw arrays")
     data.add_argument("--max_seq_length", type=int, default=128, metavar="N", help="tokens of a text (%(default)s)")
     data.add_argument("--batch_size", type=int, default=32, metavar="N", help="rows at a time (%(default)s)")
     data.add_argument("--use_cpu", action="store_true", help="also where there is a GPU")
@@ -94,19 +100,31 @@ def check_names_data(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: none is, or more than one.
     """
-    from ..utils.validation import ConfigError, check_value, interval
+    from ..utils.validation import ConfigError
 
     origins = ("task_name", "dataset_name", "validation_file", "validation_dir")
     given = [name for name in origins if getattr(arguments, name) is not None]
     if len(given) != 1:
         listed = ", ".join(f"`--{name}`" for name in origins)
         raise ConfigError(f"Name the data by one of {listed}, got {', '.join(given) or 'none'}.")
-    for name, limits in (
-        ("batch_size", "[1, inf)"),
-        ("max_eval_samples", "[1, inf)"),
-        ("max_seq_length", "[1, 1_000_000]"),
-    ):
-        check_value(getattr(arguments, name), Annotated[int, interval(limits)] | None, name)
+    check_numbers(arguments, "max_eval_samples")
+
+
+def check_numbers(arguments: argparse.Namespace, *others: str) -> None:
+    """
+    Check the numbers among the arguments of [`add_input_arguments`].
+
+    Args:
+        others (`str`): more of the arguments that are whole numbers from 1 on.
+
+    Raises:
+        ConfigError: one is out of range.
+    """
+    from ..utils.validation import check_value, interval
+
+    for name in ("batch_size", "array_sampling_rate", *others):
+        check_value(getattr(arguments, name), Annotated[int, interval("[1, inf)")] | None, name)
+    check_value(arguments.max_seq_length, Annotated[int, interval("[1, 1_000_000]")], "max_seq_length")
 
 
 def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -154,8 +172,8 @@ def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
     broken = int((~np.isfinite(logits)).reshape(len(logits), -1).any(-1).sum())
     if broken:
         raise FileError(
-            f"{arguments.model!r} answers {broken} of {len(logits)} rows with NaN or infinity: its training has diverged, or its weights are "
-            "damaged."
+            f"{arguments.model!r} answers {broken} of {len(logits)} rows with NaN or infinity: its training has "
+            "diverged, or its weights are damaged."
         )
     result = {
         "model": arguments.model,

@@ -31,11 +31,17 @@ from ..transfer.labels import MULTI_LABEL
 from ..transfer.model import TransferModel
 from ..utils.validation import ConfigError, did_you_mean
 from .programs import IMAGE, TEXT
-from .saved_model import SavedModel
+from .saved_model import AUDIO, SavedModel
 
 
 logger = logging.getLogger("merlin_hf.cli")
 
+# Flags that are not for models of a kind.
+FLAGS_OF_OTHERS = {
+    TEXT: ("image_column", "audio_column", "array_sampling_rate"),
+    IMAGE: ("text_columns", "audio_column", "array_sampling_rate"),
+    AUDIO: ("text_columns", "image_column"),
+}
 SPLITS = ("validation", "validation_matched", "test")
 
 
@@ -45,6 +51,13 @@ class Cut(NamedTuple):
     rows: int
     max_length: int
     is_most: bool
+
+    def warning(self, rows: int) -> str | None:
+        """Return the warning about texts that a model was not shown in full; `None` where there are none."""
+        if not self.rows:
+            return None
+        remedy = "which is all that the model takes" if self.is_most else "`--max_seq_length` takes more"
+        return f"warning: {self.rows} of {rows} rows were cut to {self.max_length} tokens; {remedy}"
 
 
 @dataclass
@@ -69,12 +82,7 @@ class EncodedRows:
     @property
     def warning(self) -> str | None:
         """Return the warning about texts that a model was not shown in full."""
-        if self.cut is None or not self.cut.rows:
-            return None
-        remedy = "which is all that the model takes" if self.cut.is_most else "`--max_seq_length` takes more"
-        return (
-            f"warning: {self.cut.rows} of {len(self.dataset)} rows were cut to {self.cut.max_length} tokens; {remedy}"
-        )
+        return None if self.cut is None else self.cut.warning(len(self.dataset))
 
 
 def load_rows(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows:
@@ -87,6 +95,26 @@ def load_rows(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows:
     return _load_texts(saved, arguments) if saved.kind == TEXT else _load_media(saved, arguments)
 
 
+def text_encoder(saved: SavedModel, max_seq_length: int) -> tuple[Any, int]:
+    """Load the tokenizer of a model; return it with the number of tokens that the model is shown, at most."""
+    tokenizer = saved.load_processor(AutoTokenizer)
+    pad_by_known_token(tokenizer, saved.config)
+    return tokenizer, longest_text(tokenizer, saved.config, max_seq_length)
+
+
+def media_encoder(
+    saved: SavedModel, array_sampling_rate: int | None = None
+) -> tuple[Callable[[list], dict[str, Any]], Callable[[list], dict[str, Any]]]:
+    """Load what makes inputs of images or recordings, and the collator that makes a batch of these."""
+    if saved.kind == IMAGE:
+        # The PIL backend needs no torchvision, and gives the same pixels with and without it.
+        processor = saved.load_processor(AutoImageProcessor, backend="pil")
+        return EncodeImages(processor, mode_of(saved.config)), default_data_collator
+    extractor = saved.load_processor(AutoFeatureExtractor)
+    encode = EncodeAudio(extractor, AudioDataArguments.max_length_seconds, array_sampling_rate)
+    return encode, DataCollatorWithPadding(extractor)
+
+
 def several_labels_of(config: PretrainedConfig) -> list[str] | None:
     """Return the names of the labels of a model that may give a row several of them."""
     if config.num_labels < 2 or config.problem_type not in (None, MULTI_LABEL):
@@ -95,11 +123,9 @@ def several_labels_of(config: PretrainedConfig) -> list[str] | None:
 
 
 def _load_texts(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows:
-    _check_no_flags(saved, arguments, ("validation_dir", "image_column", "audio_column"))
+    check_no_flags(saved, arguments, ("validation_dir", *FLAGS_OF_OTHERS[TEXT]))
     task, split = _load_task(saved, arguments)
-    tokenizer = saved.load_processor(AutoTokenizer)
-    pad_by_known_token(tokenizer, saved.config)
-    max_length = longest_text(tokenizer, saved.config, arguments.max_seq_length)
+    tokenizer, max_length = text_encoder(saved, arguments.max_seq_length)
     encoded = encode_texts(task, VALIDATION, tokenizer, max_length, arguments.max_eval_samples)
     texts = select(task, VALIDATION, arguments.max_eval_samples)
     cut = count_cut([texts[name] for name in task.columns], encoded["input_ids"], tokenizer, max_length)
@@ -108,18 +134,8 @@ def _load_texts(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows
 
 
 def _load_media(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows:
-    others = ("audio_column",) if saved.kind == IMAGE else ("image_column",)
-    _check_no_flags(saved, arguments, ("task_name", "validation_file", "text_columns", *others))
-    encode: Callable[[list], dict[str, Any]]
-    collator: Callable[[list], dict[str, Any]]
-    if saved.kind == IMAGE:
-        # The PIL backend needs no torchvision, and gives the same pixels with and without it.
-        encode = EncodeImages(saved.load_processor(AutoImageProcessor, backend="pil"), mode_of(saved.config))
-        collator = default_data_collator
-    else:
-        extractor = saved.load_processor(AutoFeatureExtractor)
-        encode = EncodeAudio(extractor, AudioDataArguments.max_length_seconds)
-        collator = DataCollatorWithPadding(extractor)
+    check_no_flags(saved, arguments, ("task_name", "validation_file", *FLAGS_OF_OTHERS[saved.kind]))
+    encode, collator = media_encoder(saved, arguments.array_sampling_rate)
     task, split = _load_task(saved, arguments)
     rows = encode_media(task, VALIDATION, encode, arguments.max_eval_samples)
     return EncodedRows(rows, collator, task.labels, split)
@@ -164,9 +180,19 @@ def expected_of(config: PretrainedConfig) -> str | None:
     return REGRESSION if config.num_labels == 1 else SINGLE_LABEL
 
 
-def _check_no_flags(saved: SavedModel, arguments: argparse.Namespace, names: tuple[str, ...]) -> None:
-    """Check that no flag is given that is about another kind of data."""
-    abouts = {"image_column": "images", "audio_column": "recordings", "validation_dir": "images or recordings"}
+def check_no_flags(saved: SavedModel, arguments: argparse.Namespace, names: tuple[str, ...]) -> None:
+    """
+    Check that no flag is given that is about another kind of data.
+
+    Raises:
+        ConfigError: one is.
+    """
+    abouts = {
+        "image_column": "images",
+        "audio_column": "recordings",
+        "array_sampling_rate": "recordings",
+        "validation_dir": "images or recordings",
+    }
     of_model = {TEXT: "texts", IMAGE: "images"}.get(saved.kind, "recordings")
     for name in names:
         if getattr(arguments, name) is not None:
@@ -205,6 +231,12 @@ def batches(rows: EncodedRows, batch_size: int, device: torch.device) -> Iterato
 
 
 @torch.no_grad()
+def logits_of(model: PreTrainedModel, inputs: dict[str, Any]) -> np.ndarray:
+    """Return the logits of a batch, `(n, num_labels)` in double precision."""
+    outputs = model(**{name: value.to(model.device) for name, value in inputs.items()})
+    return outputs.logits.double().cpu().numpy()
+
+
 def answers(model: PreTrainedModel, rows: EncodedRows, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """
     Return the logits of a model and the labels of rows.
@@ -215,8 +247,7 @@ def answers(model: PreTrainedModel, rows: EncodedRows, batch_size: int) -> tuple
     """
     logits, labels = [], []
     for inputs, of_batch in batches(rows, batch_size, model.device):
-        outputs = model(**inputs)
-        logits.append(outputs.logits.double().cpu().numpy())
+        logits.append(logits_of(model, inputs))
         labels.append(of_batch if rows.labels.is_multi_label else of_batch.reshape(-1))
     return np.concatenate(logits), np.concatenate(labels)
 
@@ -234,8 +265,9 @@ def features(model: PreTrainedModel, rows: EncodedRows, batch_size: int) -> np.n
 
 def model_ids(labels: Labels, config: PretrainedConfig, by_number: bool) -> np.ndarray:
     """
-    Find the output of the model for each class of the data, of shape `(classes,)`; see
-    [`~merlin_hf.data.models.outputs_of`].
+    Find the output of the model for each class of the data, of shape `(classes,)`.
+
+    See [`~merlin_hf.data.models.outputs_of`].
 
     Raises:
         ValueError: names of labels do not fit together.

@@ -14,6 +14,7 @@ from .exit_status import INTERRUPTED, USAGE_ERROR, fail_with
 COMMANDS = {
     "train": "train a classifier on a small target with a large source",
     "evaluate": "metrics of a saved model on a data set, by class",
+    "predict": "labels and probabilities of a saved model for rows without labels",
     "compare": "compare methods on your target and source, with the same budget for each",
     "sources": "rank candidate source data sets for your target, before training",
     "report": "tables and figures of a training run, or of many comparisons",

@@ -25,6 +25,7 @@ from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.packaged_modules.csv.csv import Csv
 from datasets.packaged_modules.json.json import Json, JsonConfig
 from datasets.packaged_modules.parquet.parquet import Parquet
+from datasets.packaged_modules.text.text import Text
 
 from ..utils import errors
 from ..utils.files import FileError
@@ -64,7 +65,9 @@ def file_type(path: str | os.PathLike, argument: str = "path") -> str:
     return FILE_TYPES[suffix]
 
 
-def read_file(path: str, argument: str, cache_dir: str | None = None) -> datasets.Dataset:
+def read_file(
+    path: str, argument: str, cache_dir: str | None = None, as_texts: Sequence[str] = ()
+) -> datasets.Dataset:
     """
     Read one file.
 
@@ -72,18 +75,36 @@ def read_file(path: str, argument: str, cache_dir: str | None = None) -> dataset
         path (`str`).
         argument (`str`): how the user calls it, for messages.
         cache_dir (`str`, *optional*): where `datasets` keeps what it has read.
+        as_texts (`Sequence[str]`): columns of a csv file whose cells are taken as they stand, also where all are
+            numbers.
 
     Raises:
         FileError: it cannot be read; the message names the argument, the file, the reason and the line.
     """
     named = f"`{argument}={path!r}`"
-    read = {"csv": _read_csv, "json": _read_json, "parquet": _read_parquet}[file_type(path, argument)]
+    kind = file_type(path, argument)
     with reading(named):
         _check_content(path, named)
-        dataset = read(path, named, cache_dir)
+        if kind == "csv":
+            dataset = _read_csv(path, named, cache_dir, as_texts)
+        else:
+            dataset = {"json": _read_json, "parquet": _read_parquet}[kind](path, named, cache_dir)
     if len(dataset) == 0:
         raise FileError(f"{named} has no rows, only the columns {', '.join(dataset.column_names) or 'none'}.")
     return dataset
+
+
+def read_lines(path: str, argument: str, cache_dir: str | None = None) -> datasets.Dataset:
+    """
+    Read a file of text: a row for each line, with the column `text`.
+
+    Raises:
+        FileError: it cannot be read, or is not UTF-8; the message names the argument, the file and the reason.
+    """
+    named = f"`{argument}={path!r}`"
+    with reading(named):
+        _check_content(path, named)
+        return _build(Text, path, cache_dir, encoding=_encoding(path, named))
 
 
 def read_csv_files(paths: Sequence[str], named: str, cache_dir: str | None = None) -> datasets.Dataset:
@@ -281,10 +302,11 @@ class NumberColumn:
         return missing or not self.is_plain or self.decimal_commas > 0
 
 
-def _read_csv(path: str, named: str, cache_dir: str | None) -> datasets.Dataset:
+def _read_csv(path: str, named: str, cache_dir: str | None, as_texts: Sequence[str] = ()) -> datasets.Dataset:
     form = csv_form(path, named)
     features, later = {}, {}
     for name, numbers in zip(form.header, form.numbers, strict=True):
+        numbers = None if name in as_texts else numbers
         features[name] = datasets.Value("string") if numbers is None or numbers.needs_conversion else numbers.feature
         if numbers is not None and numbers.needs_conversion:
             later[name] = numbers

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 
@@ -157,6 +157,26 @@ def load_media_folders(
     )
 
 
+def list_media_files(folder: str, kind: MediaKind, argument: str) -> list[str]:
+    """
+    List the files of a kind in a folder, however deep, by their paths within it, in order. Hidden files are left out.
+
+    Returns:
+        none where the folder has no such files.
+    """
+    files, others = [], 0
+    for parts in _walk(folder):
+        if parts[-1].lower().endswith(kind.endings):
+            files.append("/".join(parts))
+        elif parts[-1]:
+            others += 1
+    if files and others:
+        logger.warning(
+            f"`{argument}={folder!r}`: {others} files that do not end in {', '.join(kind.endings)} are left out."
+        )
+    return files
+
+
 def _dataset(
     folder: str, files: list[tuple[str, ...]], kind: MediaKind, names: list[str], places: dict[str, int]
 ) -> datasets.Dataset:
@@ -172,9 +192,7 @@ def _dataset(
 
 
 def _list(folder: str, kind: MediaKind, argument: str, split: str) -> list[tuple[str, ...]]:
-    """
-    List the files of a kind in a folder, each by the parts of its path, and check that folders of classes can be told.
-    """
+    """List the files of a kind, each by the parts of its path, and check that folders of classes can be told."""
     given = f"`{argument}={folder!r}`"
     files, others = [], Counter[str]()
     empty = set()
@@ -348,24 +366,59 @@ def read_media(kind: MediaKind, value: Any, where: str, row: int | None = None) 
         ) from error
 
 
+class Damaged(NamedTuple):
+    """A row that cannot be used: its number as stored, how to name it, and why."""
+
+    row: int
+    name: str
+    reason: str
+
+
 def check_media(dataset: datasets.Dataset, column: str, kind: MediaKind, where: str) -> None:
     """
     Check that the media of a data set can be read: in full, or for more than `CHECKED_ROWS` rows by their headers.
+
+    Args:
+        dataset, column, kind: as for [`find_damaged`].
+        where (`str`): how the user named the data, with backticks around arguments, for messages.
+
+    Raises:
+        UnreadableMediaError: some cannot be read; the message names the first of them and says how many there are.
+    """
+    damaged, found = find_damaged(dataset, column, kind)
+    if damaged:
+        raise UnreadableMediaError(
+            f"{where}: {len(damaged)} of {len(dataset)} {kind.plural} cannot be read: {listed_damage(damaged)}. "
+            "Replace or remove them."
+        )
+    kind.survey(where, found)
+
+
+def listed_damage(damaged: Sequence[Damaged], limit: int = 3) -> str:
+    """Return the names of rows with the reasons, the first ones of many."""
+    more = f" and {len(damaged) - limit} more" if len(damaged) > limit else ""
+    return ", ".join(f"{one.name} ({one.reason})" for one in damaged[:limit]) + more
+
+
+def find_damaged(
+    dataset: datasets.Dataset, column: str, kind: MediaKind
+) -> tuple[list[Damaged], list[tuple[str, Any]]]:
+    """
+    Read the media of a data set: in full, or for more than `CHECKED_ROWS` rows their headers.
 
     Args:
         dataset (`datasets.Dataset`): with the column, which is not decoded, and perhaps `row`, the numbers of the rows
             as stored.
         column (`str`).
         kind ([`MediaKind`]).
-        where (`str`): how the user named the data, with backticks around arguments, for messages.
 
-    Raises:
-        UnreadableMediaError: some cannot be read; the message names the first of them and says how many there are.
+    Returns:
+        Those that cannot be read, and what `kind.survey` takes of the others.
     """
     look = kind.read if len(dataset) <= CHECKED_ROWS else kind.glance
     dataset = dataset.select_columns([name for name in (column, "row") if name in dataset.column_names])
     found: list[tuple[str, Any]] = []
-    damaged: list[str] = []
+    damaged: list[Damaged] = []
 
     def facts_of(value: Any) -> Any:
         try:
@@ -384,16 +437,10 @@ def check_media(dataset: datasets.Dataset, column: str, kind: MediaKind, where: 
             for row, value, facts in zip(rows, batch[column], pool.map(facts_of, batch[column]), strict=True):
                 name = name_of(value, row)
                 if isinstance(facts, Exception):
-                    damaged.append(f"{name} ({_reason(facts)})")
+                    damaged.append(Damaged(row, name, _reason(facts)))
                 elif facts is not None:
                     found.append((name, facts))
-    if damaged:
-        more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
-        raise UnreadableMediaError(
-            f"{where}: {len(damaged)} of {len(dataset)} {kind.plural} cannot be read: {', '.join(damaged[:3])}{more}. "
-            "Replace or remove them."
-        )
-    kind.survey(where, found)
+    return damaged, found
 
 
 def _check_regular(value: Any) -> None:

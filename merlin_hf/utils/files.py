@@ -119,9 +119,9 @@ def _reason(error: Exception) -> str:
 # Writing
 
 
-def to_json(value: Any, **options: Any) -> str:
+def to_json(value: Any, sort_keys: bool = True, **options: Any) -> str:
     """Return JSON with sorted keys; numbers that JSON does not have (NaN, infinity) become null."""
-    return json.dumps(_plain(value), sort_keys=True, allow_nan=False, **options)
+    return json.dumps(_plain(value), sort_keys=sort_keys, allow_nan=False, **options)
 
 
 def _plain(value: Any) -> Any:

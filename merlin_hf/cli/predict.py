@@ -1,0 +1,174 @@
+"""`merlin-hf predict`: what a saved model says of rows without labels."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from ..utils.tables import show_table
+from .evaluate import add_input_arguments, check_numbers
+from .exit_status import fail
+
+
+if TYPE_CHECKING:
+    from .prediction import Predictor
+
+STDOUT = "-"
+
+
+def add_predict_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Add the command and its arguments."""
+    parser = commands.add_parser(
+        "predict",
+        allow_abbrev=False,
+        help="labels and probabilities of a saved model for rows without labels",
+        description="Write what a saved classifier of texts, images or recordings, or an adapter of PEFT, says of "
+        "each row: the label, its probability, and the probability of every label; a number where labels are real "
+        "numbers. Rows stay in their order. Exit status: 0; 1 where it failed; 2 for arguments or files that cannot "
+        "be used.",
+    )
+    parser.add_argument("model", metavar="FOLDER", help="what `save_model` wrote, or a name on the Hub")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="a csv, json, parquet or txt file, a folder of images or recordings, or a data set",
+    )
+    parser.add_argument("--base_model", metavar="MODEL", help="of an adapter, if it is not where the adapter says")
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset_config_name", metavar="NAME", help="the configuration of a data set")
+    data.add_argument("--split", help="of a data set, where it has several")
+    add_input_arguments(data)
+    data.add_argument("--skip_bad_rows", action="store_true", help="leave out rows that cannot be read, and say which")
+    answers = parser.add_argument_group("answers")
+    answers.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="give no label where the most probable one has less; of a model of several labels per row: give those "
+        "that have as much (0.5)",
+    )
+    answers.add_argument("--label_names", nargs="+", metavar="NAME", help="of the outputs, in their order")
+    answers.add_argument("--problem_type", metavar="TYPE", help="as in a model's configuration, where it has none")
+    written = parser.add_argument_group("what is written")
+    written.add_argument("--output", default=STDOUT, metavar="FILE", help="ends in .csv, .jsonl or .parquet; - prints")
+    written.add_argument("--format", metavar="FORMAT", help="csv, jsonl or parquet, whatever the name ends in")
+    written.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
+    written.add_argument("--id_column", metavar="COLUMN", help="keep it in place of the number of the row")
+    written.add_argument("--keep_columns", action="store_true", help="keep all columns but media")
+    written.add_argument("--json", action="store_true", help="print the counts as JSON, not as a table")
+    return parser
+
+
+def predict(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
+    """
+    Run the command.
+
+    Returns:
+        `int`: the exit status.
+    """
+    if rest:
+        return fail("predict", f"unrecognized arguments: {' '.join(rest)}")
+    stdout = sys.stdout
+    # Whatever libraries print must not get between the rows and a program that reads them.
+    with contextlib.redirect_stdout(sys.stderr):
+        counts = _predictions(arguments, stdout)
+    if arguments.output == STDOUT:
+        return 0
+    if arguments.json:
+        from ..utils.files import to_json
+
+        print(to_json(counts, indent=2))
+        return 0
+    labels = counts.pop("labels")
+    shown = ("predicted", "without_label", "skipped", "cut_rows")
+    rows = [(name, counts[name]) for name in shown if counts[name] is not None]
+    show_table(("rows", "count"), rows, sys.stdout, title=f"{arguments.model} on {counts['rows']} rows")
+    if labels is not None:
+        print()
+        show_table(("label", "rows"), list(labels.items()), sys.stdout)
+    print(f"Predictions in {arguments.output}", file=sys.stderr)
+    return 0
+
+
+def check_arguments(arguments: argparse.Namespace) -> str:
+    """
+    Check the arguments, and that the output can be written, before anything is loaded.
+
+    Returns:
+        `str`: the format that is written.
+
+    Raises:
+        ConfigError, FileError: one cannot be used.
+    """
+    from ..data.labels import PROBLEM_TYPES
+    from ..transfer.labels import MULTI_LABEL
+    from ..utils.row_files import FORMATS, check_new_file, format_of
+    from ..utils.validation import ConfigError, check_value, interval
+
+    problem_types = (*PROBLEM_TYPES, MULTI_LABEL)
+    check_numbers(arguments)
+    check_value(arguments.threshold, Annotated[float, interval("[0, 1]")] | None, "threshold")
+    check_value(arguments.format, Literal[FORMATS] | None, "format")
+    check_value(arguments.problem_type, Literal[problem_types] | None, "problem_type")
+    if arguments.output != STDOUT:
+        kind = arguments.format or format_of(arguments.output, "output")
+        if Path(arguments.data).is_file() and Path(arguments.output).exists():
+            if Path(arguments.output).samefile(arguments.data):
+                raise ConfigError(f"`output={arguments.output!r}` is the file that is read: give another name.")
+        check_new_file(arguments.output, "output", arguments.overwrite)
+        return kind
+    if arguments.format == "parquet":
+        raise ConfigError("`format='parquet'` is not printed: name a file by `--output`.")
+    if arguments.json:
+        raise ConfigError("`--json` prints counts, with an `--output`; `--format jsonl` prints rows as JSON.")
+    return arguments.format or "csv"
+
+
+def _predictions(arguments: argparse.Namespace, stdout: Any) -> dict[str, Any]:
+    """Write the predictions; return the counts of rows."""
+    kind = check_arguments(arguments)
+    import torch
+
+    from ..comparison.progress import quiet
+    from .prediction import Predictor
+
+    device = torch.device("cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu")
+    with quiet():
+        predictor = Predictor(arguments, device)
+        with _writer(arguments.output, kind, predictor, stdout) as writer:
+            for table in _with_bar(predictor):
+                writer.write(table)
+    for line in predictor.warnings():
+        print(f"merlin-hf predict: warning: {line}", file=sys.stderr)
+    return predictor.counts()
+
+
+@contextlib.contextmanager
+def _writer(output: str, kind: str, predictor: "Predictor", stdout: Any) -> Iterator[Any]:
+    from ..utils.files import whole_file
+    from ..utils.row_files import ParquetWriter, text_writer
+
+    schema = predictor.schema
+    if output == STDOUT:
+        yield text_writer(stdout, schema, kind)
+        return
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(Path(output)) as part:
+        if kind == "parquet":
+            with contextlib.closing(ParquetWriter(part, schema)) as writer:
+                yield writer
+        else:
+            with open(part, "w", encoding="utf-8", newline="") as file:
+                yield text_writer(file, schema, kind)
+
+
+def _with_bar(predictor: "Predictor") -> Iterator[Any]:
+    """Yield the tables of predictions, with a bar on stderr where that is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=len(predictor.rows), desc="predict", unit=" rows", file=sys.stderr, disable=None) as bar:
+        for table, read in predictor.tables():
+            yield table
+            bar.update(read)
