@@ -72,7 +72,7 @@ def names_of_labels(config: PretrainedConfig, given: list[str] | None) -> list[s
         raise ConfigError(f"Two outputs of the model are called {twice!r}: name all by `--label_names`.")
     if given is None and is_unnamed(config):
         logger.warning(
-            f"The model has no names for its labels: they are {', '.join(names)}. `--label_names` says them."
+            f"The model has no names for its labels: they are {', '.join(names)}. `--label_names` gives them."
         )
     return names
 
