@@ -22,6 +22,7 @@ from .checks import (
     probe_batch,
 )
 from .labels import label_column
+from .sentences import check_pairs
 from .source import is_iterable
 from .token_checks import check_tokens
 
@@ -83,6 +84,8 @@ def check_task(
         "source_collator" if is_source else "data_collator",
         needs_labels=not is_evaluated,
     )
+    if not is_source:
+        check_pairs(trainer.model, batch, argument)
     if batch.get("labels") is None:
         return
     if argument == "train_dataset" and trainer.target_compute_loss_func is None:

@@ -13,16 +13,16 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 from transformers.utils import ModelOutput
 
+from ..data.sentence_encoders import RETURN_FEATURES, has_pairs
 from .batches import SOURCE_INPUTS, not_taken_error
 from .regularizer import Regularizer
 from .seeding import isolated_rng
+from .sentences import sentence_classifier
 
 
 # peft keeps the layer it replaced beside the trained copy; only the copy takes part in the forward pass.
 _PEFT_ORIGINAL = re.compile(r"(^|\.)original_module(\.|$)")
 _PEFT_COPY = re.compile(r"\.modules_to_save\.[^.]+")
-# Set on the last layer while it gives its input in place of the logits.
-RETURN_FEATURES = "return_features"
 
 
 def find_head(model: nn.Module, head_module: str | None = None) -> str:
@@ -210,6 +210,7 @@ class TransferModel(nn.Module):
         seed (`int`): for the source head's first weights.
         target_chunk_size (`int`, *optional*): rows of the target that go through the classifier at a time while
             training, with their activations computed again in the backward pass; all at once if not given.
+        num_source_features (`int`, *optional*): that the source head reads; as many as the target's if not given.
 
     Raises:
         ValueError: chunks would change what the model computes, as it has BatchNorm layers.
@@ -224,6 +225,7 @@ class TransferModel(nn.Module):
         trains_target_head: bool = False,
         seed: int = 0,
         target_chunk_size: int | None = None,
+        num_source_features: int | None = None,
     ):
         super().__init__()
         self.head_name = find_head(model, head_module)
@@ -236,7 +238,8 @@ class TransferModel(nn.Module):
             initialise = getattr(_unwrap_peft(model), "_init_weights", lambda layer: None)
             with isolated_rng("source_head", seed):
                 # On the CPU, whose generator is the one that is seeded here.
-                self.source_head = SourceHead(head.in_features, num_source_labels, dtype=head.weight.dtype)
+                size = num_source_features or head.in_features
+                self.source_head = SourceHead(size, num_source_labels, dtype=head.weight.dtype)
                 initialise(self.source_head)
             self.source_head.to(head.weight.device)
         # One element rather than none: fully sharded wrappers refuse scalar parameters.
@@ -337,13 +340,18 @@ class TransferModel(nn.Module):
         finally:
             setattr(head, RETURN_FEATURES, False)
         features = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
-        if features.ndim != 2 or features.shape[-1] != head.in_features:
+        if features.ndim != 2 or features.shape[-1] != self.num_features(inputs):
             raise ValueError(
                 f"Layer {self.head_name!r} of {type(self.model).__name__} takes {head.in_features} features, but "
                 f"handing them on gave logits of shape {tuple(features.shape)} instead of (batch, "
                 f"{head.in_features}). Name the layer whose output is the logits with `head_module=`."
             )
         return features
+
+    def num_features(self, inputs: Mapping[str, Any]) -> int:
+        """Return how many features rows have; of a sentence encoder pairs of texts have others than single texts."""
+        classifier = sentence_classifier(self.model)
+        return self.head.in_features if classifier is None else classifier.num_features(has_pairs(inputs))
 
     def target_features(
         self, inputs: Mapping[str, Any], features: Callable[[Mapping[str, Any]], Tensor] | None = None

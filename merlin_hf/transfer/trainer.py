@@ -14,6 +14,7 @@ from transformers import Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import has_length
 
+from ..data.sentence_encoders import SentenceCollator
 from ..heads import HeadSolver, LinearHead, encode_targets, get_head
 from ..hub.mixin import ModelCardMixin
 from ..training_args import TransferTrainingArguments, add_missing_options
@@ -44,6 +45,7 @@ from .phases import Phase, check_finds_unused, check_same_phase, check_schedule,
 from .refit import FeatureBatches, fit_final_head, refit_head
 from .regularizer import Regularizer
 from .seeding import isolated_rng
+from .sentences import as_classifier, rows_have_pairs, sentence_classifier
 from .source import RankRows, SourceStream, is_iterable, plain_dataloader
 from .token_checks import check_tokens
 from .whole_checkpoints import make_output_dir
@@ -72,6 +74,8 @@ class TransferTrainer(ModelCardMixin, Trainer):
         search_space: its own options that are worth a search, and values for them.
 
     Args:
+        model ([`~transformers.PreTrainedModel`] or `SentenceTransformer`): a classifier; or a sentence encoder, which
+            gets a linear head on its own pooling, for the labels of `train_dataset` where its configuration has none.
         args ([`~transformers.TrainingArguments`], *optional*): this class's options; plain `TrainingArguments` get
             their defaults. The arguments that are not listed here are those of [`~transformers.Trainer`].
         source_dataset (`torch.utils.data.Dataset` or `datasets.Dataset`, *optional*): the source task, with its own
@@ -151,8 +155,9 @@ class TransferTrainer(ModelCardMixin, Trainer):
             keep_token_secret(args)
             if args.should_save:
                 make_output_dir(args.output_dir)
+        self.train_dataset = train_dataset  # which a model may be made for before Trainer has it
         super().__init__(
-            self._with_adapter(model),
+            self._prepared(model),
             args,
             data_collator,
             train_dataset,
@@ -168,6 +173,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
         )
         if self.averages_loss:
             self._use_mean_loss()
+        self._use_encoders_tokenizer(data_collator)
         self._get_ready()
 
     def _get_ready(self) -> None:
@@ -198,7 +204,10 @@ class TransferTrainer(ModelCardMixin, Trainer):
         """Whether this is more than `Trainer`."""
         return self.source_dataset is not None or self.trains_without_source
 
-    def _with_adapter(self, model: nn.Module | None) -> nn.Module | None:
+    def _prepared(self, model: nn.Module | None) -> nn.Module | None:
+        """Return a classifier, of a sentence encoder as well, with the adapter of `peft_config`."""
+        with isolated_rng("classifier", getattr(self._given_args, "seed", None)):
+            model = as_classifier(model, self.train_dataset)
         if model is None or self.peft_config is None:
             return model
         head_module, seed = (getattr(self._given_args, name, None) for name in ("head_module", "seed"))
@@ -207,7 +216,17 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     def call_model_init(self, trial=None):
         """Return the model that `model_init` makes, with the adapter of `peft_config`."""
-        return self._with_adapter(super().call_model_init(trial))
+        return self._prepared(super().call_model_init(trial))
+
+    def _use_encoders_tokenizer(self, data_collator: Callable | None) -> None:
+        """Take the tokenizer of a sentence encoder, and a collator that knows pairs of texts, where none is given."""
+        classifier = sentence_classifier(self.model)
+        if classifier is None:
+            return
+        if self.processing_class is None:
+            self.processing_class = self.callback_handler.processing_class = classifier.encoder.tokenizer
+        if data_collator is None:
+            self.data_collator = SentenceCollator(self.processing_class)
 
     def _check_options(self) -> None:
         """
@@ -577,6 +596,9 @@ class TransferTrainer(ModelCardMixin, Trainer):
             return self.model
         if self.transfer_model is None or self.transfer_model.model is not self.model:
             num_source_labels = 0
+            classifier, num_source_features = sentence_classifier(self.model), None
+            if classifier is not None:
+                num_source_features = classifier.num_features(rows_have_pairs(self.source_dataset))
             if self.source_dataset is not None:
                 num_source_labels = count_source_labels(self.source_dataset, self.args.num_source_labels)
             self.transfer_model = TransferModel(
@@ -587,6 +609,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
                 trains_target_head=self.trains_target_head,
                 seed=self.args.seed,
                 target_chunk_size=self.args.target_chunk_size,
+                num_source_features=num_source_features,
             )
             with isolated_rng("regularizer", self.args.seed):
                 self.transfer_model.regularizer = self.build_regularizer(self.transfer_model)
