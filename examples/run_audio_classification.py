@@ -17,24 +17,13 @@ soundfile.
 
 from dataclasses import dataclass, field
 
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, DataCollatorWithPadding, set_seed
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, DataCollatorWithPadding
 
 from merlin_hf.data.audio import EncodeAudio
 from merlin_hf.data.encoding import encode_media
-from merlin_hf.scripts.arguments import parse_args
+from merlin_hf.scripts.arguments import BaseModelArguments
 from merlin_hf.scripts.data_arguments import AudioDataArguments
-from merlin_hf.scripts.model_arguments import BaseModelArguments
-from merlin_hf.scripts.program import (
-    Program,
-    choose_method,
-    encode_tasks,
-    load_config,
-    load_model,
-    load_tasks,
-    make_program,
-    run,
-    setup_logging,
-)
+from merlin_hf.scripts.program import Program, build_program, run_as_main
 from merlin_hf.utils.loading import load_processor
 
 
@@ -53,10 +42,8 @@ class ModelArguments(BaseModelArguments):
 def build(model_args: ModelArguments, data_args: AudioDataArguments, args) -> Program:
     """Load what the arguments name, and make the trainer; nothing is trained."""
     args.remove_unused_columns = False  # rows are encoded when read, from columns that the model does not take
-    trainer_class = choose_method(model_args, data_args, args.do_train)
-    with args.main_process_first(desc="loading data"):
-        target, source = load_tasks(model_args, data_args, args, trainer_class)
-        config = load_config(model_args, target.labels, args.do_train, data_args.labels_by_number)
+
+    def prepare(config, target, source):
         path = model_args.feature_extractor_name or model_args.model_name_or_path
         extractor = load_processor(AutoFeatureExtractor, path, **model_args.hub_options)
         options = (extractor, data_args.max_length_seconds, data_args.array_sampling_rate)
@@ -64,20 +51,19 @@ def build(model_args: ModelArguments, data_args: AudioDataArguments, args) -> Pr
         def encode(task, split, limit):
             return encode_media(task, split, EncodeAudio(*options, at_random=split == "train"), limit, args.seed)
 
-        data = encode_tasks(target, source, data_args, args, encode)
-    model = load_model(model_args, config, AutoModelForAudioClassification)
-    if model_args.freeze_feature_encoder and hasattr(model, "freeze_feature_encoder"):
-        model.freeze_feature_encoder()
-    rest = (args, data, target, source, model_args, data_args, "audio-classification")
-    return make_program(trainer_class, model, extractor, *rest, DataCollatorWithPadding(extractor))
+        return extractor, encode, DataCollatorWithPadding(extractor)
+
+    def adapt(model):
+        if model_args.freeze_feature_encoder and hasattr(model, "freeze_feature_encoder"):
+            model.freeze_feature_encoder()
+
+    tag, auto_class = "audio-classification", AutoModelForAudioClassification
+    return build_program(model_args, data_args, args, tag, auto_class, prepare, adapt)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Train, evaluate and predict as the arguments say."""
-    model_args, data_args, args = parse_args(argv, ModelArguments, AudioDataArguments)
-    setup_logging(args)
-    set_seed(args.seed)
-    run(build(model_args, data_args, args))
+    run_as_main(argv, ModelArguments, AudioDataArguments, build)
 
 
 if __name__ == "__main__":

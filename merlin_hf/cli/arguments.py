@@ -1,14 +1,25 @@
-"""The arguments of `merlin-hf train`: which task and method they are about, and the parser of their flags."""
+"""Find out which task and method the arguments of `merlin-hf train` are about, and read them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..data import load_dataset
+from ..data.images import is_image
+from ..data.tasks import IMAGE, TEXT
 from ..methods import get_method
+from ..scripts import image_classification, text_classification
 from ..scripts.arguments import ArgumentParser, named_method, names_of, scan, split_file
+from ..scripts.data_arguments import ImageDataArguments, TextDataArguments
+from ..scripts.program import Program
 from ..utils.validation import ConfigError, did_you_mean, shown
-from .programs import TASKS, argument_classes, detect_task
 
 
+TASKS = (TEXT, IMAGE)
+ARGUMENTS = {
+    TEXT: (text_classification.ModelArguments, TextDataArguments),
+    IMAGE: (image_classification.ModelArguments, ImageDataArguments),
+}
 WHAT_TO_DO = ("do_train", "do_eval", "do_predict")
 
 
@@ -70,3 +81,49 @@ def read_request(argv: list[str], config: str | None = None, task: str | None = 
     parser = ArgumentParser(classes, in_file, method, elsewhere)
     parser.check(argv)
     return Request(task, method, parser, argv)
+
+
+def argument_classes(task: str) -> tuple[type, type]:
+    """Return the dataclasses of the model's and the data's arguments."""
+    return ARGUMENTS[task]
+
+
+def detect_task(given: Mapping[str, Any]) -> str:
+    """
+    Return whether the data are texts or images.
+
+    Arguments that only one of them has tell it, else the columns of `dataset_name`, else they are texts.
+
+    Args:
+        given (`Mapping[str, Any]`): arguments by name.
+
+    Raises:
+        FileNotFoundError: there is no such data set.
+        ConfigError: the data set cannot be read.
+    """
+    names = {task: set(names_of(classes)) for task, classes in ARGUMENTS.items()}
+    only = {task: set(given) & (names[task] - names[other]) for task, other in ((TEXT, IMAGE), (IMAGE, TEXT))}
+    if bool(only[TEXT]) != bool(only[IMAGE]):
+        return TEXT if only[TEXT] else IMAGE
+    path = given.get("dataset_name")
+    if not isinstance(path, str):
+        return TEXT
+    hub = {name: given[name] for name in ("cache_dir", "token") if isinstance(given.get(name), str)}
+    try:
+        loaded = load_dataset(path, given.get("dataset_config_name"), argument="dataset_name", **hub)
+    except ValueError as error:
+        raise ConfigError(f"`dataset_name={path!r}` cannot be read: {error}") from error
+    split = next(iter(loaded.values()))
+    return IMAGE if any(is_image(feature) for feature in split.features.values()) else TEXT
+
+
+def build(task: str, model_args: Any, data_args: Any, args: Any) -> Program:
+    """
+    Load the data and the model and make the trainer; nothing is trained.
+
+    Raises:
+        ValueError, FileNotFoundError: the arguments, the data and the model do not fit together.
+    """
+    if task == TEXT:
+        return text_classification.build(model_args, data_args, args)
+    return image_classification.build(model_args, data_args, args)

@@ -3,9 +3,8 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
 
-from .exit_status import FAILURE, INTERRUPTED, fail
+from ..utils.exit_status import FAILURE, INTERRUPTED, fail
 
 
 def add_compare_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -13,9 +12,9 @@ def add_compare_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
     parser = commands.add_parser(
         "compare",
         allow_abbrev=False,
-        help="compare methods on your target and source, with the same budget for each",
-        description="Compare methods on a target task with the same rows, compute and search for each. Runs that are finished "
-        "are not run again. Exit status: 0; 1 where a method failed; 2 for a configuration that cannot be used.",
+        description="Compare methods on a target task with the same rows, compute and search for each. Runs that are "
+        "finished are not run again. Exit status: 0; 1 where a method failed; 2 for a configuration that cannot be "
+        "used.",
     )
     parser.add_argument("config", metavar="CONFIG", help="a YAML file")
     parser.add_argument("--output_dir", help="instead of that of the file")
@@ -34,15 +33,8 @@ def add_compare_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
     return parser
 
 
-def compare(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
-    """
-    Run the command.
-
-    Returns:
-        `int`: the exit status.
-    """
-    if rest:
-        return fail("compare", f"unrecognized arguments: {' '.join(rest)}")
+def compare(arguments: argparse.Namespace) -> int:
+    """Run the command; return the exit status."""
     overrides = {name: getattr(arguments, name) for name in ("output_dir", "model", "seeds", "methods")}
     if arguments.seeds is not None and len(arguments.seeds) == 1:
         overrides["seeds"] = arguments.seeds[0]

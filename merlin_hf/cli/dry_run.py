@@ -7,8 +7,7 @@ from typing import Any
 from ..comparison.progress import quiet
 from ..data.labels import Labels
 from ..scripts.program import Program
-from .arguments import Request
-from .programs import build
+from .arguments import Request, build
 
 
 SHOWN_CLASSES = 6

@@ -5,17 +5,14 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from .exit_status import USAGE_ERROR, fail
-
 
 PACKAGES = (
-    "merlin-hf", "torch", "transformers", "accelerate", "datasets", "evaluate", "peft", "huggingface_hub", "safetensors",
-    "tokenizers", "numpy", "scipy", "scikit-learn", "matplotlib", "pillow", "rich", "deepspeed",
-)  # fmt: skip
+    *("merlin-hf", "torch", "transformers", "accelerate", "datasets", "evaluate", "peft", "huggingface_hub"),
+    *("safetensors", "tokenizers", "numpy", "scipy", "scikit-learn", "matplotlib", "pillow", "rich", "deepspeed"),
+)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # Set or not is said, not what to: values may be secrets, or folders of this machine.
 VARIABLES = ("HF_HUB_OFFLINE", "HF_HOME", "MERLIN_DATA_ROOT", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
@@ -26,22 +23,15 @@ def add_env_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentPar
     parser = commands.add_parser(
         "env",
         allow_abbrev=False,
-        help="versions, devices and settings, to paste into an issue",
-        description="Versions, devices and settings, to paste into an issue. Tokens and folders of this machine are not shown.",
+        description="Print versions, devices and settings, to paste into an issue. Tokens and folders of this machine "
+        "are not shown.",
     )
     parser.add_argument("--json", action="store_true", help="as JSON")
     return parser
 
 
-def env(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
-    """
-    Run the command.
-
-    Returns:
-        `int`: the exit status.
-    """
-    if rest:
-        return fail("env", f"unrecognized arguments: {' '.join(rest)}", USAGE_ERROR)
+def env(arguments: argparse.Namespace) -> int:
+    """Run the command; return the exit status."""
     found = environment()
     if arguments.json:
         from ..utils.files import to_json
@@ -57,7 +47,7 @@ def env(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
 
 
 def environment() -> dict[str, dict[str, Any]]:
-    """Versions, devices and settings."""
+    """Return versions, devices and settings."""
     return {"Versions": versions(), "Devices": devices(), "Settings": settings()}
 
 

@@ -3,12 +3,10 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from ..utils.tables import plain_table, show_table
-from .exit_status import fail
 
 
 FILES = ("evaluation.json", "table.txt", "confusion_matrix.png")
@@ -16,7 +14,7 @@ CLASS_HEADINGS = ("class", "precision", "recall", "f1", "rows")
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that name labelled rows."""
+    """Add the arguments that name labelled rows."""
     data = parser.add_argument_group("data")
     data.add_argument("--task_name", metavar="TASK", help="a GLUE task")
     data.add_argument("--dataset_name", metavar="DATA", help="a name on the Hub, or a folder")
@@ -50,7 +48,6 @@ def add_evaluate_parser(commands: argparse._SubParsersAction) -> argparse.Argume
     parser = commands.add_parser(
         "evaluate",
         allow_abbrev=False,
-        help="metrics of a saved model on a data set, by class",
         description="Compute metrics of a saved classifier of texts, images or recordings, or of an adapter of PEFT, "
         "on labelled rows: over all rows and by class. Exit status: 0; 1 where it failed; 2 for arguments or files "
         "that cannot be used.",
@@ -63,15 +60,8 @@ def add_evaluate_parser(commands: argparse._SubParsersAction) -> argparse.Argume
     return parser
 
 
-def evaluate(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
-    """
-    Run the command.
-
-    Returns:
-        `int`: the exit status.
-    """
-    if rest:
-        return fail("evaluate", f"unrecognized arguments: {' '.join(rest)}")
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Run the command; return the exit status."""
     # Whatever libraries print must not get between the table and a program that reads it.
     with contextlib.redirect_stdout(sys.stderr):
         result = evaluation_of(arguments)

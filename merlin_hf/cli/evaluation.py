@@ -1,4 +1,4 @@
-"""A saved model on labelled rows: what it says, and the features that it says it by."""
+"""Run a saved model on labelled rows: its logits, and the features that enter its last layer."""
 
 import argparse
 import logging
@@ -25,13 +25,12 @@ from ..data.encoding import count_cut, encode_media, encode_texts
 from ..data.images import EncodeImages, mode_of
 from ..data.labels import REGRESSION, SINGLE_LABEL, Labels
 from ..data.models import longest_text, model_names, outputs_of, pad_by_known_token
-from ..data.tasks import VALIDATION, DataSpec, Task, load_splits, make_task, select
+from ..data.tasks import AUDIO, IMAGE, TEXT, VALIDATION, DataSpec, Task, load_splits, make_task, select
 from ..scripts.data_arguments import AudioDataArguments
 from ..transfer.labels import MULTI_LABEL
 from ..transfer.model import TransferModel
 from ..utils.validation import ConfigError, did_you_mean
-from .programs import IMAGE, TEXT
-from .saved_model import AUDIO, SavedModel
+from .saved_model import SavedModel
 
 
 logger = logging.getLogger("merlin_hf.cli")
@@ -46,7 +45,7 @@ SPLITS = ("validation", "validation_matched", "test")
 
 
 class Cut(NamedTuple):
-    """Count of rows that have more tokens than `max_length`, and whether the model takes no more than these."""
+    """The number of rows with more than `max_length` tokens, and whether that is the most that the model takes."""
 
     rows: int
     max_length: int
@@ -142,7 +141,7 @@ def _load_media(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows
 
 
 def _load_task(saved: SavedModel, arguments: argparse.Namespace) -> tuple[Task, str]:
-    """Load the data that the arguments name as a validation split, and what that split is called there."""
+    """Load the data that the arguments name as a validation split; return also what that split is called there."""
     names = ("task_name", "dataset_name", "validation_file", "validation_dir")
     argument = next(name for name in names if getattr(arguments, name) is not None)
     task_name = arguments.task_name and arguments.task_name.lower()
@@ -176,7 +175,7 @@ def _load_task(saved: SavedModel, arguments: argparse.Namespace) -> tuple[Task, 
 
 
 def expected_of(config: PretrainedConfig) -> str | None:
-    """Return what a model's number of outputs says of its labels."""
+    """Return the problem type that a model has by its number of outputs."""
     return REGRESSION if config.num_labels == 1 else SINGLE_LABEL
 
 
@@ -265,7 +264,7 @@ def features(model: PreTrainedModel, rows: EncodedRows, batch_size: int) -> np.n
 
 def model_ids(labels: Labels, config: PretrainedConfig, by_number: bool) -> np.ndarray:
     """
-    Find the output of the model for each class of the data, of shape `(classes,)`.
+    Return the output of the model for each class of the data, of shape `(classes,)`.
 
     See [`~merlin_hf.data.models.outputs_of`].
 

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator
 
-from .exit_status import INTERRUPTED, USAGE_ERROR, fail_with
+from ..utils.exit_status import USAGE_ERROR, fail, guarded
 
 
 # Each command is a module with a function of the same name; no command is imported before it is asked for.
@@ -54,15 +54,13 @@ def main(argv: list[str] | None = None) -> None:
     getattr(module, f"add_{command}_parser")(commands)
     arguments, rest = parser.parse_known_args(argv)
     with _warnings_on_stderr(command, logs_itself=command == "train" and not arguments.dry_run):
-        try:
-            status = getattr(module, command)(arguments, rest)
-        except KeyboardInterrupt:
-            print(f"\nmerlin-hf {command}: interrupted", file=sys.stderr)
-            status = INTERRUPTED
-        except (SystemExit, GeneratorExit):
-            raise
-        except BaseException as error:  # a panic of a library in Rust is no `Exception`
-            status = fail_with(command, error)
+        run = getattr(module, command)
+        if command == "train":  # the rest is for the program that it runs
+            status = guarded(command, lambda: run(arguments, rest))
+        elif rest:
+            status = fail(command, f"unrecognized arguments: {' '.join(rest)}")
+        else:
+            status = guarded(command, lambda: run(arguments))
     sys.exit(status)
 
 

@@ -3,13 +3,12 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ..utils.tables import show_table
 from .evaluate import add_input_arguments, check_numbers
-from .exit_status import fail
 
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ def add_predict_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
     parser = commands.add_parser(
         "predict",
         allow_abbrev=False,
-        help="labels and probabilities of a saved model for rows without labels",
         description="Write what a saved classifier of texts, images or recordings, or an adapter of PEFT, says of "
         "each row: the label, its probability, and the probability of every label; a number where labels are real "
         "numbers. Rows stay in their order. Exit status: 0; 1 where it failed; 2 for arguments or files that cannot "
@@ -61,15 +59,8 @@ def add_predict_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
     return parser
 
 
-def predict(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
-    """
-    Run the command.
-
-    Returns:
-        `int`: the exit status.
-    """
-    if rest:
-        return fail("predict", f"unrecognized arguments: {' '.join(rest)}")
+def predict(arguments: argparse.Namespace) -> int:
+    """Run the command; return the exit status."""
     stdout = sys.stdout
     # Whatever libraries print must not get between the rows and a program that reads them.
     with contextlib.redirect_stdout(sys.stderr):

@@ -15,13 +15,13 @@ from ..data.columns import ColumnOptions
 from ..data.encoding import count_cut
 from ..data.labels import REGRESSION, SINGLE_LABEL
 from ..data.models import is_unnamed, model_names
+from ..data.tasks import TEXT
 from ..data.unlabelled import Damaged, Piece, load_unlabelled
 from ..transfer.labels import MULTI_LABEL
 from ..utils.errors import reading
 from ..utils.files import FileError
 from ..utils.validation import ConfigError
 from .evaluation import FLAGS_OF_OTHERS, Cut, check_no_flags, logits_of, media_encoder, text_encoder
-from .programs import TEXT
 from .saved_model import SavedModel, read_saved
 
 

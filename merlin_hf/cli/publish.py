@@ -4,11 +4,10 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
 from typing import Any
 
+from ..utils.exit_status import FAILURE, fail
 from ..utils.markdown import visible
-from .exit_status import FAILURE, fail
 
 
 def add_publish_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -16,11 +15,10 @@ def add_publish_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
     parser = commands.add_parser(
         "publish",
         allow_abbrev=False,
-        help="put a model on the Hub, with a card",
         description="Put the model in FOLDER on the Hub, with its tokenizer or processor and a card. Only files of a "
-        "model are sent: no training states, no pickles such as training_args.bin, no code. FOLDER is not changed. The "
-        "token is that of `hf auth login` or HF_TOKEN. Exit status: 0 if done, 1 if the Hub did not take it, 2 if "
-        "there is nothing to send.",
+        "model are sent: no training states, no pickles such as training_args.bin, no code. FOLDER is not changed. "
+        "The token is that of `hf auth login` or HF_TOKEN. Exit status: 0 if done, 1 if the Hub did not take it, 2 "
+        "if there is nothing to send.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="what `save_model` or `save_pretrained` wrote")
     parser.add_argument("repo", metavar="REPO", help="user/name, or name for your own")
@@ -34,15 +32,8 @@ def add_publish_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
     return parser
 
 
-def publish(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
-    """
-    Publish a model, or show what would be sent.
-
-    Returns:
-        `int`: the exit status.
-    """
-    if rest:
-        return fail("publish", f"unrecognized arguments: {' '.join(rest)}")
+def publish(arguments: argparse.Namespace) -> int:
+    """Publish a model, or show what would be sent; return the exit status."""
     token = None
     if arguments.token_env is not None:
         token = os.environ.get(arguments.token_env)

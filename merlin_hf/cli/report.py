@@ -3,14 +3,13 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..utils.exit_status import FAILURE, fail
 from ..utils.files import short_path
 from ..utils.markdown import visible
 from .evaluate import add_data_arguments, check_names_data
-from .exit_status import FAILURE, fail
 
 
 ORIGINS = ("task_name", "dataset_name", "validation_file", "validation_dir")
@@ -22,10 +21,10 @@ def add_report_parser(commands: argparse._SubParsersAction) -> argparse.Argument
     parser = commands.add_parser(
         "report",
         allow_abbrev=False,
-        help="tables and figures of a training run, or of many comparisons",
-        description="Of a run (a folder with trainer_state.json): its score and course; with data, its confusion matrix and features. Of "
-        "comparisons (results.json in folders at any depth): scores, ranks, wins, learning curves, costs. Prints Markdown. "
-        "Exit status: 0; 1 where some of what was given could not be used and is left out; 2 where nothing could.",
+        description="Of a run (a folder with trainer_state.json): its score and course; with data, its confusion "
+        "matrix and features. Of comparisons (results.json in folders at any depth): scores, ranks, wins, learning "
+        "curves, costs. Prints Markdown. Exit status: 0; 1 where some of what was given could not be used and is left "
+        "out; 2 where nothing could.",
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="folders or files")
     parser.add_argument("--output_dir", help="write results.md, its figures (PNG and SVG) and report.json there")
@@ -37,15 +36,8 @@ def add_report_parser(commands: argparse._SubParsersAction) -> argparse.Argument
     return parser
 
 
-def report(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
-    """
-    Run the command.
-
-    Returns:
-        `int`: the exit status.
-    """
-    if rest:
-        return fail("report", f"unrecognized arguments: {' '.join(rest)}")
+def report(arguments: argparse.Namespace) -> int:
+    """Run the command; return the exit status."""
     # Whatever libraries print must not get between the report and a program that reads it.
     with contextlib.redirect_stdout(sys.stderr):
         text, summary, damaged = _report(arguments)
@@ -173,7 +165,7 @@ def _report_run(path: Path, name: str, arguments: argparse.Namespace, found: dic
 
 
 def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what a run's model says of rows, and their features before and after."""
+    """Return the predictions of a run's model on rows, and their features before and after training."""
     check_names_data(arguments)
     import numpy as np
     import torch
@@ -196,7 +188,8 @@ def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
             print(f"merlin-hf report: {rows.warning}", file=sys.stderr)
         if rows.labels.is_multi_label:
             raise ConfigError(
-                f"{model!r} gives several labels per row, which a confusion matrix does not show: `merlin-hf evaluate` scores it."
+                f"{model!r} gives several labels per row, which a confusion matrix does not show: "
+                "`merlin-hf evaluate` scores it."
             )
         ids = classes_of(rows.labels, saved.config, arguments.labels_by_number)
         trained = saved.load(device)

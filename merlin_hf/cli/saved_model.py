@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME
 
+from ..data.tasks import AUDIO, IMAGE, TEXT
 from ..hub.card import task_of
 from ..hub.folder import PROCESSOR_CONFIGS, TOKENIZER_CONFIG
 from ..transfer.model import find_head
@@ -23,10 +24,8 @@ from ..utils import loading
 from ..utils.errors import reading
 from ..utils.files import FileError
 from ..utils.validation import ConfigError
-from .programs import IMAGE, TEXT
 
 
-AUDIO = "audio"
 AUTO_MODELS = {
     TEXT: AutoModelForSequenceClassification,
     IMAGE: AutoModelForImageClassification,
@@ -97,8 +96,9 @@ def load_plain(kind: str, path: str, device: torch.device, **options: Any) -> Pr
     missing = sorted(found["missing_keys"])
     if missing and not options.get("ignore_mismatched_sizes"):
         raise FileError(
-            f"{path!r} is no whole classifier: it has no weights for {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}, which "
-            "would be drawn at random. Give the folder of a model that was trained for classification."
+            f"{path!r} is no whole classifier: it has no weights for {', '.join(missing[:3])}"
+            f"{' and others' if len(missing) > 3 else ''}, which would be drawn at random. Give the folder of a model "
+            "that was trained for classification."
         )
     return model.to(device).eval()
 
@@ -127,7 +127,7 @@ def read_saved(path: str, base: str | None = None) -> SavedModel:
 
 
 def _kind_of_class(class_names: Sequence[str]) -> str | None:
-    """Return what a class of transformers classifies; `None` for one that is not a classifier."""
+    """Return the kind of data that a class of transformers classifies; `None` if it is no classifier."""
     task = task_of(class_names)
     return None if task is None else TAGS.get(task.tag)
 
@@ -177,7 +177,7 @@ def _read_adapter(path: str, base: str | None) -> SavedModel:
 
 
 def _adapter_kind(config: PretrainedConfig, adapter_config: Any, path: str) -> str:
-    """Return what a model classifies: by the class that PEFT noted, else by its type."""
+    """Return the kind of data that a model classifies: by the class that PEFT noted, else by its type."""
     mapping = adapter_config.auto_mapping
     noted = mapping.get("base_model_class") if isinstance(mapping, dict) else None
     kind = _kind_of_class([noted] if noted else [])

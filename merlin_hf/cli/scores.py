@@ -1,4 +1,4 @@
-"""How the answers of a saved model are scored."""
+"""Score the logits of a saved model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -53,7 +53,7 @@ def metrics_of(
     logits: np.ndarray, references: np.ndarray, ids: np.ndarray | None, names: list[str], task_name: str | None
 ) -> dict[str, Any]:
     """
-    Metrics in all and by class.
+    Return metrics over all rows and by class.
 
     Args:
         logits (`np.ndarray` of shape `(n, num_labels)`).
@@ -90,7 +90,7 @@ def metrics_of(
 
 
 def flags_of(references: np.ndarray, ids: np.ndarray, num_labels: int) -> np.ndarray:
-    """Zeros and ones for the model's outputs, `(n, num_labels)`; what the data does not know is zero."""
+    """Return zeros and ones for the model's outputs, `(n, num_labels)`; zero for labels that the data does not have."""
     flags = np.zeros((len(references), num_labels), dtype=bool)
     flags[:, ids] = references > 0.5
     return flags
@@ -98,7 +98,7 @@ def flags_of(references: np.ndarray, ids: np.ndarray, num_labels: int) -> np.nda
 
 def multi_label_metrics(logits: np.ndarray, flags: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     """
-    Metrics of answers with any number of labels per row, those with a probability above one half.
+    Return metrics for any number of labels per row: those with a probability above one half.
 
     Args:
         logits, flags (`np.ndarray` of shape `(n, num_labels)`).

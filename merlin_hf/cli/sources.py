@@ -3,16 +3,15 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..utils.markdown import visible
-from .exit_status import fail
 
 
 DESCRIPTION = """\
-Rank data sets by how much they promise as the source of a target, before any training. DATA is path[:config][@split], as in
-nyu-mll/glue:rte@validation; the split is train if not given, and a path is a name on the Hub, a file or a folder.
+Rank data sets by how much they promise as the source of a target, before any training. DATA is
+path[:config][@split], as in nyu-mll/glue:rte@validation; the split is train if not given, and a path is a name on the
+Hub, a file or a folder.
 Exit status: 0; 1 where measuring failed; 2 for arguments that cannot be used."""
 FILES = ("ranking.json", "table.txt", "ranking.png")
 COLUMNS = {
@@ -28,15 +27,14 @@ def add_sources_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
     parser = commands.add_parser(
         "sources",
         allow_abbrev=False,
-        help="rank candidate source data sets for your target, before training",
         description=DESCRIPTION,
     )
     parser.add_argument("--target", required=True, metavar="DATA", help="the small target")
     parser.add_argument("--candidates", required=True, nargs="+", metavar="DATA", help="the sources to choose from")
     parser.add_argument(
         "--model",
-        help="a name on the Hub or a folder; google-bert/bert-base-uncased for texts and google/vit-base-patch16-224-in21k for "
-        "images if not given",
+        help="a name on the Hub or a folder; google-bert/bert-base-uncased for texts and "
+        "google/vit-base-patch16-224-in21k for images if not given",
     )
     parser.add_argument(
         "--target_rows", type=int, default=200, metavar="N", help="rows of the target in each draw (%(default)s)"
@@ -76,15 +74,8 @@ def add_sources_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
     return parser
 
 
-def sources(arguments: argparse.Namespace, rest: Sequence[str] = ()) -> int:
-    """
-    Run the command.
-
-    Returns:
-        `int`: the exit status.
-    """
-    if rest:
-        return fail("sources", f"unrecognized arguments: {' '.join(rest)}")
+def sources(arguments: argparse.Namespace) -> int:
+    """Run the command; return the exit status."""
     # Whatever libraries print must not get between the table and a program that reads it.
     with contextlib.redirect_stdout(sys.stderr):
         ranking = _rank(arguments)

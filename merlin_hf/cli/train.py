@@ -7,16 +7,18 @@ import os
 import subprocess
 import sys
 import textwrap
-import traceback
 from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
+from ..utils.exit_status import EXPECTED, FAILURE, USAGE_ERROR, fail, fail_with
 from ..utils.tables import show_table
-from .accelerate_configs import NAMES, accelerate_config
-from .exit_status import EXPECTED, FAILURE, USAGE_ERROR, fail
 
 
 MODULE = "merlin_hf.cli.main"
+ACCELERATE_FOLDER = Path(__file__).parents[1] / "accelerate_configs"
+ACCELERATE_CONFIGS = tuple(sorted(path.stem for path in ACCELERATE_FOLDER.glob("*.yaml")))
 STDOUT, STDERR = 1, 2  # file descriptors
 USAGE = "merlin-hf train [FILE.yaml] --model_name_or_path MODEL TARGET [SOURCE]"
 COMMON = """\
@@ -76,7 +78,7 @@ def add_train_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentP
         "--accelerate_config",
         "--accelerate-config",
         metavar="NAME",
-        help=f"start processes: {', '.join(NAMES)}, or a file of `accelerate config`",
+        help=f"start processes: {', '.join(ACCELERATE_CONFIGS)}, or a file of `accelerate config`",
     )
     parser.add_argument("--num_processes", "--num-processes", metavar="N", help="how many")
     parser.add_argument(
@@ -86,14 +88,7 @@ def add_train_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentP
 
 
 def train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
-    """
-    Train in this process, or in those that accelerate starts.
-
-    Returns:
-        `int`: the exit status.
-    """
-    from ..utils.validation import ConfigError
-
+    """Train in this process, or in those that accelerate starts; return the exit status."""
     rest = list(rest)
     try:
         if arguments.help or arguments.help_all:
@@ -103,8 +98,8 @@ def train(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
         with _only_results_on_stdout():
             request = read_request(rest, arguments.config, arguments.task)
         launcher = _launcher(arguments)
-    except (ConfigError, ValueError, OSError, ImportError) as error:
-        return fail("train", error)
+    except EXPECTED as error:
+        return fail_with("train", error)
     return _launch(launcher, request.task, arguments, rest) if launcher else _train_here(request, arguments)
 
 
@@ -114,7 +109,7 @@ def _help(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     from ..methods import METHODS, get_method
     from ..scripts.arguments import ArgumentParser, names_of, scan
-    from .programs import TEXT, argument_classes
+    from .arguments import TEXT, argument_classes
 
     method = scan(rest).get("method") or "merlin"
     options = get_method(method).training_args_class
@@ -145,6 +140,27 @@ def _launcher(arguments: argparse.Namespace) -> list[str]:
     if arguments.accelerate_config is not None:
         launcher.append(f"--config_file={accelerate_config(arguments.accelerate_config)}")
     return launcher
+
+
+def accelerate_config(name_or_path: str) -> str:
+    """
+    Return the path of a configuration for `accelerate launch --config_file`.
+
+    Args:
+        name_or_path (`str`): one of `ACCELERATE_CONFIGS`, or a file.
+
+    Raises:
+        ValueError: it is neither; the message lists the names.
+    """
+    from ..utils.validation import did_you_mean
+
+    if name_or_path in ACCELERATE_CONFIGS:
+        return str(ACCELERATE_FOLDER / f"{name_or_path}.yaml")
+    if Path(name_or_path).is_file():
+        return name_or_path
+    hint = did_you_mean(name_or_path, ACCELERATE_CONFIGS)
+    known = ", ".join(ACCELERATE_CONFIGS)
+    raise ValueError(f"`--accelerate_config {name_or_path}` is no file.{hint} Or one of: {known}.")
 
 
 def _is_deepspeed(config_file: str) -> bool:
@@ -202,9 +218,10 @@ def _train_here(request: Any, arguments: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _only_results_on_stdout() -> Iterator[None]:
     """
-    Send what libraries print to stderr meanwhile, so that it does not get between the table and a program that reads it.
+    Send what libraries print to stderr, away from a program that reads the table.
 
-    Also by its descriptor, as loggers such as DeepSpeed's hold the stream that was there when they were imported.
+    The descriptor is redirected as well: loggers such as DeepSpeed's hold the stream that was there when they were
+    imported.
     """
     with contextlib.ExitStack() as stack:
         stdout = sys.stdout
@@ -230,45 +247,13 @@ def _dry_run(request: Any) -> tuple[int, dict[str, Any] | None]:
     try:
         return 0, plan_of(request)
     except EXPECTED as error:
-        return fail("train", error), None
+        return fail_with("train", error), None
 
 
 def _train(request: Any) -> tuple[int, dict[str, Any] | None]:
     """Return the exit status, and the metrics; nothing of them where another process speaks."""
-    from transformers import set_seed
+    from ..scripts.program import run_command
+    from .arguments import build
 
-    from ..data.media import UnreadableMediaError
-    from ..scripts.program import run, setup_logging
-    from ..transfer.weights import NotFiniteError
-    from ..utils.files import FileError, check_output_dir
-    from ..utils.secret import without_any_token
-    from .programs import build
-
-    try:
-        model_args, data_args, args = request.arguments()
-        if args.do_train:
-            check_output_dir(args.output_dir)
-        setup_logging(args)
-        set_seed(args.seed)
-        program = build(request.task, model_args, data_args, args)
-    except EXPECTED as error:
-        return fail("train", error), None
-    try:
-        metrics = run(program)
-    except (FileError, UnreadableMediaError) as error:
-        return fail("train", error), None
-    except NotFiniteError as error:
-        return fail("train", error, FAILURE), None
-    except KeyboardInterrupt:
-        print(f"\nThe same command goes on from the last checkpoint in {args.output_dir}.", file=sys.stderr)
-        raise
-    except Exception as error:
-        if program.trainer.state.global_step == 0 and isinstance(error, EXPECTED):
-            return fail("train", error), None  # nothing is trained yet: the error is about what was given
-        print(without_any_token(traceback.format_exc()), end="", file=sys.stderr)
-        message = f"the run failed; its last checkpoint, if it has one, is in {args.output_dir}"
-        return fail("train", message, FAILURE), None
-    if not program.trainer.is_world_process_zero():
-        return 0, None
-    result = {"method": request.method, "task": request.task, "output_dir": args.output_dir, "metrics": metrics}
-    return 0, result
+    status, result = run_command("train", request.arguments, partial(build, request.task))
+    return status, result and {"method": request.method, "task": request.task, **result}

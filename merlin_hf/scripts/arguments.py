@@ -1,13 +1,14 @@
 """
-Arguments from flags and a YAML or JSON file: the file gives the parser's defaults, and flags override them.
+Read arguments from flags and a YAML or JSON file: the file gives the parser's defaults, and flags override them.
 
-The pattern is that of trl's `TrlParser`. What a file says is checked against the dataclasses as flags are.
+The pattern is that of trl's `TrlParser`. Values of a file are checked against the dataclasses as flags are.
 """
 
 import dataclasses
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ from transformers import HfArgumentParser
 
 from ..methods import METHODS, get_method
 from ..utils.config_file import read_mapping
-from ..utils.validation import ConfigError, check_value, cut, did_you_mean, rules
+from ..utils.validation import ConfigError, Text, check_options, check_value, cut, did_you_mean, rules
 
 
 FILE_ENDINGS = (".yaml", ".yml", ".json")
@@ -24,6 +25,41 @@ PATHS = {"model_name_or_path", "dataset_name", "source_dataset_name", "config_na
 PATH_ENDINGS = ("_file", "_dir")
 OUTPUTS = {"output_dir", "logging_dir", "cache_dir"}  # of the folder that the command is run in
 ORIGINS = ("task_name", "dataset_name", "train_file", "train_dir")
+
+
+@dataclass
+class BaseModelArguments:
+    """Arguments of the model and the method that all programs share."""
+
+    model_name_or_path: Text = field(metadata={"help": "Path of a pretrained model, or its name on the Hub."})
+    method: str | None = field(
+        default=None,
+        metadata={"help": f"{', '.join(METHODS)}. Default: merlin with a source, else finetune."},
+    )
+    config_name: str | None = field(default=None, metadata={"help": "Configuration, if not the model's."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where to keep what is downloaded from the Hub."})
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
+    token: str | None = field(default=None, metadata={"help": "Token for files of the Hub that are not public."})
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run code from the model's repository. Only for those whose code you have read."},
+    )
+    ignore_mismatched_sizes: bool = field(
+        default=False, metadata={"help": "Accept a pretrained model whose last layer has another number of labels."}
+    )
+
+    def __post_init__(self):
+        check_options(self)
+
+    @property
+    def hub_options(self) -> dict[str, Any]:
+        """Return the options that every `from_pretrained` takes."""
+        return {
+            "cache_dir": self.cache_dir,
+            "revision": self.model_revision,
+            "token": self.token,
+            "trust_remote_code": self.trust_remote_code,
+        }
 
 
 class ArgumentParser(HfArgumentParser):

@@ -10,14 +10,79 @@ from ..utils.validation import Count, check_options, interval
 
 
 @dataclass
-class TextDataArguments:
-    """Arguments that name a target of texts, and a source by the same with `source_` in front."""
+class DataArguments:
+    """
+    Arguments that name a target, and a source by the same with `source_` in front, whatever their rows are.
+
+    Raises:
+        ValueError: a value cannot be used, the target is missing, or one of the two is named twice.
+    """
+
+    origins_of_target: ClassVar[tuple[str, ...]]  # of which one is given; those of the source have `source_` in front
+    validation_or_test: ClassVar[tuple[str, str]]  # arguments that may stand without any of these
+
+    dataset_name: str | None = field(default=None, metadata={"help": "Target: name on the Hub, or a folder."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
+    problem_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "Target: single_label_classification or regression, where labels are numbers that could be either."
+        },
+    )
+    labels_by_number: bool = field(
+        default=False,
+        metadata={"help": "Match classes of other names in other splits, or of a trained model, by their numbers."},
+    )
+    source_dataset_name: str | None = field(default=None, metadata={"help": "Source: name on the Hub, or a folder."})
+    source_dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
+    source_problem_type: str | None = field(default=None, metadata={"help": "As problem_type, for the source."})
+    max_train_samples: Count | None = field(
+        default=None, metadata={"help": "Train on so many rows: the first ones of texts, others drawn at random."}
+    )
+    max_source_samples: Count | None = field(default=None, metadata={"help": "The same for the source."})
+    max_eval_samples: Count | None = field(default=None, metadata={"help": "The same for evaluation."})
+    max_predict_samples: Count | None = field(default=None, metadata={"help": "Predict the first rows."})
+
+    def __post_init__(self):
+        check_options(self)
+        for name in ("problem_type", "source_problem_type"):
+            if getattr(self, name) not in (None, *PROBLEM_TYPES):
+                raise ValueError(f"`{name}` must be {' or '.join(PROBLEM_TYPES)}, got {getattr(self, name)!r}.")
+        for prefix in ("", "source_"):
+            given = [name for name in self.origins(prefix) if getattr(self, name) is not None]
+            if len(given) > 1:
+                raise ValueError(f"Give only one of {', '.join(f'`{name}`' for name in given)}.")
+            if not given and not prefix and all(getattr(self, name) is None for name in self.validation_or_test):
+                *others, last = (f"`{name}`" for name in self.origins())
+                raise ValueError(f"The target is missing: give {', '.join(others)} or {last}.")
+
+    @classmethod
+    def origins(cls, prefix: str = "") -> tuple[str, ...]:
+        """Return the arguments that say where the target comes from, or with `prefix="source_"` the source."""
+        return tuple(f"{prefix}{name}" for name in cls.origins_of_target)
+
+    @property
+    def has_source(self) -> bool:
+        """Return whether a source is named."""
+        return any(getattr(self, name) is not None for name in self.origins("source_"))
+
+    def origin(self, prefix: str) -> str:
+        """Return the argument that is given of [`DataArguments.origins`], else one of `validation_or_test`."""
+        return next(
+            name for name in (*self.origins(prefix), *self.validation_or_test) if getattr(self, name) is not None
+        )
+
+
+@dataclass
+class TextDataArguments(DataArguments):
+    """[`DataArguments`] for texts."""
+
+    origins_of_target = ("task_name", "dataset_name", "train_file")
+    validation_or_test = ("validation_file", "test_file")
 
     task_name: str | None = field(
         default=None, metadata={"help": f"GLUE task of the target: {', '.join(GLUE_COLUMNS)}."}
     )
-    dataset_name: str | None = field(default=None, metadata={"help": "Target: name on the Hub, or a folder."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
     train_file: str | None = field(default=None, metadata={"help": "Target: a csv, json or parquet file to train on."})
     validation_file: str | None = field(default=None, metadata={"help": "Target: a file to evaluate on."})
     test_file: str | None = field(default=None, metadata={"help": "Target: a file to predict."})
@@ -28,26 +93,10 @@ class TextDataArguments:
     label_column: str | None = field(
         default=None, metadata={"help": "Target: column of the labels. Default: label, labels, or the only classes."}
     )
-    problem_type: str | None = field(
-        default=None,
-        metadata={
-            "help": "Target: single_label_classification or regression, where labels are numbers that could be either."
-        },
-    )
-    labels_by_number: bool = field(
-        default=False, metadata={"help": "Match classes of files by number where their names differ."}
-    )
     source_task_name: str | None = field(default=None, metadata={"help": "GLUE task of the source."})
-    source_dataset_name: str | None = field(default=None, metadata={"help": "Source: name on the Hub, or a folder."})
-    source_dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
     source_train_file: str | None = field(default=None, metadata={"help": "Source: a csv, json or parquet file."})
     source_text_columns: list[str] | None = field(default=None, metadata={"help": "As text_columns, for the source."})
     source_label_column: str | None = field(default=None, metadata={"help": "As label_column, for the source."})
-    source_problem_type: str | None = field(default=None, metadata={"help": "As problem_type, for the source."})
-    max_train_samples: Count | None = field(default=None, metadata={"help": "Train on the first rows of the target."})
-    max_source_samples: Count | None = field(default=None, metadata={"help": "Train on the first rows of the source."})
-    max_eval_samples: Count | None = field(default=None, metadata={"help": "Evaluate on the first rows."})
-    max_predict_samples: Count | None = field(default=None, metadata={"help": "Predict the first rows."})
     max_seq_length: Annotated[int, interval("[1, 1_000_000]")] = field(
         default=128, metadata={"help": "Longer texts are cut to so many tokens."}
     )
@@ -57,42 +106,21 @@ class TextDataArguments:
     overwrite_cache: bool = field(default=False, metadata={"help": "Tokenize again what has been tokenized before."})
 
     def __post_init__(self):
-        check_options(self)
+        super().__post_init__()
         for name in ("task_name", "source_task_name"):
             task = getattr(self, name)
             if task is not None and task.lower() not in GLUE_COLUMNS:
                 raise ValueError(f"`{name}` must be a GLUE task ({', '.join(GLUE_COLUMNS)}), got {task!r}.")
             setattr(self, name, task and task.lower())
-        for name in ("problem_type", "source_problem_type"):
-            if getattr(self, name) not in (None, *PROBLEM_TYPES):
-                raise ValueError(f"`{name}` must be {' or '.join(PROBLEM_TYPES)}, got {getattr(self, name)!r}.")
-        for prefix in ("", "source_"):
-            given = [name for name in self.origins(prefix) if getattr(self, name) is not None]
-            if len(given) > 1:
-                raise ValueError(f"Give only one of {', '.join(f'`{name}`' for name in given)}.")
-            if not given and not prefix and self.validation_file is None and self.test_file is None:
-                raise ValueError("The target is missing: give `task_name`, `dataset_name` or `train_file`.")
-
-    @staticmethod
-    def origins(prefix: str) -> tuple[str, str, str]:
-        """Return the arguments that say where a task comes from."""
-        return (f"{prefix}task_name", f"{prefix}dataset_name", f"{prefix}train_file")
-
-    @property
-    def has_source(self) -> bool:
-        """Return whether a source is named."""
-        return any(getattr(self, name) is not None for name in self.origins("source_"))
 
     def spec(self, prefix: str = "") -> DataSpec:
         """Return the target, or with `prefix="source_"` the source, as it is named."""
-        given = next((name for name in self.origins(prefix) if getattr(self, name) is not None), None)
         task_name = getattr(self, f"{prefix}task_name")
-        named = getattr(self, f"{prefix}dataset_name")
         files = {split: getattr(self, f"{prefix}{split}_file", None) for split in (TRAIN, VALIDATION, TEST)}
         return DataSpec(
-            argument=given or ("validation_file" if self.validation_file is not None else "test_file"),
-            path=GLUE if task_name is not None else named,
-            name=task_name if task_name is not None else getattr(self, f"{prefix}dataset_config_name"),
+            argument=self.origin(prefix),
+            path=getattr(self, f"{prefix}dataset_name") if task_name is None else GLUE,
+            name=getattr(self, f"{prefix}dataset_config_name") if task_name is None else task_name,
             shown=task_name,
             files={split: path for split, path in files.items() if path is not None},
             options=ColumnOptions(
@@ -107,13 +135,13 @@ class TextDataArguments:
 
 
 @dataclass
-class MediaDataArguments:
-    """Arguments that name the target (`dataset_name` or folders) and the source (the same with `source_` in front)."""
+class MediaDataArguments(DataArguments):
+    """[`DataArguments`] for files in a folder for each class, and data sets with a column of such files."""
 
+    origins_of_target = ("dataset_name", "train_dir")
+    validation_or_test = ("validation_dir", "test_dir")
     kind: ClassVar[str]  # of rows
 
-    dataset_name: str | None = field(default=None, metadata={"help": "Target: name on the Hub, or a folder."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
     train_dir: str | None = field(
         default=None, metadata={"help": "Target: a folder to train on, with a folder of files for each class."}
     )
@@ -133,55 +161,24 @@ class MediaDataArguments:
             "aliases": ["--label_column"],
         },
     )
-    source_dataset_name: str | None = field(default=None, metadata={"help": "Source: name on the Hub, or a folder."})
-    source_dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
     source_train_dir: str | None = field(default=None, metadata={"help": "Source: a folder, as train_dir."})
     source_train_split_name: str = field(default="train", metadata={"help": "Split of source_dataset_name."})
     source_label_column_name: str | None = field(
         default=None,
         metadata={"help": "As label_column_name, for the source.", "aliases": ["--source_label_column"]},
     )
-    problem_type: str | None = field(
-        default=None,
-        metadata={"help": "Target: single_label_classification or regression, where labels are numbers."},
-    )
-    source_problem_type: str | None = field(default=None, metadata={"help": "The same for the source."})
-    labels_by_number: bool = field(
-        default=False,
-        metadata={"help": "Match classes of other names in other splits, or of a trained model, by their numbers."},
-    )
-    max_train_samples: Count | None = field(default=None, metadata={"help": "Train on so many rows, drawn at random."})
-    max_source_samples: Count | None = field(default=None, metadata={"help": "Use so many source rows, at random."})
-    max_eval_samples: Count | None = field(default=None, metadata={"help": "Evaluate on so many rows, at random."})
-    max_predict_samples: Count | None = field(default=None, metadata={"help": "Predict the first rows."})
-
-    def __post_init__(self):
-        check_options(self)
-        for prefix in ("", "source_"):
-            given = [name for name in self.origins(prefix) if getattr(self, name) is not None]
-            if len(given) > 1:
-                raise ValueError(f"Give only one of {', '.join(f'`{name}`' for name in given)}.")
-            if not given and not prefix and self.validation_dir is None and self.test_dir is None:
-                raise ValueError("The target is missing: give `dataset_name` or `train_dir`.")
-
-    @staticmethod
-    def origins(prefix: str) -> tuple[str, str]:
-        """Return the arguments that say where a task comes from."""
-        return (f"{prefix}dataset_name", f"{prefix}train_dir")
-
-    @property
-    def has_source(self) -> bool:
-        """Return whether a source is named."""
-        return any(getattr(self, name) is not None for name in self.origins("source_"))
 
     def spec(self, prefix: str = "") -> DataSpec:
         """Return the target, or with `prefix="source_"` the source, as it is named."""
-        given = next((name for name in self.origins(prefix) if getattr(self, name) is not None), None)
         splits = (TRAIN,) if prefix else (TRAIN, VALIDATION, TEST)
         folders = {split: getattr(self, f"{prefix}{split}_dir") for split in splits}
-        column = f"{prefix}{self.kind}_column_name"
+        names = {
+            "media_column": f"{prefix}{self.kind}_column_name",
+            "label_column": f"{prefix}label_column_name",
+            "problem_type": f"{prefix}problem_type",
+        }
         return DataSpec(
-            argument=given or ("validation_dir" if self.validation_dir is not None else "test_dir"),
+            argument=self.origin(prefix),
             path=getattr(self, f"{prefix}dataset_name"),
             name=getattr(self, f"{prefix}dataset_config_name"),
             folders={split: path for split, path in folders.items() if path is not None},
@@ -190,15 +187,11 @@ class MediaDataArguments:
             lacking=splits,
             kind=self.kind,
             options=ColumnOptions(
-                media_column=getattr(self, column),
-                label_column=getattr(self, f"{prefix}label_column_name"),
-                problem_type=getattr(self, f"{prefix}problem_type"),
+                media_column=getattr(self, names["media_column"]),
+                label_column=getattr(self, names["label_column"]),
+                problem_type=getattr(self, names["problem_type"]),
                 labels_by_number=self.labels_by_number,
-                names={
-                    "media_column": column,
-                    "label_column": f"{prefix}label_column_name",
-                    "problem_type": f"{prefix}problem_type",
-                },
+                names=names,
             ),
             prefix=prefix,
             held_out=0.0 if prefix else self.train_val_split,
@@ -209,7 +202,7 @@ class MediaDataArguments:
 class ImageDataArguments(MediaDataArguments):
     """[`MediaDataArguments`] for images."""
 
-    kind: ClassVar[str] = IMAGE
+    kind = IMAGE
 
     image_column_name: str | None = field(
         default=None,
@@ -230,7 +223,7 @@ class ImageDataArguments(MediaDataArguments):
 class AudioDataArguments(MediaDataArguments):
     """[`MediaDataArguments`] for audio."""
 
-    kind: ClassVar[str] = AUDIO
+    kind = AUDIO
 
     audio_column_name: str | None = field(
         default=None, metadata={"help": "Target: column of the audio. Default: found by its type."}

@@ -7,29 +7,19 @@ names a folder of data sets (see `merlin_hf.data`). The output is a plain `AutoM
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import datasets
-from transformers import AutoModelForImageClassification, default_data_collator, set_seed
+from transformers import AutoModelForImageClassification, PretrainedConfig, default_data_collator
 
 from ..data.encoding import encode_media
 from ..data.images import EncodeImages, mode_of
 from ..data.models import load_image_processor
 from ..data.tasks import TRAIN, Task
 from ..training_args import TransferTrainingArguments
-from .arguments import parse_args
+from .arguments import BaseModelArguments
 from .data_arguments import ImageDataArguments
-from .model_arguments import BaseModelArguments
-from .program import (
-    Program,
-    choose_method,
-    encode_tasks,
-    load_config,
-    load_model,
-    load_tasks,
-    make_program,
-    run,
-    setup_logging,
-)
+from .program import Encode, Program, build_program, run_as_main
 
 
 @dataclass
@@ -40,17 +30,10 @@ class ModelArguments(BaseModelArguments):
 
 
 def build(model_args: ModelArguments, data_args: ImageDataArguments, args: TransferTrainingArguments) -> Program:
-    """
-    Load what the arguments name, and make the trainer; nothing is trained.
-
-    Raises:
-        ValueError, FileNotFoundError: the arguments, the data and the model do not fit together.
-    """
+    """Load what the arguments name, and make the trainer; see [`~merlin_hf.scripts.program.build_program`]."""
     args.remove_unused_columns = False  # rows are encoded when read, from columns that the model does not take
-    trainer_class = choose_method(model_args, data_args, args.do_train)
-    with args.main_process_first(desc="loading data"):
-        target, source = load_tasks(model_args, data_args, args, trainer_class)
-        config = load_config(model_args, target.labels, args.do_train, data_args.labels_by_number)
+
+    def prepare(config: PretrainedConfig, target: Task, source: Task | None) -> tuple[Any, Encode, Any]:
         path = model_args.image_processor_name or model_args.model_name_or_path
         processor = load_image_processor(path, **model_args.hub_options)
         plain = EncodeImages(processor, mode_of(config))
@@ -59,18 +42,14 @@ def build(model_args: ModelArguments, data_args: ImageDataArguments, args: Trans
         def encode(task: Task, split: str, limit: int | None) -> datasets.Dataset:
             return encode_media(task, split, augmented if split == TRAIN else plain, limit, args.seed)
 
-        data = encode_tasks(target, source, data_args, args, encode)
-    model = load_model(model_args, config, AutoModelForImageClassification)
-    rest = (args, data, target, source, model_args, data_args, "image-classification", default_data_collator)
-    return make_program(trainer_class, model, processor, *rest)
+        return processor, encode, default_data_collator
+
+    return build_program(model_args, data_args, args, "image-classification", AutoModelForImageClassification, prepare)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train, evaluate and predict as the arguments say."""
-    model_args, data_args, args = parse_args(argv, ModelArguments, ImageDataArguments)
-    setup_logging(args)
-    set_seed(args.seed)
-    run(build(model_args, data_args, args))
+    """Train, evaluate and predict as the arguments say; see [`~merlin_hf.scripts.program.run_as_main`]."""
+    run_as_main(argv, ModelArguments, ImageDataArguments, build)
 
 
 if __name__ == "__main__":

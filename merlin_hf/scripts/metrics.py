@@ -1,4 +1,4 @@
-"""How the answers of a classifier are scored: GLUE's metrics, or accuracy, or error and correlations."""
+"""Score the predictions of a classifier: GLUE's metrics, or accuracy, or error and correlations."""
 
 import importlib.util
 import logging

@@ -1,35 +1,44 @@
-"""Steps that all programs share: loading, training, evaluating, predicting, publishing."""
+"""What all programs share: build the trainer of a method on its data, run it, and say in one line what goes wrong."""
 
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import transformers
-from transformers import AutoModelForSequenceClassification, EvalPrediction, PretrainedConfig, Trainer
+from transformers import AutoModelForSequenceClassification, EvalPrediction, PretrainedConfig, Trainer, set_seed
 
 from ..data.columns import GLUE
 from ..data.labels import Labels
+from ..data.media import UnreadableMediaError
 from ..data.models import configure_labels, outputs_of
 from ..data.tasks import TEST, TRAIN, VALIDATION, Task, check_several_classes, load_task
 from ..hub.content import given_arguments
 from ..methods import get_method
 from ..training_args import TransferTrainingArguments
 from ..transfer.distributed import end_training
+from ..transfer.weights import NotFiniteError
 from ..utils import loading
+from ..utils.exit_status import EXPECTED, FAILURE, fail, fail_with, guarded
+from ..utils.files import FileError, check_output_dir
 from ..utils.manifest import has_weights
+from ..utils.secret import without_any_token
 from ..utils.validation import ConfigError, did_you_mean
+from .arguments import BaseModelArguments, parse_args
+from .data_arguments import DataArguments
 from .metrics import make_compute_metrics, predicted
-from .model_arguments import BaseModelArguments, TaskArguments
 
 
 # Kinds of splits, and the argument that asks for each.
 KINDS = {TRAIN: "do_train", VALIDATION: "do_eval", TEST: "do_predict"}
+Encode = Callable[[Task, str, int | None], datasets.Dataset]
 
 logger = logging.getLogger("merlin_hf.scripts")
 
@@ -58,7 +67,89 @@ class Program:
     task_name: str | None = None
 
 
-# Loading
+# Building
+
+
+def build_program(
+    model_args: BaseModelArguments,
+    data_args: Any,
+    args: TransferTrainingArguments,
+    tag: str,
+    auto_class: Any,
+    prepare: Callable[[PretrainedConfig, Task, Task | None], tuple[Any, Encode, Callable]],
+    adapt: Callable[[Any], None] = lambda model: None,
+) -> Program:
+    """
+    Load the data and the model that the arguments name, and make the trainer of the method; nothing is trained.
+
+    Args:
+        tag (`str`): the Hub's name of the task, for the card.
+        auto_class: of transformers, which loads the model.
+        prepare (`Callable`): from the model's configuration, the target and the source to the tokenizer or processor,
+            a function that encodes so many rows of a task's split, and the data collator.
+        adapt (`Callable`): takes the model before the trainer does.
+
+    Raises:
+        ValueError, FileNotFoundError: the arguments, the data and the model do not fit together.
+    """
+    trainer_class = choose_method(model_args, data_args, args.do_train)
+    with args.main_process_first(desc="loading the data"):
+        target, source = load_tasks(model_args, data_args, args, trainer_class)
+        config = load_config(model_args, target.labels, args.do_train, data_args.labels_by_number)
+        processor, encode, collator = prepare(config, target, source)
+        train_rows = encode(target, TRAIN, data_args.max_train_samples) if args.do_train else None
+        source_rows = None if source is None else encode(source, TRAIN, data_args.max_source_samples)
+        evaluated: dict[str, dict[str, datasets.Dataset]] = {VALIDATION: {}, TEST: {}}
+        limits = {VALIDATION: data_args.max_eval_samples, TEST: data_args.max_predict_samples}
+        for kind, limit in limits.items():
+            if getattr(args, KINDS[kind]):
+                # MNLI has two of each.
+                names = {"": kind if kind in target.splits else f"{kind}_matched", "-mm": f"{kind}_mismatched"}
+                found = {suffix: name for suffix, name in names.items() if name in target.splits}
+                evaluated[kind] = {suffix: encode(target, name, limit) for suffix, name in found.items()}
+    model = load_model(model_args, config, auto_class)
+    adapt(model)
+    task_name = getattr(data_args, "task_name", None)
+    trainer = trainer_class(
+        model=model,
+        args=args,
+        train_dataset=train_rows,
+        eval_dataset=evaluated[VALIDATION].get(""),
+        data_collator=collator,
+        processing_class=processor,
+        compute_metrics=make_compute_metrics(task_name, target.labels),
+        **({} if source is None else {"source_dataset": source_rows}),
+    )
+    check_best_metric(trainer, target.labels)
+    return Program(
+        trainer,
+        target.labels,
+        None if source is None else source.labels,
+        evaluated[VALIDATION],
+        evaluated[TEST],
+        publish=lambda: publish(trainer, model_args, data_args, tag),
+        task_name=task_name,
+    )
+
+
+def choose_method(model_args: BaseModelArguments, data_args: DataArguments, do_train: bool) -> type[Trainer]:
+    """Return the trainer class, checked against whether there is a source."""
+    method = model_args.method or ("merlin" if data_args.has_source else "finetune")
+    trainer_class = get_method(method)
+    if trainer_class.depends_on_source() and not do_train:
+        return get_method("finetune")  # to evaluate and predict, all are the same
+    if trainer_class.depends_on_source() and not data_args.has_source:
+        given = ", ".join(f"`{name}`" for name in data_args.origins("source_"))
+        raise ValueError(
+            f"`method={method!r}` trains on a source as well: give one of {given}, or `--method finetune`."
+        )
+    if data_args.has_source and not trainer_class.takes_source:
+        logger.warning(
+            f"`method={method!r}` trains on the target alone: the source is not used. Leave it out, or take a method "
+            "such as merlin or sequential."
+        )
+    logger.info(f"Method: {method}")
+    return trainer_class
 
 
 def load_tasks(
@@ -80,38 +171,6 @@ def load_tasks(
         check_several_classes(source)
         args.num_source_labels = args.num_source_labels or source.labels.num_labels
     return target, source
-
-
-def encode_tasks(
-    target: Task,
-    source: Task | None,
-    data_args: Any,
-    args: TransferTrainingArguments,
-    encode: Callable[[Task, str, int | None], datasets.Dataset],
-) -> dict[str, Any]:
-    """
-    Encode the splits that the arguments ask for.
-
-    Args:
-        encode (`Callable`): takes a task, a split and how many rows to keep.
-
-    Returns:
-        `dict`: `train` and `source`, `None` where there is none; `validation` and `test` by the suffix of their
-        metrics, as MNLI has two.
-    """
-    data: dict[str, Any] = {"train": None, "source": None, "validation": {}, "test": {}}
-    if args.do_train:
-        data["train"] = encode(target, TRAIN, data_args.max_train_samples)
-    if source is not None:
-        data["source"] = encode(source, TRAIN, data_args.max_source_samples)
-    for kind, asked, limit in (
-        (VALIDATION, args.do_eval, data_args.max_eval_samples),
-        (TEST, args.do_predict, data_args.max_predict_samples),
-    ):
-        names = {"": kind if kind in target.splits else f"{kind}_matched", "-mm": f"{kind}_mismatched"}
-        found = {suffix: name for suffix, name in names.items() if asked and name in target.splits}
-        data[kind] = {suffix: encode(target, name, limit) for suffix, name in found.items()}
-    return data
 
 
 def load_config(model_args: BaseModelArguments, labels: Labels, is_trained: bool = True, by_number: bool = False):
@@ -166,91 +225,6 @@ def load_model(
         ) from error
 
 
-# Running
-
-
-def setup_logging(training_args: TransferTrainingArguments) -> None:
-    """Log from the first process, or as `log_level` says."""
-    logging.basicConfig(
-        format="%(asctime)s - %(levelname)s - %(name)s - %(message)s",
-        datefmt="%m/%d/%Y %H:%M:%S",
-        handlers=[logging.StreamHandler(sys.stdout)],
-    )
-    if training_args.should_log:
-        transformers.utils.logging.set_verbosity_info()
-    level = training_args.get_process_log_level()
-    logging.getLogger("merlin_hf").setLevel(level)
-    if not training_args.should_log:
-        logging.getLogger("merlin_hf.data").setLevel(logging.ERROR)  # the first process has said it
-    datasets.utils.logging.set_verbosity(level)
-    transformers.utils.logging.set_verbosity(level)
-    given = [f"\n  {name} = {value}" for name, value in given_arguments(training_args).items()]
-    logger.info(f"Training arguments that differ from their defaults:{''.join(given)}")
-
-
-def choose_method(model_args: BaseModelArguments, data_args: TaskArguments, do_train: bool) -> type[Trainer]:
-    """Return the trainer class, checked against whether there is a source."""
-    method = model_args.method or ("merlin" if data_args.has_source else "finetune")
-    trainer_class = get_method(method)
-    if trainer_class.depends_on_source() and not do_train:
-        return get_method("finetune")  # to evaluate and predict, all are the same
-    if trainer_class.depends_on_source() and not data_args.has_source:
-        given = ", ".join(f"`{name}`" for name in data_args.origins("source_"))
-        raise ValueError(
-            f"`method={method!r}` trains on a source as well: give one of {given}, or `--method finetune`."
-        )
-    if data_args.has_source and not trainer_class.takes_source:
-        logger.warning(
-            f"`method={method!r}` trains on the target alone: the source is not used. Leave it out, or take a method "
-            "such as merlin or sequential."
-        )
-    logger.info(f"Method: {method}")
-    return trainer_class
-
-
-def make_program(
-    trainer_class: type[Trainer],
-    model: Any,
-    processor: Any,
-    args: TransferTrainingArguments,
-    data: dict[str, Any],
-    target: Task,
-    source: Task | None,
-    model_args: BaseModelArguments,
-    data_args: Any,
-    tag: str,
-    data_collator: Callable | None = None,
-) -> Program:
-    """
-    Make the trainer of the method that was chosen.
-
-    Args:
-        data (`dict`): see [`encode_tasks`].
-        tag (`str`): the Hub's name of the task, for the card.
-    """
-    task_name = getattr(data_args, "task_name", None)
-    trainer = trainer_class(
-        model=model,
-        args=args,
-        train_dataset=data["train"],
-        eval_dataset=data["validation"].get(""),
-        data_collator=data_collator,
-        processing_class=processor,
-        compute_metrics=make_compute_metrics(task_name, target.labels),
-        **({} if source is None else {"source_dataset": data["source"]}),
-    )
-    check_best_metric(trainer, target.labels)
-    return Program(
-        trainer,
-        target.labels,
-        None if source is None else source.labels,
-        data["validation"],
-        data["test"],
-        publish=lambda: publish(trainer, model_args, data_args, tag),
-        task_name=task_name,
-    )
-
-
 def check_best_metric(trainer: Trainer, labels: Labels) -> None:
     """
     Check that `metric_for_best_model` is one that is computed, which Trainer finds out at the first evaluation.
@@ -273,12 +247,15 @@ def check_best_metric(trainer: Trainer, labels: Labels) -> None:
         )
 
 
+# Running
+
+
 def train(trainer: Trainer, args: TransferTrainingArguments) -> dict[str, float]:
     """
     Train, from the last checkpoint in `output_dir` where there is one of this run; a finished run is left as it is.
 
     Returns:
-        The metrics of the training.
+        `dict[str, float]`: the metrics of the training.
 
     Raises:
         FileError: the checkpoint is of another run.
@@ -330,7 +307,7 @@ def evaluate_on(trainer: Trainer, eval_datasets: dict[str, datasets.Dataset]) ->
 def predict(
     trainer: Trainer, test_datasets: dict[str, datasets.Dataset], task_name: str | None, labels: Labels
 ) -> dict[str, float]:
-    """Write what the model says to `predict_results*.txt`; the metrics, where labels are public."""
+    """Write predictions to `predict_results*.txt`; return the metrics, where labels are public."""
     results = {}
     for suffix, dataset in test_datasets.items():
         output = trainer.predict(dataset, metric_key_prefix="predict")
@@ -374,7 +351,7 @@ def publish(trainer: Trainer, model_args: BaseModelArguments, data_args: Any, ta
 
 
 def run(program: Program) -> dict[str, float]:
-    """Train, evaluate, predict and publish as the arguments say; returns all metrics."""
+    """Train, evaluate, predict and publish as the arguments say; return all metrics."""
     trainer, metrics = program.trainer, {}
     if trainer.args.do_train:
         metrics.update(train(trainer, trainer.args))
@@ -385,3 +362,95 @@ def run(program: Program) -> dict[str, float]:
     program.publish()
     end_training(trainer.accelerator)
     return metrics
+
+
+# The whole of it, as a command
+
+
+def run_as_main(
+    argv: Sequence[str] | None,
+    model_class: type,
+    data_class: type,
+    build: Callable[[Any, Any, Any], Program],
+) -> None:
+    """
+    Train, evaluate and predict as the arguments of a program say.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): those of the process if not given.
+        model_class, data_class (`type`): dataclasses of arguments.
+        build (`Callable`): makes the program of the arguments of the model, the data and the training.
+
+    Raises:
+        SystemExit: it failed, with 2 for what was given and 1 for anything else. What is wrong is said on stderr.
+    """
+    command = Path(sys.argv[0]).name if sys.argv[0].endswith(".py") else "program.py"
+    status = guarded(
+        command, lambda: run_command(command, lambda: parse_args(argv, model_class, data_class), build)[0]
+    )
+    if status:
+        sys.exit(status)
+
+
+def run_command(
+    command: str,
+    make_arguments: Callable[[], tuple[Any, Any, TransferTrainingArguments]],
+    build: Callable[[Any, Any, Any], Program],
+) -> tuple[int, dict[str, Any] | None]:
+    """
+    Build a program and run it.
+
+    Args:
+        command (`str`): as for [`~merlin_hf.utils.exit_status.fail`].
+        make_arguments (`Callable`): returns the arguments of the model, the data and the training.
+        build (`Callable`): makes the program of them.
+
+    Returns:
+        The exit status, and the metrics with the folder of the model; nothing of them where it failed, which is said
+        on stderr, or where another process speaks.
+    """
+    try:
+        model_args, data_args, args = make_arguments()
+        if args.do_train:
+            check_output_dir(args.output_dir)
+        setup_logging(args)
+        set_seed(args.seed)
+        program = build(model_args, data_args, args)
+    except EXPECTED as error:
+        return fail_with(command, error), None
+    try:
+        metrics = run(program)
+    except (FileError, UnreadableMediaError) as error:
+        return fail_with(command, error), None
+    except NotFiniteError as error:
+        return fail(command, error, FAILURE), None
+    except KeyboardInterrupt:
+        print(f"\nThe same command goes on from the last checkpoint in {args.output_dir}.", file=sys.stderr)
+        raise
+    except Exception as error:
+        if program.trainer.state.global_step == 0 and isinstance(error, EXPECTED):
+            return fail_with(command, error), None  # nothing is trained yet: the error is about what was given
+        print(without_any_token(traceback.format_exc()), end="", file=sys.stderr)
+        message = f"the run failed; its last checkpoint, if it has one, is in {args.output_dir}"
+        return fail(command, message, FAILURE), None
+    is_first = program.trainer.is_world_process_zero()
+    return 0, {"output_dir": args.output_dir, "metrics": metrics} if is_first else None
+
+
+def setup_logging(training_args: TransferTrainingArguments) -> None:
+    """Log from the first process, or as `log_level` says."""
+    logging.basicConfig(
+        format="%(asctime)s - %(levelname)s - %(name)s - %(message)s",
+        datefmt="%m/%d/%Y %H:%M:%S",
+        handlers=[logging.StreamHandler(sys.stdout)],
+    )
+    if training_args.should_log:
+        transformers.utils.logging.set_verbosity_info()
+    level = training_args.get_process_log_level()
+    logging.getLogger("merlin_hf").setLevel(level)
+    if not training_args.should_log:
+        logging.getLogger("merlin_hf.data").setLevel(logging.ERROR)  # the first process has said it
+    datasets.utils.logging.set_verbosity(level)
+    transformers.utils.logging.set_verbosity(level)
+    given = [f"\n  {name} = {value}" for name, value in given_arguments(training_args).items()]
+    logger.info(f"Training arguments that differ from their defaults:{''.join(given)}")

@@ -7,30 +7,24 @@ folder of data sets (see `merlin_hf.data`). The output is a plain `AutoModelForS
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import datasets
-from transformers import DataCollatorWithPadding, default_data_collator, set_seed
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PretrainedConfig,
+    default_data_collator,
+)
 
 from ..data.encoding import encode_texts
 from ..data.models import load_tokenizer, longest_text
 from ..data.tasks import TEST, TRAIN, Task, warn_of_shared_texts
 from ..training_args import TransferTrainingArguments
 from ..utils.validation import interval
-from .arguments import parse_args
+from .arguments import BaseModelArguments
 from .data_arguments import TextDataArguments
-from .model_arguments import BaseModelArguments
-from .program import (
-    Program,
-    choose_method,
-    encode_tasks,
-    load_config,
-    load_model,
-    load_tasks,
-    make_program,
-    run,
-    setup_logging,
-)
+from .program import Encode, Program, build_program, run_as_main
 
 
 @dataclass
@@ -45,16 +39,9 @@ class ModelArguments(BaseModelArguments):
 
 
 def build(model_args: ModelArguments, data_args: TextDataArguments, args: TransferTrainingArguments) -> Program:
-    """
-    Load and tokenize what the arguments name, and make the trainer; nothing is trained.
+    """Load what the arguments name, and make the trainer; see [`~merlin_hf.scripts.program.build_program`]."""
 
-    Raises:
-        ValueError, FileNotFoundError: the arguments, the data and the model do not fit together.
-    """
-    trainer_class = choose_method(model_args, data_args, args.do_train)
-    with args.main_process_first(desc="loading and tokenizing"):
-        target, source = load_tasks(model_args, data_args, args, trainer_class)
-        config = load_config(model_args, target.labels, args.do_train, data_args.labels_by_number)
+    def prepare(config: PretrainedConfig, target: Task, source: Task | None) -> tuple[Any, Encode, Any]:
         name = "model_name_or_path" if model_args.tokenizer_name is None else "tokenizer_name"
         path = getattr(model_args, name)
         tokenizer = load_tokenizer(path, config, f"`{name}={path!r}`", **model_args.hub_options)
@@ -75,26 +62,20 @@ def build(model_args: ModelArguments, data_args: TextDataArguments, args: Transf
                 load_from_cache_file=not data_args.overwrite_cache,
             )
 
-        data = encode_tasks(target, source, data_args, args, encode)
-    collator = None
-    if data_args.pad_to_max_length:
-        collator = default_data_collator
-    elif args.fp16:
-        collator = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
-    model = load_model(model_args, config)
-    rest = (args, data, target, source, model_args, data_args, "text-classification", collator)
-    program = make_program(trainer_class, model, tokenizer, *rest)
+        if data_args.pad_to_max_length:
+            return tokenizer, encode, default_data_collator
+        return tokenizer, encode, DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if args.fp16 else None)
+
+    tag, auto_class = "text-classification", AutoModelForSequenceClassification
+    program = build_program(model_args, data_args, args, tag, auto_class, prepare)
     # Also for the cards that are pushed during training.
     program.trainer.model_card_arguments = {"examples_per_label": model_args.examples_per_label}
     return program
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train, evaluate and predict as the arguments say."""
-    model_args, data_args, args = parse_args(argv, ModelArguments, TextDataArguments)
-    setup_logging(args)
-    set_seed(args.seed)
-    run(build(model_args, data_args, args))
+    """Train, evaluate and predict as the arguments say; see [`~merlin_hf.scripts.program.run_as_main`]."""
+    run_as_main(argv, ModelArguments, TextDataArguments, build)
 
 
 if __name__ == "__main__":

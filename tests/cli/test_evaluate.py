@@ -198,7 +198,8 @@ def test_images(tmp_path, run):
     [
         (
             [],
-            "Name the data by one of `--task_name`, `--dataset_name`, `--validation_file`, `--validation_dir`, got none",
+            "Name the data by one of `--task_name`, `--dataset_name`, `--validation_file`, "
+            "`--validation_dir`, got none",
         ),
         (["--task_name", "rte", "--validation_file", "x.csv"], "got task_name, validation_file"),
         (["--validation_file", "nowhere.csv"], "nowhere.csv"),

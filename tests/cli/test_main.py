@@ -70,7 +70,7 @@ def test_tables_are_drawn_in_a_terminal():
 
 
 def raising(error):
-    def command(arguments, rest):
+    def command(arguments):
         raise error
 
     return command
@@ -79,10 +79,16 @@ def raising(error):
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (ValueError("bad\nvalue"), 2), (FileNotFoundError("no file"), 2), (ImportError("no peft"), 2), (NotImplementedError("not"), 2),
-        (KeyError("a"), 1), (RecursionError("deep"), 1), (MemoryError(), 1), (type("PanicException", (BaseException,), {})("panic"), 1),
+        (ValueError("bad\nvalue"), 2),
+        (FileNotFoundError("no file"), 2),
+        (ImportError("no peft"), 2),
+        (NotImplementedError("not"), 2),
+        (KeyError("a"), 1),
+        (RecursionError("deep"), 1),
+        (MemoryError(), 1),
+        (type("PanicException", (BaseException,), {})("panic"), 1),
     ],
-)  # fmt: skip
+)
 def test_errors_are_a_line_and_with_a_variable_a_traceback(error, status, run, monkeypatch):
     monkeypatch.setattr("merlin_hf.cli.env.env", raising(error))
     monkeypatch.delenv("MERLIN_DEBUG", raising=False)

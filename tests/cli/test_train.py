@@ -15,7 +15,7 @@ from accelerate.commands import launch
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, Trainer
 
 from merlin_hf import JointTrainer
-from merlin_hf.cli.accelerate_configs import NAMES, accelerate_config
+from merlin_hf.cli.train import ACCELERATE_CONFIGS, accelerate_config
 from merlin_hf.scripts.metrics import check_can_score
 from merlin_hf.utils.manifest import MANIFEST_NAME
 from tests.examples.conftest import ROOT, model_path  # noqa: F401
@@ -368,7 +368,7 @@ def test_help_has_the_options_of_the_launcher_and_of_the_program(run):
     assert status == 2 and "Did you mean 'merlin'" in said
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ACCELERATE_CONFIGS)
 def test_the_configurations_are_ones_that_accelerate_reads(name):
     from accelerate.commands.config.config_args import load_config_from_file
 

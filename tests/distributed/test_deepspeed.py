@@ -7,7 +7,7 @@ import torch
 import yaml
 from transformers import AutoModelForSequenceClassification
 
-from merlin_hf.cli.accelerate_configs import accelerate_config
+from merlin_hf.cli.train import accelerate_config
 from tests.distributed.launch import run
 from tests.distributed.test_two_processes import assert_equal_runs
 

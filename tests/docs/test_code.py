@@ -14,7 +14,7 @@ import yaml
 
 from merlin_hf import METHODS
 from merlin_hf.cli import main as cli
-from merlin_hf.cli.programs import argument_classes
+from merlin_hf.cli.arguments import argument_classes
 from merlin_hf.comparison import load_config
 from merlin_hf.heads import HEADS
 from tests.docs.conftest import DOCS, ROOT, WRITTEN, write_glue

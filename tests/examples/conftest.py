@@ -1,5 +1,6 @@
 """A tiny pretrained model, and the examples on the path."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,21 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = [f"w{number}" for number in range(40)]
+
+
+@pytest.fixture
+def refused(capsys, monkeypatch):
+    """Checks that a program ends with one line about its arguments, that matches a pattern, and exit status 2."""
+
+    def refused(main, arguments, message):
+        monkeypatch.setattr(sys, "argv", ["/somewhere/run_it.py"])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("run_it.py: ")]
+        assert end.value.code == 2 and len(said) == 1 and re.search(message, said[0])
+
+    return refused
 
 
 @pytest.fixture(scope="module")

@@ -153,7 +153,7 @@ def test_columns(kind, root, tmp_path):
     assert (results(tmp_path / "out")["train_samples"], results(tmp_path / "out")["eval_samples"]) == (18, 6)
 
 
-def test_a_folder_without_recordings_is_told(root, tmp_path):
+def test_a_folder_without_recordings_is_told(root, tmp_path, refused):
     (tmp_path / "empty" / "a").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match="has no recordings in a folder for each class"):
-        program.main([*options(root, tmp_path / "out", "--train_dir", str(tmp_path / "empty"))])
+    arguments = options(root, tmp_path / "out", "--train_dir", str(tmp_path / "empty"))
+    refused(program.main, arguments, "has no recordings in a folder for each class")

@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from merlin_hf.scripts import text_classification as run_glue
+from merlin_hf.scripts.arguments import parse_args
 from tests.examples.conftest import ROOT, WORDS
 
 
@@ -251,7 +252,7 @@ def test_arguments_from_a_file(ending, tmp_path):
         "rho": 2.5,
     }
     path.write_text(yaml.dump(content) if ending == "yaml" else json.dumps(content))
-    model_args, data_args, args = run_glue.parse_args([str(path)], run_glue.ModelArguments, run_glue.TextDataArguments)
+    model_args, data_args, args = parse_args([str(path)], run_glue.ModelArguments, run_glue.TextDataArguments)
     assert (model_args.model_name_or_path, data_args.source_task_name, args.rho) == ("m", "mnli", 2.5)
     assert data_args.has_source and not model_args.trust_remote_code
 
@@ -267,11 +268,10 @@ def test_arguments_from_a_file(ending, tmp_path):
         (["--dataset_name", "nowhere"], "`dataset_name='nowhere'` is not a file or folder"),
     ],
 )
-def test_errors_name_the_argument(arguments, message, model_path, tmp_path):
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        run_glue.main([*options(model_path, tmp_path / "out"), *arguments])
+def test_errors_name_the_argument(arguments, message, model_path, tmp_path, refused):
+    refused(run_glue.main, [*options(model_path, tmp_path / "out"), *arguments], message)
 
 
-def test_a_missing_split_is_told(files, model_path, tmp_path):
-    with pytest.raises(ValueError, match="`train_file` has no validation split, only train. Give `validation_file`"):
-        run_glue.main([*options(model_path, tmp_path / "out"), *files[2:4], "--do_eval"])
+def test_a_missing_split_is_told(files, model_path, tmp_path, refused):
+    message = "`train_file` has no validation split, only train. Give `validation_file`"
+    refused(run_glue.main, [*options(model_path, tmp_path / "out"), *files[2:4], "--do_eval"], message)

@@ -22,9 +22,8 @@ from typing import Any
 
 import yaml
 
-from merlin_hf.cli.arguments import read_request
+from merlin_hf.cli.arguments import IMAGE, TEXT, argument_classes, read_request
 from merlin_hf.cli.main import main as merlin_hf
-from merlin_hf.cli.programs import IMAGE, TEXT, argument_classes
 from merlin_hf.comparison.config import CompareConfig, SearchConfig, SourceConfig, TargetConfig, load_config
 from merlin_hf.methods import METHODS
 from merlin_hf.sources.settings import RankingSettings

@@ -3,10 +3,11 @@
 import os
 import sys
 import traceback
+from collections.abc import Callable
 
-from ..utils.errors import reason
-from ..utils.markdown import visible
-from ..utils.secret import without_any_token
+from .errors import reason
+from .markdown import visible
+from .secret import without_any_token
 
 
 FAILURE = 1
@@ -19,9 +20,16 @@ EXPECTED = (ValueError, OSError, ImportError, NotImplementedError)
 
 
 def fail(command: str, message: object, status: int = USAGE_ERROR) -> int:
-    """Say on stderr what went wrong; return the exit status."""
+    """
+    Say on stderr what went wrong; return the exit status.
+
+    Args:
+        command (`str`): a command of `merlin-hf`, or the file of a program, such as `run_glue.py`.
+        message: in one line, but for a failure that is not about what was given.
+        status (`int`): of these.
+    """
     shown = visible(without_any_token(str(message)), keep_lines=status == FAILURE)
-    print(f"merlin-hf {command}: {shown}", file=sys.stderr)
+    print(f"{called(command)}: {shown}", file=sys.stderr)
     return status
 
 
@@ -37,3 +45,21 @@ def fail_with(command: str, error: BaseException) -> int:
         return fail(command, str(error) or type(error).__name__)
     hint = "" if os.environ.get(DEBUG) else f" This was not foreseen: {DEBUG}=1 shows where it comes from."
     return fail(command, f"{reason(error)}.{hint}", FAILURE)
+
+
+def guarded(command: str, call: Callable[[], int]) -> int:
+    """Return the exit status that `call` returns, or that of what it raises, which is said on stderr."""
+    try:
+        return call()
+    except KeyboardInterrupt:
+        print(f"\n{called(command)}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of a library in Rust is no `Exception`
+        return fail_with(command, error)
+
+
+def called(command: str) -> str:
+    """Return the name of a program in messages."""
+    return command if command.endswith(".py") else f"merlin-hf {command}"
