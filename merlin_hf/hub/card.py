@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.modelcard import METRIC_TAGS, TASK_MAPPING, TASK_TAG_TO_NAME_MAPPING
 
+from ..utils.loading import is_repo_id
 from ..utils.log_history import Evaluation, metric_title, training_table
 from ..utils.markdown import Markdown, cell, code, escape, visible
 from ..utils.tables import markdown_table, shown
@@ -84,7 +84,7 @@ class Origin(NamedTuple):
 
     @property
     def markdown(self) -> Markdown:
-        """Its name in a card, with a link where it is on the Hub."""
+        """Return its name in a card, with a link where it is on the Hub."""
         name = cell(_short(self.name or self.hub_id or "not named"))
         if self.hub_id is not None and is_repo_id(self.hub_id):
             return Markdown(f"[{name}](https://huggingface.co/datasets/{self.hub_id})")
@@ -100,7 +100,7 @@ class Example(NamedTuple):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The text, or both."""
+        """Return the text, or both."""
         return (self.text,) if self.text_pair is None else (self.text, self.text_pair)
 
 
@@ -186,31 +186,16 @@ def write_card(content: CardContent) -> ModelCard:
 # Names
 
 
-def is_repo_id(name: Any) -> TypeGuard[str]:
-    """Tell whether a name is one that a repository on the Hub can have."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return isinstance(name, str)  # `None` is not looked at
-
-
 def hub_name(name: Any) -> str | None:
-    """
-    Return the name if it is one of a repository on the Hub, `None` for folders, which are nobody else's business.
-    """
-    if not isinstance(name, str) or not is_repo_id(name) or os.path.exists(name):
-        return None
-    return name
+    """Return the name if a repository on the Hub can have it, `None` for folders, which are nobody else's business."""
+    return name if is_repo_id(name) and not os.path.exists(name) else None
 
 
 def _code_name(repo_id: str) -> str:
     """Return the name of a repository as it can stand in code and in a comment."""
-    return (
-        repo_id
-        if is_repo_id(repo_id)
-        else re.sub(r"[^\w./]+|--+|\.\.+", "-", repo_id, flags=re.ASCII).strip("-.") or "model"
-    )
+    if is_repo_id(repo_id):
+        return repo_id
+    return re.sub(r"[^\w./]+|--+|\.\.+", "-", repo_id, flags=re.ASCII).strip("-.") or "model"
 
 
 def _short(name: Any) -> str:
@@ -223,14 +208,12 @@ def _short(name: Any) -> str:
 
 
 def metadata(content: CardContent) -> ModelCardData:
-    """Return what stands between the two `---`, which the Hub reads."""
+    """Return the metadata that stand between the two `---`, which the Hub reads."""
     results = _eval_results(content)
     names = {name for evaluation in content.evaluations for name in evaluation.metrics}
     named = [origin.hub_id for origin in (*content.targets, *content.sources)]
     data_ids = [name for name in named if is_repo_id(name)]
-    languages = (
-        content.language if content.language is None or isinstance(content.language, str) else list(content.language)
-    )
+    language = content.language
     # The Hub's widget asks for one text.
     widget = [
         {"text": example.text, "example_title": _short(example.label)}
@@ -239,14 +222,12 @@ def metadata(content: CardContent) -> ModelCardData:
     ]
     return ModelCardData(
         library_name="peft" if content.is_adapter else "transformers",
-        language=[_short(language) for language in languages]
-        if isinstance(languages, list)
-        else languages and _short(languages),
+        language=[_short(one) for one in language] if isinstance(language, list) else language and _short(language),
         license=content.license and _short(content.license),
         base_model=content.base_model,
         datasets=list(dict.fromkeys(data_ids)) or None,
         metrics=sorted(names & set(METRIC_TAGS)) or None,
-        pipeline_tag=content.task.tag if content.task is not None else None,
+        pipeline_tag=content.task and content.task.tag,
         tags=[_short(tag) for tag in content.tags] or None,
         widget=widget or None,
         eval_results=results or None,
@@ -293,10 +274,9 @@ def _eval_results(content: CardContent) -> list[EvalResult]:
 
 
 def introduction(content: CardContent) -> str:
-    """Return a sentence about what the model is."""
-    base = (
-        f"[{escape(content.base_model)}](https://huggingface.co/{content.base_model})" if content.base_model else None
-    )
+    """Return a sentence about the model: its class, its base, its method and its data."""
+    name = content.base_model
+    base = f"[{escape(name)}](https://huggingface.co/{name})" if name else None
     class_name = code(_short(content.class_name))
     what = f"adapter of {base or f'a {class_name}'}" if content.is_adapter else class_name
     if content.method is None:

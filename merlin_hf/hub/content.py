@@ -11,8 +11,9 @@ from typing import Any
 import datasets
 from transformers import Trainer, TrainingArguments
 
-from ..data.columns import KNOWN_TEXTS, LABEL_COLUMNS
+from ..data.columns import KNOWN_TEXTS, LABEL_COLUMNS, is_text
 from ..utils.files import short_paths
+from ..utils.loading import is_repo_id
 from ..utils.log_history import last_evaluations
 from .card import (
     PLACEHOLDERS,
@@ -22,7 +23,6 @@ from .card import (
     Origin,
     Task,
     hub_name,
-    is_repo_id,
     task_of,
 )
 
@@ -32,17 +32,15 @@ HUB_FILE = re.compile(r"hf://datasets/(?P<id>[^@]+)@(?P<revision>[^/]+)/")
 # Names of `datasets` for rows that were made in memory, and files and folders that were read here.
 NO_NAMES = {
     None, "None", "arrow", "audiofolder", "cache", "csv", "generator", "hdf5", "imagefolder", "json", "lance",
-    "pandas",
-    "parquet", "spark", "sql", "text", "videofolder", "webdataset", "xml",
+    "pandas", "parquet", "spark", "sql", "text", "videofolder", "webdataset", "xml",
 }  # fmt: skip
 # Arguments about where and how a run was started, logged and saved: private, or saying nothing about the model.
 HOUSEKEEPING = {
     "accelerator_config", "batch_eval_metrics", "debug", "deepspeed", "disable_tqdm", "enable_jit_checkpoint",
-    "greater_is_better", "ignore_data_skip", "label_names",
-    "length_column_name", "local_rank", "metric_for_best_model", "output_dir", "parallelism_config",
-    "per_device_eval_batch_size", "prediction_loss_only", "project", "remove_unused_columns", "report_to",
-    "restore_callback_states_from_checkpoint", "resume_from_checkpoint", "run_name", "skip_memory_metrics",
-    "torch_empty_cache_steps", "use_cache", "use_cpu",
+    "greater_is_better", "ignore_data_skip", "label_names", "length_column_name", "local_rank",
+    "metric_for_best_model", "output_dir", "parallelism_config", "per_device_eval_batch_size", "prediction_loss_only",
+    "project", "remove_unused_columns", "report_to", "restore_callback_states_from_checkpoint",
+    "resume_from_checkpoint", "run_name", "skip_memory_metrics", "torch_empty_cache_steps", "use_cache", "use_cpu",
 }  # fmt: skip
 HOUSEKEEPING_PREFIXES = (
     "dataloader_", "ddp_", "do_", "eval_", "fsdp", "hub_", "include_", "log_", "logging_", "push_", "save_",
@@ -100,9 +98,7 @@ def content_of(
     source_dataset_args: str | Sequence[str] | None = None,
     examples_per_label: int = 0,
 ) -> CardContent:
-    """
-    Return the content of a trainer's card; arguments as in [`~merlin_hf.hub.mixin.ModelCardMixin.create_model_card`].
-    """
+    """Return a trainer's card; arguments as in [`~merlin_hf.hub.mixin.ModelCardMixin.create_model_card`]."""
     args, model = trainer.args, plain_model(trainer)
     is_adapter = hasattr(model, "peft_config")
     classifier = model.get_base_model() if is_adapter else model
@@ -154,8 +150,9 @@ def plain_model(trainer: Trainer) -> Any:
 
 def _class_names(model: Any) -> list[str]:
     """
-    Return the names of a model's class and its parents, from the first that a task is known for: sharding puts a class
-    in front.
+    Return the names of a model's class and its parents, from the first that a task is known for.
+
+    Sharding puts a class in front.
     """
     names = [parent.__name__ for parent in type(model).__mro__]
     return next((names[index:] for index in range(len(names)) if task_of(names[index : index + 1])), names)
@@ -176,7 +173,7 @@ def _base_model(model: Any) -> str | None:
 
 def _evaluated_on(eval_dataset: Any, train_dataset: Any, given: Origin) -> dict[str | None, Origin]:
     """
-    Return where results come from.
+    Return the data sets that results come from, by the name of the evaluation set.
 
     Args:
         eval_dataset: the data set, or a dictionary of data sets by name.
@@ -327,8 +324,9 @@ def changed_options(args: TrainingArguments, options: type | None) -> dict[str, 
 
 def changed_training_arguments(args: TrainingArguments) -> dict[str, str]:
     """
-    Return the training arguments that differ from their defaults, without those about logging, saving, the Hub and the
-    machine.
+    Return the training arguments that differ from their defaults.
+
+    Those about logging, saving, the Hub and the machine are left out.
     """
     shown = [
         option
@@ -348,8 +346,9 @@ def changed_training_arguments(args: TrainingArguments) -> dict[str, str]:
 
 def given_arguments(args: TrainingArguments) -> dict[str, str]:
     """
-    Return all arguments and options that differ from their defaults, for the user's own eyes: with folders, without
-    tokens.
+    Return all arguments and options that differ from their defaults.
+
+    They are for the user's own eyes: with folders, without tokens.
     """
     options = [option for option in dataclasses.fields(args) if option.name not in FILLED_IN]
     names = {*_changed(args, options), "output_dir"}
@@ -426,12 +425,13 @@ def examples_of(dataset: Any, id2label: dict[int, str], per_label: int) -> list[
 
 def text_columns_of(dataset: Any) -> tuple[str, ...]:
     """
-    Return the column of raw texts of a `datasets.Dataset`, or the two that a model takes together; nothing for
-    anything else.
+    Return the column of raw texts of a `datasets.Dataset`, or the two that a model takes together.
+
+    It is nothing for anything else.
     """
     if not isinstance(dataset, datasets.Dataset):
         return ()
-    texts = [name for name, feature in dataset.features.items() if _is_text(feature)]
+    texts = [name for name, feature in dataset.features.items() if is_text(feature)]
     pair = next((pair for pair in PAIRS if set(pair) <= set(texts)), None)
     return pair or tuple(name for name in TEXT_COLUMNS if name in texts)[:1]
 
@@ -450,10 +450,6 @@ def _scanned(dataset: datasets.Dataset, columns: Iterable[str]) -> datasets.Data
     # Without the user's transform, which may return anything.
     rows = dataset.with_format(None).select_columns(list(columns))
     return rows.select(range(min(len(rows), SCANNED_ROWS)))
-
-
-def _is_text(feature: Any) -> bool:
-    return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
 def _names_of_labels(feature: Any, id2label: dict[int, str]) -> dict[int, str]:

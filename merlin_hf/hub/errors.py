@@ -16,8 +16,8 @@ from huggingface_hub.errors import (
 from ..utils.secret import without_token
 
 
-# Errors of `huggingface_hub`: `HTTPError` for the answers of a server or for none, `RuntimeError` around a failed upload,
-# `ValueError` for a card, a token or a name that cannot be, `OSError` for files that cannot be read or written.
+# `HTTPError` is raised for the answers of a server or for none, `RuntimeError` around a failed upload, `ValueError`
+# for a card, a token or a name that cannot be, `OSError` for files that cannot be read or written.
 HUB_ERRORS = (HTTPError, OSError, RuntimeError, ValueError)
 TOKENS = "https://huggingface.co/settings/tokens"
 
@@ -54,7 +54,7 @@ def explained(folder: str, repo_id: str | None, *tokens: str | bool | None) -> I
 
 
 def reason(error: BaseException, repo_id: str | None) -> str:
-    """Return what an error means, and what would work."""
+    """Return the meaning of an error, and a remedy."""
     causes = _with_causes(error)
     where = repo_id or "the repository"
     answered = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
@@ -84,7 +84,7 @@ def reason(error: BaseException, repo_id: str | None) -> str:
 
 
 def _reason_of_status(error: HfHubHTTPError, where: str) -> str:
-    """Return what the status of a server's answer means, and what would work."""
+    """Return the meaning of the status of a server's answer, and a remedy."""
     status = error.response.status_code
     said = error.server_message or error.response.headers.get("X-Error-Message") or ""
     said = f" ({' '.join(said.split())[:200]})" if said else ""

@@ -1,5 +1,6 @@
 """Decide which files of a folder are sent to the Hub: those of a plain model, by exact name and checked content."""
 
+import functools
 import importlib
 import io
 import json
@@ -30,7 +31,8 @@ from transformers.utils import (
     logging,
 )
 
-from ..utils.files import FileError, read_json
+from ..utils.files import FileError
+from ..utils.loading import read_object
 from ..utils.log_history import check_log_history
 from ..utils.manifest import MANIFEST_NAME
 from ..utils.markdown import visible
@@ -46,9 +48,8 @@ MODULES = "modules.json"  # of sentence-transformers: the modules and their fold
 VOCABULARIES = {
     "bpe.codes", "byte_maps.json", "dict.txt", "emoji.json", "entity_vocab.json", "merges.txt", "normalizer.json",
     "prophetnet.tokenizer", "sentencepiece.bpe.model", "sentencepiece.model", "source.spm", "spiece.model",
-    "spm.model",
-    "spm_char.model", "target.spm", "target_vocab.json", "tokenizer.json", "tokenizer.model", "vocab-src.json",
-    "vocab-tgt.json", "vocab.json", "vocab.txt", "word_pronunciation.json", "word_shape.json",
+    "spm.model", "spm_char.model", "target.spm", "target_vocab.json", "tokenizer.json", "tokenizer.model",
+    "vocab-src.json", "vocab-tgt.json", "vocab.json", "vocab.txt", "word_pronunciation.json", "word_shape.json",
 }  # fmt: skip
 TOKENIZER_CONFIG = "tokenizer_config.json"
 PROCESSOR_CONFIGS = {FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME}
@@ -56,8 +57,7 @@ PROCESSOR_CONFIGS = {FEATURE_EXTRACTOR_NAME, PROCESSOR_NAME, VIDEO_PROCESSOR_NAM
 MODEL_FILES = {
     CONFIG_NAME, GENERATION_CONFIG_NAME, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json",
     CHAT_TEMPLATE_FILE, LEGACY_PROCESSOR_CHAT_TEMPLATE_FILE, "audio_tokenizer_config.json",
-    "sentence_bert_config.json",
-    *PROCESSOR_CONFIGS, *VOCABULARIES,
+    "sentence_bert_config.json", *PROCESSOR_CONFIGS, *VOCABULARIES,
 }  # fmt: skip
 TOP_FILES = {
     *MODEL_FILES, ADAPTER_CONFIG_NAME, MODULES, "config_sentence_transformers.json", CARD, "LICENSE", "LICENSE.md",
@@ -67,7 +67,7 @@ TOP_FILES = {
 WEIGHTS_PATTERN = re.compile(r"model(\.\w+)?\.safetensors")
 INDEX_PATTERN = re.compile(r"model\.safetensors\.index(\.\w+)?\.json")
 SHARD_PATTERN = re.compile(r"model(\.\w+)?-(\d{5})-of-(\d{5})\.safetensors")
-MODULE_PATTERN = re.compile(r"\d{1,3}_\w+")
+MODULE_PATTERN = re.compile(r"|\d{1,3}_\w+")  # a module may lie in the folder itself
 TEMPLATE_PATTERN = re.compile(r"\w[\w.-]*\.jinja")
 
 LARGEST_FILE = 256 << 20  # bytes, of a file beside the weights
@@ -140,9 +140,7 @@ def model_files(folder: str | os.PathLike) -> Files:
 
 
 class _Uploader:
-    """
-    A client of the Hub whose uploads of a whole folder, but not those of a checkpoint, have a model's files only.
-    """
+    """A client of the Hub that sends a model's files only, but for the uploads of a checkpoint."""
 
     def __init__(self, api: HfApi):
         self._api = api
@@ -166,8 +164,8 @@ def only_model_files() -> Iterator[None]:
     """
     Have the pushes of a Trainer send [`model_files`] of its `output_dir` only.
 
-    Trainer sends all that is in that folder, and has no hook for the list of files. So its client of the Hub is replaced
-    meanwhile.
+    Trainer sends all that is in that folder, and has no hook for the list of files. So its client of the Hub is
+    replaced meanwhile.
     """
     trainer_module: Any = importlib.import_module("transformers.trainer")
     client = trainer_module.hf_api
@@ -252,14 +250,9 @@ def _modules(root: Path, present: set[str], refused: dict[str, str]) -> list[str
     if MODULES not in present or _problem(root, MODULES) is not None:
         return []
     modules = json.loads((root / MODULES).read_text(encoding="utf-8"))
-    paths = (
-        [module.get("path") if isinstance(module, dict) else None for module in modules]
-        if isinstance(modules, list)
-        else []
-    )
-    if not paths or not all(
-        isinstance(path, str) and re.fullmatch(rf"|{MODULE_PATTERN.pattern}", path) for path in paths
-    ):
+    listed = modules if isinstance(modules, list) else []
+    paths = [module.get("path") if isinstance(module, dict) else None for module in listed]
+    if not paths or not all(isinstance(path, str) and MODULE_PATTERN.fullmatch(path) for path in paths):
         refused[MODULES] = "names other folders than modules, such as 1_Pooling"
         return []
     return sorted({path for path in paths if path in present})
@@ -297,15 +290,14 @@ def _problem(root: Path, name: str) -> str | None:
 
 
 def _is_own_link(root: Path, path: Path) -> bool:
-    """Tell whether a link stays in the folder under the same name, or leads to the blobs of the Hub's cache."""
+    """Return whether a link stays in the folder under the same name, or leads to the blobs of the Hub's cache."""
     folder, target = root.resolve(), path.resolve()
     if target.is_relative_to(folder):
         return target.name == path.name
     # models--user--name/snapshots/REVISION/config.json leads to models--user--name/blobs/HASH.
-    parents = [
-        parent for parent in folder.parents if parent.name == "snapshots" and parent.parent.name.startswith("models--")
-    ]
-    return bool(parents) and target.parent == parents[0].parent / "blobs"
+    caches = (path.parent for path in folder.parents if path.name == "snapshots")
+    cache = next((path for path in caches if path.name.startswith("models--")), None)
+    return cache is not None and target.parent == cache / "blobs"
 
 
 def _problem_of_weights(path: Path) -> str | None:
@@ -344,9 +336,7 @@ def _is_text(content: bytes) -> bool:
 
 
 def _is_pickle(content: bytes) -> bool:
-    """
-    Tell whether a content begins with a pickle of protocol 0 or 1, which has no mark of its own; nothing is loaded.
-    """
+    """Return whether a content begins with a pickle of protocol 0 or 1, which has no mark; nothing is loaded."""
     if len(content) > PICKLE_SCAN:
         return False
     try:
@@ -375,12 +365,30 @@ def _read_object(path: Path) -> dict[str, Any]:
         PublishError: it is none; the message names the file.
     """
     try:
-        content = read_json(path)
+        return read_object(path)
     except FileError as error:
-        raise PublishError(f"{path} cannot be used: {error}. Save the model again.") from error
-    if not isinstance(content, dict):
-        raise PublishError(f"{path} is no JSON object. Save the model again.")
-    return content
+        raise PublishError(f"{error} Save the model again.") from error
+
+
+@functools.lru_cache(maxsize=1024)
+def not_finite(path: Path, modified: int) -> str | None:
+    """
+    Return the name of the first tensor in a file of weights that has NaN or infinity; `None` where there is none.
+
+    The tensors are read one by one.
+
+    Args:
+        path (`Path`): the file.
+        modified (`int`): when it was changed; the same file is read once for all calls with the same time.
+    """
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():
+            tensor = file.get_tensor(name)
+            if tensor.itemsize == 1:  # torch cannot tell for numbers of 8 bits
+                tensor = tensor.float()
+            if not tensor.isfinite().all():
+                return name
+    return None
 
 
 # The whole
@@ -412,16 +420,17 @@ class ModelFolder:
             raise PublishError(f"Nothing is sent from {self.path}: {listed}.")
         self.is_adapter = ADAPTER_CONFIG_NAME in self.files
         self._check_whole()
+        self._check_finite()
         self.config = _read_object(self.path / (ADAPTER_CONFIG_NAME if self.is_adapter else CONFIG_NAME))
 
     @property
     def has_processor(self) -> bool:
-        """Whether there is a tokenizer or a processor, which `pipeline` needs."""
+        """Return whether there is a tokenizer or a processor, which `pipeline` needs."""
         return not {TOKENIZER_CONFIG, *PROCESSOR_CONFIGS}.isdisjoint(self.files)
 
     @property
     def log_history(self) -> list[dict[str, Any]]:
-        """The log of training in `trainer_state.json`; empty where there is none."""
+        """Return the log of training in `trainer_state.json`; empty where there is none."""
         path = self.path / TRAINER_STATE
         if not path.exists():
             return []
@@ -440,6 +449,23 @@ class ModelFolder:
             missing.append(weights)
         if missing:
             raise PublishError(f"{self.path} has no whole model: {', '.join(missing)} missing. {self._what_else()}")
+
+    def _check_finite(self) -> None:
+        """
+        Check that no weight is NaN or infinite.
+
+        Raises:
+            PublishError: one is; the message names the file and the tensor.
+        """
+        for name in self.files:
+            path = self.path / name
+            broken = not_finite(path, path.stat().st_mtime_ns) if name.endswith(".safetensors") else None
+            if broken is not None:
+                raise PublishError(
+                    f"Nothing is sent from {self.path}: {broken!r} in {name} has NaN or infinity, so that the model "
+                    "cannot answer. Its training has diverged, or the file is damaged: publish an earlier checkpoint, "
+                    "or train again, with a lower learning rate if it diverged."
+                )
 
     def _check_shards(self) -> list[str]:
         """

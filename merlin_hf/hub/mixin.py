@@ -1,6 +1,5 @@
 """A Trainer that writes its own card and keeps its token to itself."""
 
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -9,11 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
+from ..utils.files import write_text
 from ..utils.secret import keep_token_secret
 from .card import write_card
 from .content import content_of
 from .errors import PublishError, explained
-from .folder import only_model_files
+from .folder import CARD, only_model_files
 
 
 if TYPE_CHECKING:
@@ -23,19 +23,17 @@ else:
 
 logger = logging.get_logger(__name__)
 
-CARD_NAME = "README.md"
-
 
 class ModelCardMixin(TrainerBase):
     """
     For a [`~transformers.Trainer`] with a method of its own (`is_active`): a card that says what that method did.
 
-    The card is written where Trainer writes its own, and before each push during training. Without a source everything is
-    as in Trainer.
+    The card is written where Trainer writes its own, and before each push during training. Without a source everything
+    is as in Trainer.
 
     Attributes:
-        model_card_arguments (`dict[str, Any]`): arguments of [`ModelCardMixin.create_model_card`] for the cards that Trainer
-            writes by itself, such as `{"license": "apache-2.0", "source_dataset_tags": "nyu-mll/glue"}`.
+        model_card_arguments (`dict[str, Any]`): arguments of [`ModelCardMixin.create_model_card`] for the cards that
+            Trainer writes by itself, such as `{"license": "apache-2.0", "source_dataset_tags": "nyu-mll/glue"}`.
     """
 
     model_card_arguments: ClassVar[dict[str, Any]] = {}
@@ -68,13 +66,14 @@ class ModelCardMixin(TrainerBase):
         Write `README.md` to `args.output_dir`.
 
         Args:
-            language, license, tags, model_name, finetuned_from, tasks: as in [`~transformers.Trainer.create_model_card`],
-                but a license is stated only where it is given: the base model's may not be that of the result.
-            dataset_tags, dataset, dataset_args (`str` or `Sequence[str]`, *optional*): the target's names on the Hub, how
-                to call them, and configurations; found in `train_dataset` where it comes from the Hub.
+            language, license, tags, model_name, finetuned_from, tasks: as in
+                [`~transformers.Trainer.create_model_card`], but a license is stated only where it is given: the base
+                model's may not be that of the result.
+            dataset_tags, dataset, dataset_args (`str` or `Sequence[str]`, *optional*): the target's names on the Hub,
+                how to call them, and configurations; found in `train_dataset` where it comes from the Hub.
             source_dataset_tags, source_dataset, source_dataset_args: the same for the source.
-            examples_per_label (`int`, *optional*): texts of the target to show for each label, none if not given, as they
-                become public with the model.
+            examples_per_label (`int`, *optional*): texts of the target to show for each label, none if not given, as
+                they become public with the model.
 
         Raises:
             PublishError: the file cannot be written.
@@ -96,13 +95,13 @@ class ModelCardMixin(TrainerBase):
         )
         given = {name: value for name, value in given.items() if value is not None}
         card = write_card(content_of(self, **{**self.model_card_arguments, **given}))
-        path = Path(self.args.output_dir) / CARD_NAME
+        path = Path(self.args.output_dir) / CARD
         try:
-            replace_text(path, str(card))
+            write_text(path, str(card))  # at once: an upload in the background may be reading it
         except OSError as error:
             raise PublishError(
-                f"The card cannot be written to {path}: {error}. Make room for it, or save and publish from a folder that "
-                "can be written to, with `trainer.save_model(folder)` and `merlin-hf publish`."
+                f"The card cannot be written to {path}: {error}. Make room for it, or save and publish from a folder "
+                "that can be written to, with `trainer.save_model(folder)` and `merlin-hf publish`."
             ) from error
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
@@ -131,14 +130,14 @@ class ModelCardMixin(TrainerBase):
             self._push_from_checkpoint(checkpoint_folder)
 
     def _will_push(self) -> bool:
-        """Trainer's rule; where it does not push, an upload may be reading the card that is there."""
+        """Return whether Trainer pushes; where it does not, an upload may be reading the card that is there."""
         if not self.is_world_process_zero():
             return False
         is_uploading = self.push_in_progress is not None and not self.push_in_progress.is_done()
         return self.args.hub_strategy != HubStrategy.END and (self.args.hub_always_push or not is_uploading)
 
     def train(self, *args, **kwargs):
-        """[`~transformers.Trainer.train`]; a token that was set since the trainer was made stays out of its files too."""
+        """[`~transformers.Trainer.train`]; a token that was set since `__init__` stays out of its files too."""
         keep_token_secret(self.args)
         return super().train(*args, **kwargs)
 
@@ -154,9 +153,10 @@ class ModelCardMixin(TrainerBase):
 
     def push_to_hub(self, *args, **kwargs):
         """
-        Push as [`~transformers.Trainer.push_to_hub`]; further arguments are those of [`ModelCardMixin.create_model_card`].
+        Push as [`~transformers.Trainer.push_to_hub`].
 
-        Where the method is active, the files are those of [`~merlin_hf.hub.folder.model_files`].
+        Further arguments are those of [`ModelCardMixin.create_model_card`]. Where the method is active, the files are
+        those of [`~merlin_hf.hub.folder.model_files`].
 
         Raises:
             PublishError: it did not get there; the message says what would work. The model is in `args.output_dir`.
@@ -169,12 +169,3 @@ class ModelCardMixin(TrainerBase):
         if not self._writes_own_card:
             return nullcontext()
         return explained(self.args.output_dir, self.args.hub_model_id, *tokens, self.args.hub_token)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: an upload in the background may be reading it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name with an underscore in front is left out of uploads.
-    draft = path.with_name(f"_{path.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)

@@ -44,7 +44,7 @@ class Plan(NamedTuple):
 
 def plan_of(folder: str | os.PathLike, repo_id: str, license: str | None = None) -> Plan:
     """
-    Return what [`publish_folder`] would send. The folder is only read.
+    List the files that [`publish_folder`] would send. The folder is only read.
 
     Raises:
         PublishError: the folder has no whole model, or its card cannot be read.
@@ -108,7 +108,12 @@ def publish_folder(
 
 
 def check_name(repo_id: str) -> None:
-    """Raise a `PublishError` for a name that no repository can have."""
+    """
+    Check that a repository can have a name.
+
+    Raises:
+        PublishError: none can.
+    """
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -186,7 +191,7 @@ def _check_yaml(text: str, path: Path) -> None:
 
 
 def _rename(card: ModelCard, old: str, new: str) -> None:
-    """Put another name in place of the repository's, but leave a title that somebody chose."""
+    """Replace the name of the repository, but leave a title that somebody chose."""
     for around in ('"{}"', "'{}'", "<!-- Written by merlin_hf for {}. "):
         card.text = card.text.replace(around.format(old), around.format(new))
     old_title, new_title = (name.split("/")[-1] for name in (old, new))
@@ -197,9 +202,7 @@ def _rename(card: ModelCard, old: str, new: str) -> None:
 
 
 def _content_of_folder(model: ModelFolder, repo_id: str) -> CardContent:
-    """
-    Return what the files say: nothing of data or method, as the training arguments are a pickle, which is not read.
-    """
+    """Return what the files say. Data and method are not known: training arguments are a pickle, and not read."""
     architectures = model.config.get("architectures")
     class_names = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
     task = task_of(class_names)

@@ -28,8 +28,8 @@ KINDS = {
 }
 # Windows keeps these for devices, whatever ending they have.
 RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
-# An absolute path in a message: in quotes, where it may have spaces, of Unix with two parts at least, or of Windows; not what follows
-# `//` in an address.
+# An absolute path in a message: in quotes, where it may have spaces, of Unix with two parts at least, or of Windows;
+# not what follows `//` in an address.
 ABSOLUTE = re.compile(
     r"(?<=['\"`])(?:~?/|[A-Za-z]:[\\/]|\\\\)[^'\"`\n]*(?=['\"`])"
     r"|(?:(?<=file://)|(?<![\w.:/\\~'\"`-]))(?:~/[^\s/'\"`:,;()<>|]+(?:/[^\s/'\"`:,;()<>|]+)*|(?:/[^\s/'\"`:,;()<>|]+){2,})/?"
@@ -91,7 +91,7 @@ def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
 
 
 def _is_flat(value: Any) -> bool:
-    """Return whether at most [`MOST_BRACKETS`] are in one another; functions that call themselves could not follow more."""
+    """Return whether at most [`MOST_BRACKETS`] are in one another; recursive functions could not follow more."""
     level: list[Any] = [[value]]
     for _ in range(MOST_BRACKETS):
         items = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]
@@ -143,7 +143,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give another name to write a file under, which then replaces `path` in one step, or is removed where writing failed."""
+    """Give another name to write a file under. It then replaces `path` in one step, or is removed after an error."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
@@ -160,12 +160,13 @@ def check_output_dir(folder: str | os.PathLike, files: Iterable[str] = (), optio
 
     Args:
         folder (`str` or `os.PathLike`): it is made where it does not exist.
-        files (`Iterable[str]`): names of files, with the folders that they lie in, relative to `folder`. One that exists may be
-            replaced; none may be a folder.
+        files (`Iterable[str]`): names of files, with the folders that they lie in, relative to `folder`. One that
+            exists may be replaced; none may be a folder.
         option (`str`): what the user calls the folder.
 
     Raises:
-        FileError: a folder cannot be made or written to, or a folder has the name of a file; the message has `option` and the path.
+        FileError: a folder cannot be made or written to, or a folder has the name of a file; the message has `option`
+            and the path.
     """
     given = os.fspath(folder)
     if not given.strip():
@@ -190,7 +191,8 @@ def check_output_dir(folder: str | os.PathLike, files: Iterable[str] = (), optio
                 os.unlink(written)
     except (OSError, ValueError) as error:
         raise FileError(
-            f"`{option}={visible(given)!r}` cannot be written to: {_reason(error)} ({visible(path)}). Give a folder that can."
+            f"`{option}={visible(given)!r}` cannot be written to: {_reason(error)} ({visible(path)}). Give a folder "
+            "that can."
         ) from None
     finally:
         for path in reversed(made):
@@ -209,7 +211,7 @@ def _make_trial(root: Path, tries: int = 20) -> tuple[list[Path], tempfile.Tempo
 
 
 def _make_folder(folder: Path) -> list[Path]:
-    """Make a folder with those above it; returns the new ones, the outermost first."""
+    """Make a folder with those above it; return the new ones, the outermost first."""
     missing: list[Path] = []
     while not folder.exists():
         missing.insert(0, folder)
@@ -228,10 +230,12 @@ def _make_folder(folder: Path) -> list[Path]:
 
 def file_name(name: str) -> str:
     """
-    Return a name for a file or a folder that every system takes, the same for the same name and another for another.
+    Return a name for a file or a folder that every system takes.
 
-    A name of letters, digits and `_ . + -` is kept, if it is short and means nothing else; else what is kept of it is followed by a
-    number for the whole.
+    It is the same for the same name and another for another.
+
+    A name of letters, digits and `_ . + -` is kept, if it is short and means nothing else; else what is kept of it is
+    followed by a number for the whole.
     """
     kept = re.sub(r"[^\w.+-]", "_", unicodedata.normalize("NFKC", name), flags=re.ASCII)[:LONGEST_NAME]
     kept = kept.rstrip(".").lstrip(".-") or "_"
@@ -240,7 +244,7 @@ def file_name(name: str) -> str:
 
 
 def file_names(names: Iterable[str]) -> dict[str, str]:
-    """Return [`file_name`] of each name, told apart where they differ in nothing but capital letters, which many systems do not see."""
+    """Return [`file_name`] of each name, told apart where only capital letters differ, which many systems ignore."""
     given = list(dict.fromkeys(names))
     found = {name: file_name(name) for name in given}
     folded = [one.casefold() for one in found.values()]
@@ -252,7 +256,11 @@ def _digest(name: str) -> str:
 
 
 def short_path(path: str | os.PathLike) -> str:
-    """Return a path without what it tells of this machine: as it is if relative, within the working folder, or its last part."""
+    """
+    Return a path without what it tells of this machine.
+
+    A relative one stays as it is. Of others it is the part within the working folder, else the last part.
+    """
     given = os.fspath(path)
     if re.match(r"[A-Za-z]:[\\/]|\\\\", given):
         return re.split(r"[\\/]", given.rstrip("\\/"))[-1]

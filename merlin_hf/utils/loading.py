@@ -7,14 +7,18 @@ raises one kind of error that names what cannot be loaded.
 """
 
 import json
+import math
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -31,10 +35,9 @@ MOST_EXPERTS = 65_536
 FEWEST_LAYERS = 256  # that may always be: layers may share weights
 LARGEST_SIZE = 10_000_000  # of any other size in a configuration
 MOST_PIXELS = 16_384  # of a side of an image
-WEIGHTS_FACTOR = (
-    16  # a model may have so many times the values of its weights: they may be packed, and a head may be new
-)
-NEW_WEIGHTS = 50_000_000  # and so many beside
+# A model may have so many times the values of its weights, which may be packed, and so many new ones beside.
+WEIGHTS_FACTOR = 16
+NEW_WEIGHTS = 50_000_000
 REGEX_SECONDS = 5
 # Numbers in a configuration that are no sizes.
 NO_SIZES = re.compile(
@@ -46,12 +49,7 @@ LABELS = re.compile(r"num_labels$|n_labels$")
 PIXELS = re.compile(r"^(height|width|shortest_edge|longest_edge|size|crop_size|image_size)$")
 # Fields of adapters whose texts are matched with names of modules as regular expressions, and those that are sizes.
 ADAPTER_PATTERNS = (
-    "target_modules",
-    "exclude_modules",
-    "modules_to_save",
-    "layers_pattern",
-    "rank_pattern",
-    "alpha_pattern",
+    *("target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern"),
 )
 ADAPTER_SIZES = re.compile(r"(^|_)r$|rank|num_virtual_tokens|hidden_size|block_size|layer_replication|num_")
 PLAIN_NAME = re.compile(r"[\w.-]*")
@@ -73,7 +71,7 @@ def load_config(path: str, called: str | None = None, **options: Any) -> Pretrai
         FileError: it cannot be loaded.
     """
     options.setdefault("trust_remote_code", False)
-    with reading(f"{called or repr(path)} cannot be loaded"):
+    with _loading(path, called):
         check_config(path, **_hub_options(options))
         config = AutoConfig.from_pretrained(path, **options)
         _check_labels(config, path)
@@ -98,7 +96,7 @@ def load_model(auto_class: Any, path: str, called: str | None = None, **options:
         options["config"] = load_config(
             path, called, **_hub_options(options), trust_remote_code=options["trust_remote_code"]
         )
-    with reading(f"{called or repr(path)} cannot be loaded"):
+    with _loading(path, called):
         check_weights(auto_class, path, options["config"], options["trust_remote_code"])
         return auto_class.from_pretrained(path, **options)
 
@@ -111,7 +109,7 @@ def load_processor(auto_class: Any, path: str, called: str | None = None, **opti
         FileError: it cannot be loaded; its cause is an `OSError` or a `ValueError` where there is none.
     """
     options.setdefault("trust_remote_code", False)
-    with reading(f"{called or repr(path)} has no {_title(auto_class)} that can be read"):
+    with _loading(path, called, f"has no {_title(auto_class)} that can be read"):
         for name in ("tokenizer.json", FEATURE_EXTRACTOR_NAME):
             found = find_file(path, name, **_hub_options(options))
             if found is not None:
@@ -124,6 +122,33 @@ def load_processor(auto_class: Any, path: str, called: str | None = None, **opti
         if not isinstance(length, int | float) or not length >= 1:
             raise ValueError(f"`model_max_length` must be a number of at least 1, got {visible(length)[:80]}")
         return loaded
+
+
+@contextmanager
+def _loading(path: str, called: str | None, problem: str = "cannot be loaded") -> Iterator[None]:
+    """
+    Name what cannot be loaded, and say where it was looked for.
+
+    Raises:
+        FileError: something was raised within, or `path` can only be a folder, and there is none.
+    """
+    problem = f"{called or repr(path)} {problem}"
+    if not os.path.exists(path):
+        first = re.split(r"[/\\]", path)[0]
+        if not is_repo_id(path) or (first != path and os.path.isdir(first)):
+            raise FileError(f"{problem}: there is no such folder.")
+        problem += ": there is no such folder here, and the Hub does not give it"
+    with reading(problem):
+        yield
+
+
+def is_repo_id(name: Any) -> TypeGuard[str]:
+    """Return whether a name is one that a repository on the Hub can have."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return isinstance(name, str)  # `None` is not looked at
 
 
 def _title(auto_class: Any) -> str:
@@ -221,12 +246,10 @@ def check_weights(auto_class: Any, path: str, config: PretrainedConfig, trust_re
     shapes = _shapes(folder) if folder.is_dir() else {}
     if not shapes or is_deepspeed_zero3_enabled():  # which makes no models on the meta device
         return
-    saved = sum(_product(shape) for shape in shapes.values())
+    saved = sum(map(math.prod, shapes.values()))
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = auto_class.from_config(config, trust_remote_code=trust_remote_code)
-    described = sum(parameter.numel() for parameter in model.parameters()) + sum(
-        buffer.numel() for buffer in model.buffers()
-    )
+    described = sum(tensor.numel() for tensors in (model.parameters(), model.buffers()) for tensor in tensors)
     if described > WEIGHTS_FACTOR * saved + NEW_WEIGHTS:
         raise FileError(
             f"{folder / CONFIG_NAME} describes a model of {described:,} values, and its weights have {saved:,}. Is "
@@ -296,7 +319,7 @@ def _shown(value: float) -> str:
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int | float]]:
-    """Go through the numbers in a JSON value, with the name of the field that they are in."""
+    """Yield the numbers in a JSON value, each with the name of the field that it is in."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _numbers(inner, key if isinstance(inner, dict | list) or not str(key).isdigit() else name)
@@ -316,13 +339,6 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
         with reading(f"{path} is damaged"), safe_open(path, framework="pt") as file:
             found.update({name: file.get_slice(name).get_shape() for name in file.keys()})
     return found
-
-
-def _product(shape: Iterable[int]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
 
 
 # Adapters
@@ -360,8 +376,7 @@ def check_adapter(folder: str, weights: str, base: PreTrainedModel) -> None:
             _check_patterns(odd, names, f"`{field}` in {path}")
 
 
-# A regular expression can run for longer than the universe is old, and Python cannot interrupt it in all of its
-# threads.
+# A regular expression can take longer than the universe is old, and Python cannot interrupt it in all of its threads.
 MATCH = r"""
 import json, re, sys
 patterns, names = json.load(sys.stdin)

@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""Let one process at a time into a folder."""
 
 import contextlib
 import datetime
@@ -30,8 +30,8 @@ def locked(lock: Path, folder: str | os.PathLike, command: str, option: str = "o
     """
     Hold a folder, so that a second process which asks for it is refused.
 
-    It is an advisory lock of the operating system, which ends with the process however that ends, on a file that says whose it is.
-    Nothing waits. Where a file system has no locks, what the file says decides.
+    It is an advisory lock of the operating system, which ends with the process however that ends, on a file that says
+    whose it is. Nothing waits. Where a file system has no locks, what the file says decides.
 
     Args:
         lock (`Path`): a file in the folder, made with those above it; it is removed in the end.
@@ -86,8 +86,8 @@ def _attempt(lock: Path, named: str, command: str) -> int | None:
                 return None
             if not is_local:
                 logger.warning(
-                    f"{named} has the lock of {_described(holder)}, and its file system cannot say whether that goes on. It is taken for "
-                    "ended."
+                    f"{named} has the lock of {_described(holder)}, and its file system cannot say whether that goes "
+                    "on. It is taken for ended."
                 )
         since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         told = {"command": command, "process": os.getpid(), "host": host_name(), "since": since}
@@ -102,7 +102,7 @@ def _attempt(lock: Path, named: str, command: str) -> int | None:
 
 
 def _lock(file: int) -> bool | None:
-    """Return `True` if the file is locked by this process now, `False` if another has it, `None` where there are no locks."""
+    """Lock a file; return `True` if this process has it, `False` if another has, `None` where there are no locks."""
     if fcntl is None:
         return None
     try:
@@ -163,7 +163,7 @@ def is_running(process: int, started: str | None = None) -> bool:
 
 
 def start_time(process: int) -> str | None:
-    """Return when a process started, in ticks since the machine did; `None` where the system does not say (not Linux)."""
+    """Return when a process started, in ticks since the machine did; `None` where there is no `/proc` (not Linux)."""
     try:
         with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[19]

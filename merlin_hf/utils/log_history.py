@@ -1,4 +1,4 @@
-"""Results and the course of training, from the log history of a Trainer."""
+"""Read results and the course of training from the log history of a Trainer."""
 
 import math
 import sys
@@ -27,7 +27,7 @@ MOST_STEPS = 2**53  # the largest whole number that figures can tell from the ne
 
 
 class Evaluation(NamedTuple):
-    """The metrics of one evaluation set, `name` where there are several, and the step of the model that was evaluated."""
+    """The metrics of one evaluation set (`name` where there are several), and the step of the model."""
 
     name: str | None
     metrics: dict[str, float]
@@ -35,7 +35,7 @@ class Evaluation(NamedTuple):
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value of JSON is a number that a float can hold, which NaN and infinity are too; true and false are none."""
+    """Return whether a value of JSON is a number that a float can hold, NaN and infinity too, but not true or false."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return not isinstance(value, int) or abs(value) <= sys.float_info.max
@@ -60,14 +60,13 @@ def check_log_history(history: Any) -> list[dict[str, Any]]:
             is_step = name == "step" and not (is_number(value) and isinstance(value, int) and 0 <= value <= MOST_STEPS)
             if is_step or (isinstance(value, int) and not isinstance(value, bool) and not is_number(value)):
                 text = visible(repr(value))
-                raise FileError(
-                    f"`{visible(name)}` in entry {place} of its `log_history` cannot be {text if len(text) < 40 else text[:36] + ' ...'}"
-                )
+                text = text if len(text) < 40 else f"{text[:36]} ..."
+                raise FileError(f"`{visible(name)}` in entry {place} of its `log_history` cannot be {text}")
     return [entry for entry in history if "step" in entry]
 
 
 def metrics_of(entry: dict[str, Any], prefix: str = "eval_") -> dict[str, float]:
-    """Return what an entry of the log history says about how well the model does, without the prefix."""
+    """Return the metrics in an entry of the log history, without the prefix."""
     found = {name.removeprefix(prefix): value for name, value in entry.items() if name.startswith(prefix)}
     return {
         name: value
@@ -118,7 +117,7 @@ def last_evaluations(
 
 
 def metric_title(name: str) -> str:
-    """Return how a table calls a metric."""
+    """Return the title of a metric in a table."""
     return name.replace("_", " ").capitalize()
 
 
@@ -127,8 +126,8 @@ def training_table(log_history: list[dict[str, Any]]) -> list[dict[str, str]]:
     Return the course of training, as rows of one table.
 
     Returns:
-        `list[dict[str, str]]`: one row per evaluation, or per logged step where there was none; at most 20 that are spread
-        evenly, the last one among them. Every row has the same columns.
+        `list[dict[str, str]]`: one row per evaluation, or per logged step where there was none; at most 20 that are
+        spread evenly, the last one among them. Every row has the same columns.
     """
     by_step: dict[int, dict[str, Any]] = {}
     for entry in log_history:
@@ -156,7 +155,7 @@ def training_table(log_history: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def spread(rows: list[Any], count: int) -> list[Any]:
-    """At most `count` of the rows, evenly, with the first and the last."""
+    """Return at most `count` of the rows, evenly spread, with the first and the last."""
     if len(rows) <= count:
         return rows
     return [rows[round(index * (len(rows) - 1) / (count - 1))] for index in range(count)]

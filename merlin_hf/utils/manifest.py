@@ -1,4 +1,4 @@
-"""Which files make a checkpoint, written last into it and compared before it is used."""
+"""List the files of a checkpoint, last, and compare them before it is used."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..utils.files import FileError, read_json
+from .files import FileError, read_json
 
 
 MANIFEST_NAME = "checkpoint_manifest.json"

@@ -1,8 +1,8 @@
 """
 Write text of others as text: in Markdown, in figures and in a terminal.
 
-Names of data sets, labels of classes and methods, notes and messages of errors come with data or from users. They may hold line
-breaks, HTML, links, control characters and whatever else a reader of the text would take for markup.
+Names of data sets, labels of classes and methods, notes and messages of errors come with data or from users. They may
+hold line breaks, HTML, links, control characters and whatever else a reader of the text would take for markup.
 """
 
 import re
@@ -18,7 +18,8 @@ INVISIBLE = frozenset(
 UNPRINTABLE = frozenset(["Cc", "Cs", "Zl", "Zp"])
 # Signs that mean something wherever they stand; an underscore between letters or digits does not.
 INLINE = re.compile(r"[\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_])")
-# Signs that mean something where a line begins: headings, lists, quotes, rules, the line below a heading or the head of a table.
+# Signs that mean something where a line begins: headings, lists, quotes, rules, the line below a heading or the head
+# of a table.
 BLOCK = re.compile(r"(#|>|[-+](?=\s|$)|(?=[-=: |]+$)[-=:|])|(\d{1,9})([.)](?=\s|$))")
 
 
@@ -35,7 +36,7 @@ def visible(value: Any, keep_lines: bool = False) -> str:
         keep_lines (`bool`): keep line breaks and tabs; else all white space becomes single spaces.
 
     Returns:
-        `str`: with escapes, such as `\x1b` and `\u202e`, in place of control characters, direction marks and zero widths.
+        `str`: with escapes, such as `\x1b` and `\u202e`, for control characters, direction marks and zero widths.
     """
     text = "" if value is None else str(value)
     if not keep_lines:
@@ -53,7 +54,7 @@ def _visible(sign: str) -> str:
 
 def escape(value: Any) -> str:
     """
-    Return a value as text on one line of Markdown: nothing in it is read as markup or HTML, at the start of a line or elsewhere.
+    Return a value as text on one line of Markdown, of which nothing is read as markup or HTML.
 
     Args:
         value: `None` is empty text; [`Markdown`] is returned as it is.

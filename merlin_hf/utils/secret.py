@@ -32,7 +32,7 @@ class SecretToken(str):
 
 
 def keep_token_secret(args: Any) -> None:
-    """Make the tokens in training arguments [`SecretToken`]s: Trainer writes its arguments to a file and uploads that."""
+    """Make the tokens in training arguments [`SecretToken`]s, as Trainer writes and uploads its arguments."""
     for name in TOKEN_FIELDS:
         token = getattr(args, name, None)
         if isinstance(token, str) and not isinstance(token, SecretToken):
@@ -45,7 +45,7 @@ def without_any_token(text: str) -> str:
 
 
 def without_token(text: str, *tokens: str | bool | None) -> str:
-    """The text with `<token>` where one of the tokens stood."""
+    """Return the text with `<token>` where one of the tokens stood."""
     for token in tokens:
         if isinstance(token, str) and token:
             text = text.replace(str(token), "<token>")

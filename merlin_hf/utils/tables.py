@@ -20,8 +20,8 @@ def markdown_table(headings: Sequence[Any], rows: Iterable[Sequence[Any]], align
     Args:
         headings (`Sequence`): of the columns.
         rows (`Iterable[Sequence]`): as many values each. All are escaped but [`~merlin_hf.utils.markdown.Markdown`].
-        align (`str`, *optional*): `"right"` or `"left"`, where the columns after the first stand, in the source as well; `None` leaves
-            that to the reader, for cells that may be long.
+        align (`str`, *optional*): `"right"` or `"left"`, where the columns after the first stand, in the source as
+            well; `None` leaves that to the reader, for cells that may be long.
     """
     cells = [[cell(value) for value in row] for row in (headings, *rows)]
     if len(cells) < 2:

@@ -1,4 +1,4 @@
-"""Check values that a user gave: their type, that they are finite, and their range, by the dataclass that they fill."""
+"""Check values that a user gave: their type, range and that they are finite, by the dataclass that they fill."""
 
 import dataclasses
 import difflib
@@ -107,7 +107,8 @@ def rules(cls: type) -> dict[str, Rule]:
     """
     Return the rule of each field of a dataclass, from its annotation and the `choices` in its metadata.
 
-    Where `cls.checked_types` names a field, its annotation there, or interval, counts for one that another library wrote.
+    Where `cls.checked_types` names a field, its annotation there, or interval, counts for one that another library
+    wrote.
     """
     hints = typing.get_type_hints(cls, include_extras=True)
     for name, given in getattr(cls, "checked_types", {}).items():

@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from huggingface_hub import constants, snapshot_download
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from merlin_hf.hub import PublishError, publish_folder
 from merlin_hf.hub.folder import VOCABULARIES, ModelFolder, model_files
@@ -271,6 +271,18 @@ def test_an_index_whose_shard_has_other_weights(shards):
     (shards / INDEX).write_text(json.dumps(index))
     with pytest.raises(PublishError, match=rf"{re.escape(INDEX)} expects 'extra'"):
         ModelFolder(shards)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e5m2])
+def test_weights_that_are_not_finite_are_refused(value, dtype, folder):
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    ModelFolder(folder)
+    weights["classifier.weight"] = weights["classifier.weight"].index_fill(1, torch.tensor(2), value).to(dtype)
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(PublishError, match="'classifier.weight' in model.safetensors has NaN or infinity"):
+        ModelFolder(folder)
 
 
 @pytest.mark.parametrize("log_history", [None, 1, {}, ["a"], [None], [{"step": "x"}], [{"step": 1, "loss": 10**400}]])

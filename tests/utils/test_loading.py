@@ -6,9 +6,11 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
+from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from transformers import (
     CONFIG_MAPPING,
@@ -48,6 +50,25 @@ def test_a_whole_model_is_loaded_and_the_generator_is_not_moved(folder):
     assert torch.equal(expected[1], found[1])
     for name, tensor in expected[0].state_dict().items():
         assert torch.equal(tensor, found[0].state_dict()[name]), name
+
+
+@pytest.mark.parametrize("path", ["./foo", "runs/x", "a/b/c", "/nowhere", "~/model", "../x", "my model", "C:\\x"])
+@pytest.mark.parametrize("load", [load_config, load, partial(load_processor, AutoTokenizer)])
+def test_a_missing_folder_is_no_repository_of_the_hub(path, load, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(FileError, match="there is no such folder[.]$") as error:
+        load(path)
+    assert repr(path) in str(error.value)
+
+
+def test_a_name_of_the_hub_may_have_been_meant_as_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        FileError, match="`model='runs/x'` cannot be loaded: there is no such folder here, and the Hub"
+    ):
+        load_config("runs/x", "`model='runs/x'`")
 
 
 # Sizes
@@ -222,9 +243,7 @@ for call in (
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="a terminal that answers needs a pseudo-terminal")
 @pytest.mark.slow
 def test_code_of_a_folder_is_not_run_even_where_somebody_would_answer(folder, tmp_path):
-    """
-    transformers asks at a terminal whether code may run, unless it is told; here everything is answered with yes.
-    """
+    """At a terminal, transformers asks whether code may run, unless it is told; here all is answered with yes."""
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')\nclass Evil: pass\n")
     names = ("AutoConfig", "AutoModelForSequenceClassification", "AutoTokenizer", "AutoImageProcessor")
     auto_map = dict.fromkeys(names, "evil.Evil")

@@ -58,9 +58,12 @@ def test_a_manifest_has_all_files_and_finds_what_changed(checkpoint):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", "3", '{"files": []}', '{"files": {"a": 3}}', '{"files": {"a": {"size": "1"}}}', '{"files": {"../a": {"size": 1}}}',
-     '{"files": {"/etc/passwd": {"size": 1}}}', '{"files": {}, "run": 3}', "[" * 100_000],
-)  # fmt: skip
+    [
+        *("", "{", "[]", "3", '{"files": []}', '{"files": {"a": 3}}', '{"files": {"a": {"size": "1"}}}'),
+        *('{"files": {"../a": {"size": 1}}}', '{"files": {"/etc/passwd": {"size": 1}}}', '{"files": {}, "run": 3}'),
+        "[" * 100_000,
+    ],
+)
 def test_a_manifest_that_is_none_is_said_to_be(tmp_path, content):
     (tmp_path / MANIFEST_NAME).write_text(content)
     with pytest.raises(ValueError, match=f"its {MANIFEST_NAME} "):
