@@ -35,7 +35,7 @@ class Evaluation(NamedTuple):
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value of JSON is a number that a float can hold, NaN and infinity too, but not true or false."""
+    """Return whether a value of JSON is a number that fits a float, NaN and infinity too, but not true or false."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return not isinstance(value, int) or abs(value) <= sys.float_info.max
