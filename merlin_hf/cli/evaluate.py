@@ -132,10 +132,10 @@ def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     check_names_data(arguments)
     if arguments.output_dir is not None:
-        from ..report.plotting import check_can_draw
+        from ..utils.figures import check_can_draw
         from ..utils.files import check_output_dir
 
-        check_can_draw()
+        check_can_draw("A report")
         check_output_dir(arguments.output_dir, FILES)
     import numpy as np
     import torch

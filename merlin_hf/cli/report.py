@@ -53,12 +53,12 @@ def report(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:
     """Return the report as Markdown, what it says as JSON, and why something was left out, by name."""
-    from ..report.plotting import check_can_draw
     from ..report.run import name_of
     from ..report.write import RESULTS, left_out
+    from ..utils.figures import check_can_draw
     from ..utils.files import check_output_dir, file_name, to_json, write_text
 
-    check_can_draw()
+    check_can_draw("A report")
     runs, others = _sorted_paths([Path(path) for path in arguments.paths], arguments)
     is_alone = len(runs) + len(others) == 1
     # Beside other reports, each run has a folder of its own.

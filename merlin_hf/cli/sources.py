@@ -85,11 +85,11 @@ def sources(arguments: argparse.Namespace) -> int:
 
 def _rank(arguments: argparse.Namespace):
     from ..sources import rank_sources
-    from ..sources.figure import check_can_draw
+    from ..utils.figures import check_can_draw
     from ..utils.files import check_output_dir
 
     if arguments.output_dir is not None:
-        check_can_draw()
+        check_can_draw("`--output_dir`")
         check_output_dir(arguments.output_dir, FILES)
     seeds = arguments.seeds[0] if len(arguments.seeds) == 1 else arguments.seeds
     names = (
@@ -126,7 +126,7 @@ def _columns(arguments: argparse.Namespace) -> dict[str, dict]:
 
 
 def _write(ranking, arguments: argparse.Namespace) -> None:
-    from ..sources.figure import save_figure
+    from ..sources.figure import draw
     from ..sources.report import show, table
     from ..utils.files import to_json, write_text
 
@@ -135,7 +135,7 @@ def _write(ranking, arguments: argparse.Namespace) -> None:
         folder = Path(arguments.output_dir)
         write_text(folder / "ranking.json", text)
         write_text(folder / "table.txt", table(ranking))
-        save_figure(ranking, folder / "ranking.png")
+        draw(ranking, folder / "ranking.png")
         print(f"Results in {visible(folder)}", file=sys.stderr)
     if arguments.json:
         print(text, end="")

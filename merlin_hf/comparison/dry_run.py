@@ -1,15 +1,16 @@
-"""What a comparison would do, without training anything."""
+"""Show what a comparison would do, without training anything."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..utils.figures import check_can_draw
 from ..utils.markdown import visible
 from ..utils.tables import plain_table
 from .config import load_config
 from .experiment import Experiment
 from .progress import Progress, quiet
-from .results import check_can_draw, data_name
+from .results import data_name
 from .runner import ComparisonRunner, find_unusable, hold_output_dir, make_plans
 from .store import RunStore
 
@@ -17,11 +18,11 @@ from .store import RunStore
 @dataclass
 class DryRun:
     """
-    What would run.
+    The runs that a comparison would do.
 
     Args:
         summary (`dict`): the data, and for each method its trials, steps and runs.
-        is_main_process (`bool`): whether this is the first process.
+        is_main_process (`bool`): this is the main process.
     """
 
     summary: dict[str, Any]
@@ -29,7 +30,7 @@ class DryRun:
 
     @property
     def text(self) -> str:
-        """For people."""
+        """Return it as lines for people."""
         lines = [*_data_lines(self.summary), "", *_method_lines(self.summary)]
         return "\n".join(visible(line, keep_lines=True).replace("\n", " ") for line in lines) + "\n"
 
@@ -45,7 +46,7 @@ def dry_run(config: Any, **overrides: Any) -> DryRun:
         ConfigError: the configuration cannot be used.
     """
     config = load_config(config, **overrides)
-    check_can_draw()
+    check_can_draw("A comparison")
     with quiet():
         experiment = Experiment(config)
         with hold_output_dir(experiment, lock=False):

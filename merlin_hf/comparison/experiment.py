@@ -31,21 +31,19 @@ from .progress import Progress, StepCallback
 from .store import FINAL, FORMAT, Run
 
 
-SETUP = ("use_cpu", "ddp_backend", "ddp_timeout")
+SETUP = ("use_cpu", "ddp_backend", "ddp_timeout")  # options that decide on the device and the processes
 DEFAULTS = {"per_device_eval_batch_size": 64, "report_to": "none"}
 TABLES = ("results.json", "table.md", "results.csv", "comparison.png")
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "numpy")
-
-
 KNOWN_BY_VERSION = {"merlin_hf", "transformers", "torch", *sys.stdlib_module_names}
 
 
 class Experiment:
     """
-    What all runs of a comparison share, and how one of them is done.
+    The data and the model that all runs of a comparison share, and how one of them is done.
 
     Args:
-        config ([`CompareConfig`]).
+        config ([`CompareConfig`]): the comparison.
 
     Raises:
         ConfigError: the data, the model or the metric are not there or do not fit together.
@@ -78,9 +76,9 @@ class Experiment:
             )
         return metric
 
-    def has_source(self, method: MethodConfig) -> bool:
-        """Return whether a method is given the source."""
-        return method.use_source and self.config.source is not None
+    def source_of(self, method: MethodConfig) -> Rows | None:
+        """Return the source's rows for a method that is given the source."""
+        return self.pair.source if method.use_source else None
 
     def encode(self, rows: Rows) -> datasets.Dataset:
         """Return the model's inputs and labels, made once for all runs that have these rows."""
@@ -93,7 +91,7 @@ class Experiment:
         """Describe a run, with all that determines its result."""
         train, eval_rows = self.pair.rows_of(kind, seed)
         steps = self.steps(method, setting)
-        with_source = self.has_source(method)
+        source = self.source_of(method)
         fingerprint = {
             "format": FORMAT,
             "merlin_hf": _merlin_version(),
@@ -103,8 +101,8 @@ class Experiment:
             "seed": seed,
             "train_rows": train.identity,
             "judged_by": eval_rows.identity,
-            "source_rows": self.pair.source.identity if with_source else None,
-            "columns": [train.task.columns, self.pair.source.task.columns if with_source else None],
+            "source_rows": None if source is None else source.identity,
+            "columns": [train.task.columns, None if source is None else source.task.columns],
             "model": self._model_identity,
             "from_scratch": self.config.from_scratch,
             "freeze_layers": self.config.freeze_layers,
@@ -137,14 +135,15 @@ class Experiment:
             "remove_unused_columns": not self.encoder.reads_lazily,  # a transform needs its columns
             **more,
         }
-        if self.has_source(method):
-            options["num_source_labels"] = self.pair.source.task.labels.num_labels
+        source = self.source_of(method)
+        if source is not None:
+            options["num_source_labels"] = source.task.labels.num_labels
         return method.trainer_class.training_args_class(**options)
 
     def steps(self, method: MethodConfig, setting: dict[str, Any]) -> int:
         """Return how many steps fit into the budget of the comparison; 0 for a method that trains in closed form."""
         args = self.training_args(method, setting)
-        rows = method.trainer_class.rows_per_step(args, self.has_source(method))
+        rows = method.trainer_class.rows_per_step(args, self.source_of(method) is not None)
         if not rows:
             return 0
         if self.config.budget == "steps":
@@ -153,7 +152,7 @@ class Experiment:
 
     @property
     def budget_rows(self) -> int:
-        """Rows that each method may send through the backbone, forward and backward, on one device."""
+        """Return how many rows each method may send through the backbone, forward and backward, on one device."""
         training = self.config.training
         target = training.get("per_device_train_batch_size", TrainingArguments.per_device_train_batch_size)
         source = training.get("per_device_source_batch_size") or target
@@ -169,7 +168,7 @@ class Experiment:
         """
         train, eval_rows = self.pair.rows_of(run.kind, run.seed)
         set_seed(run.seed)
-        with_source = self.has_source(method)
+        source = self.source_of(method)
         model = build_model(self.config, self.model_config, train.kind, run.seed)
         args = self.training_args(
             method, run.setting, seed=run.seed, max_steps=run.steps or self.config.training["max_steps"]
@@ -181,7 +180,7 @@ class Experiment:
             data_collator=self.encoder.collator,
             processing_class=getattr(self.encoder, "tokenizer", None),
             compute_metrics=make_compute_metrics(self.labels.num_labels, self.labels.is_regression),
-            **({"source_dataset": self.encode(self.pair.source)} if with_source else {}),
+            **({} if source is None else {"source_dataset": self.encode(source)}),
         )
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
@@ -212,7 +211,7 @@ class Experiment:
             "steps": run.steps,
             "budget_rows": self.budget_rows,
             "metrics": {name: scores[f"eval_{name}"] for name in names},
-            "train_rows": len(trainer.train_dataset),
+            "train_rows": len(self.pair.rows_of(run.kind, run.seed)[0]),
             "judged_rows": len(eval_dataset),
             "train_seconds": seconds,
             "peak_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
@@ -239,7 +238,7 @@ class Experiment:
             write_text(key, run.key)
 
     def lacks_model(self, method: MethodConfig, run: Run) -> bool:
-        """Return whether `save_models` asks for a model that a finished run has not left; the same on all processes."""
+        """Return whether a finished run lacks the model that `save_models` asks for; the same on all processes."""
         if not self.config.save_models or run.kind != FINAL:
             return False
         folder = self.model_folder(method, run.seed)
@@ -249,7 +248,7 @@ class Experiment:
 
     @property
     def files(self) -> list[str]:
-        """Names of files that a comparison writes into `output_dir`, one at least of each folder in it."""
+        """Return names of files that a comparison writes into `output_dir`, at least one of each folder in it."""
         names = list(self.folders.values())
         found = [*TABLES, *(f"runs/{name}/_" for name in names), *(f"errors/{name}.txt" for name in names)]
         if self.config.save_models:
@@ -258,14 +257,14 @@ class Experiment:
         return found
 
     def clean_up(self) -> None:
-        """Free what a run leaves behind."""
+        """Free the memory of a finished run."""
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        """Versions and the device."""
+        """Return the versions and the device that runs are done with."""
         device = self.device
         return {
             "merlin_hf": _merlin_version(),

@@ -27,7 +27,7 @@ RANGES = {
 
 
 def default_metric(is_regression: bool) -> str:
-    """`pearson` for real labels, else `accuracy`."""
+    """Return `pearson` for real labels, else `accuracy`."""
     return "pearson" if is_regression else "accuracy"
 
 
@@ -91,7 +91,7 @@ def regression_metrics(predictions: np.ndarray, references: np.ndarray) -> dict[
 
 
 def make_compute_metrics(num_labels: int, is_regression: bool) -> Callable:
-    """`compute_metrics` of [`~transformers.Trainer`]; NaN where the model's answers are not all finite numbers."""
+    """Make `compute_metrics` for [`~transformers.Trainer`]; it returns NaN where logits are not finite."""
 
     def compute_metrics(output) -> dict[str, float]:
         logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,6 @@ from ..data.tasks import IMAGE, TEXT
 from ..transfer.layers import KEPT_STATISTICS, layer_stack
 from ..utils.loading import load_config, load_model
 from ..utils.validation import ConfigError
-from .config import CompareConfig
 
 
 AUTO_MODELS = {TEXT: AutoModelForSequenceClassification, IMAGE: AutoModelForImageClassification}
@@ -28,9 +29,20 @@ EMBEDDINGS = ("embeddings", "embedder", "conv_stem")  # in most models, in ResNe
 IDENTIFYING_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 
 
-def load_model_config(config: CompareConfig, labels: Labels) -> PretrainedConfig:
+class ModelSection(Protocol):
+    """The part of a configuration that names the model and how it is used."""
+
+    model: str
+    from_scratch: bool
+    freeze_layers: int
+    attn_implementation: str | None
+    max_seq_length: int
+    image_size: int | None
+
+
+def load_model_config(config: ModelSection, labels: Labels) -> PretrainedConfig:
     """
-    The configuration of a classifier for the target's labels.
+    Load the configuration of a classifier for the target's labels.
 
     Raises:
         ConfigError: there is no such model.
@@ -41,9 +53,9 @@ def load_model_config(config: CompareConfig, labels: Labels) -> PretrainedConfig
     return model_config
 
 
-def load_encoder(config: CompareConfig, model_config: PretrainedConfig, kind: str) -> TextEncoder | ImageEncoder:
+def load_encoder(config: ModelSection, model_config: PretrainedConfig, kind: str) -> TextEncoder | ImageEncoder:
     """
-    What makes the model's inputs of texts or images.
+    Load the encoder, which makes the model's inputs of texts or images.
 
     Raises:
         ConfigError: there is no tokenizer, or nothing tells how large images should be.
@@ -54,7 +66,7 @@ def load_encoder(config: CompareConfig, model_config: PretrainedConfig, kind: st
     return TextEncoder(tokenizer, longest_text(tokenizer, model_config, config.max_seq_length))
 
 
-def _preprocess(config: CompareConfig, model_config: PretrainedConfig):
+def _preprocess(config: ModelSection, model_config: PretrainedConfig) -> Callable:
     size, channels = config.image_size, getattr(model_config, "num_channels", 3)
     if size is None:
         try:
@@ -68,11 +80,12 @@ def _preprocess(config: CompareConfig, model_config: PretrainedConfig):
     return resize_and_scale(size, channels)
 
 
-def build_model(config: CompareConfig, model_config: PretrainedConfig, kind: str, seed: int) -> PreTrainedModel:
+def build_model(config: ModelSection, model_config: PretrainedConfig, kind: str, seed: int) -> PreTrainedModel:
     """
-    The model as every run with this seed starts from it: the last layer, or with `from_scratch` all of it, is random.
+    Build the model that every run with this seed starts from.
 
-    Draws from generators of its own, so that methods start from the same weights.
+    Its last layer, or with `from_scratch` all of it, is random. The generators are its own, so that methods start from
+    the same weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -88,8 +101,9 @@ def build_model(config: CompareConfig, model_config: PretrainedConfig, kind: str
 
 def freeze(model: PreTrainedModel, layers: int) -> None:
     """
-    Leave the embeddings and the lower layers as they are, the running statistics of their BatchNorm included, by which
-    they normalise.
+    Freeze the embeddings and the lower layers.
+
+    Their BatchNorm normalises by its running statistics, which do not move.
 
     Raises:
         ConfigError: the model has no embeddings and list of layers, or a shorter one.
@@ -119,12 +133,12 @@ def _embeddings(base: PreTrainedModel) -> nn.Module:
 
 
 def _evaluate(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-    """Forward pre-hook: as in evaluation, whatever mode the model was put in."""
+    """Put a module into evaluation mode, whatever mode the model is in; a forward pre-hook."""
     module.training = False
 
 
-def model_identity(config: CompareConfig, model_config: PretrainedConfig) -> str:
-    """Return a text that changes when the files of the model do: the commit on the Hub, or what is in them."""
+def model_identity(config: ModelSection, model_config: PretrainedConfig) -> str:
+    """Return a text that changes when the files of the model do: the commit on the Hub, or a digest of the files."""
     if not os.path.isdir(config.model):
         return f"{config.model}@{getattr(model_config, '_commit_hash', None)}"
     digest = hashlib.blake2b(digest_size=8)

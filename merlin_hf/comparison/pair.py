@@ -1,6 +1,7 @@
 """The target and the source of a comparison, and the rows that each run sees of them."""
 
 from functools import cached_property
+from typing import Any
 
 from ..data.rows import Rows, load_rows, load_splits_of, overlap
 from ..data.sampling import draw_rows, split_off_validation
@@ -14,12 +15,12 @@ class TaskPair:
     The rows of both tasks, checked.
 
     Args:
-        config ([`CompareConfig`]).
+        config ([`CompareConfig`]): names the data.
 
     Attributes:
         pool ([`Rows`]): the target's rows that labelled ones are drawn from.
         test ([`Rows`]): the rows that final runs are judged by, and no others.
-        source ([`Rows`], *optional*).
+        source ([`Rows`], *optional*): the source's rows, the same in all runs.
 
     Raises:
         ConfigError: the data are not there, or do not fit together.
@@ -28,25 +29,16 @@ class TaskPair:
     def __init__(self, config: CompareConfig):
         self.config = config
         target = load_splits_of(config.target, "target", {"train": "train_split", "test": "test_split"})
-        pool, test = target["train"], target["test"]
-        source = load_rows(config.source, "source", "split") if config.source is not None else None
-        self._check_rows(pool, "target.rows", config.target.rows)
-        self._check_rows(test, "target.test_rows", config.target.test_rows)
-        if source is not None:
-            self._check_rows(source, "source.rows", config.source.rows)
-        self.pool = pool
-        self.test = test.select(draw_rows(test.labels, config.target.test_rows, test.is_regression, "test"))
-        if source is not None:
-            source = source.select(draw_rows(source.labels, config.source.rows, source.is_regression, "source"))
-        self.source = source
-        self.labels = pool.task.labels
+        self.pool = target["train"]
+        _check_rows(self.pool, "target.rows", config.target.rows)
+        self.test = _draw(target["test"], "target.test_rows", config.target.test_rows, "test")
+        self.source: Rows | None = None
+        if config.source is not None:
+            rows = load_rows(config.source, "source", "split")
+            self.source = _draw(rows, "source.rows", config.source.rows, "source")
+        self.labels = self.pool.task.labels
         self._rows: dict[tuple[str, int], tuple[Rows, Rows]] = {}
         self._check()
-
-    def _check_rows(self, rows: Rows, key: str, given: int | None) -> None:
-        classes = rows.task.labels.num_labels
-        if given is not None and not rows.is_regression and given < classes:
-            raise ConfigError(f"`{key}` must be at least {classes}, one for each class, got {given}.")
 
     def _check(self) -> None:
         target, config = self.pool, self.config.target
@@ -66,7 +58,7 @@ class TaskPair:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """Return what makes the numbers say less than they seem to."""
+        """Return warnings about data that make scores less reliable than they look."""
         found = []
         for others, name in ((self.pool, "the target's train split"), (self.source, "the source")):
             shared = overlap(self.test, others) if others is not None else 0
@@ -81,19 +73,18 @@ class TaskPair:
 
     def rows_of(self, kind: str, seed: int) -> tuple[Rows, Rows]:
         """
-        The rows that a run trains on, and those it is judged by: test rows in a final run, and only there.
+        Return the rows that a run trains on, and those it is judged by: test rows in a final run, and only there.
 
         Raises:
             ConfigError: there are too few rows to set any aside for a search.
         """
         if (kind, seed) not in self._rows:
-            self._rows[kind, seed] = self._draw(kind, seed)
+            drawn = self.train_rows(seed)
+            self._rows[kind, seed] = (drawn, self.test) if kind == FINAL else self._set_aside(drawn, seed)
         return self._rows[kind, seed]
 
-    def _draw(self, kind: str, seed: int) -> tuple[Rows, Rows]:
-        drawn = self.train_rows(seed)
-        if kind == FINAL:
-            return drawn, self.test
+    def _set_aside(self, drawn: Rows, seed: int) -> tuple[Rows, Rows]:
+        """Return the rows that trials train on, and those they are judged by."""
         fraction = self.config.search.validation_fraction
         try:
             train, validation = split_off_validation(drawn.labels, fraction, drawn.is_regression, seed)
@@ -101,10 +92,10 @@ class TaskPair:
             raise ConfigError(f"`target.rows` is too small for a search: {error} Give more, or `trials: 0`.") from None
         return drawn.select(train), drawn.select(validation)
 
-    def describe(self) -> dict:
-        """Rows, columns and classes, for people."""
-        drawn = self.train_rows(self.config.seeds[0])
-        described = {
+    def describe(self) -> dict[str, Any]:
+        """Return the numbers of rows, the columns and the classes of both tasks as plain values."""
+        drawn, source = self.train_rows(self.config.seeds[0]), self.config.source
+        described: dict[str, Any] = {
             "kind": self.pool.kind,
             "target": {
                 "path": self.config.target.path,
@@ -117,12 +108,24 @@ class TaskPair:
             },
             "source": None,
         }
-        if self.source is not None:
+        if self.source is not None and source is not None:
             described["source"] = {
-                "path": self.config.source.path,
-                "name": self.config.source.name,
+                "path": source.path,
+                "name": source.name,
                 "columns": self.source.task.columns,
                 "classes": self.source.task.labels.names or None,
                 "rows": len(self.source),
             }
         return described
+
+
+def _check_rows(rows: Rows, key: str, given: int | None) -> None:
+    classes = rows.task.labels.num_labels
+    if given is not None and not rows.is_regression and given < classes:
+        raise ConfigError(f"`{key}` must be at least {classes}, one for each class, got {given}.")
+
+
+def _draw(rows: Rows, key: str, given: int | None, stream: str) -> Rows:
+    """Return `given` of the rows, the same in all runs; all if it is `None`."""
+    _check_rows(rows, key, given)
+    return rows.select(draw_rows(rows.labels, given, rows.is_regression, stream))

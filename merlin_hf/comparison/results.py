@@ -1,14 +1,14 @@
 """The results of a comparison: a summary, a Markdown table, a CSV file and a figure."""
 
 import csv
-import importlib.util
 import io
 import json
 import math
 from pathlib import Path
 from typing import Any
 
-from ..utils.files import short_path, short_paths, whole_file, write_text
+from ..utils.figures import new_figure, save_figure
+from ..utils.files import short_path, short_paths, write_text
 from ..utils.markdown import Markdown, escape, figure_text
 from ..utils.tables import markdown_table
 from .metrics import LOWER_IS_BETTER
@@ -23,8 +23,8 @@ def summarize(config: Any, experiment: Any, outcomes: list[Any]) -> dict[str, An
     Return everything that the tables show, as plain values.
 
     Args:
-        config ([`~merlin_hf.comparison.config.CompareConfig`]).
-        experiment ([`~merlin_hf.comparison.experiment.Experiment`]).
+        config ([`~merlin_hf.comparison.config.CompareConfig`]): the comparison.
+        experiment ([`~merlin_hf.comparison.experiment.Experiment`]): its data and model.
         outcomes (`list[Outcome]`): in the order of the configuration.
 
     Returns:
@@ -128,8 +128,8 @@ def _table_row(method: dict[str, Any], reference: str) -> list[str]:
             difference += " [{:+.4f}, {:+.4f}]".format(*method["confidence_interval"])
         p = method.get("p_value_holm")
         p_value = "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-    setting = {**method["options"], **method["setting"]}
-    setting = short_paths(", ".join(f"{name} {value}" for name, value in setting.items())) or "defaults"
+    options = {**method["options"], **method["setting"]}
+    setting = short_paths(", ".join(f"{name} {value}" for name, value in options.items())) or "defaults"
     steps = str(method["steps"]) if method["steps"] else "closed form"
     return [method["label"], f"{method['mean']:.4f}{spread}", Markdown(difference), p_value, steps, setting]
 
@@ -161,7 +161,7 @@ def _legend(summary: dict[str, Any]) -> list[str]:
 
 
 def data_name(data: dict[str, Any]) -> str:
-    """Return the name of a data set with its configuration, such as `nyu-mll/glue:rte`, without folders of this machine."""
+    """Return a data set's name with its configuration, as `nyu-mll/glue:rte`, without folders of this machine."""
     path = short_path(data["path"])
     return f"{path}:{data['name']}" if data.get("name") else path
 
@@ -179,18 +179,7 @@ def write_csv(summary: dict[str, Any], path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def check_can_draw() -> None:
-    """
-    Check that the figure can be made in the end, before anything runs.
-
-    Raises:
-        ImportError: matplotlib is missing.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("A comparison needs matplotlib for its figures: pip install matplotlib.")
-
-
-def save_figure(summary: dict[str, Any], path: Path) -> None:
+def draw(summary: dict[str, Any], path: Path) -> None:
     """
     Draw a line for each method, best on top: its mean with one standard deviation, and a dot for each seed.
 
@@ -198,13 +187,8 @@ def save_figure(summary: dict[str, Any], path: Path) -> None:
         summary (`dict`): see [`~merlin_hf.comparison.results.summarize`].
         path (`Path`): a PNG file, there whole or not at all.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     methods = [method for method in summary["methods"] if method["status"] == "ok"]
-    # Not by pyplot, which would take over the window system of a program that calls this.
-    figure = Figure(figsize=(6.4, 1.2 + 0.4 * len(methods)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.4, 1.2 + 0.4 * len(methods))
     axes = figure.add_subplot()
     for place, method in enumerate(reversed(methods)):
         is_reference = method["label"] == summary["reference"]
@@ -217,6 +201,4 @@ def save_figure(summary: dict[str, Any], path: Path) -> None:
     axes.set_xlabel(f"{summary['metric']} on {summary['data']['target']['test_rows']} test rows")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
-        figure.savefig(part, dpi=150, format="png", metadata={"Software": None})
+    save_figure(figure, path)

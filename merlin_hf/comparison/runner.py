@@ -13,6 +13,7 @@ import numpy as np
 from accelerate.utils import broadcast_object_list
 
 from ..transfer.seeding import derived_seed
+from ..utils.figures import check_can_draw
 from ..utils.files import FileError, check_output_dir, to_json, write_text
 from ..utils.lock import locked
 from ..utils.validation import ConfigError, first_sentence
@@ -20,7 +21,7 @@ from .config import CompareConfig, MethodConfig, load_config
 from .experiment import Experiment, check_settings
 from .metrics import is_better
 from .progress import Progress, make_progress, quiet
-from .results import check_can_draw, save_figure, summarize, table_text, write_csv
+from .results import draw, summarize, table_text, write_csv
 from .store import FINAL, TRIAL, Run, RunStore
 
 
@@ -147,7 +148,7 @@ def compare(config: Any, *, show_progress: bool = True, **overrides: Any) -> Com
     ```
     """
     config = load_config(config, **overrides)
-    check_can_draw()
+    check_can_draw("A comparison")
     with quiet(), contextlib.ExitStack() as stack:
         experiment = Experiment(config)
         is_main = experiment.processes.is_main_process
@@ -300,7 +301,7 @@ def save_tables(
         write_text(output_dir / "results.json", to_json(summary, indent=2) + "\n")
         write_text(output_dir / "table.md", table)
         write_csv(summary, output_dir / "results.csv")
-        save_figure(summary, output_dir / "comparison.png")
+        draw(summary, output_dir / "comparison.png")
     return ComparisonResult(summary, table, output_dir, is_main)
 
 

@@ -39,7 +39,7 @@ def mean_and_spread(scores: Sequence[float]) -> tuple[float, float | None]:
 
 def paired_difference(scores: Sequence[float], reference: Sequence[float]) -> PairedDifference:
     """
-    Paired t-test of two methods over seeds.
+    Test the difference of two methods over seeds by a paired t-test.
 
     Args:
         scores, reference (`Sequence[float]`): one score per seed, in the same order.
@@ -61,7 +61,7 @@ def paired_difference(scores: Sequence[float], reference: Sequence[float]) -> Pa
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """
-    Holm's step-down correction for several tests at once.
+    Correct the p-values of several tests by Holm's step-down method.
 
     Args:
         p_values (`Sequence[float | None]`): `None` where there was no test, which then does not count as one.

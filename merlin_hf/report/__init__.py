@@ -1,5 +1,5 @@
 """
-Tables and figures from result files.
+Make tables and figures from result files.
 
 Of a training run its curves, its confusion matrix and its features before and after; of comparisons the tables, ranks,
 wins, learning curves and costs. Figures are `matplotlib.figure.Figure` objects, made without pyplot.

@@ -33,8 +33,8 @@ class MethodScores:
     A method in a comparison.
 
     Args:
-        label (`str`).
-        scores (`dict[int, float]`): by seed; NaN where the model's answers were not numbers.
+        label (`str`): its name in the tables.
+        scores (`dict[int, float]`): by seed; NaN where logits were not finite.
         seconds (`dict[int, float]`): of training, by seed.
         reason (`str`, *optional*): why there are no scores.
     """
@@ -68,8 +68,8 @@ class Comparison:
     Args:
         pair (`str`): a name for source, target and model.
         rows (`int`): labelled target rows.
-        metric (`str`).
-        lower_is_better (`bool`).
+        metric (`str`): what methods are compared by.
+        lower_is_better (`bool`): a lower score is better.
         reference (`str`): the method that the others are tested against.
         methods (`dict[str, MethodScores]`): by label, those that could not be used included.
         identity (`tuple`): what `pair` stands for: source, target and model.
@@ -77,7 +77,7 @@ class Comparison:
         search (`str`): how settings were chosen.
         files (`list[str]`): where this was read, without the folders above.
         environments (`list[dict]`): versions and devices.
-        test_rows (`int`, *optional*).
+        test_rows (`int`, *optional*): rows that scores are of.
         classes (`frozenset[str]`): of the target; empty where labels are real numbers or nothing is told of them.
     """
 
@@ -145,7 +145,7 @@ def _resolved(path: Path) -> Path:
 
 class ResultFiles(NamedTuple):
     """
-    What was read.
+    The comparisons in result files.
 
     Args:
         comparisons (`list[Comparison]`): by pair and number of rows.
@@ -227,12 +227,13 @@ def _check_labels(comparisons: list[Comparison]) -> None:
     labels = {label for comparison in comparisons for label in comparison.methods}
     if len(labels) > MOST_METHODS:
         raise ConfigError(
-            f"The files have {len(labels)} methods in all, and a report takes {MOST_METHODS}: give fewer files at a time."
+            f"The files have {len(labels)} methods in all, and a report takes {MOST_METHODS}: give fewer files at a "
+            "time."
         )
 
 
 def _check_classes(comparisons: list[Comparison]) -> None:
-    """Refuse files about data sets of one name that share some of their classes: these may be one task with a class lost, or two."""
+    """Refuse data sets of one name that share only some classes: these may be one task with a class lost, or two."""
     known: dict[tuple, Comparison] = {}
     for comparison in comparisons:
         if not comparison.classes:
@@ -240,8 +241,9 @@ def _check_classes(comparisons: list[Comparison]) -> None:
         for other in [one for key, one in known.items() if key[0] == comparison.identity]:
             if comparison.classes != other.classes and comparison.classes & other.classes:
                 raise ConfigError(
-                    f"{visible(other.files[0])!r} and {visible(comparison.files[0])!r} are about {visible(_pair_of(other))}, with the classes "
-                    f"{_names(other.classes)} and {_names(comparison.classes)}: leave one out, or report them by themselves."
+                    f"{visible(other.files[0])!r} and {visible(comparison.files[0])!r} are about "
+                    f"{visible(_pair_of(other))}, with the classes {_names(other.classes)} and "
+                    f"{_names(comparison.classes)}: leave one out, or report them by themselves."
                 )
         known.setdefault((comparison.identity, comparison.classes), comparison)
 
@@ -266,56 +268,40 @@ def by_pair(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:
 
 def read_comparison(path: Path, name: str) -> Comparison | None:
     """
-    Return what a file says; `None` where it is of another kind.
+    Return the comparison in a file; `None` where it is of another kind.
 
     Args:
-        path (`Path`).
-        name (`str`): what reports call it.
+        path (`Path`): the file.
+        name (`str`): its name in reports.
 
     Raises:
         FileNotFoundError: there is no such file.
         FileError: it is damaged; the message says how, and does not name the file.
     """
     summary = read_json(path)
-    if isinstance(summary, list) or (
-        isinstance(summary, dict) and sum(key in summary for key in KEYS) < len(KEYS) / 2
-    ):
+    has_few = isinstance(summary, dict) and sum(key in summary for key in KEYS) < len(KEYS) / 2
+    if isinstance(summary, list) or has_few:
         return None
     _need(isinstance(summary, dict), "it is no mapping")
     for key in KEYS:
         _need(key in summary, f"it has no `{key}`")
     config, target = _section(summary, "config"), _section(_section(summary, "data"), "target")
-    metric, lower = summary["metric"], summary["lower_is_better"]
-    _need(isinstance(metric, str) and metric, "its `metric` is no name")
-    _need(
-        lower is (metric in LOWER_IS_BETTER) if metric in RANGES else isinstance(lower, bool),
-        "its `lower_is_better` is wrong",
-    )
+    metric, environment, model = summary["metric"], summary.get("environment") or {}, config.get("model")
+    _check_metric(metric, summary["lower_is_better"])
     _need(isinstance(summary["reference"], str), "its `reference` is no name")
-    rows: Any = target.get("train_rows")
-    test_rows: Any = target.get("test_rows")
+    _need(isinstance(environment, dict), "its `environment` is no mapping")
+    _need(isinstance(model, str) and model, "its `config.model` is no name")
+    rows, test_rows = target.get("train_rows"), target.get("test_rows")
     _need(_is_count(rows), "its number of labelled rows (`data.target.train_rows`) is no number")
     _need(test_rows is None or _is_count(test_rows), "its number of test rows (`data.target.test_rows`) is no number")
-    given = summary["methods"]
-    _need(
-        isinstance(given, list) and 0 < len(given) <= MOST_METHODS, f"its `methods` are no list of 1 to {MOST_METHODS}"
-    )
-    methods = [_read_method(method, metric) for method in given]
-    by_label = {method.label: method for method in methods}
-    _need(len(by_label) == len(methods), "it has two methods of one label")
-    environment = summary.get("environment") or {}
-    _need(isinstance(environment, dict), "its `environment` is no mapping")
-    model = config.get("model")
-    _need(isinstance(model, str) and model, "its `config.model` is no name")
-    identity = (_task(config, "source"), _task(config, "target"), model)
     comparison = Comparison(
         pair="",
         rows=rows,
         metric=metric,
-        lower_is_better=lower,
+        lower_is_better=summary["lower_is_better"],
         reference=summary["reference"],
-        methods=by_label,
-        identity=identity,
+        methods=_read_methods(summary["methods"], metric),
+        identity=(_task(config, "source"), _task(config, "target"), model),
         shared=_shared(config, summary["data"]),
         search=json.dumps(config.get("search"), sort_keys=True),
         files=[name],
@@ -327,13 +313,27 @@ def read_comparison(path: Path, name: str) -> Comparison | None:
     return comparison
 
 
+def _check_metric(metric: Any, lower: Any) -> None:
+    _need(isinstance(metric, str) and metric, "its `metric` is no name")
+    is_right = lower is (metric in LOWER_IS_BETTER) if metric in RANGES else isinstance(lower, bool)
+    _need(is_right, "its `lower_is_better` is wrong")
+
+
+def _read_methods(given: Any, metric: str) -> dict[str, MethodScores]:
+    is_list = isinstance(given, list) and 0 < len(given) <= MOST_METHODS
+    _need(is_list, f"its `methods` are no list of 1 to {MOST_METHODS}")
+    methods = {method.label: method for method in (_read_method(one, metric) for one in given)}
+    _need(len(methods) == len(given), "it has two methods of one label")
+    return methods
+
+
 def _need(is_right: object, problem: str) -> None:
     if not is_right:
         raise FileError(problem)
 
 
-def _section(mapping: dict[str, Any], name: str) -> dict[str, Any]:
-    section: Any = mapping.get(name)
+def _section(mapping: Any, name: str) -> Any:
+    section = mapping.get(name)
     _need(isinstance(section, dict), f"its `{name}` is no mapping")
     return section
 
@@ -350,7 +350,7 @@ def _classes(task: dict[str, Any]) -> list[str] | None:
 
 
 def _shared(config: dict[str, Any], data: dict[str, Any]) -> str:
-    """Return what is the same for all methods of a comparison, but for what its name, its rows, its seeds and its search tell."""
+    """Return the rest of the configuration and the data, which must agree in comparisons that are put together."""
     kept = {name: value for name, value in config.items() if name not in NOT_SHARED}
     for name in ("target", "source"):
         section, described = config.get(name) or {}, data.get(name) or {}
@@ -418,14 +418,13 @@ def _task(config: dict[str, Any], name: str) -> str:
 
 def _merge(one: Comparison, other: Comparison) -> Comparison:
     twice = sorted(one.methods.keys() & other.methods.keys())
+    files, pair = f"{visible(one.files[0])!r} and {visible(other.files[0])!r}", visible(one.pair)
     if twice:
-        raise ConfigError(
-            f"{visible(one.files[0])!r} and {visible(other.files[0])!r} both have {visible(twice[0])!r} on {visible(one.pair)} with {one.rows} rows: leave one out."
-        )
+        raise ConfigError(f"{files} both have {visible(twice[0])!r} on {pair} with {one.rows} rows: leave one out.")
     if one.search != other.search:
         raise ConfigError(
-            f"{visible(one.files[0])!r} and {visible(other.files[0])!r} are about {visible(one.pair)} with {one.rows} rows, and chose settings by other searches, {one.search} "
-            f"and {other.search}, so that their methods do not belong into one table: leave one out."
+            f"{files} are about {pair} with {one.rows} rows, and chose settings by other searches, {one.search} and "
+            f"{other.search}, so that their methods do not belong into one table: leave one out."
         )
     one.methods.update(other.methods)
     one.files += other.files
@@ -434,7 +433,7 @@ def _merge(one: Comparison, other: Comparison) -> Comparison:
 
 
 def _name_pairs(comparisons: list[Comparison]) -> None:
-    """Short names for the pairs, `mnli → rte`, where they are still different; the model where there are several."""
+    """Give the pairs short names, `mnli → rte`, where these still differ, with the model where there are several."""
     models = {comparison.identity[2] for comparison in comparisons}
     tasks = {task for comparison in comparisons for task in comparison.identity[:2]}
     short = {task: task.split(":")[-1] if ":" in task else task.split("/")[-1] for task in tasks}
@@ -452,7 +451,7 @@ def _name_pairs(comparisons: list[Comparison]) -> None:
 
 
 def _tell_apart(comparisons: list[Comparison]) -> None:
-    """Add its folder to the name of a pair that was run twice with the same rows, and a number where folders are the same."""
+    """Add the folder to the name of a pair that was run twice with the same rows; a number where folders are equal."""
     counted = Counter((comparison.pair, comparison.rows) for comparison in comparisons)
     several = {pair for (pair, _), times in counted.items() if times > 1}
     names: dict[tuple[str, str], str] = {}

@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""Confusion matrices: which classes are taken for which."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.metrics import confusion_matrix as count
 
+from ..utils.figures import new_figure
 from ..utils.markdown import figure_text
-from .plotting import new_figure
 
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def confusion_matrix(references: Any, predictions: Any, num_labels: int) -> np.n
 
     Args:
         references, predictions (array of shape `(n,)`): class ids in `[0, num_labels)`.
-        num_labels (`int`).
+        num_labels (`int`): how many classes there are.
 
     Returns:
         `np.ndarray` of shape `(num_labels, num_labels)`: row i, column j has the rows of class i taken for class j.

@@ -1,4 +1,4 @@
-"""The course of a training run, from the `trainer_state.json` that Trainer leaves."""
+"""Draw the course of a training run, from the `trainer_state.json` that Trainer leaves."""
 
 import os
 from pathlib import Path
@@ -40,7 +40,8 @@ def read_log_history(folder: str | Path) -> list[dict[str, Any]]:
     path = find_state(given) if given.is_dir() else given
     if path is None or not os.path.lexists(path):
         raise FileNotFoundError(
-            f"{visible(folder)!r} has no {TRAINER_STATE_NAME}, which Trainer writes with a checkpoint and `trainer.save_state()`."
+            f"{visible(folder)!r} has no {TRAINER_STATE_NAME}, which Trainer writes with a checkpoint and "
+            "`trainer.save_state()`."
         )
     try:
         state = read_json(path)
@@ -75,7 +76,7 @@ def series(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[fl
 
 
 def shown_series(history: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
-    """Return the steps and values of what a figure shows of the log, by panel and by name."""
+    """Return the steps and values of each line of the figure, by panel and by name."""
     evaluated = sorted({f"eval_{name}" for entry in history for name in metrics_of(entry)} - {"eval_loss"})
     groups = {
         "loss": LOSSES,
@@ -96,8 +97,9 @@ def has_curves(history: list[dict[str, Any]]) -> bool:
 
 def training_curves(history: list[dict[str, Any]]) -> "Figure":
     """
-    Losses, accuracies of the head, metrics of the evaluation, the learning rate and the learned scalars, as far as
-    logged.
+    Draw the course of a run, as far as it was logged.
+
+    Panels have the losses, accuracies of the head, metrics of the evaluation, the learning rate and learned scalars.
 
     Args:
         history (`list[dict]`): as in [`~transformers.TrainerState`].

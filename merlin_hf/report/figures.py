@@ -1,4 +1,4 @@
-"""Comparisons as figures: against the number of labelled rows, against time, and who beats whom."""
+"""Draw comparisons: scores against labelled rows and against time, and which method beats which."""
 
 import math
 from collections.abc import Sequence
@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..utils.figures import new_figure
 from ..utils.markdown import figure_text
 from .comparisons import Comparison, by_pair
-from .plotting import REFERENCE_COLOR, color_map, new_figure, panels
+from .plotting import REFERENCE_COLOR, color_map, panels
 from .ranks import win_counts
 
 
@@ -111,7 +112,7 @@ def win_figure(comparisons: Sequence[Comparison], labels: Sequence[str]) -> "Fig
     Draw how often the row beats the column, in brackets how often significantly, coloured by the share.
 
     Args:
-        comparisons (`Sequence[Comparison]`).
+        comparisons (`Sequence[Comparison]`): as from [`~merlin_hf.report.read_comparisons`].
         labels (`Sequence[str]`): in the order of the rows and columns.
     """
     wins, significant, counted = win_counts(comparisons, labels)

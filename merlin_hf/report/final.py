@@ -19,7 +19,7 @@ MOST_RESULTS = 1000
 
 
 class FinalScore(NamedTuple):
-    """Metrics such as `eval_accuracy`, the file that they are from, and how many rows they are of, where it says so."""
+    """Metrics such as `eval_accuracy`, the file that they are from, and their number of rows, where it is known."""
 
     metrics: dict[str, float]
     read_from: str
@@ -73,7 +73,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _is_score(name: str, value: Any) -> bool:
-    """Return whether it says how well the model does; `_mm` is MNLI's second evaluation set."""
+    """Return whether it is a metric of the model; `_mm` is MNLI's second evaluation set."""
     if not is_number(value) or not math.isfinite(value):
         return False
     prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)

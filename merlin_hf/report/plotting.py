@@ -1,12 +1,11 @@
-"""How figures are made and saved here."""
+"""Colours, panels and formats of the figures in reports."""
 
-import importlib.util
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..utils.files import whole_file
+from ..utils.figures import new_figure, save_figure
 
 
 if TYPE_CHECKING:
@@ -25,29 +24,8 @@ COLORS = (
 )  # fmt: skip
 
 
-def check_can_draw() -> None:
-    """
-    Check that figures can be made, before anything else is done for them.
-
-    Raises:
-        ImportError: matplotlib is missing.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("A report needs matplotlib for its figures: pip install matplotlib.")
-
-
-def new_figure(width: float = PANEL[0] * 1.5, height: float = PANEL[1] * 1.3) -> "Figure":
-    """Return an empty figure, not by pyplot, which would take over the window system of a program that calls this."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def panels(count: int) -> tuple["Figure", list[Any]]:
-    """Return a figure with so many axes, three in a row; with the first [`MOST_PANELS`] of them, and a title that says so, if there are more."""
+    """Return a figure with so many axes, three in a row; at most [`MOST_PANELS`], and then with a title."""
     whole, count = count, min(count, MOST_PANELS)
     columns = min(count, PANELS_A_ROW)
     rows = math.ceil(count / columns)
@@ -63,7 +41,7 @@ def panels(count: int) -> tuple["Figure", list[Any]]:
 
 
 def tidy(axes: Any) -> None:
-    """Light lines behind, and no box."""
+    """Draw light lines behind the data, and no box around it."""
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -78,16 +56,12 @@ def color_map(labels: Iterable[str], reference: str | None = None) -> dict[str, 
 
 def save(figure: "Figure", folder: Path, name: str, formats: Sequence[str] = FORMATS) -> list[str]:
     """
-    Write a figure, each file whole or not at all, and the same for the same figure.
+    Write a figure in several formats.
 
     Returns:
         `list[str]`: the names of the files.
     """
-    from matplotlib import rc_context
-
-    folder.mkdir(parents=True, exist_ok=True)
-    metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
-    for ending in formats:
-        with rc_context({"svg.hashsalt": name}), whole_file(folder / f"{name}.{ending}") as part:
-            figure.savefig(part, dpi=150, format=ending, metadata=metadata[ending])
-    return [f"{name}.{ending}" for ending in formats]
+    names = [f"{name}.{ending}" for ending in formats]
+    for file in names:
+        save_figure(figure, folder / file)
+    return names

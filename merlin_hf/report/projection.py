@@ -1,4 +1,4 @@
-"""The target's features in two dimensions, before and after training."""
+"""Draw the target's features in two dimensions, before and after training."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Which methods are better than which, over many comparisons."""
+"""Rank methods and test their differences over many comparisons."""
 
 import itertools
 import math
@@ -30,12 +30,11 @@ def average_ranks(gains: Sequence[float]) -> np.ndarray:
 
 def balanced(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """
-    Return the comparisons with numbers of rows that every pair has, so that pairs are ranked alike; all where there is
-    none.
+    Return the comparisons with numbers of rows that every pair has, so that pairs are ranked alike.
 
-    Pairs that lack numbers of rows are left out where the others then have more comparisons in all: one pair with few
-    rows is not to take the numbers that a dozen others have out of the ranks. Three quarters of the pairs stay, and
-    [`LEAST_PAIRS`] at least.
+    Where there is no such number, return all. Pairs that lack numbers of rows are left out where the others then have
+    more comparisons in all: one pair with few rows is not to take the numbers that a dozen others have out of the
+    ranks. Three quarters of the pairs stay, and [`LEAST_PAIRS`] at least.
     """
     rows = {pair: {comparison.rows for comparison in of_pair} for pair, of_pair in by_pair(comparisons).items()}
     candidates: set[frozenset[int]] = set()
@@ -63,7 +62,7 @@ def ranks_of_pairs(comparisons: Sequence[Comparison], labels: Sequence[str]) -> 
     Return the rank of each method on each pair, averaged over the pair's numbers of rows.
 
     Args:
-        comparisons (`Sequence[Comparison]`).
+        comparisons (`Sequence[Comparison]`): as from [`~merlin_hf.report.read_comparisons`].
         labels (`Sequence[str]`): methods with a score in all of them.
 
     Returns:
@@ -165,7 +164,7 @@ def win_counts(comparisons: Sequence[Comparison], labels: Sequence[str]) -> tupl
 
     Args:
         comparisons (`Sequence[Comparison]`): those in which both have a score are counted.
-        labels (`Sequence[str]`).
+        labels (`Sequence[str]`): the methods.
 
     Returns:
         three `np.ndarray` of shape `(labels, labels)`: in how many comparisons the mean of the row is better than that

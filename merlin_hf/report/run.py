@@ -31,7 +31,7 @@ def write_run_report(
     names: Sequence[str] | None = None,
 ) -> str:
     """
-    Report the final score and the course of a run, and what its model says of rows, where they are given.
+    Report the final score and the course of a run, and its model's predictions of rows, where they are given.
 
     Args:
         folder (`str` or `Path`): what the run left, with `trainer_state.json` in it or in a checkpoint.
@@ -65,7 +65,7 @@ def make_run_report(
     features: Mapping[str, np.ndarray] | None = None,
     names: Sequence[str] | None = None,
 ) -> Report:
-    """[`write_run_report`], with the names of the files that it wrote."""
+    """Do as [`write_run_report`]; return the names of the files as well."""
     history = read_log_history(folder)
     figures = {}
     if has_curves(history):

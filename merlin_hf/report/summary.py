@@ -1,4 +1,4 @@
-"""What a report says, for programs."""
+"""The content of a report as plain values, for programs."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -55,8 +55,7 @@ def comparison_summary(comparison: Comparison) -> dict[str, Any]:
 
 def ranks_summary(comparisons: Sequence[Comparison]) -> dict[str, float] | None:
     """
-    Return the mean rank of each method that has scores in all comparisons that are ranked; `None` where there is only
-    one.
+    Return the mean rank of each method that has scores in all ranked comparisons; `None` where there is only one.
 
     [`~merlin_hf.report.ranks.balanced`] says which are ranked.
     """

@@ -1,4 +1,4 @@
-"""Comparisons as Markdown: scores, ranks and wins."""
+"""Tables of comparisons in Markdown: scores, ranks and wins."""
 
 import math
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ def rank_table(comparisons: Sequence[Comparison]) -> str:
 
 
 def win_table(comparisons: Sequence[Comparison], labels: Sequence[str]) -> str:
-    """In how many comparisons the row beats the column, and in brackets in how many significantly."""
+    """Return in how many comparisons the row beats the column, and in brackets in how many significantly."""
     wins, significant, counted = win_counts(comparisons, labels)
     rows = []
     for row, label in enumerate(labels):
@@ -77,7 +77,7 @@ def problems(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def incomplete_methods(comparisons: Sequence[Comparison]) -> list[str]:
-    """Methods that have scores, but not in every comparison."""
+    """Return methods that have scores, but not in every comparison."""
     complete = complete_methods(comparisons)
     labels = {label for comparison in comparisons for label in comparison.methods if _has(comparison, label)}
     return sorted(labels - set(complete))

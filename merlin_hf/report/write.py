@@ -21,7 +21,7 @@ RESULTS = "results.md"
 
 def write_report(comparisons: Sequence[Comparison], output_dir: str | Path | None = None) -> str:
     """
-    Tables and figures of comparisons.
+    Make tables and figures of comparisons.
 
     Args:
         comparisons (`Sequence[Comparison]`): as from [`~merlin_hf.report.read_comparisons`].
@@ -38,9 +38,10 @@ def make_report(
     comparisons: Sequence[Comparison], output_dir: str | Path | None = None, damaged: Mapping[str, str] | None = None
 ) -> Report:
     """
-    Do as [`write_report`].
+    Do as [`write_report`]; return the names of the files as well.
 
     Args:
+        comparisons, output_dir: as for [`write_report`].
         damaged (`Mapping[str, str]`, *optional*): why files were left out, by name.
 
     Returns:
@@ -77,8 +78,8 @@ def _scores(comparisons: Sequence[Comparison]) -> list[str]:
     parts.append(
         f"Mean ± sample standard deviation over {counted} seeds; the best mean of each column is bold"
         + (f" ({', '.join(lower)}: the lower the better)" if lower else "")
-        + f". \\*: differs from {' or '.join(references)} by a paired t-test over seeds, p < 0.05 after Holm's correction over the "
-        "methods of the column."
+        + f". \\*: differs from {' or '.join(references)} by a paired t-test over seeds, p < 0.05 after Holm's "
+        "correction over the methods of the column."
     )
     found = problems(comparisons)
     return [*parts, "\n".join(f"- {line}" for line in found)] if found else parts
@@ -91,7 +92,8 @@ def _what_is_ranked(comparisons: Sequence[Comparison], alike: Sequence[Compariso
     left_out = [escape(pair) for pair in by_pair(comparisons) if pair not in ranked]
     if not left_out:
         return f"Ranks and tests are of {rows} rows alone, which every pair has been run with."
-    return f"Ranks and tests are of {rows} rows alone, and without what has not been run with them: {', '.join(left_out)}."
+    names = ", ".join(left_out)
+    return f"Ranks and tests are of {rows} rows alone, and without what has not been run with them: {names}."
 
 
 def _ranks(comparisons: Sequence[Comparison]) -> list[str]:
@@ -101,8 +103,8 @@ def _ranks(comparisons: Sequence[Comparison]) -> list[str]:
     parts = [
         "## Ranks",
         rank_table(comparisons),
-        f"The rank of the mean score, 1 is best and equal means share a rank; averaged over the numbers of rows of a pair, then "
-        f"over {pairs} pair{'s' if pairs > 1 else ''}.",
+        "The rank of the mean score, 1 is best and equal means share a rank; averaged over the numbers of rows of a "
+        f"pair, then over {pairs} pair{'s' if pairs > 1 else ''}.",
     ]
     left_out = [escape(label) for label in incomplete_methods(comparisons)]
     if left_out:
@@ -115,9 +117,9 @@ def _wins(comparisons: Sequence[Comparison]) -> list[str]:
     return [
         "## Wins",
         win_table(comparisons, all_labels(comparisons)),
-        f"In how many of {count} comparisons (a pair with a number of rows) the mean of the row is better than that of the column; "
-        "in brackets: by a paired t-test over seeds with p < 0.05, not corrected for the number of tests. Between methods that do "
-        f"not differ, {0.025 * count:.2g} of {count} are expected in brackets by chance.",
+        f"In how many of {count} comparisons (a pair with a number of rows) the mean of the row is better than that of "
+        "the column; in brackets: by a paired t-test over seeds with p < 0.05, not corrected for the number of tests. "
+        f"Between methods that do not differ, {0.025 * count:.2g} of {count} are expected in brackets by chance.",
     ]
 
 
@@ -134,8 +136,8 @@ def _differences(comparisons: Sequence[Comparison]) -> list[str]:
     least = 2 * 0.5**pairs * len(ordered) * (len(ordered) - 1) / 2
     named = [", ".join(escape(label) for label in ordered[first : last + 1]) for first, last in found]
     text = (
-        f"Over {pairs} pairs, by Wilcoxon's signed-rank test of each two methods on the means over seeds and numbers of rows, with "
-        f"Holm's correction, p < 0.05 (the smallest that so many pairs allow is {least:.2g}): "
+        f"Over {pairs} pairs, by Wilcoxon's signed-rank test of each two methods on the means over seeds and numbers "
+        f"of rows, with Holm's correction, p < 0.05 (the smallest that so many pairs allow is {least:.2g}): "
     )
     if not named:
         return [f"{text}all methods differ."]
@@ -161,7 +163,8 @@ def _figures(comparisons: Sequence[Comparison], folder: Path, files: list[str]) 
 
 def left_out(damaged: Mapping[str, str]) -> list[str]:
     """Return the section that names what could not be used, and why."""
-    counted = f"{len(damaged)} file{'s' if len(damaged) > 1 else ''} could not be used, and nothing above has what is in there:"
+    files = f"{len(damaged)} file{'s' if len(damaged) > 1 else ''}"
+    counted = f"{files} could not be used, and nothing above has what is in there:"
     lines = [f"- {code(name)}: {escape(short_paths(problem))}" for name, problem in damaged.items()]
     return ["## Left out", counted, "\n".join(lines)]
 

@@ -1,4 +1,4 @@
-"""Which source data set to take, before any training."""
+"""Rank source data sets before any training."""
 
 from .measures import Alignment, gradient_alignment, leep
 from .ranking import rank_sources

@@ -1,4 +1,4 @@
-"""Which data sets, and which of their rows."""
+"""Read the data sets of a ranking, and draw rows of them."""
 
 import dataclasses
 import os
@@ -119,7 +119,7 @@ def load(section: SourceConfig, argument: str) -> Rows:
 
 def draw(rows: Rows, count: int | None, argument: str, *seed: int | str) -> Rows:
     """
-    Some rows, of each class in proportion and at least one; all where there are not more.
+    Draw rows, of each class in proportion and at least one; all where there are not more.
 
     Raises:
         ConfigError: fewer are asked for than there are classes.
@@ -132,8 +132,10 @@ def draw(rows: Rows, count: int | None, argument: str, *seed: int | str) -> Rows
 
 def check_fit(target: Rows, pools: Mapping[str, Rows]) -> None:
     """
+    Check that the target and the candidates can be compared.
+
     Raises:
-        ConfigError: the target and the candidates are not of one kind, or labels have one class.
+        ConfigError: they are not of one kind, or labels have one class.
     """
     if not target.is_regression and len(set(target.labels.tolist())) < 2:
         raise ConfigError("`target` has rows of one class; there is nothing to tell apart.")
@@ -146,8 +148,10 @@ def check_fit(target: Rows, pools: Mapping[str, Rows]) -> None:
 
 def check_halves(target: Rows) -> None:
     """
+    Check that a head fit on some of the rows can be judged by others of the same class.
+
     Raises:
-        ConfigError: no class has two rows, so that nothing could be judged by a head fit on other rows.
+        ConfigError: no class has two rows.
     """
     labels = [0] * len(target) if target.is_regression else target.labels.tolist()
     if max(map(labels.count, set(labels))) < 2:

@@ -1,4 +1,4 @@
-"""A backbone as it is, and rows of a data set as it sees them."""
+"""Features of rows by a pretrained backbone, and gradients in its parameters."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -51,7 +51,11 @@ class Backbone:
 
 class Encoded:
     """
-    Rows as a backbone sees them.
+    Encoded rows, and their features by a backbone.
+
+    Args:
+        backbone ([`Backbone`]): the model.
+        rows ([`~merlin_hf.data.rows.Rows`]): of a data set.
 
     Attributes:
         labels (`torch.Tensor` of shape `(n,)`): class ids, or real numbers in float64.
@@ -87,7 +91,7 @@ class Encoded:
     @cached_property
     @torch.no_grad()
     def features(self) -> Tensor:
-        """See above; one pass forward."""
+        """Compute the features, by one pass forward."""
         found, places = [], []
         with self.backbone.transfer_model.feature_mode():
             for inputs, rows in self._batches():
@@ -96,5 +100,5 @@ class Encoded:
         return torch.cat(found)[torch.cat(places).argsort()]
 
     def pull_back(self, gradients: list[Tensor]) -> list[list[Tensor]]:
-        """Gradients `(n, hidden_size)` in the features to gradients in the backbone's parameters; one pass forward."""
+        """Turn gradients in the features `(n, hidden_size)` into ones in the parameters, by one pass forward."""
         return pull_back(self.backbone.transfer_model, self._batches(), gradients, self.backbone.parameters)

@@ -1,40 +1,27 @@
-"""A ranking of sources as a figure."""
+"""Draw a ranking of sources."""
 
-import importlib.util
 from pathlib import Path
 
-from ..utils.files import short_path, whole_file
+from ..utils.figures import new_figure, save_figure
+from ..utils.files import short_path
 from ..utils.markdown import figure_text
 from .results import MEASURES, SourceRanking
 
 
-def check_can_draw() -> None:
+def draw(ranking: SourceRanking, path: Path) -> None:
     """
-    Check that the figure can be made in the end, before anything runs.
+    Draw bars for each measure, the best source on top.
 
-    Raises:
-        ImportError: matplotlib is missing.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("`--output_dir` needs matplotlib for its figure: pip install matplotlib.")
-
-
-def save_figure(ranking: SourceRanking, path: Path) -> None:
-    """
-    Bars for each measure, the best source on top, from what a source that says nothing would have, with one standard
-    deviation over seeds; the alignment with a dot for each meta gradient of each seed.
+    They begin at what a source that says nothing would have, and have one standard deviation over seeds; the alignment
+    has a dot for each meta gradient of each seed.
 
     Args:
+        ranking ([`~merlin_hf.sources.results.SourceRanking`]): the results.
         path (`Path`): a PNG file, there whole or not at all.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     scores = ranking.sources[::-1]
     measures = [name for name in MEASURES if any(score.values[name] for score in scores)]
-    # Not by pyplot, which would take over the window system of a program that calls this.
-    figure = Figure(figsize=(1.5 + 2.4 * len(measures), 1.4 + 0.4 * len(scores)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(1.5 + 2.4 * len(measures), 1.4 + 0.4 * len(scores))
     all_axes = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
     for axes, name in zip(all_axes, measures, strict=True):
         baseline = ranking.baseline(name)
@@ -59,9 +46,8 @@ def save_figure(ranking: SourceRanking, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     all_axes[0].set_yticks(range(len(scores)), [figure_text(short_path(score.name)) for score in scores])
     figure.supxlabel(
-        f"sources for {figure_text(short_path(ranking.target))}; higher is better, the line is a source that says nothing",
+        f"sources for {figure_text(short_path(ranking.target))}; higher is better, the line is a source that says "
+        "nothing",
         fontsize="small",
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
-        figure.savefig(part, dpi=150, format="png", metadata={"Software": None})
+    save_figure(figure, path)

@@ -18,7 +18,7 @@ def backbone_parameters(transfer_model: TransferModel, layers: int | None = None
     Return the parameters that gradients are compared in: all floating point ones but those of the head.
 
     Args:
-        transfer_model ([`~merlin_hf.transfer.model.TransferModel`]).
+        transfer_model ([`~merlin_hf.transfer.model.TransferModel`]): the backbone with its head.
         layers (`int`, *optional*): only the last so many layers of the backbone and what comes after them; all, with
             the embeddings, if not given.
 
@@ -110,10 +110,10 @@ def pull_back(
     parameters: Mapping[str, nn.Parameter],
 ) -> list[list[Tensor]]:
     """
-    Gradients in features to gradients in parameters, a batch at a time: the memory does not grow with the rows.
+    Turn gradients in features into gradients in parameters, a batch at a time: memory does not grow with the rows.
 
     Args:
-        transfer_model ([`~merlin_hf.transfer.model.TransferModel`]).
+        transfer_model ([`~merlin_hf.transfer.model.TransferModel`]): the backbone with its head.
         batches: the model's arguments for some rows, and which rows they are, `(b,)`; each row once.
         gradients (`list[torch.Tensor]`): R gradients of shape `(n, hidden_size)`. Each goes back through the same
             forward.

@@ -1,4 +1,4 @@
-"""The source head: a classifier of the source on features of the backbone as it is."""
+"""Fit the source head: a classifier of the source on features of the backbone as it is."""
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from ..transfer.splits import split_by_class
 
 def fit_source_head(features: Tensor, labels: Tensor, num_labels: int) -> LinearHead:
     """
-    Logistic regression on frozen features, for real labels ridge regression; the regulariser by cross-validation.
+    Fit logistic regression to frozen features, for real labels ridge regression; the regulariser by cross-validation.
 
     A source whose labels the features do not tell gets a regulariser so large that it hardly says anything, rather
     than a confident fit of noise.

@@ -16,7 +16,7 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Alignment:
     """
-    How two gradients in the same parameters lie to each other.
+    The angle and the sizes of two gradients in the same parameters.
 
     Attributes:
         cosine (`float`): of the source's gradient and the mean meta gradient, in [-1, 1].
@@ -106,8 +106,8 @@ def leep(source_probabilities: Tensor, labels: Tensor) -> float:
     given = source_probabilities
     if given.ndim != 2 or not given.is_floating_point() or labels.shape != given.shape[:1]:
         raise ValueError(
-            f"`source_probabilities` must be numbers of shape ({len(labels)}, num_source_labels), one row for each of `labels`, got "
-            f"{given.dtype} of shape {tuple(given.shape)}."
+            f"`source_probabilities` must be numbers of shape ({len(labels)}, num_source_labels), one row for each of "
+            f"`labels`, got {given.dtype} of shape {tuple(given.shape)}."
         )
     if len(labels) < 2 or bool((labels == labels[0]).all()):
         raise ValueError(f"`labels` are all the same in {len(labels)} rows; there is nothing to tell apart.")

@@ -1,4 +1,4 @@
-"""Ranking candidate sources for a target, before any training."""
+"""Rank candidate sources for a target, before any training."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -50,10 +50,9 @@ def rank_sources(
     source:
 
     - `alignment`: whether a gradient step on the source would lower MeRLin's meta loss on the target, in all the
-    backbone's
-      parameters ([`~merlin_hf.sources.measures.gradient_alignment`]);
+      backbone's parameters ([`~merlin_hf.sources.measures.gradient_alignment`]);
     - `leep`: how well the source head's predicted classes tell the target's labels
-    ([`~merlin_hf.sources.measures.leep`]).
+      ([`~merlin_hf.sources.measures.leep`]).
 
     LEEP asks whether the pretrained features already solve the target the way they solve the source, and cannot see
     what a source would teach the backbone. That is what the alignment asks, of the first step: where a head on the
@@ -77,29 +76,38 @@ def rank_sources(
         layers (`int`, *optional*): compare gradients in the last so many layers only. All by default: what two tasks
             share was found in the lower layers and embeddings more than in the last ones (benchmarks/sources).
         max_seq_length (`int`): longer texts are cut to so many tokens.
-        image_size (`int`, *optional*): height and width in pixels, for models without an image processor. columns
-            (mapping, *optional*): from names of data sets as given to their `text_columns`, `image_column`,
+        image_size (`int`, *optional*): height and width in pixels, for models without an image processor.
+        columns (mapping, *optional*): from names of data sets as given to their `text_columns`, `image_column`,
             `label_column` and `problem_type`.
         device (`torch.device` or `str`, *optional*): a GPU if there is one, else the CPU.
         progress (`Callable[[str], None]`, *optional*): gets a line for each candidate and seed.
 
     Returns:
-        [`SourceRanking`].
+        [`SourceRanking`]: the candidates, best first.
 
     Raises:
         ConfigError: an argument cannot be used, or data sets and model do not fit together; the message names it.
         FileNotFoundError: `MERLIN_DATA_ROOT` is no folder.
 
     Example:
-
     ```python
     >>> from merlin_hf.sources import rank_sources
 
-    >>> ranking = rank_sources("reviews.csv", ["stanfordnlp/sst2", "nyu-mll/glue:cola"],
-    "google-bert/bert-base-uncased") >>> ranking.best, ranking.order("alignment"), ranking.warnings ```
+    >>> ranking = rank_sources("reviews.csv", ["stanfordnlp/sst2", "nyu-mll/glue:cola"])
+    >>> ranking.best, ranking.order("alignment"), ranking.warnings
+    ```
     """
     settings = RankingSettings(
-        model, target_rows, source_rows, seeds, batch_size, num_splits, layers, max_seq_length, image_size, device
+        model or "",
+        target_rows,
+        source_rows,
+        seeds,
+        batch_size,
+        num_splits,
+        layers,
+        max_seq_length,
+        image_size,
+        device,
     )
     target_name, target_section, sections = read_data_sets(target, candidates, columns or {})
     target_pool = load(target_section, "target")
@@ -121,7 +129,7 @@ def _measure_all(
     settings: RankingSettings,
     say: Callable[[str], None],
 ) -> None:
-    """Fill in what is measured of the target and of each candidate, for each seed."""
+    """Measure the target and each candidate, for each seed, and fill in the ranking."""
     backbone = Backbone(settings, target_pool.task.labels, target_pool.kind)
     for seed in check_seeds(settings.seeds, "seeds"):
         start = time.perf_counter()
@@ -143,7 +151,7 @@ def _measure_all(
 
 
 def meta_gradients(target: Encoded, num_splits: int, seed: int) -> list[list[Tensor]]:
-    """`num_splits` gradients of the meta loss in the backbone's parameters, each averaged over `HALVES` random halves."""
+    """Return `num_splits` gradients of the meta loss in the parameters, each the mean over `HALVES` halves."""
     at_features = [
         meta_gradient(
             target.features,
@@ -158,7 +166,7 @@ def meta_gradients(target: Encoded, num_splits: int, seed: int) -> list[list[Ten
 
 
 def measure(score: SourceScore, target: Encoded, metas: list[list[Tensor]], source: Encoded) -> None:
-    """Add what one draw of rows says of a candidate."""
+    """Measure one draw of a candidate's rows, and add the numbers to its score."""
     score.rows = len(source)
     head = fit_source_head(source.features, source.labels, source.num_labels)
     source_has_classes, target_has_classes = (not rows.labels.is_floating_point() for rows in (source, target))
@@ -193,7 +201,8 @@ def _warnings(ranking: SourceRanking, target: Rows, pools: Mapping[str, Rows]) -
         if score.head_is_at_chance:
             found.append(
                 f"On the pretrained features a head hardly learns {score.name} from {score.rows} rows: it is right on "
-                f"{mean(score.head_accuracy):.3f} of those held out, its largest class is {mean(score.largest_class):.3f}. What is said "
-                "of this source is mostly noise, which is not to say that it does not help when the backbone is trained."
+                f"{mean(score.head_accuracy):.3f} of those held out, its largest class is "
+                f"{mean(score.largest_class):.3f}. What is said of this source is mostly noise, which is not to say "
+                "that it does not help when the backbone is trained."
             )
     return found

@@ -13,7 +13,7 @@ DECIMALS = {"alignment": 3, "leep": 4}
 
 
 def table(ranking: SourceRanking) -> str:
-    """Return the table and what to know about it as plain text, the same in every terminal."""
+    """Return the table with its legend as plain text, the same in every terminal."""
     return "\n".join([plain_table(HEADINGS, rows(ranking)), *legend(ranking)]) + "\n"
 
 
@@ -24,7 +24,7 @@ def show(ranking: SourceRanking, stream: Any) -> None:
 
 
 def rows(ranking: SourceRanking) -> list[list[str]]:
-    """Return the cells of each source, whose names have no folder of this machine where they stay different without."""
+    """Return the cells of each source; names are without folders of this machine where they stay different."""
     short = [short_path(score.name) for score in ranking.sources]
     return [
         [
@@ -49,7 +49,7 @@ def _measured(score: SourceScore, name: str) -> str:
 
 
 def legend(ranking: SourceRanking) -> list[str]:
-    """Return what the numbers are, and what not to read into them."""
+    """Return lines that explain the numbers and their limits."""
     seeds = ranking.settings["seeds"]
     spread = (
         f"over {len(seeds)} draws of rows"
@@ -57,11 +57,12 @@ def legend(ranking: SourceRanking) -> list[str]:
         else "of the alignment over splits of the same rows (one seed)"
     )
     lines = [
-        f"Target: {visible(short_path(ranking.target))}, {ranking.target_rows} rows, {ranking.target_seconds:.0f} s. Higher is better; ranks in "
-        f"brackets; ± is the sample standard deviation {spread}.",
-        "alignment: cosine of the source's gradient with that of the target's meta loss; where it is not clearly above 0, a "
-        "first step on the source does not lower that loss. LEEP: how well a head of the source's, on the pretrained features, tells "
-        "the target's labels; blind to what the source would teach the backbone.",
+        f"Target: {visible(short_path(ranking.target))}, {ranking.target_rows} rows, "
+        f"{ranking.target_seconds:.0f} s. Higher is better; ranks in brackets; ± is the sample standard deviation "
+        f"{spread}.",
+        "alignment: cosine of the source's gradient with that of the target's meta loss; where it is not clearly "
+        "above 0, a first step on the source does not lower that loss. LEEP: how well a head of the source's, on the "
+        "pretrained features, tells the target's labels; blind to what the source would teach the backbone.",
     ]
     nothing = ", ".join(f"{MEASURES[name]} {ranking.baseline(name):+.{DECIMALS[name]}f}" for name in ranking.measures)
     lines.append(f"A source that says nothing has {nothing}.")

@@ -1,4 +1,4 @@
-"""What ranking sources found."""
+"""The results of ranking sources."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ MEASURES = {
 @dataclass
 class SourceScore:
     """
-    A candidate with what was measured of it.
+    A candidate and its measured numbers.
 
     Attributes:
         name (`str`): as it was given.
@@ -67,7 +67,7 @@ class SourceScore:
 
     @property
     def head_is_at_chance(self) -> bool:
-        """Whether the source head is not right more often than its largest class is, by two standard errors of a share."""
+        """Whether the source head's accuracy is within two standard errors of the largest class's share, or lower."""
         if not self.head_accuracy:
             return False
         share = min(max(statistics.mean(self.largest_class), 0.01), 0.99)
@@ -76,11 +76,11 @@ class SourceScore:
 
     @property
     def mean_rank(self) -> float:
-        """The mean of the ranks by the measures that are defined for all candidates."""
+        """The mean rank over the measures that are defined for all candidates."""
         return statistics.mean(self.ranks.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return it as plain values."""
         return {
             **dataclasses.asdict(self),
             "mean_rank": self.mean_rank,
@@ -115,12 +115,12 @@ class SourceRanking:
 
     @property
     def best(self) -> str:
-        """The name of the first."""
+        """The name of the best candidate."""
         return self.sources[0].name
 
     @property
     def measures(self) -> list[str]:
-        """Those that are defined for all candidates, by which they are ranked."""
+        """The measures that are defined for all candidates, by which they are ranked."""
         return list(self.sources[0].ranks)
 
     def order(self, measure: str) -> list[str]:
@@ -132,7 +132,7 @@ class SourceRanking:
         return mean_and_spread(self.baselines[measure])[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return it as plain values, for JSON."""
         return {
             "target": self.target,
             "target_rows": self.target_rows,

@@ -1,4 +1,4 @@
-"""What a ranking is made with."""
+"""The settings of a ranking, checked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +17,15 @@ DEFAULT_MODELS = {TEXT: "google-bert/bert-base-uncased", IMAGE: "google/vit-base
 @dataclass
 class RankingSettings:
     """
-    See [`~merlin_hf.sources.rank_sources`]. The last two are what [`merlin_hf.comparison.models`] asks for beside
-    them.
+    The arguments of [`~merlin_hf.sources.rank_sources`] with a [`~merlin_hf.comparison.models.ModelSection`].
+
+    `model` is empty until the kind of data is known, where none is given.
 
     Raises:
         ConfigError: a value cannot be used; the message names it.
     """
 
-    model: str | None = None
+    model: str = ""
     target_rows: Annotated[int, interval("[4, inf)")] | None = 200
     source_rows: Annotated[int, interval("[4, inf)")] | None = 500
     seeds: int | Sequence[int] = 1
