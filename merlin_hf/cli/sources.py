@@ -126,7 +126,7 @@ def _columns(arguments: argparse.Namespace) -> dict[str, dict]:
 
 
 def _write(ranking, arguments: argparse.Namespace) -> None:
-    from ..sources.figure import draw
+    from ..sources.figure import save_figure
     from ..sources.report import show, table
     from ..utils.files import to_json, write_text
 
@@ -135,7 +135,7 @@ def _write(ranking, arguments: argparse.Namespace) -> None:
         folder = Path(arguments.output_dir)
         write_text(folder / "ranking.json", text)
         write_text(folder / "table.txt", table(ranking))
-        draw(ranking, folder / "ranking.png")
+        save_figure(ranking, folder / "ranking.png")
         print(f"Results in {visible(folder)}", file=sys.stderr)
     if arguments.json:
         print(text, end="")

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..utils.figures import new_figure, save_figure
+from ..utils.figures import new_figure, write_figure
 from ..utils.files import short_path, short_paths, write_text
 from ..utils.markdown import Markdown, escape, figure_text
 from ..utils.tables import markdown_table
@@ -179,7 +179,7 @@ def write_csv(summary: dict[str, Any], path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def draw(summary: dict[str, Any], path: Path) -> None:
+def save_figure(summary: dict[str, Any], path: Path) -> None:
     """
     Draw a line for each method, best on top: its mean with one standard deviation, and a dot for each seed.
 
@@ -201,4 +201,4 @@ def draw(summary: dict[str, Any], path: Path) -> None:
     axes.set_xlabel(f"{summary['metric']} on {summary['data']['target']['test_rows']} test rows")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    save_figure(figure, path)
+    write_figure(figure, path)

@@ -21,7 +21,7 @@ from .config import CompareConfig, MethodConfig, load_config
 from .experiment import Experiment, check_settings
 from .metrics import is_better
 from .progress import Progress, make_progress, quiet
-from .results import draw, summarize, table_text, write_csv
+from .results import save_figure, summarize, table_text, write_csv
 from .store import FINAL, TRIAL, Run, RunStore
 
 
@@ -301,7 +301,7 @@ def save_tables(
         write_text(output_dir / "results.json", to_json(summary, indent=2) + "\n")
         write_text(output_dir / "table.md", table)
         write_csv(summary, output_dir / "results.csv")
-        draw(summary, output_dir / "comparison.png")
+        save_figure(summary, output_dir / "comparison.png")
     return ComparisonResult(summary, table, output_dir, is_main)
 
 

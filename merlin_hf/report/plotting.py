@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..utils.figures import new_figure, save_figure
+from ..utils.figures import new_figure, write_figure
 
 
 if TYPE_CHECKING:
@@ -63,5 +63,5 @@ def save(figure: "Figure", folder: Path, name: str, formats: Sequence[str] = FOR
     """
     names = [f"{name}.{ending}" for ending in formats]
     for file in names:
-        save_figure(figure, folder / file)
+        write_figure(figure, folder / file)
     return names

@@ -117,9 +117,10 @@ def _wins(comparisons: Sequence[Comparison]) -> list[str]:
     return [
         "## Wins",
         win_table(comparisons, all_labels(comparisons)),
-        f"In how many of {count} comparisons (a pair with a number of rows) the mean of the row is better than that of "
-        "the column; in brackets: by a paired t-test over seeds with p < 0.05, not corrected for the number of tests. "
-        f"Between methods that do not differ, {0.025 * count:.2g} of {count} are expected in brackets by chance.",
+        f"In how many of {count} comparisons (a pair with a number of rows) the mean of the row is better than that "
+        "of the column; in brackets: by a paired t-test over seeds with p < 0.05, not corrected for the number of "
+        f"tests. Between methods that do not differ, {0.025 * count:.2g} of {count} are expected in brackets by "
+        "chance.",
     ]
 
 

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from ..utils.figures import new_figure, save_figure
+from ..utils.figures import new_figure, write_figure
 from ..utils.files import short_path
 from ..utils.markdown import figure_text
 from .results import MEASURES, SourceRanking
 
 
-def draw(ranking: SourceRanking, path: Path) -> None:
+def save_figure(ranking: SourceRanking, path: Path) -> None:
     """
     Draw bars for each measure, the best source on top.
 
@@ -50,4 +50,4 @@ def draw(ranking: SourceRanking, path: Path) -> None:
         "nothing",
         fontsize="small",
     )
-    save_figure(figure, path)
+    write_figure(figure, path)

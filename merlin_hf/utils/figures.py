@@ -35,7 +35,7 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def save_figure(figure: "Figure", path: Path) -> None:
+def write_figure(figure: "Figure", path: Path) -> None:
     """Write a figure as the ending of `path` says, whole or not at all, and the same for the same figure."""
     from matplotlib import rc_context
 

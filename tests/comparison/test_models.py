@@ -56,7 +56,7 @@ MODELS = {
 
 
 def make(name):
-    """A tiny classifier of images with random weights, of which BatchNorm knows the statistics, so that logits differ between images."""
+    """A tiny classifier of images with random weights; BatchNorm knows their statistics, so that logits differ."""
     torch.manual_seed(0)
     model = MODELS[name]()
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]

@@ -34,7 +34,7 @@ def test_paired_t_test_is_that_of_scipy_and_of_the_formula():
 
 
 def test_by_hand():
-    """Differences 1, 2, 3: t = 2 / (1 / sqrt(3)) with 2 degrees of freedom, whose distribution is known in closed form."""
+    """Differences 1, 2, 3: t = 2 / (1 / sqrt(3)) with 2 degrees of freedom, a distribution in closed form."""
     t = 2 * math.sqrt(3)
     assert paired_difference([2.0, 4.0, 6.0], [1.0, 2.0, 3.0]).p_value == pytest.approx(1 - t / math.sqrt(2 + t * t))
 

@@ -34,7 +34,7 @@ def tiny_resnet(seed: int = 0) -> ResNetForImageClassification:
 
 
 def digits(classes: list[int], rows: int, dtype: torch.dtype = torch.float32, size: int = 16) -> list[dict]:
-    """Scans of handwritten digits, `(3, size, size)`, as many of each class, whose labels are positions in `classes`."""
+    """Scans of handwritten digits, `(3, size, size)`, as many of each class; labels are positions in `classes`."""
     images, labels = load_digits(return_X_y=True)
     images = torch.tensor(images).float().view(-1, 1, 8, 8) / 8 - 1
     images = nn.functional.interpolate(images, size=(size, size)).expand(-1, 3, -1, -1).to(dtype)
@@ -159,10 +159,7 @@ def traced(trainer_class, steps: list[Step]):
 
 
 class Written:
-    """
-    What a trainer is about to train, to be trained by a plain loop: a copy of the classifier, the source head and a
-    projector.
-    """
+    """The modules of a trainer, copied to be trained by a plain loop: the classifier, source head and projector."""
 
     def __init__(self, trainer):
         self.model = copy.deepcopy(trainer.model).train()

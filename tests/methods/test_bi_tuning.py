@@ -39,7 +39,7 @@ def test_keys_of_a_step_are_not_changed_by_the_next():
 
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_the_copy_follows_once_an_update(tmp_path, accumulation):
-    """After n updates the copy is m times itself and 1 - m times the weights of before each, whatever the micro-batches."""
+    """After n updates the copy is m times itself and 1 - m times the weights before each, for all micro-batches."""
     seen = []
 
     class Watching(build("bi_tuning", tmp_path).__class__):

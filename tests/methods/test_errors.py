@@ -151,7 +151,8 @@ def test_a_checkpoint_is_not_resumed_in_another_phase(method, tmp_path):
     checkpoint = str(tmp_path / "checkpoint-4")
     with pytest.raises(
         ValueError,
-        match=r"step 4 .* until step 6, `[a-z-]+` until step 12, and .* until step 3, `[a-z-]+` until step 6\..*`first_phase_fraction`",
+        match=r"step 4 .* until step 6, `[a-z-]+` until step 12, and .* until step 3, `[a-z-]+` until step 6\..*"
+        "`first_phase_fraction`",
     ):
         build(method, tmp_path / "other", max_steps=6, first_phase_fraction=0.5).train(checkpoint)
     later = build(method, tmp_path / "more", max_steps=14, first_phase_fraction=0.5, save_strategy="no")

@@ -31,7 +31,7 @@ CASES = [*METHODS, *(f"{method} without a source" for method in WITHOUT_SOURCE)]
 
 
 def make(case, output_dir, **options):
-    """Half of the steps on the source, if any, with all that a checkpoint must bring back: dropout, momenta, a schedule."""
+    """Half of the steps on the source, if any, with all that a checkpoint must bring back: dropout, a schedule."""
     method = case.split()[0]
     if case.endswith("without a source"):
         options["source"] = False

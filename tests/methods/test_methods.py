@@ -30,7 +30,7 @@ def test_accumulation_gives_the_gradient_of_one_batch(tmp_path, method):
 
 
 def test_accumulation_averages_the_losses_of_its_micro_batches(tmp_path):
-    """The source part of k micro-batches is that of one batch; each micro-batch is split and its head fit by itself."""
+    """The source part of k micro-batches is that of one batch; each one is split and its head fit by itself."""
     accumulated, whole = (
         make_trainer(
             tmp_path,

@@ -278,7 +278,8 @@ def test_rates_follow_the_phases_of_the_run_that_goes_on(tmp_path):
         (
             {"source_phase_fraction": 0.5},
             {"target_phase_fraction": 0.5},
-            "`source` until step 5, `source and target` until step 10, and this run has `source and target` until step 5, `target`",
+            "`source` until step 5, `source and target` until step 10, and this run has `source and target` until "
+            "step 5, `target`",
         ),
     ],
 )
@@ -503,7 +504,7 @@ def test_a_step_costs_the_rows_of_its_phase(method, options, expected, tmp_path)
 def test_distributed_training_looks_for_unused_parameters_where_there_are_some(
     method, phases, learned, tmp_path, monkeypatch
 ):
-    """The scalars in the source's phase, the source's head in the target's, and the head of the target where it is trained later."""
+    """Scalars in the source's phase, the source's head in the target's, and a target's head that is trained later."""
     unused = set()
 
     class Watched(METHODS[method]):

@@ -76,7 +76,7 @@ def test_each_channel_is_normalised_one_way_or_the_other(probability, kind):
 
 
 def both(layer, x, mask, wanted):
-    """The mixture by hand, of the layer's own parameters; its running statistics have moved, so those of `wanted` are recovered."""
+    """The mixture by hand, of the layer's own parameters; running statistics that have moved are recovered."""
     before = copy.deepcopy(layer)
     with torch.no_grad():
         dims = [0, *range(2, x.ndim)]

@@ -1,4 +1,4 @@
-"""Each method is a plain PyTorch loop with the paper's formula: same losses, and same weights after its steps, in float64."""
+"""Each method is a plain PyTorch loop with the paper's formula: same losses and weights, in float64."""
 
 import copy
 import math

@@ -54,7 +54,7 @@ def sentences(rows, label_word, seed, words=8):
 
 @pytest.fixture(scope="session")
 def tasks(tmp_path_factory):
-    """A target whose first word tells its label, a source of the same kind, one of the second word, and one of no word."""
+    """A target whose first word tells its label, a source of the same kind, one of the second word, one of none."""
     root = tmp_path_factory.mktemp("tasks")
     return {
         "target": save(root / "target", sentences(120, 0, seed=1)),
