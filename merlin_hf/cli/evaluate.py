@@ -33,7 +33,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_input_arguments(data: argparse._ArgumentGroup) -> None:
-    """Arguments that say what of the rows a model is shown, and how it is run on them."""
+    """Add the arguments of how much of the rows a model is shown, and how it is run on them."""
     data.add_argument("--text_columns", nargs="+", metavar="COLUMN", help="one or two")
     data.add_argument("--image_column", metavar="COLUMN")
     data.add_argument("--audio_column", metavar="COLUMN")

@@ -90,7 +90,7 @@ def metrics_of(
 
 
 def flags_of(references: np.ndarray, ids: np.ndarray, num_labels: int) -> np.ndarray:
-    """Return zeros and ones for the model's outputs, `(n, num_labels)`; zero for labels that are not in the data."""
+    """Return zeros and ones for the model's outputs, `(n, num_labels)`; zero for labels that the data lacks."""
     flags = np.zeros((len(references), num_labels), dtype=bool)
     flags[:, ids] = references > 0.5
     return flags

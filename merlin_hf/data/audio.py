@@ -1,6 +1,5 @@
-"""Recordings: read as they are stored, and brought to one channel and the sampling rate that a model takes."""
+"""Read recordings as they are stored, and bring them to one channel and the sampling rate that a model takes."""
 
-import importlib.util
 import io
 import logging
 import math
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 
-from .media import MediaKind
+from .media import MediaKind, check_not_empty
 
 
 ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
@@ -30,11 +29,7 @@ class Recording(NamedTuple):
 
 
 def is_audio(feature: Any) -> bool:
-    """
-    Return whether a column has recordings.
-
-    `Audio`, lists of numbers, or dictionaries with such a list as `array`.
-    """
+    """Return whether a column has recordings: `Audio`, lists of numbers, or dictionaries with such an `array`."""
     if isinstance(feature, dict):
         return "array" in feature
     return isinstance(feature, datasets.Audio) or getattr(feature, "feature", None) in (
@@ -60,12 +55,9 @@ def read_audio(value: Any) -> Recording:
         return Recording(_one_channel(np.asarray(value)), None)
     if "array" in value:
         return Recording(_one_channel(np.asarray(value["array"])), _checked_rate(value.get("sampling_rate")))
+    check_not_empty(value, "recording")
     content, path = value.get("bytes"), value.get("path")
-    if content is None and path is None:
-        raise ValueError("there is no recording in this row")
     content = content if content is not None else Path(str(path)).read_bytes()
-    if not content:
-        raise ValueError("the file is empty")
     if content[:4] in (b"RIFF", b"RIFX", b"RF64"):
         samples, rate = _read_wav(content)
     else:
@@ -110,8 +102,7 @@ def _checked_rate(rate: Any) -> int | None:
 
 
 def _read_wav(content: bytes) -> tuple[np.ndarray, int]:
-    check_scipy()
-    from scipy.io import wavfile
+    from scipy.io import wavfile  # half a second to import, and not needed for images and texts
 
     declared = 8 + int.from_bytes(content[4:8], "big" if content[:4] == b"RIFX" else "little")
     # A stream is written without its size. A few bytes less are a header's mistake.
@@ -125,24 +116,13 @@ def _read_wav(content: bytes) -> tuple[np.ndarray, int]:
     return samples, rate
 
 
-def check_scipy() -> None:
-    """
-    Check that recordings can be read and brought to another sampling rate.
-
-    Raises:
-        ImportError: scipy is missing.
-    """
-    if importlib.util.find_spec("scipy") is None:
-        raise ImportError("Recordings are read by scipy: pip install scipy.")
-
-
 def glance_at_audio(value: Any) -> Recording | None:
     """Check that a file is there and not empty; read what is no file in full."""
-    path = value.get("path") if isinstance(value, dict) and value.get("bytes") is None else None
-    if path is None:
-        return read_audio(value) if not isinstance(value, dict) or not value.get("bytes") else None
-    if os.path.getsize(path) == 0:
-        raise ValueError("the file is empty")
+    if not isinstance(value, dict) or "array" in value:
+        return read_audio(value)
+    check_not_empty(value, "recording")
+    if value.get("bytes") is None:
+        os.stat(value["path"])  # raises where there is none
     return None
 
 
@@ -185,7 +165,7 @@ AUDIO = MediaKind(
 @dataclass
 class EncodeAudio:
     """
-    From recordings to a model's inputs, at its sampling rate.
+    Make a model's inputs of recordings, at its sampling rate.
 
     Args:
         extractor ([`~transformers.SequenceFeatureExtractor`]).
@@ -216,7 +196,6 @@ class EncodeAudio:
             start = random.randint(0, len(samples) - longest) if self.at_random else 0
             samples = samples[start : start + longest]
         if rate != wanted:
-            check_scipy()
             from scipy.signal import resample_poly
 
             common = math.gcd(rate, wanted)

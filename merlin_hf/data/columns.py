@@ -1,4 +1,4 @@
-"""Columns: which hold the texts and which the label, said aloud wherever that is a guess."""
+"""Find the columns of texts and of labels, and warn wherever that is a guess."""
 
 import logging
 import re
@@ -44,8 +44,7 @@ class ColumnOptions:
         label_column (`str`, *optional*): found if not given.
         problem_type (`str`, *optional*): whether labels that are numbers are classes, as in a model's configuration.
         labels_by_number (`bool`): match classes of different names by their numbers.
-        expected (`str`, *optional*): the problem type of a model that is to be judged: what numbers are that could be
-            either.
+        expected (`str`, *optional*): the problem type of a model that is evaluated, for numbers that could be either.
         names (mapping): what the user calls these options, where that is something else; `None` where there is no such
             option.
     """
@@ -137,11 +136,11 @@ def find_text_columns(
     dataset: datasets.Dataset, given: Sequence[str] | None, argument: str, origin: str = "The data set"
 ) -> list[str]:
     """
-    Find the columns that are tokenized together: as given, else those of a GLUE task, `text`, or the only one or two
-    of texts.
+    Find the columns that are tokenized together.
 
-    Columns of numbers, dates, names of rows or one single value are no texts. What is left is a guess where there were
-    others, and is said at WARNING.
+    They are those that are given, else those of a GLUE task, `text`, or the only one or two of texts. Columns of
+    numbers, dates, names of rows or one single value are no texts. What is left is a guess where there were others,
+    and is said at WARNING.
 
     Args:
         dataset (`datasets.Dataset`): with its labels in `label`.
@@ -152,48 +151,46 @@ def find_text_columns(
     Raises:
         ConfigError: there is no such column of texts, or too many to choose from.
     """
-    features = dataset.features
-    texts = [name for name in features if is_text(features[name]) and name != "label"]
+    texts = [name for name, feature in dataset.features.items() if is_text(feature) and name != "label"]
     if given is not None:
-        columns = [given] if isinstance(given, str) else list(given)
-        if not 1 <= len(columns) <= 2 or not set(columns) <= set(texts) or len(set(columns)) < len(columns):
-            wrong = next((name for name in columns if name not in texts), "")
-            why = f" {wrong!r} holds {_kind(features[wrong])}." if wrong in features else did_you_mean(wrong, texts)
-            raise ConfigError(f"`{argument}` must be one or two of the text columns {texts}, got {columns}.{why}")
-        return columns
+        return _given_text_columns(dataset, [given] if isinstance(given, str) else list(given), texts, argument)
     if not texts:
         raise ConfigError(
             f"{origin} has no column of texts, only {_described(dataset)}. `{argument}` must be one or two of the "
             "text columns []."
         )
-    known = [keys for keys in KNOWN_TEXTS if set(keys) <= set(texts)]
+    reasons = {name: _no_text(dataset, name) for name in texts}
+    known = [columns for columns in KNOWN_TEXTS if set(columns) <= set(texts)]
     if known:
-        found = list(max(known, key=lambda keys: len(keys)))
-        others = [name for name in texts if name not in found and _no_text(dataset, name) is None]
-        if others:
-            logger.warning(
-                f"{origin}: the texts are taken from {' and '.join(found)}, and {', '.join(others)} "
-                f"{'is' if len(others) == 1 else 'are'} left out; `{argument}` says otherwise."
-            )
-        return found
-    left_out = {name: reason for name in texts if (reason := _no_text(dataset, name)) is not None}
-    columns = [name for name in texts if name not in left_out]
-    if len(texts) == 1 and not left_out:
-        return texts
-    if not 1 <= len(columns) <= 2:
-        listed = ", ".join(f"{name} ({left_out[name]})" if name in left_out else name for name in texts)
-        raise ConfigError(f"{origin} has the columns of texts {listed}: name one or two of them by `{argument}`.")
-    others = [f"{name} ({reason})" for name, reason in left_out.items()]
-    logger.warning(
-        f"{origin}: the texts are taken from {' and '.join(columns)}"
-        + (
-            f", and {', '.join(others)} {'is' if len(others) == 1 else 'are'} left out"
-            if others
-            else ", read as a pair"
-        )
-        + f"; `{argument}` says otherwise."
-    )
-    return columns
+        longest = max(known, key=len)
+        found = list(longest)
+        left_out = [name for name in texts if name not in found and reasons[name] is None]
+        if not left_out:
+            return found
+    else:
+        found = [name for name in texts if reasons[name] is None]
+        left_out = [f"{name} ({reasons[name]})" for name in texts if reasons[name] is not None]
+        if found == texts and len(texts) == 1:
+            return found
+        if not 1 <= len(found) <= 2:
+            listed = ", ".join(f"{name} ({reason})" if reason else name for name, reason in reasons.items())
+            raise ConfigError(f"{origin} has the columns of texts {listed}: name one or two of them by `{argument}`.")
+    verb = "is" if len(left_out) == 1 else "are"
+    rest = f", and {', '.join(left_out)} {verb} left out" if left_out else ", read as a pair"
+    logger.warning(f"{origin}: the texts are taken from {' and '.join(found)}{rest}; `{argument}` says otherwise.")
+    return found
+
+
+def _given_text_columns(
+    dataset: datasets.Dataset, columns: list[str], texts: Sequence[str], argument: str
+) -> list[str]:
+    """Return the columns that a user named, if they are one or two of texts."""
+    if 1 <= len(columns) <= 2 and set(columns) <= set(texts) and len(set(columns)) == len(columns):
+        return columns
+    wrong = next((name for name in columns if name not in texts), "")
+    is_there = wrong in dataset.features
+    why = f" {wrong!r} holds {_kind(dataset.features[wrong])}." if is_there else did_you_mean(wrong, texts)
+    raise ConfigError(f"`{argument}` must be one or two of the text columns {list(texts)}, got {columns}.{why}")
 
 
 def check_text_columns(

@@ -1,4 +1,4 @@
-"""From stored rows to what a model takes."""
+"""Make a model's inputs of stored rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -175,7 +175,7 @@ class TextEncoder:
 
     @property
     def collator(self) -> Callable:
-        """Makes a batch of rows."""
+        """Return the function that makes a batch of rows."""
         return DataCollatorWithPadding(self.tokenizer)
 
 
@@ -203,12 +203,8 @@ class ImageEncoder:
             keys = [int(rows.digests[place]) for place in places]
             new = {key: place for key, place in zip(keys, places, strict=True) if key not in self._kept}
             stored = rows.dataset[list(new.values())][column] if new else ()
-            pixels = (
-                self.preprocess([read_media(IMAGES, value, f"`{rows.task.argument}`") for value in stored])
-                if new
-                else ()
-            )
-            read = dict(zip(new, pixels, strict=True))
+            images = [read_media(IMAGES, value, f"`{rows.task.argument}`") for value in stored]
+            read = dict(zip(new, self.preprocess(images) if new else (), strict=True))
             found = [read[key] if key in read else self._kept[key] for key in keys]
             for key, image in read.items():
                 if (len(self._kept) + 1) * image.nbytes <= self.memory:
@@ -219,13 +215,13 @@ class ImageEncoder:
 
     @property
     def collator(self) -> Callable:
-        """Makes a batch of rows."""
+        """Return the function that makes a batch of rows."""
         return default_data_collator
 
 
 def computed_when_read(rows: Rows, column: str, read: Callable) -> datasets.Dataset:
     """
-    A data set of `labels` and a column that is computed for the rows that are read.
+    Return a data set of `labels` and a column that is computed for the rows that are read.
 
     Args:
         rows ([`Rows`]).
@@ -268,11 +264,7 @@ def _refuse_another_process(identity: str) -> None:
 
 
 def resize_and_scale(image_size: int | tuple[int, int] | list[int], num_channels: int) -> Callable:
-    """
-    Return the `preprocess` of [`ImageEncoder`] for models without an image processor.
-
-    Bilinear resizing, values in [-1, 1].
-    """
+    """Return the `preprocess` of [`ImageEncoder`] without an image processor: bilinear, values in [-1, 1]."""
     from PIL import Image
 
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size

@@ -292,7 +292,7 @@ class NumberColumn:
 
     @property
     def feature(self) -> datasets.Value:
-        """Type of the column."""
+        """Return the type of the column."""
         return datasets.Value("int64" if self.is_whole else "float64")
 
     @property
@@ -380,11 +380,7 @@ def _lines(path: str, encoding: str) -> Iterator[str]:
 
 
 def _sniffed(path: str, encoding: str) -> CsvForm:
-    """
-    Choose the delimiter by which the first records have as many cells as the header, and more than one.
-
-    Else a comma.
-    """
+    """Choose the delimiter by which the first records have as many cells as the header, and more than one."""
     lines = list(itertools.islice(_lines(path, encoding), SAMPLE))
     usual = "\t" if ".tsv" in Path(path).name.lower() else ","
     best = CsvForm(encoding, usual)
@@ -462,8 +458,8 @@ def _uneven(named: str, line: int, cells: int, form: CsvForm) -> str:
     expected = f"{len(form.header)} {'cells' if len(form.header) > 1 else 'cell'} ({', '.join(form.header[:8])})"
     return (
         f"{named}: line {line} has {cells} {'cells' if cells != 1 else 'cell'} separated by "
-        f"{DELIMITERS[form.delimiter]}, the "
-        f'header has {expected}. Put a cell with a separator in it between quotation marks: "...".'
+        f"{DELIMITERS[form.delimiter]}, the header has {expected}. Put a cell with a separator in it between "
+        'quotation marks: "...".'
     )
 
 
@@ -507,11 +503,7 @@ def _read_json(path: str, named: str, cache_dir: str | None) -> datasets.Dataset
 
 
 def _has_an_object_a_line(path: str) -> bool:
-    """
-    Return whether a json file has several lines, of an object each.
-
-    Arrow's reader crashes at others, such as `null`.
-    """
+    """Return whether a json file has several lines, of an object each; Arrow's reader crashes at `null` and others."""
     count = 0
     for line in _lines(path, "utf-8"):
         line = line.strip()
@@ -537,8 +529,7 @@ def _json_rows(path: str, named: str, encoding: str) -> list[dict[str, Any]]:
                     raise FileError(f"{named}: line {whole.lineno} is not JSON: {whole.msg}.") from None
                 raise FileError(
                     f"{named}: line {number} is not JSON: {getattr(error, 'msg', error)}. Each line must be an object "
-                    "such as "
-                    '{"text": "...", "label": 0}.'
+                    'such as {"text": "...", "label": 0}.'
                 ) from None
             if not isinstance(rows[-1], dict):
                 raise FileError(f"{named}: line {number} is {line.strip()[:40]}, not an object of columns.") from None
@@ -607,11 +598,7 @@ def _read_parquet(path: str, named: str, cache_dir: str | None) -> datasets.Data
 
 
 def _build(builder_class: type, path: str, cache_dir: str | None, **options: Any) -> datasets.Dataset:
-    """
-    Read a file with a builder of `datasets`, which takes its path as it stands.
-
-    Brackets and stars are no pattern.
-    """
+    """Read a file with a builder of `datasets`; brackets and stars in its path are no pattern."""
     path = os.path.abspath(path)
     if "::" in path:
         raise FileError(f"{path!r} has `::` in it, by which `datasets` chains addresses: rename it.")

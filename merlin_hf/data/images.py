@@ -1,4 +1,4 @@
-"""Images: read as they are stored, and brought to the channels that a model takes without loss of what they show."""
+"""Read images as they are stored, and bring them to the channels that a model takes without loss."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from .media import MediaKind, UnreadableMediaError
+from .media import MediaKind, UnreadableMediaError, check_not_empty
 
 
 ENDINGS = (
@@ -162,7 +162,7 @@ def read_image(value: Any) -> Any:
         raise ValueError("there is no image in this row")
     if not isinstance(value, dict):
         return from_array(np.asarray(value))
-    _check_not_empty(value)
+    check_not_empty(value, "image")
     try:
         return datasets.Image().decode_example({"path": value.get("path"), "bytes": value.get("bytes")})
     except UnidentifiedImageError as error:
@@ -170,18 +170,14 @@ def read_image(value: Any) -> Any:
 
 
 def glance_at_image(value: Any) -> Any:
-    """
-    Read the header of an image.
-
-    The whole of one whose range is not told by it, or that is not in a local file or in bytes.
-    """
+    """Read the header of an image; read it whole where the header does not tell its range, or where it is no file."""
     from io import BytesIO
 
     from PIL import Image, UnidentifiedImageError
 
     if not isinstance(value, dict) or (value.get("bytes") is None and not os.path.isfile(value.get("path") or "")):
         return read_image(value)
-    _check_not_empty(value)
+    check_not_empty(value, "image")
     try:
         content = value.get("bytes")
         image = Image.open(value["path"] if content is None else BytesIO(content))
@@ -191,14 +187,6 @@ def glance_at_image(value: Any) -> Any:
         return read_image(value)
     image.close()
     return image
-
-
-def _check_not_empty(value: dict[str, Any]) -> None:
-    content, path = value.get("bytes"), value.get("path")
-    if content is None and path is None:
-        raise ValueError("there is no image in this row")
-    if content == b"" or (content is None and os.path.isfile(path or "") and os.path.getsize(path or "") == 0):
-        raise ValueError("the file is empty")
 
 
 def from_array(pixels: np.ndarray) -> Any:
@@ -230,11 +218,8 @@ def from_array(pixels: np.ndarray) -> Any:
         if pixels.ndim == 3:
             pixels = ((pixels.astype(np.int64) + 128) // 257).astype(np.uint8)
     elif pixels.dtype != np.uint8:
-        pixels = (
-            pixels.astype(np.float32 if pixels.dtype.kind == "f" else np.int32)
-            if pixels.ndim == 2
-            else _to_bytes(pixels)
-        )
+        kept = np.float32 if pixels.dtype.kind == "f" else np.int32
+        pixels = pixels.astype(kept) if pixels.ndim == 2 else _to_bytes(pixels)
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
@@ -320,7 +305,7 @@ IMAGES = MediaKind(
 @dataclass
 class EncodeImages:
     """
-    From images to `pixel_values`; for training they may be cropped and flipped at random.
+    Make `pixel_values` of images; for training they may be cropped and flipped at random.
 
     Args:
         processor ([`~transformers.BaseImageProcessor`]): resizes and normalises.

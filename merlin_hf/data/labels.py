@@ -1,4 +1,4 @@
-"""Labels: which classes a task has, by name, which rows have none, and rows with several as zeros and ones."""
+"""Find the classes of a task by name, the rows without a label, and rows with several labels."""
 
 import collections
 import logging
@@ -59,7 +59,7 @@ class Labels:
 
     @property
     def num_labels(self) -> int:
-        """Outputs that a model needs."""
+        """Return the number of outputs that a model needs."""
         return len(self.names) or 1
 
 
@@ -72,10 +72,10 @@ class LabelMismatchError(ConfigError):
 
 def match_names(names: Sequence[str], known: Sequence[str], of: str, known_of: str) -> list[int]:
     """
-    Find each name among known ones: the same name, else one that differs in upper and lower case or invisible
-    characters alone.
+    Find each name among known ones.
 
-    The latter counts only where no other name could be meant, and is said at WARNING.
+    It is the same name, else one that differs in upper and lower case or invisible characters alone. The latter counts
+    only where no other name could be meant, and is said at WARNING.
 
     Args:
         names (`Sequence[str]`): to look up.
@@ -119,11 +119,7 @@ def match_names(names: Sequence[str], known: Sequence[str], of: str, known_of: s
 
 
 def folded_name(name: str) -> str:
-    """
-    Return a name without what readers do not see or heed.
-
-    Case, invisible characters, kinds of blanks, composed accents.
-    """
+    """Return a name without differences of case, invisible characters, kinds of blanks and composed accents."""
     visible = "".join(sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf")
     return " ".join(visible.casefold().split())
 
@@ -240,11 +236,8 @@ class LabelColumn:
         if not isinstance(self.feature, datasets.ClassLabel):
             return
         known = range(self.feature.num_classes)
-        wrong = [
-            one
-            for one in self.values
-            if one is not None and one not in known and one not in (HIDDEN_LABEL, IGNORED_LABEL)
-        ]
+        allowed = (None, HIDDEN_LABEL, IGNORED_LABEL)
+        wrong = [one for one in self.values if one not in known and one not in allowed]
         if wrong:
             raise ConfigError(
                 f"{self.origin} has the class number {wrong[0]}, and names of {len(known)} classes, "
@@ -267,10 +260,8 @@ class LabelColumn:
             return
         if not any(isinstance(value, str) for value in self.values):
             return
-        padded = [
-            value for value in self.values if isinstance(value, str) and value != value.strip() and value.strip()
-        ]
         stripped = [value.strip() if isinstance(value, str) else value for value in self.values]
+        padded = [value for value, name in zip(self.values, stripped, strict=True) if name and value != name]
         places = {value: place for place, value in enumerate(dict.fromkeys(stripped))}
         self.values = list(places)
         self.codes = np.array([places[value] for value in stripped])[self.codes]
@@ -515,8 +506,9 @@ def several_labels(
     splits: datasets.DatasetDict, names: Sequence[str], argument: str
 ) -> tuple[datasets.DatasetDict, Labels] | None:
     """
-    Return the splits with a column `label` of zeros and ones, where it has lists: of classes, of names, of ids, or of
-    zeros and ones.
+    Return the splits with a column `label` of zeros and ones in place of lists.
+
+    The lists may be of classes, of names, of ids, or of zeros and ones.
 
     Args:
         splits (`datasets.DatasetDict`).

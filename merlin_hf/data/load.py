@@ -1,4 +1,4 @@
-"""Data sets under the names they have on the Hub, also where there is no network."""
+"""Load data sets under the names they have on the Hub, also where there is no network."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ def load_dataset(
     path: str | os.PathLike, name: str | None = None, *, argument: str = "path", **kwargs: Any
 ) -> datasets.DatasetDict | datasets.Dataset:
     """
-    [`datasets.load_dataset`] that looks in a local folder first, so that one command works with and without a network.
+    Load a data set as [`datasets.load_dataset`], from a local folder first, so that no network is needed.
 
     The first of these that exists is read:
 
@@ -56,7 +56,6 @@ def load_dataset(
     a missing value: texts such as `None` and `NA` are texts.
 
     Example:
-
     ```python
     >>> from merlin_hf.data import load_dataset
 

@@ -1,4 +1,4 @@
-"""Files of images and recordings: folders with a folder for each class, and files that cannot be read, by name."""
+"""Load folders of images and recordings with a folder for each class, and name the files that cannot be read."""
 
 import glob
 import logging
@@ -70,11 +70,7 @@ class MediaKind:
 
 
 def media_label_column(split: datasets.Dataset, origin: str, options: ColumnOptions) -> str | None:
-    """
-    Return the column of labels of media where it is called as such columns are.
-
-    Warn where others could be meant.
-    """
+    """Return the column of labels of media if it has a usual name; warn where others could be meant."""
     if set(LABEL_COLUMNS) & set(split.column_names):
         return None  # what is found anyway
     found = next((name for name in LABEL_NAMES if name in split.column_names), None)
@@ -83,8 +79,7 @@ def media_label_column(split: datasets.Dataset, origin: str, options: ColumnOpti
     if found is not None and others:
         logger.warning(
             f"{origin}: the labels are taken from {found}, not from {', '.join(others)}; "
-            f"`{options.name_of('label_column')}` names "
-            "another."
+            f"`{options.name_of('label_column')}` names another."
         )
     return found
 
@@ -237,9 +232,8 @@ def _list(folder: str, kind: MediaKind, argument: str, split: str) -> list[tuple
     if deeper:
         logger.warning(
             f"{given}: {len(deeper)} of {len(files)} files are in deeper folders, such as "
-            f"{os.path.join(*deeper[0])!r}. Their class "
-            f"is the first folder, one of {listing(classes)}. If it is another, give that folder's parent as "
-            f"`{argument}`."
+            f"{os.path.join(*deeper[0])!r}. Their class is the first folder, one of {listing(classes)}. If it is "
+            f"another, give that folder's parent as `{argument}`."
         )
     without = sorted(empty - set(classes))
     if without:
@@ -250,11 +244,7 @@ def _list(folder: str, kind: MediaKind, argument: str, split: str) -> list[tuple
 
 
 def _walk(folder: str, parts: tuple[str, ...] = (), above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """
-    Yield the paths of files by their parts, in order.
-
-    For a folder its own with an empty last part, before its files.
-    """
+    """Yield the paths of files by their parts, in order; before those of a folder its own, with an empty last part."""
     real = os.path.realpath(folder)
     if real in above:
         raise ValueError(f"{folder!r} is a link to a folder that it is in. Remove the link.")
@@ -441,6 +431,20 @@ def find_damaged(
                 elif facts is not None:
                     found.append((name, facts))
     return damaged, found
+
+
+def check_not_empty(value: Mapping[str, Any], what: str) -> None:
+    """
+    Check that a stored value has bytes, or the path of a file that is not empty.
+
+    Raises:
+        ValueError: it has not.
+    """
+    content, path = value.get("bytes"), value.get("path")
+    if content is None and path is None:
+        raise ValueError(f"there is no {what} in this row")
+    if content == b"" or (content is None and os.path.isfile(path or "") and os.path.getsize(path or "") == 0):
+        raise ValueError("the file is empty")
 
 
 def _check_regular(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Labelled rows of a task, with a number for the content of each."""
+"""Load labelled rows of a task, with a number for the content of each."""
 
 import hashlib
 from collections.abc import Mapping

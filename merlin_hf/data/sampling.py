@@ -1,4 +1,4 @@
-"""Drawing rows: functions of the labels and a seed."""
+"""Draw rows by their labels and a seed."""
 
 from collections.abc import Sequence
 

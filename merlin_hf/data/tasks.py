@@ -176,9 +176,7 @@ def load_task(
     """
     splits, origins = load_splits(spec, **hub)
     kinds = set(kinds or [name.split("_")[0] for name in splits])
-    holds_out = (
-        spec.held_out > 0 and TRAIN in splits and VALIDATION not in splits and VALIDATION in {*kinds, VALIDATION}
-    )
+    holds_out = spec.held_out > 0 and TRAIN in splits and VALIDATION not in splits
     for kind in (TRAIN, VALIDATION, TEST):
         there = {kind, f"{kind}_matched"} & set(splits) or (kind == VALIDATION and holds_out)
         if kind in kinds and not there:

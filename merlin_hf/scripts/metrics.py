@@ -1,11 +1,12 @@
 """Score the predictions of a classifier: GLUE's metrics, or accuracy, or error and correlations."""
 
-import importlib.util
 import logging
 from collections.abc import Callable
 
 import numpy as np
 from huggingface_hub import constants
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import f1_score, matthews_corrcoef
 
 from ..data.labels import Labels
 
@@ -20,12 +21,8 @@ def local_metric(task_name: str | None, is_regression: bool, predictions, refere
     For other data accuracy, or error and correlations.
     """
     if task_name == "cola":
-        from sklearn.metrics import matthews_corrcoef
-
         return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
     if is_regression:
-        from scipy.stats import pearsonr, spearmanr
-
         correlations = {
             "pearson": float(pearsonr(predictions, references)[0]),
             "spearmanr": float(spearmanr(predictions, references)[0]),
@@ -34,23 +31,8 @@ def local_metric(task_name: str | None, is_regression: bool, predictions, refere
         return {**error, **correlations}
     accuracy = {"accuracy": float(np.mean(predictions == references))}
     if task_name in ("mrpc", "qqp"):
-        from sklearn.metrics import f1_score
-
         return {**accuracy, "f1": float(f1_score(references, predictions))}
     return accuracy
-
-
-def check_can_score(task_name: str | None, is_regression: bool) -> None:
-    """
-    Check, before training, that [`local_metric`] will be able to score.
-
-    Raises:
-        ImportError: a package is missing.
-    """
-    package = "scipy" if is_regression else "sklearn" if task_name in ("cola", "mrpc", "qqp") else None
-    if package is not None and importlib.util.find_spec(package) is None:
-        name = {"sklearn": "scikit-learn"}.get(package, package)
-        raise ImportError(f"The metric of {task_name or 'real labels'} needs {name}: pip install {name}.")
 
 
 def load_metric(task_name: str | None, is_regression: bool) -> Callable:
@@ -65,7 +47,6 @@ def load_metric(task_name: str | None, is_regression: bool) -> Callable:
             return lambda predictions, references: metric.compute(predictions=predictions, references=references)
         except Exception as error:  # no network, a proxy, an old version: none is a reason not to train
             reason = f"evaluate's could not be loaded: {error}"
-    check_can_score(task_name, is_regression)
     logger.info(f"Metric: computed here ({reason})")
     return lambda predictions, references: local_metric(task_name, is_regression, predictions, references)
 

@@ -1,4 +1,4 @@
-"""What all programs share: build the trainer of a method on its data, run it, and say in one line what goes wrong."""
+"""Build the trainer of a method on its data, run it, and say in one line what goes wrong: for all programs."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""A token that cannot be written to a file by accident."""
+"""Keep tokens out of files and messages."""
 
 import os
 import re

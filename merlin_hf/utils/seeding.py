@@ -1,4 +1,4 @@
-"""Seeds that are functions of what they are for."""
+"""Derive seeds from the names of what they are for."""
 
 import hashlib
 

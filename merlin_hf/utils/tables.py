@@ -1,4 +1,4 @@
-"""Tables: as Markdown, as plain text, and by rich in a terminal."""
+"""Show tables as Markdown, as plain text, and by rich in a terminal."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

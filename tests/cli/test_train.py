@@ -16,7 +16,6 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 
 from merlin_hf import JointTrainer
 from merlin_hf.cli.train import ACCELERATE_CONFIGS, accelerate_config
-from merlin_hf.scripts.metrics import check_can_score
 from merlin_hf.utils.manifest import MANIFEST_NAME
 from tests.examples.conftest import ROOT, model_path  # noqa: F401
 from tests.examples.test_run_glue import files, options, rows, surroundings  # noqa: F401
@@ -376,13 +375,3 @@ def test_the_configurations_are_ones_that_accelerate_reads(name):
         given = yaml.safe_load(file)
     read = load_config_from_file(accelerate_config(name)).to_dict()
     assert {key: read[key] for key in given} == given
-
-
-@pytest.mark.parametrize(
-    ("task", "is_regression", "package"), [("cola", False, "scikit-learn"), ("stsb", True, "scipy")]
-)
-def test_a_metric_that_cannot_be_computed_is_told_before_training(monkeypatch, task, is_regression, package):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=f"{task} needs {package}: pip install {package}"):
-        check_can_score(task, is_regression)
-    assert check_can_score("rte", False) is None
