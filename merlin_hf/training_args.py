@@ -1,6 +1,8 @@
 """Training arguments of all methods, with the checks that need no data."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -69,6 +71,28 @@ INHERITED: dict[str, Any] = {
 }  # fmt: skip
 
 
+def parse_mix(mix: str | Mapping[str, float]) -> str | dict[str, float]:
+    """
+    Return the option `source_mix` as `"proportional"`, `"equal"` or weights by name.
+
+    Raises:
+        ValueError: it is none of them, or a weight is not a positive number.
+    """
+    if mix in ("proportional", "equal"):
+        return str(mix)
+    try:
+        pairs = dict(mix) if isinstance(mix, Mapping) else dict(part.split("=") for part in str(mix).split(","))
+        weights = {str(name).strip(): float(weight) for name, weight in pairs.items()}
+        if not weights or any(not 0 < weight < math.inf for weight in weights.values()):
+            raise ValueError
+    except (ValueError, TypeError):
+        raise ValueError(
+            "`source_mix` must be 'proportional', 'equal' or positive weights such as 'mnli=0.7,snli=0.3', got "
+            f"{mix!r}."
+        ) from None
+    return weights
+
+
 @dataclass
 class TransferTrainingArguments(TrainingArguments):
     """
@@ -82,6 +106,8 @@ class TransferTrainingArguments(TrainingArguments):
             may then be larger than memory holds. Costs a second forward pass of the target's rows.
         source_weight (`float`): factor of the source loss.
         num_source_labels (`int`, *optional*): outputs of the source head; read from `source_dataset` if not given.
+        source_mix (`str` or `dict`): the shares of the batches that several sources get: `"proportional"` to their
+            numbers of rows, `"equal"`, or weights such as `"mnli=0.7,snli=0.3"`.
         head_module (`str`, *optional*): name of the model's last layer, when it cannot be found (see
             [`~merlin_hf.transfer.model.find_head`]).
         head_learning_rate (`float`, *optional*): learning rate of the heads that are trained by gradient descent (the
@@ -106,6 +132,10 @@ class TransferTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Outputs of the source head. Default: read from the labels of source_dataset."},
     )
+    source_mix: str = field(
+        default="proportional",
+        metadata={"help": "Mix several sources: proportional, equal, or weights such as mnli=0.7,snli=0.3."},
+    )
     head_module: str | None = field(
         default=None,
         metadata={"help": "Name of the model's last torch.nn.Linear, for models where it cannot be found."},
@@ -124,7 +154,7 @@ class TransferTrainingArguments(TrainingArguments):
     checked_types = INHERITED  # without an annotation: no field
 
     def __post_init__(self):
-        check_options(self)  # before transformers uses them
+        self.check_options(self)  # before transformers uses them
         super().__post_init__()
         self.check_options(self)
 
@@ -139,7 +169,10 @@ class TransferTrainingArguments(TrainingArguments):
         Raises:
             ValueError: one has a value that it cannot have.
         """
+        if isinstance(args.source_mix, Mapping):
+            args.source_mix = ",".join(f"{name}={weight}" for name, weight in args.source_mix.items())
         check_options(args, cls)
+        parse_mix(args.source_mix)
 
 
 @dataclass

@@ -106,6 +106,7 @@ class CoTuningTrainer(RegularizedTrainer):
 
     training_args_class: ClassVar = CoTuningTrainingArguments
     needs_source: ClassVar[bool] = True
+    takes_several_sources: ClassVar[bool] = False
     regularizer_class: ClassVar = TranslatedLabels
     search_space: ClassVar = {"regularization_weight": (0.3, 1.0, 2.3)}
 

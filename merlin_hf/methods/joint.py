@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Sized
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -87,8 +87,10 @@ class JointTrainer(TransferTrainer):
         By systematic sampling an update is the target's with its share of batches as the probability, and the counts
         of no run differ from the shares by one.
         """
-        target = len(self.sized("train_dataset")) / self._train_batch_size
-        source = len(self.sized("source_dataset")) / self.source_batch_size
+        target = self.count_rows(self.train_dataset, "train_dataset") / self._train_batch_size
+        source = (
+            sum(self.count_rows(source.dataset, source.argument) for source in self.sources) / self.source_batch_size
+        )
         offset = derived_seed("batch_mix", self.args.seed) / 2**63
         return math.floor(offset + step * target / (target + source))
 
@@ -123,18 +125,17 @@ class JointTrainer(TransferTrainer):
         """
         super().check_data()
         if self.args.batch_mix == "proportional":
-            self.sized("train_dataset"), self.sized("source_dataset")
+            self.target_updates_before(0)
 
-    def sized(self, argument: str) -> Sized:
+    def count_rows(self, dataset: Any, argument: str) -> int:
         """
-        Return a data set that knows how many rows it has.
+        Return how many rows a data set has.
 
         Raises:
-            ValueError: it does not, as a stream.
+            ValueError: it does not know, as a stream.
         """
-        dataset = getattr(self, argument)
         if isinstance(dataset, Sized):
-            return dataset
+            return len(dataset)
         raise ValueError(
             f"`batch_mix='proportional'` needs to know how many rows `{argument}` has, and a "
             f"{type(dataset).__name__} does not tell. Use `batch_mix='equal'`."

@@ -65,6 +65,7 @@ class LWFTrainer(RegularizedTrainer):
 
     training_args_class: ClassVar = LWFTrainingArguments
     needs_source: ClassVar[bool] = True
+    takes_several_sources: ClassVar[bool] = False
     regularizer_class: ClassVar = SourceDistillation
     target_row_cost: ClassVar[float] = 4 / 3
     search_space: ClassVar = {"regularization_weight": (0.4, 4.0, 10.0)}

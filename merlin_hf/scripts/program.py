@@ -271,8 +271,8 @@ def train(trainer: Trainer, args: TransferTrainingArguments) -> dict[str, float]
     if trainer.is_finished and has_weights(args.output_dir):
         return earlier_metrics(args.output_dir)
     metrics["train_samples"] = len(trainer.train_dataset)
-    if getattr(trainer, "source_dataset", None) is not None:
-        metrics["source_samples"] = len(trainer.source_dataset)
+    if sources := getattr(trainer, "sources", None):
+        metrics["source_samples"] = sum(len(source.dataset) for source in sources)
     trainer.save_model()  # with the tokenizer
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)

@@ -18,6 +18,9 @@ class Batches(NamedTuple):
     target_labels: Tensor
 
 
+# Where the name of one of several sources travels in the inputs of its batch; the model takes it out again.
+SOURCE_NAME = "__source_name__"
+
 # Where a source batch travels in the inputs of `training_step`; no model has an argument of this name. It is there in
 # every training step, and `None` in those without a source batch.
 SOURCE_INPUTS = "__source_inputs__"

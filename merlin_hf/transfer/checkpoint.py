@@ -259,7 +259,8 @@ class Checkpoints:
         if self._record is None:
             trainer = self.trainer
             model = trainer.model if trainer.transfer_model is None else trainer.transfer_model.model
-            data = {"train_dataset": trainer.train_dataset, "source_dataset": trainer.source_dataset}
+            data = {"train_dataset": trainer.train_dataset, "source_dataset": None}
+            data.update({source.argument: source.dataset for source in trainer.sources})
             # The columns that the model sees: others, such as texts that were tokenized, come and go with what else is
             # asked for.
             seen = {

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,9 @@ from .seeding import isolated_rng
 
 
 logger = logging.get_logger(__name__)
+
+SOURCE_NAMES = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+SPLIT_NAMES = {"train", "validation", "test", "dev", "eval"}
 
 
 def check_is_one_data_set(dataset: Any, argument: str) -> None:
@@ -87,6 +91,56 @@ def check_is_one_data_set(dataset: Any, argument: str) -> None:
         raise ValueError(f"`{argument}` is {shown}, and one data set of rows is needed: {remedies[kind]}.")
     if hasattr(dataset, "__len__") and len(dataset) == 0:
         raise ValueError(f"`{argument}` has no rows.")
+
+
+def check_source_dataset(dataset: Any, trainer: type[Trainer]) -> None:
+    """
+    Check the argument `source_dataset`: one data set, or several by name.
+
+    Raises:
+        ValueError: it is neither, it has the names of splits, a name cannot be that of a module, or the method takes
+            one source only.
+    """
+    if not is_several(dataset):
+        check_is_one_data_set(dataset, "source_dataset")
+        return
+    for name, part in dataset.items():
+        if not isinstance(name, str) or not SOURCE_NAMES.fullmatch(name) or hasattr(nn.ModuleDict, name):
+            raise ValueError(
+                f"`source_dataset` has the name {name!r}. Use letters, digits, `_` and `-`, with a letter first, and "
+                "no name of a method of dictionaries: it becomes part of the names of weights and of logged losses."
+            )
+        check_is_one_data_set(part, f"source_dataset[{name!r}]")
+        if part is None:
+            raise ValueError(f"`source_dataset[{name!r}]` is None. Leave it out, or give a data set.")
+    if not getattr(trainer, "takes_several_sources", True):
+        raise ValueError(
+            f"{trainer.__name__} takes one source, and `source_dataset` has {', '.join(dataset)}. Choose one of them, "
+            "or put sources with the same labels together with `datasets.concatenate_datasets`."
+        )
+
+
+def is_several(source_dataset: Any) -> bool:
+    """Return whether `source_dataset` holds several sources by name, and not the splits of one."""
+    if not isinstance(source_dataset, Mapping) or isinstance(
+        source_dataset, datasets.DatasetDict | datasets.IterableDatasetDict
+    ):
+        return False
+    return any(map(_is_data_set, source_dataset.values())) and not set(source_dataset) <= SPLIT_NAMES
+
+
+def check_source_keys(argument: str, value: Any, sources: Mapping[str, Any]) -> None:
+    """
+    Check that an argument that is given by the names of sources has no others.
+
+    Raises:
+        ValueError: it has.
+    """
+    unknown = [name for name in value if name not in sources] if isinstance(value, Mapping) else []
+    if unknown:
+        raise ValueError(
+            f"`{argument}` has {', '.join(map(repr, unknown))}, and the sources are {', '.join(map(repr, sources))}."
+        )
 
 
 def _is_data_set(value: Any) -> bool:
@@ -192,7 +246,7 @@ def check_has_labels(dataset: Any, argument: str, needs_column: bool = True) -> 
         likely = next((name for name in names if isinstance(features.get(name), ClassLabel)), names[-1])
         remedy = (
             f"Pass `source_column_mapping={{{likely!r}: 'label'}}`"
-            if argument == "source_dataset"
+            if argument.startswith("source_dataset")
             else f"Rename it, `dataset.rename_column({likely!r}, 'label')`"
         )
         raise ValueError(
@@ -317,7 +371,7 @@ def check_labels(dataset: Any, argument: str, num_labels: int, problem_type: str
         remedy = "Encode its labels as those of `train_dataset`"
         if argument == "train_dataset":
             remedy = "Load the model with the target's `num_labels`"
-        elif argument == "source_dataset":
+        elif argument.startswith("source_dataset"):
             remedy = "Set `num_source_labels` to the number of source classes"
         raise ValueError(
             f"`{argument}` has label ids {np.unique(labelled[is_outside])[:5].tolist()} outside 0 ... "
@@ -394,7 +448,7 @@ def check_kind_of_labels(labels: Any, argument: str, num_labels: int, problem_ty
     found = kind_of_labels(torch.as_tensor(labels))
     if found in wanted:
         return
-    head = "The source head" if argument == "source_dataset" else "The model"
+    head = "The source head" if argument.startswith("source_dataset") else "The model"
     outputs = f"{head} has {num_labels} output{'s' if num_labels > 1 else ''}"
     if problem_type is not None:
         outputs += f" and `config.problem_type={problem_type!r}`"
@@ -405,7 +459,7 @@ def check_kind_of_labels(labels: Any, argument: str, num_labels: int, problem_ty
         remedies.append("make integers of class ids (`dataset.cast_column('label', datasets.Value('int64'))`)")
     remedies.append(
         "set `num_source_labels` to what the labels need (1 for real numbers)"
-        if argument == "source_dataset"
+        if argument.startswith("source_dataset")
         else "load the model with the `num_labels` that they need (1 for real numbers)"
     )
     raise ValueError(
@@ -590,7 +644,7 @@ def probe_batch(
     return dict(batch)
 
 
-def count_source_labels(dataset: Any, given: int | None) -> int:
+def count_source_labels(dataset: Any, given: int | None, argument: str = "source_dataset") -> int:
     """
     Outputs of the source head: as `given`, or as the data set tells.
 
@@ -602,21 +656,21 @@ def count_source_labels(dataset: Any, given: int | None) -> int:
     inferred = infer_num_labels(dataset)
     if inferred is None:
         raise ValueError(
-            f"Cannot tell how many labels `source_dataset` ({type(dataset).__name__}) has, as it has no column "
+            f"Cannot tell how many labels `{argument}` ({type(dataset).__name__}) has, as it has no column "
             "`label` that tells. Set `num_source_labels` in the training arguments (1 for regression), or name the "
             "column by `source_column_mapping`."
         )
     values = label_values(dataset)
     if inferred < 2 and values is not None and values.dtype.kind == "f" and (values == values.round()).all():
         logger.warning(
-            f"The labels of `source_dataset` are whole numbers stored as real ones, such as {values.flat[0]}, and are "
+            f"The labels of `{argument}` are whole numbers stored as real ones, such as {values.flat[0]}, and are "
             "taken for a regression. Set `num_source_labels=1` if they are, or make class ids of them with "
             "`dataset.cast_column('label', datasets.Value('int64'))`."
         )
     if inferred < 2 and values is not None and values.dtype.kind != "f":
-        classes = np.unique(_labelled(values, "source_dataset")).tolist()
+        classes = np.unique(_labelled(values, argument)).tolist()
         raise ValueError(
-            f"`source_dataset` has one class ({classes}) in {len(values)} rows, which has nothing to tell apart. Use "
+            f"`{argument}` has one class ({classes}) in {len(values)} rows, which has nothing to tell apart. Use "
             "a source with more, or set `num_source_labels`."
         )
     return inferred

@@ -4,6 +4,36 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from .checks import check_source_keys, is_several
+
+
+def rename_source_columns(source: Any, mapping: Any) -> Any:
+    """
+    Return `source_dataset` with its columns renamed by `source_column_mapping`.
+
+    Args:
+        source: a data set, or several by name.
+        mapping (`Mapping`, *optional*): for [`rename_columns`]; of several sources for each of them, or by name.
+
+    Raises:
+        ValueError: as in [`rename_columns`], or a name is not that of a source.
+    """
+    argument, mapping_argument = "source_dataset", "source_column_mapping"
+    if not mapping or source is None:
+        return source
+    if not is_several(source):
+        return rename_columns(source, mapping, argument, mapping_argument)
+    is_by_name = any(isinstance(value, Mapping) for value in mapping.values())
+    if is_by_name:
+        check_source_keys(mapping_argument, mapping, source)
+    mappings = mapping if is_by_name else dict.fromkeys(source, mapping)
+    return {
+        name: rename_columns(dataset, mappings[name], f"{argument}[{name!r}]", mapping_argument)
+        if mappings.get(name)
+        else dataset
+        for name, dataset in source.items()
+    }
+
 
 def rename_columns(dataset: Any, mapping: Mapping[str, str], argument: str, mapping_argument: str) -> Any:
     """

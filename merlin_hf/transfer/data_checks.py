@@ -1,6 +1,6 @@
 """The checks of a trainer's data sets before training, and before evaluation, together."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import Trainer
@@ -43,7 +43,9 @@ def check_data(trainer: Trainer) -> None:
             "have no loss. Leave it out, and name the column `label` or `labels`."
         )
     evaluated = eval_data_sets(trainer.eval_dataset)
-    known = {"source_dataset": trainer.source_dataset, "train_dataset": trainer.train_dataset, **evaluated}
+    sources = {source.argument: source for source in trainer.sources}
+    data = {argument: source.dataset for argument, source in sources.items()}
+    known = {**data, "train_dataset": trainer.train_dataset, **evaluated}
     for argument, dataset in known.items():
         check_is_one_data_set(dataset, argument)
         needs_column = trainer.args.remove_unused_columns and argument not in evaluated
@@ -51,10 +53,11 @@ def check_data(trainer: Trainer) -> None:
     transfer_model = trainer.build_transfer_model()
     check_head_is_saved(transfer_model.model, transfer_model.head_name)
     config = getattr(trainer.model, "config", None)
-    if trainer.source_dataset is not None:
-        check_task(trainer, trainer.source_dataset, "source_dataset", transfer_model.source_head.out_features)
+    for argument, source in sources.items():
+        num_labels = transfer_model.num_source_labels(source.name)
+        check_task(trainer, source.dataset, argument, num_labels, collator=source.collator)
     for argument, dataset in known.items():
-        if argument != "source_dataset" and dataset is not None:
+        if argument not in sources and dataset is not None:
             problem_type = getattr(config, "problem_type", None)
             check_task(trainer, dataset, argument, transfer_model.num_labels, problem_type)
     if trainer.train_dataset is not None:
@@ -65,15 +68,19 @@ def check_data(trainer: Trainer) -> None:
 
 
 def check_task(
-    trainer: Trainer, dataset: Any, argument: str, num_labels: int, problem_type: str | None = None
+    trainer: Trainer,
+    dataset: Any,
+    argument: str,
+    num_labels: int,
+    problem_type: str | None = None,
+    collator: Callable | None = None,
 ) -> None:
-    """Check the labels of a data set, and its first rows as the collator makes them."""
+    """Check the labels of a data set, and its first rows as the collator, by default the trainer's, makes them."""
     check_labels(dataset, argument, num_labels, problem_type)
     check_tokens(dataset, argument, trainer.model)
-    is_source, is_evaluated = argument == "source_dataset", argument.startswith("eval_dataset")
+    is_source, is_evaluated = argument.startswith("source_dataset"), argument.startswith("eval_dataset")
     if is_iterable(dataset) or (is_evaluated and type(trainer).get_eval_dataloader is not Trainer.get_eval_dataloader):
         return
-    collator = trainer.source_collator if is_source else None
     prepared = trainer._with_collator(
         dataset, collator, "source" if is_source else "evaluation" if is_evaluated else "training"
     )

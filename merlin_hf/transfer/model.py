@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers.utils import ModelOutput
 
 from ..data.sentence_encoders import RETURN_FEATURES, has_pairs
-from .batches import SOURCE_INPUTS, not_taken_error
+from .batches import SOURCE_INPUTS, SOURCE_NAME, not_taken_error
 from .regularizer import Regularizer
 from .seeding import isolated_rng
 from .sentences import sentence_classifier
@@ -181,6 +181,32 @@ class SourceHead(nn.Linear):
         return logits, weight @ weight.mT
 
 
+class SourceHeads(nn.ModuleDict):
+    """
+    The heads of several sources, by name.
+
+    A call uses one of them for its logits, and the others with a factor of 0: every parameter then has a gradient in
+    each step of each process, as distributed training and ZeRO-3 need it.
+    """
+
+    def forward(
+        self, features: Tensor, name: str | None = None, with_gram: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return what the named head returns, see [`SourceHead`]; `None` is the first."""
+        name = next(iter(self)) if name is None else name
+        output = self[name](features, with_gram=with_gram)
+        if not torch.is_grad_enabled():
+            return output
+        idle = sum(idle_term(head, features) for other, head in self.items() if other != name)
+        return (output[0] + idle, output[1]) if with_gram else output + idle
+
+
+def idle_term(heads: nn.Module, like: Tensor) -> Tensor:
+    """Return 0, of shape `()`, by which each source head in a module has a gradient of 0; it goes through their own forward."""
+    layers = [layer for layer in heads.modules() if isinstance(layer, SourceHead)]
+    return 0.0 * sum(layer(like.new_zeros(1, layer.in_features)).sum() for layer in layers)
+
+
 class Scalars(nn.ParameterDict):
     """Learned scalars, read by calling this module: ZeRO-3 gathers parameters for their own module's forward."""
 
@@ -202,7 +228,8 @@ class TransferModel(nn.Module):
 
     Args:
         model (`transformers.PreTrainedModel` or `torch.nn.Module`): the target classifier.
-        num_source_labels (`int`): outputs of the source head; 0 for none.
+        num_source_labels (`int` or `Mapping[str, int]`): outputs of the source head, 0 for none; of several sources by
+            name, which have a head each.
         head_module (`str`, *optional*): see [`find_head`].
         scalars (`Mapping[str, float]`, *optional*): names and first values of learned scalars.
         trains_target_head (`bool`): whether the model's own last layer is trained by gradient descent. If not, it is
@@ -210,7 +237,8 @@ class TransferModel(nn.Module):
         seed (`int`): for the source head's first weights.
         target_chunk_size (`int`, *optional*): rows of the target that go through the classifier at a time while
             training, with their activations computed again in the backward pass; all at once if not given.
-        num_source_features (`int`, *optional*): that the source head reads; as many as the target's if not given.
+        num_source_features (`int` or `Mapping[str, int]`, *optional*): that the source head reads, of several by name;
+            as many as the target's if not given.
 
     Raises:
         ValueError: chunks would change what the model computes, as it has BatchNorm layers.
@@ -219,28 +247,37 @@ class TransferModel(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        num_source_labels: int,
+        num_source_labels: int | Mapping[str, int],
         head_module: str | None = None,
         scalars: Mapping[str, float] | None = None,
         trains_target_head: bool = False,
         seed: int = 0,
         target_chunk_size: int | None = None,
-        num_source_features: int | None = None,
+        num_source_features: int | Mapping[str, int] | None = None,
     ):
         super().__init__()
         self.head_name = find_head(model, head_module)
         self.trains_target_head = trains_target_head
         self.model = model
         head = self.head
-        self.source_head: SourceHead | None = None
+        self.source_head: SourceHead | SourceHeads | None = None
         self.regularizer: Regularizer | None = None
         if num_source_labels:
             initialise = getattr(_unwrap_peft(model), "_init_weights", lambda layer: None)
             with isolated_rng("source_head", seed):
                 # On the CPU, whose generator is the one that is seeded here.
-                size = num_source_features or head.in_features
-                self.source_head = SourceHead(size, num_source_labels, dtype=head.weight.dtype)
-                initialise(self.source_head)
+                if isinstance(num_source_labels, Mapping):
+                    sizes = num_source_features or dict.fromkeys(num_source_labels, head.in_features)
+                    heads = {
+                        name: SourceHead(sizes[name], outputs, dtype=head.weight.dtype)
+                        for name, outputs in num_source_labels.items()
+                    }
+                    self.source_head = SourceHeads(heads)
+                else:
+                    size = num_source_features or head.in_features
+                    self.source_head = SourceHead(size, num_source_labels, dtype=head.weight.dtype)
+                for layer in self.source_head.modules():
+                    initialise(layer)
             self.source_head.to(head.weight.device)
         # One element rather than none: fully sharded wrappers refuse scalar parameters.
         self.scalars = Scalars(
@@ -280,6 +317,12 @@ class TransferModel(nn.Module):
     def num_labels(self) -> int:
         """The number of outputs of the classifier's last layer."""
         return self.head.out_features
+
+    def num_source_labels(self, name: str | None = None) -> int:
+        """Return the number of outputs of the source head, or of that of the named source; 0 without a source."""
+        if self.source_head is None:
+            return 0
+        return (self.source_head if isinstance(self.source_head, SourceHead) else self.source_head[name]).out_features
 
     def prepare_for_features(self) -> None:
         """
@@ -415,15 +458,17 @@ class TransferModel(nn.Module):
         output = TransferOutput(scalars=(self.scalars() or None) if with_scalars else None)
         if source_inputs is not None:
             assert self.source_head is not None, "a model with `num_source_labels=0` takes no source rows"
-            features = self.features(source_inputs)
-            output.source_logits, output.source_head_gram = self.source_head(features, with_gram=True)
+            name = source_inputs.get(SOURCE_NAME)
+            features = self.features({key: value for key, value in source_inputs.items() if key != SOURCE_NAME})
+            named = {} if name is None else {"name": name}
+            output.source_logits, output.source_head_gram = self.source_head(features, with_gram=True, **named)
         if target_inputs is not None:
             regularizer = None if target_labels is None else self.regularizer
             with contextlib.nullcontext() if regularizer is None else regularizer.record_activations(self):
                 features = self.target_features(target_inputs)
             idle_head = self.source_head if source_inputs is None else None
             if self.touch_all_parameters and idle_head is not None and torch.is_grad_enabled():
-                features = features + 0.0 * idle_head(features.detach()).sum()
+                features = features + idle_term(idle_head, features)
             output.target_features = features
             if with_target_logits:
                 output.target_logits = self.head(features)

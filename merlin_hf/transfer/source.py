@@ -1,15 +1,17 @@
-"""The stream of source batches that runs beside the target's DataLoader."""
+"""The stream of source batches that runs beside the target's DataLoader, of one source or of several."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 from transformers import TrainingArguments
 from transformers.trainer_utils import seed_worker
 
+from ..training_args import parse_mix
+from .batches import SOURCE_NAME
 from .seeding import derived_generator, isolated_rng
 
 
@@ -175,6 +177,106 @@ class SourceStream:
                 batches.append(next(self._iterator))
             self.micro_step += 1
         return batches
+
+
+class Source(NamedTuple):
+    """
+    One source task.
+
+    Args:
+        name (`str`, *optional*): its key in `source_dataset`; `None` for the only one.
+        dataset: its rows.
+        collator (`Callable`, *optional*): makes a batch of its rows.
+        compute_loss_func (`Callable`, *optional*): its loss, `(outputs, labels) -> loss`.
+    """
+
+    name: str | None
+    dataset: Rows
+    collator: Callable[[list], Any] | None = None
+    compute_loss_func: Callable[..., torch.Tensor] | None = None
+
+    @property
+    def argument(self) -> str:
+        """How the user calls its data set, for messages."""
+        return "source_dataset" if self.name is None else f"source_dataset[{self.name!r}]"
+
+
+def shares(mix: str | Mapping[str, float], datasets: Mapping[str, Rows]) -> dict[str, float]:
+    """
+    Return the share of the batches that each source gets; they add up to 1.
+
+    Args:
+        mix (`str` or `Mapping[str, float]`): the option `source_mix`.
+        datasets (`Mapping[str, Rows]`): the sources by name.
+
+    Raises:
+        ValueError: the weights are not those of these sources, or the size of one is not known.
+    """
+    mix = parse_mix(mix)
+    if isinstance(mix, dict):
+        if set(mix) != set(datasets):
+            raise ValueError(
+                f"`source_mix` has weights for {', '.join(sorted(mix))}, and the sources are "
+                f"{', '.join(sorted(datasets))}. Give a weight for each."
+            )
+        weights = {name: mix[name] for name in datasets}
+    elif mix == "equal":
+        weights = dict.fromkeys(datasets, 1.0)
+    else:
+        streams = [name for name, dataset in datasets.items() if is_iterable(dataset)]
+        if streams:
+            raise ValueError(
+                f"`source_mix='proportional'` mixes by numbers of rows, and the stream `source_dataset[{streams[0]!r}]` "
+                "has none. Use `source_mix='equal'`, or weights such as 'mnli=0.7,snli=0.3'."
+            )
+        weights = {name: float(len(dataset)) for name, dataset in datasets.items()}
+    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+
+
+class SourceMix:
+    """
+    Which source each micro-batch is of: always the one that is furthest behind its share.
+
+    The counts never differ from the shares by more than one batch for each source, and are a function of the number of
+    micro-batches before, so that every rank and a resumed run agree.
+
+    Args:
+        shares (`Mapping[str, float]`): of each source, in the order in which they win ties; they add up to 1.
+        start (`int`): micro-batches before the first.
+    """
+
+    def __init__(self, shares: Mapping[str, float], start: int = 0):
+        self.shares = dict(shares)
+        self.counts = dict.fromkeys(shares, 0)
+        for _ in range(start):
+            self.next()
+
+    def next(self) -> str:
+        """Return the name of the next micro-batch's source."""
+        after = sum(self.counts.values()) + 1
+        name = max(self.shares, key=lambda name: self.shares[name] * after - self.counts[name])
+        self.counts[name] += 1
+        return name
+
+
+class MixedSourceStream:
+    """
+    The batches of several sources, each batch of one of them, with its name under `SOURCE_NAME`.
+
+    Args:
+        shares (`Mapping[str, float]`): see [`shares`].
+        make_stream (`Callable[[str, int], SourceStream]`): makes the stream of a source that starts at its given batch.
+        start (`int`): the micro-step of the first batch.
+    """
+
+    def __init__(self, shares: Mapping[str, float], make_stream: Callable[[str, int], SourceStream], start: int):
+        self.mix = SourceMix(shares, start)
+        self.streams = {name: make_stream(name, count) for name, count in self.mix.counts.items()}
+
+    def take(self, count: int) -> list[Any]:
+        """Return the next `count` batches."""
+        names = [self.mix.next() for _ in range(count)]
+        return [{**self.streams[name].take(1)[0], SOURCE_NAME: name} for name in names]
 
 
 def is_iterable(dataset: Rows) -> bool:

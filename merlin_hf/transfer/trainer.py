@@ -21,18 +21,20 @@ from ..training_args import TransferTrainingArguments, add_missing_options
 from ..utils.secret import keep_token_secret
 from ..utils.validation import check_options
 from .adapters import add_adapter
-from .batches import SOURCE_INPUTS, Batches, no_batch_error, not_taken_error
+from .batches import SOURCE_INPUTS, SOURCE_NAME, Batches, no_batch_error, not_taken_error
 from .callback import TransferCallback
 from .checkpoint import Checkpoints, load_transfer_state, plain_state, read_run_state
 from .checks import (
     check_batch_labels,
-    check_is_one_data_set,
+    check_source_dataset,
+    check_source_keys,
     check_source_is_wanted,
     check_steps,
     count_source_labels,
     eval_data_sets,
+    is_several,
 )
-from .columns import rename_columns
+from .columns import rename_source_columns
 from .compat.mean_loss import MeanLoss
 from .compat.saved_weights import loads_renamed
 from .data_checks import check_data, check_evaluated
@@ -46,7 +48,7 @@ from .refit import FeatureBatches, fit_final_head, refit_head
 from .regularizer import Regularizer
 from .seeding import isolated_rng
 from .sentences import as_classifier, rows_have_pairs, sentence_classifier
-from .source import RankRows, SourceStream, is_iterable, plain_dataloader
+from .source import MixedSourceStream, RankRows, Source, SourceStream, is_iterable, plain_dataloader, shares
 from .token_checks import check_tokens
 from .whole_checkpoints import make_output_dir
 
@@ -66,6 +68,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
     Class attributes of a method:
         training_args_class: its options.
         takes_source, needs_source: whether a `source_dataset` may and must be given.
+        takes_several_sources: whether there may be more than one.
         trains_without_source: whether it is more than `Trainer` without one.
         trains_target_head: whether the model's own last layer is trained by gradient descent, or fit to the final
             features.
@@ -79,7 +82,9 @@ class TransferTrainer(ModelCardMixin, Trainer):
         args ([`~transformers.TrainingArguments`], *optional*): this class's options; plain `TrainingArguments` get
             their defaults. The arguments that are not listed here are those of [`~transformers.Trainer`].
         source_dataset (`torch.utils.data.Dataset` or `datasets.Dataset`, *optional*): the source task, with its own
-            labels. It may share label ids with the target without sharing their meaning.
+            labels. It may share label ids with the target without sharing their meaning. A dictionary of data sets is
+            several sources by name, each with a head of its own: a batch is of one of them, as `source_mix` says. The
+            three arguments below may then be dictionaries with the same names.
         source_collator (`Callable`, *optional*): makes a batch of source rows; `data_collator` if not given.
         source_column_mapping (`Mapping[str, str]`, *optional*): from names of columns in `source_dataset` to the names
             that the collator and the model expect, such as `{"stars": "label"}`.
@@ -96,6 +101,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
     training_args_class: ClassVar[type[TransferTrainingArguments]] = TransferTrainingArguments
     takes_source: ClassVar[bool] = True
     needs_source: ClassVar[bool] = False
+    takes_several_sources: ClassVar[bool] = True
     trains_without_source: ClassVar[bool] = False
     trains_target_head: ClassVar[bool] = True
     averages_loss: ClassVar[bool] = False
@@ -118,21 +124,18 @@ class TransferTrainer(ModelCardMixin, Trainer):
         optimizer_cls_and_kwargs=None,
         preprocess_logits_for_metrics=None,
         *,
-        source_dataset: torch.utils.data.Dataset | None = None,
-        source_collator: Callable[[list], Any] | None = None,
-        source_column_mapping: Mapping[str, str] | None = None,
-        source_compute_loss_func: Callable[..., Tensor] | None = None,
+        source_dataset: torch.utils.data.Dataset | Mapping[str, torch.utils.data.Dataset] | None = None,
+        source_collator: Callable[[list], Any] | Mapping[str, Callable[[list], Any]] | None = None,
+        source_column_mapping: Mapping[str, str] | Mapping[str, Mapping[str, str]] | None = None,
+        source_compute_loss_func: Callable[..., Tensor] | Mapping[str, Callable[..., Tensor]] | None = None,
         peft_config: "PeftConfig | None" = None,
     ):
-        check_is_one_data_set(source_dataset, "source_dataset")
-        if source_column_mapping and source_dataset is not None:
-            source_dataset = rename_columns(
-                source_dataset, source_column_mapping, "source_dataset", "source_column_mapping"
-            )
+        check_source_dataset(source_dataset, type(self))
         check_source_is_wanted(type(self), source_dataset)
-        self.source_dataset = source_dataset
+        self.source_dataset = rename_source_columns(source_dataset, source_column_mapping)
         self.source_collator = source_collator
-        self.source_compute_loss_func = source_compute_loss_func and MeanLoss(source_compute_loss_func)
+        self.source_compute_loss_func = source_compute_loss_func
+        self.source_name: str | None = None  # of several, the one that the batch in hand is of
         self.target_compute_loss_func: MeanLoss | None = None
         self.peft_config = peft_config
         self.transfer_model: TransferModel | None = None
@@ -143,7 +146,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
         self.head_metrics: dict[str, float] = {}  # of the final head; replaced, never changed
         self.target_problem_type: str | None = None
         self._head_needs_refit = False
-        self._source_stream: SourceStream | None = None
+        self._source_stream: SourceStream | MixedSourceStream | None = None
         self._source_batches: deque[Any] = deque()
         self._step_metrics = MetricAverager()
         self._checked: tuple = ()
@@ -203,6 +206,21 @@ class TransferTrainer(ModelCardMixin, Trainer):
     def is_active(self) -> bool:
         """Whether this is more than `Trainer`."""
         return self.source_dataset is not None or self.trains_without_source
+
+    @property
+    def sources(self) -> list[Source]:
+        """The sources, each with its data set, collator and loss; none without a source, and one without a name."""
+        if self.source_dataset is None:
+            return []
+        given = (self.source_dataset, self.source_collator, self.source_compute_loss_func)
+        if not is_several(self.source_dataset):
+            return [Source(None, *given)]
+        for argument, value in zip(("source_collator", "source_compute_loss_func"), given[1:], strict=True):
+            check_source_keys(argument, value, self.source_dataset)
+        by_name = [
+            value if isinstance(value, Mapping) else dict.fromkeys(self.source_dataset, value) for value in given
+        ]
+        return [Source(name, *(values.get(name) for values in by_name)) for name in self.source_dataset]
 
     def _prepared(self, model: nn.Module | None) -> nn.Module | None:
         """Return a classifier, of a sentence encoder as well, with the adapter of `peft_config`."""
@@ -432,16 +450,25 @@ class TransferTrainer(ModelCardMixin, Trainer):
         # then a function of the update alone, and a resumed run finds it without a record.
         steps = self.args.gradient_accumulation_steps
         if self._source_stream is None:
-            self._source_stream = SourceStream(
-                *self._with_collator(self.source_dataset, self.source_collator, "source"),
-                self.args,
-                batch_size=self.source_batch_size,
-                start=self.source_updates_before * steps,
-            )
+            self._source_stream = self._make_source_stream(self.source_updates_before * steps)
         batches = self._source_stream.take(steps)
-        if is_iterable(self.source_dataset):
-            self._check_stream(batches, "source_dataset", self.transfer_model.source_head.out_features)
+        for source in self.sources:
+            if is_iterable(source.dataset):
+                own = [batch for batch in batches if source.name is None or batch[SOURCE_NAME] == source.name]
+                self._check_stream(own, source.argument, self.transfer_model.num_source_labels(source.name))
         return batches
+
+    def _make_source_stream(self, start: int) -> SourceStream | MixedSourceStream:
+        sources = {source.name: source for source in self.sources}
+
+        def make_stream(name: str | None, start: int) -> SourceStream:
+            prepared = self._with_collator(sources[name].dataset, sources[name].collator, "source")
+            return SourceStream(*prepared, self.args, batch_size=self.source_batch_size, start=start)
+
+        if None in sources:
+            return make_stream(None, start)
+        by_name = {name: source.dataset for name, source in sources.items()}
+        return MixedSourceStream(shares(self.args.source_mix, by_name), make_stream, start)
 
     def _check_stream(self, batches: list[Any], argument: str, num_labels: int) -> None:
         """
@@ -487,6 +514,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
             return None
         self.batches_taken += 1
         source_inputs = inputs.pop(SOURCE_INPUTS)
+        self.source_name = None if source_inputs is None else source_inputs.get(SOURCE_NAME)
         source = (None, None) if source_inputs is None else split_labels(source_inputs)
         return Batches(*source, *split_labels(inputs))
 
@@ -544,12 +572,17 @@ class TransferTrainer(ModelCardMixin, Trainer):
     def source_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """
         Return the mean loss of the source task: as given, or cross-entropy, its multi-label form or squared error, by
-        the labels.
+        the labels. That of one of several sources is also logged under its name.
         """
-        if self.source_compute_loss_func is not None:
-            return self.source_compute_loss_func(SequenceClassifierOutput(logits=logits), labels)
-        problem_type = problem_type_of(labels, logits.shape[-1])
-        return task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)
+        function = {source.name: source.compute_loss_func for source in self.sources}.get(self.source_name)
+        if function is not None:
+            loss = MeanLoss(function)(SequenceClassifierOutput(logits=logits), labels)
+        else:
+            problem_type = problem_type_of(labels, logits.shape[-1])
+            loss = task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)
+        if self.source_name is not None:
+            self.record(**{f"source_loss_{self.source_name}": loss})
+        return loss
 
     def target_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """
@@ -595,21 +628,22 @@ class TransferTrainer(ModelCardMixin, Trainer):
         if isinstance(self.model, TransferModel):  # as FSDP leaves it
             return self.model
         if self.transfer_model is None or self.transfer_model.model is not self.model:
-            num_source_labels = 0
-            classifier, num_source_features = sentence_classifier(self.model), None
-            if classifier is not None:
-                num_source_features = classifier.num_features(rows_have_pairs(self.source_dataset))
-            if self.source_dataset is not None:
-                num_source_labels = count_source_labels(self.source_dataset, self.args.num_source_labels)
+            given = self.args.num_source_labels if self.sources else None
+            counts = {
+                source.name: count_source_labels(source.dataset, given, source.argument) for source in self.sources
+            }
+            features: dict[str | None, int] = {}
+            if (classifier := sentence_classifier(self.model)) is not None:
+                features = {s.name: classifier.num_features(rows_have_pairs(s.dataset)) for s in self.sources}
             self.transfer_model = TransferModel(
                 self.model,
-                num_source_labels=num_source_labels,
+                num_source_labels=counts.get(None, counts) or 0,
                 head_module=self.args.head_module,
                 scalars=self.learned_scalars(),
                 trains_target_head=self.trains_target_head,
                 seed=self.args.seed,
                 target_chunk_size=self.args.target_chunk_size,
-                num_source_features=num_source_features,
+                num_source_features=features.get(None, features) or None,
             )
             with isolated_rng("regularizer", self.args.seed):
                 self.transfer_model.regularizer = self.build_regularizer(self.transfer_model)

@@ -41,6 +41,15 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path, method, chunk):
     assert_equal_runs(one, two)
 
 
+@pytest.mark.parametrize("method", ["merlin", "sequential"])
+def test_two_processes_with_several_sources(tmp_path, method):
+    """Each head has a gradient on each process in every step, also where no batch is of its source."""
+    options = {"method": method, "several": True, "gradient_accumulation_steps": 2}
+    one = run(1, tmp_path / "one", per_device_train_batch_size=8, **options)
+    two = run(2, tmp_path / "two", per_device_train_batch_size=4, **options)
+    assert_equal_runs(one, two, keys=("loss", "grad_norm"))
+
+
 def test_three_processes_with_uneven_batches_and_a_class_absent_on_one(tmp_path):
     """10 rows are 4, 4 and 2; the third class is on one process only."""
     options = {"rows": 10, "labels": [0, 1, 0, 1, 0, 1, 0, 1, 2, 2], "num_splits": 1, "evaluate": False}

@@ -69,6 +69,7 @@ def train(
     evaluate=True,
     images=False,
     source=True,
+    several=False,
     **options,
 ):
     torch.use_deterministic_algorithms(True)
@@ -97,6 +98,8 @@ def train(
     else:
         model, target, held_out = tiny_bert(dropout=dropout), tiny_dataset(rows=rows), tiny_dataset(rows=13, seed=2)
         source_dataset = tiny_dataset(rows=40, num_labels=4, seed=1)
+    if several:
+        source_dataset = {"first": source_dataset, "second": tiny_dataset(rows=24, num_labels=2, seed=5)}
     if labels is not None:
         target = target.remove_columns("label").add_column("label", labels)
     trainer = trainer_class(
