@@ -202,7 +202,7 @@ class SourceHeads(nn.ModuleDict):
 
 
 def idle_term(heads: nn.Module, like: Tensor) -> Tensor:
-    """Return 0, of shape `()`, by which each source head in a module has a gradient of 0; it goes through their own forward."""
+    """Return 0, of shape `()`, through which every source head in a module has a gradient, of 0."""
     layers = [layer for layer in heads.modules() if isinstance(layer, SourceHead)]
     return 0.0 * sum(layer(like.new_zeros(1, layer.in_features)).sum() for layer in layers)
 
@@ -266,16 +266,14 @@ class TransferModel(nn.Module):
             initialise = getattr(_unwrap_peft(model), "_init_weights", lambda layer: None)
             with isolated_rng("source_head", seed):
                 # On the CPU, whose generator is the one that is seeded here.
-                if isinstance(num_source_labels, Mapping):
-                    sizes = num_source_features or dict.fromkeys(num_source_labels, head.in_features)
-                    heads = {
-                        name: SourceHead(sizes[name], outputs, dtype=head.weight.dtype)
-                        for name, outputs in num_source_labels.items()
-                    }
-                    self.source_head = SourceHeads(heads)
-                else:
-                    size = num_source_features or head.in_features
-                    self.source_head = SourceHead(size, num_source_labels, dtype=head.weight.dtype)
+                counts = num_source_labels if isinstance(num_source_labels, Mapping) else {"": num_source_labels}
+                sizes = num_source_features if isinstance(num_source_features, Mapping) else {}
+                size = head.in_features if isinstance(num_source_features, Mapping | None) else num_source_features
+                heads = {
+                    name: SourceHead(sizes.get(name, size), count, dtype=head.weight.dtype)
+                    for name, count in counts.items()
+                }
+                self.source_head = SourceHeads(heads) if isinstance(num_source_labels, Mapping) else heads[""]
                 for layer in self.source_head.modules():
                     initialise(layer)
             self.source_head.to(head.weight.device)
@@ -322,7 +320,9 @@ class TransferModel(nn.Module):
         """Return the number of outputs of the source head, or of that of the named source; 0 without a source."""
         if self.source_head is None:
             return 0
-        return (self.source_head if isinstance(self.source_head, SourceHead) else self.source_head[name]).out_features
+        head = self.source_head if name is None else self.source_head.get_submodule(name)
+        assert isinstance(head, SourceHead), "several sources have names"
+        return head.out_features
 
     def prepare_for_features(self) -> None:
         """

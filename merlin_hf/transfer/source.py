@@ -226,8 +226,8 @@ def shares(mix: str | Mapping[str, float], datasets: Mapping[str, Rows]) -> dict
         streams = [name for name, dataset in datasets.items() if is_iterable(dataset)]
         if streams:
             raise ValueError(
-                f"`source_mix='proportional'` mixes by numbers of rows, and the stream `source_dataset[{streams[0]!r}]` "
-                "has none. Use `source_mix='equal'`, or weights such as 'mnli=0.7,snli=0.3'."
+                "`source_mix='proportional'` mixes by numbers of rows, and the stream "
+                f"`source_dataset[{streams[0]!r}]` has none. Use `source_mix='equal'`, or weights such as 'mnli=0.7,snli=0.3'."
             )
         weights = {name: float(len(dataset)) for name, dataset in datasets.items()}
     return {name: weight / sum(weights.values()) for name, weight in weights.items()}
@@ -265,7 +265,7 @@ class MixedSourceStream:
 
     Args:
         shares (`Mapping[str, float]`): see [`shares`].
-        make_stream (`Callable[[str, int], SourceStream]`): makes the stream of a source that starts at its given batch.
+        make_stream (`Callable[[str, int], SourceStream]`): makes the stream of a source from a batch on.
         start (`int`): the micro-step of the first batch.
     """
 

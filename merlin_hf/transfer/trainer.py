@@ -27,8 +27,8 @@ from .checkpoint import Checkpoints, load_transfer_state, plain_state, read_run_
 from .checks import (
     check_batch_labels,
     check_source_dataset,
-    check_source_keys,
     check_source_is_wanted,
+    check_source_keys,
     check_steps,
     count_source_labels,
     eval_data_sets,
@@ -212,15 +212,15 @@ class TransferTrainer(ModelCardMixin, Trainer):
         """The sources, each with its data set, collator and loss; none without a source, and one without a name."""
         if self.source_dataset is None:
             return []
-        given = (self.source_dataset, self.source_collator, self.source_compute_loss_func)
-        if not is_several(self.source_dataset):
-            return [Source(None, *given)]
-        for argument, value in zip(("source_collator", "source_compute_loss_func"), given[1:], strict=True):
-            check_source_keys(argument, value, self.source_dataset)
-        by_name = [
-            value if isinstance(value, Mapping) else dict.fromkeys(self.source_dataset, value) for value in given
-        ]
-        return [Source(name, *(values.get(name) for values in by_name)) for name in self.source_dataset]
+        named = self.source_dataset if is_several(self.source_dataset) else {None: self.source_dataset}
+        given: dict[str, Any] = {
+            "source_collator": self.source_collator,
+            "source_compute_loss_func": self.source_compute_loss_func,
+        }
+        for argument, value in given.items():
+            check_source_keys(argument, value, named)
+        by_name = [value if isinstance(value, Mapping) else dict.fromkeys(named, value) for value in given.values()]
+        return [Source(name, dataset, *(values.get(name) for values in by_name)) for name, dataset in named.items()]
 
     def _prepared(self, model: nn.Module | None) -> nn.Module | None:
         """Return a classifier, of a sentence encoder as well, with the adapter of `peft_config`."""
