@@ -43,6 +43,7 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "accelerate>=1.10",
+        "cloudpickle>=3.0",
         "datasets>=3.0",
         "evaluate>=0.4.3",
         "huggingface_hub>=1.5",

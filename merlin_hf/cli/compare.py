@@ -26,6 +26,11 @@ def add_compare_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
         help="instead of those of the file: one number is how many (5: 0 to 4), as there, more are the seeds",
     )
     parser.add_argument("--methods", nargs="+", help="only these labels of the file, or other methods by name")
+    parser.add_argument(
+        "--workers",
+        help="runs at a time: a number for this machine, a GPU or a share of the threads for each; `ray` for the "
+        "machines of the Ray cluster at hand, `ray://host:port` for those of another (default: 1)",
+    )
     parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
     parser.add_argument(
         "--dry_run", action="store_true", help="check everything and say what would run; train nothing"
@@ -35,7 +40,7 @@ def add_compare_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
 
 def compare(arguments: argparse.Namespace) -> int:
     """Run the command; return the exit status."""
-    overrides = {name: getattr(arguments, name) for name in ("output_dir", "model", "seeds", "methods")}
+    overrides = {name: getattr(arguments, name) for name in ("output_dir", "model", "seeds", "methods", "workers")}
     if arguments.seeds is not None and len(arguments.seeds) == 1:
         overrides["seeds"] = arguments.seeds[0]
     try:

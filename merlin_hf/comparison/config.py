@@ -35,6 +35,7 @@ from .metrics import METRICS
 
 BUDGETS = ("rows", "steps")
 MAX_SEEDS, MAX_SEED = 1000, 2**32 - 1  # of NumPy
+MAX_WORKERS = 1000
 MAX_SETTINGS = 10_000  # of a search space
 
 
@@ -203,6 +204,9 @@ class CompareConfig:
         max_seq_length (`int`): longer texts are cut to so many tokens.
         image_size (`int`, *optional*): height and width in pixels, for models without an image processor.
         save_models (`bool`): keep the model of each final run, plain, in `output_dir/models/<method>/seed-<seed>`.
+        workers (`int` or `str`): how many runs are done at a time on this machine, each on a GPU of its own or with
+            its share of the threads; `"ray"` for the machines of the Ray cluster at hand, `"ray://host:port"` for
+            those of another. It changes no result.
         output_dir (`str`): where runs and tables go; what is finished there is not run again.
 
     Raises:
@@ -225,6 +229,7 @@ class CompareConfig:
     max_seq_length: Annotated[int, interval("[1, 1_000_000]")] = 128
     image_size: Annotated[int, interval("[1, 100_000]")] | None = None
     save_models: bool = False
+    workers: int | str = 1
     output_dir: Text = "comparison"
 
     checked_types = {"target": Any, "source": Any, "search": Any, "seeds": list[int] | int}  # as they are given
@@ -237,6 +242,7 @@ class CompareConfig:
         self.source = _section(self.source, SourceConfig, "source")
         self.search = _section(self.search, SearchConfig, "search") or SearchConfig()
         self.seeds = check_seeds(self.seeds, "seeds")
+        self.workers = check_workers(self.workers)
         self.training = check_training(self.training)
         self.methods: list[MethodConfig] = read_methods(self.methods, has_source=self.source is not None)
         labels = [method.name for method in self.methods]
@@ -296,6 +302,23 @@ def check_seeds(seeds: Any, key: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"`{key}` must be different seeds, got {shown(list(seeds))}.")
     return list(seeds)
+
+
+def check_workers(workers: int | str) -> int | str:
+    """
+    Return `workers`, a number where it is one.
+
+    Raises:
+        ConfigError: it is neither a number from 1 nor an address of Ray.
+    """
+    if isinstance(workers, str) and workers.isdecimal():
+        workers = int(workers)
+    is_address = isinstance(workers, str) and (workers == "ray" or re.fullmatch(r"ray://[^/\s]+:\d+/?", workers))
+    if not is_address and not (isinstance(workers, int) and 1 <= workers <= MAX_WORKERS):
+        raise ConfigError(
+            f"`workers` must be a number from 1 to {MAX_WORKERS}, 'ray' or 'ray://host:port', got {shown(workers)}."
+        )
+    return workers
 
 
 def load_config(config: Any, **overrides: Any) -> CompareConfig:

@@ -13,6 +13,7 @@ from .progress import Progress, quiet
 from .results import data_name
 from .runner import ComparisonRunner, find_unusable, hold_output_dir, make_plans
 from .store import RunStore
+from .workers import check_can_work
 
 
 @dataclass
@@ -49,6 +50,7 @@ def dry_run(config: Any, **overrides: Any) -> DryRun:
     check_can_draw("A comparison")
     with quiet():
         experiment = Experiment(config)
+        check_can_work(experiment)
         with hold_output_dir(experiment, lock=False):
             store = RunStore(Path(config.output_dir) / "runs", experiment.processes.is_main_process, experiment.metric)
         plans = make_plans(experiment)

@@ -76,6 +76,15 @@ class Experiment:
             )
         return metric
 
+    @property
+    def uses_gpus(self) -> bool:
+        """Return whether a machine with a GPU trains on it."""
+        return not self.config.training.get("use_cpu", False)
+
+    def method_of(self, run: Run) -> MethodConfig:
+        """Return the method of a run."""
+        return next(method for method in self.config.methods if method.name == run.label)
+
     def source_of(self, method: MethodConfig) -> Rows | None:
         """Return the source's rows for a method that is given the source."""
         return self.pair.source if method.use_source else None
@@ -138,7 +147,10 @@ class Experiment:
         source = self.source_of(method)
         if source is not None:
             options["num_source_labels"] = source.task.labels.num_labels
-        return method.trainer_class.training_args_class(**options)
+        args = method.trainer_class.training_args_class(**options)
+        if self.config.workers != 1 and args.n_gpu > 1:  # each worker sees one GPU; this process only plans
+            args._n_gpu = 1
+        return args
 
     def steps(self, method: MethodConfig, setting: dict[str, Any]) -> int:
         """Return how many steps fit into the budget of the comparison; 0 for a method that trains in closed form."""
@@ -196,7 +208,7 @@ class Experiment:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         trainer, eval_dataset = self.build_trainer(method, run)
-        trainer.add_callback(StepCallback(progress))
+        trainer.add_callback(StepCallback(progress, run))
         start = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - start
@@ -237,11 +249,11 @@ class Experiment:
         if self.processes.is_main_process:
             write_text(key, run.key)
 
-    def lacks_model(self, method: MethodConfig, run: Run) -> bool:
+    def lacks_model(self, run: Run) -> bool:
         """Return whether a finished run lacks the model that `save_models` asks for; the same on all processes."""
         if not self.config.save_models or run.kind != FINAL:
             return False
-        folder = self.model_folder(method, run.seed)
+        folder = self.model_folder(self.method_of(run), run.seed)
         key = _key_of(folder)  # the folder may hold the model of another run with this label and seed
         found = [(folder / CONFIG_NAME).is_file() and key.is_file() and key.read_bytes() == run.key.encode()]
         return not broadcast_object_list(found)[0]
@@ -303,8 +315,12 @@ def _merlin_version() -> str:
 def own_classes(trainer_class: type[Trainer]) -> list[type]:
     """Return the classes of a method and of its options that are the user's; none for the package's methods."""
     options = getattr(trainer_class, "training_args_class", object)
-    classes = dict.fromkeys([*trainer_class.__mro__, *options.__mro__])
-    return [cls for cls in classes if cls.__module__.partition(".")[0] not in KNOWN_BY_VERSION]
+    return [cls for cls in dict.fromkeys([*trainer_class.__mro__, *options.__mro__]) if is_own(cls)]
+
+
+def is_own(cls: type) -> bool:
+    """Return whether a class is the user's, and not of the package or of what it builds on."""
+    return cls.__module__.partition(".")[0] not in KNOWN_BY_VERSION
 
 
 def own_code(trainer_class: type[Trainer]) -> dict[str, str]:

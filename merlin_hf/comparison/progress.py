@@ -29,14 +29,21 @@ class Progress:
     def say(self, text: str) -> None:
         """Say one line."""
 
+    def pass_on(self, text: str) -> None:
+        """Say a line that a worker has written to its stderr, also where nothing else is said."""
+        sys.stderr.write(text + "\n")
+
     def expect(self, runs: int, finished: int) -> None:
         """Take how many runs there are, and how many of them are finished already."""
 
     def start(self, run: Run) -> None:
         """Say that a run starts."""
 
-    def step(self, step: int, steps: int) -> None:
-        """Say that the run has made so many of so many steps."""
+    def step(self, run: Run, step: int, steps: int) -> None:
+        """Say that a run has made so many of so many steps."""
+
+    def stop(self, run: Run) -> None:
+        """Take a run that has ended in an error out of the display."""
 
     def finish(self, run: Run, text: str) -> None:
         """Say that a run is finished, with `text` as its result."""
@@ -49,26 +56,26 @@ class Lines(Progress):
         self.stream = stream
         self.runs = self.done = 0
         self.spoke = time.monotonic()
-        self.run: Run | None = None
 
     def say(self, text: str) -> None:
         """Say one line."""
-        print(visible(text, keep_lines=True), file=self.stream, flush=True)
+        self.stream.write(visible(text, keep_lines=True) + "\n")  # at once, as workers speak at the same time
+        self.stream.flush()
         self.spoke = time.monotonic()
+
+    def pass_on(self, text: str) -> None:
+        """Say a line that a worker has written to its stderr."""
+        self.say(text)
 
     def expect(self, runs: int, finished: int) -> None:
         """Take how many runs there are, and how many of them are finished already."""
         self.runs, self.done = runs, finished
         self.say(f"{runs} runs" + (f", {finished} of them finished before" if finished else ""))
 
-    def start(self, run: Run) -> None:
-        """Say that a run starts."""
-        self.run = run
-
-    def step(self, step: int, steps: int) -> None:
-        """Say that the run has made so many of so many steps."""
+    def step(self, run: Run, step: int, steps: int) -> None:
+        """Say that a run has made so many of so many steps."""
         if time.monotonic() - self.spoke > SECONDS_BETWEEN_LINES:
-            self.say(f"      {self.run}: step {step} of {steps}")
+            self.say(f"      {run}: step {step} of {steps}")
 
     def finish(self, run: Run, text: str) -> None:
         """Say that a run is finished, with `text` as its result."""
@@ -77,11 +84,11 @@ class Lines(Progress):
 
 
 class Bars(Lines):
-    """A bar for all runs and one for the steps of the run, below the lines of those that are finished."""
+    """A bar for all runs and one for the steps of each that goes on, below the lines of those that are finished."""
 
     def __init__(self, stream: Any):
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
         super().__init__(stream)
         columns = (
@@ -92,7 +99,7 @@ class Bars(Lines):
         )
         self.bars = Progress(*columns, console=Console(file=stream))
         self.of_runs = self.bars.add_task("runs", total=None)
-        self.of_steps = self.bars.add_task("steps", total=None, visible=False)
+        self.of_steps: dict[str, TaskID] = {}  # by the key of the run
 
     def __enter__(self) -> "Bars":
         self.bars.start()
@@ -112,27 +119,34 @@ class Bars(Lines):
 
     def start(self, run: Run) -> None:
         """Say that a run starts."""
-        self.bars.reset(self.of_steps, description=visible(run), total=run.steps or None, visible=True)
+        self.stop(run)
+        self.of_steps[run.key] = self.bars.add_task(visible(run), total=run.steps or None)
 
-    def step(self, step: int, steps: int) -> None:
-        """Say that the run has made so many of so many steps."""
-        self.bars.update(self.of_steps, completed=step, total=steps)
+    def step(self, run: Run, step: int, steps: int) -> None:
+        """Say that a run has made so many of so many steps."""
+        self.bars.update(self.of_steps[run.key], completed=step, total=steps)
+
+    def stop(self, run: Run) -> None:
+        """Take the bar of a run away."""
+        if run.key in self.of_steps:
+            self.bars.remove_task(self.of_steps.pop(run.key))
 
     def finish(self, run: Run, text: str) -> None:
         """Say that a run is finished, with `text` as its result."""
+        self.stop(run)
         super().finish(run, text)
         self.bars.update(self.of_runs, completed=self.done)
 
 
 class StepCallback(TrainerCallback):
-    """Tells a [`Progress`] of the steps of a trainer."""
+    """Tells a [`Progress`] of the steps of a run's trainer."""
 
-    def __init__(self, progress: Progress):
-        self.progress = progress
+    def __init__(self, progress: Progress, run: Run):
+        self.progress, self.run = progress, run
 
     def on_step_end(self, args, state, control, **kwargs):
         """Tell of each update."""
-        self.progress.step(state.global_step, state.max_steps)
+        self.progress.step(self.run, state.global_step, state.max_steps)
 
 
 def make_progress(is_main: bool, stream: Any = None) -> Progress:

@@ -2,9 +2,8 @@
 
 import contextlib
 import itertools
-import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,7 @@ from .metrics import is_better
 from .progress import Progress, make_progress, quiet
 from .results import save_figure, summarize, table_text, write_csv
 from .store import FINAL, TRIAL, Run, RunStore
-
-
-class ComparisonError(RuntimeError):
-    """No method could be run."""
+from .workers import Answer, ComparisonError, Failure, check_can_work, start_workers
 
 
 @dataclass
@@ -137,7 +133,7 @@ def compare(config: Any, *, show_progress: bool = True, **overrides: Any) -> Com
     Raises:
         ConfigError: the configuration cannot be used; nothing has run then.
         FileError: `output_dir` cannot be written to, or another process runs a comparison there; nothing has run then.
-        ComparisonError: no method could be run.
+        ComparisonError: no method, or no worker, could be run.
 
     Example:
     ```python
@@ -151,6 +147,7 @@ def compare(config: Any, *, show_progress: bool = True, **overrides: Any) -> Com
     check_can_draw("A comparison")
     with quiet(), contextlib.ExitStack() as stack:
         experiment = Experiment(config)
+        check_can_work(experiment)
         is_main = experiment.processes.is_main_process
         stack.enter_context(hold_output_dir(experiment))
         store = RunStore(Path(config.output_dir) / "runs", is_main, experiment.metric)
@@ -196,12 +193,48 @@ def hold_output_dir(experiment: Experiment, lock: bool = True) -> Iterator[None]
         yield
 
 
-class ComparisonRunner:
+@dataclass
+class MethodRuns:
     """
-    Does the runs of a comparison that are not finished.
+    The runs of a method that are still to be done.
 
     Args:
-        experiment ([`Experiment`]): does one run.
+        outcome ([`Outcome`]): gets what comes of them.
+        stages (`Iterator[list[Run]]`): gives the runs of the next stage when those of the last are finished.
+        open (`list[Run]`): runs of this stage that nobody does yet.
+        busy (`set[str]`): keys of those that are being done.
+    """
+
+    outcome: Outcome
+    stages: Iterator[list[Run]]
+    open: list[Run] = field(default_factory=list)
+    busy: set[str] = field(default_factory=set)
+
+    def next_run(self, busy: set[str], is_finished: Callable[[Run], bool]) -> Run | None:
+        """
+        Return a run that is to be done now; `None` where there is none before another has ended.
+
+        Args:
+            busy (`set[str]`): keys of runs that are being done, by other methods too: two labels may have the same.
+            is_finished: says whether a run need not be done.
+        """
+        while True:
+            for run in [run for run in self.open if run.key not in busy]:
+                self.open.remove(run)
+                if not is_finished(run):
+                    self.busy.add(run.key)
+                    return run
+            if self.open or self.busy or (runs := next(self.stages, None)) is None:
+                return None
+            self.open = list(runs)
+
+
+class ComparisonRunner:
+    """
+    Has the runs of a comparison done that are not finished.
+
+    Args:
+        experiment ([`Experiment`]): knows the runs.
         store ([`RunStore`]): keeps their results.
         progress ([`Progress`]): shows how far they are.
     """
@@ -209,57 +242,89 @@ class ComparisonRunner:
     def __init__(self, experiment: Experiment, store: RunStore, progress: Progress):
         self.experiment, self.store, self.progress = experiment, store, progress
         self.metric = experiment.metric
+        self.methods: list[MethodRuns] = []
 
     def run(self, plans: list[MethodPlan]) -> list[Outcome]:
-        """Do all runs, method after method; return the outcome of each method."""
-        outcomes = []
-        self.progress.expect(sum(plan.count(self.experiment) for plan in plans), self.count_finished(plans))
-        for plan in plans:
-            outcome = Outcome(plan)
-            if plan.reason is not None:
-                outcome.status, outcome.reason = "not applicable", plan.reason
-                self.progress.say(f"{plan.name} is not applicable: {plan.reason}")
-            else:
-                self.run_method(outcome)
-            outcomes.append(outcome)
+        """Have all runs done, those of the first method first; return the outcome of each method."""
+        outcomes = [Outcome(plan) for plan in plans]
+        runs, finished = sum(plan.count(self.experiment) for plan in plans), self.count_finished(plans)
+        self.progress.expect(runs, finished)
+        for outcome in outcomes:
+            if outcome.plan.reason is not None:
+                outcome.status, outcome.reason = "not applicable", outcome.plan.reason
+                self.progress.say(f"{outcome.plan.name} is not applicable: {outcome.reason}")
+        self.methods = [MethodRuns(one, self.stages(one)) for one in outcomes if one.status == "ok"]
+        with start_workers(self.experiment, self.progress, runs - finished) as workers:
+            for run, answer in workers.do(self.next_run):
+                self.take(run, answer)
         return outcomes
 
-    def run_method(self, outcome: Outcome) -> None:
-        """Do the search of a method and its final runs. An error ends them, and is reported in the table."""
+    def stages(self, outcome: Outcome) -> Iterator[list[Run]]:
+        """Yield the trials of a method; when they are finished choose a setting, and yield its final runs."""
+        plan = outcome.plan
+        yield list(plan.all_trials(self.experiment))
+        outcome.trials = self.search(plan)
+        outcome.setting = choose(outcome.trials, self.metric) or plan.settings[0]
+        finals = plan.final_runs(self.experiment, outcome.setting)
+        yield finals
+        outcome.results = {run.seed: self.store.results[run.key] for run in finals}
+
+    def next_run(self) -> Run | None:
+        """Return a run that is to be done now; `None` if there is none, or none before another has ended."""
+        busy = {key for method in self.methods for key in method.busy}
+        for method in self.methods:
+            try:
+                run = method.next_run(busy, self.is_finished)
+            except Exception as error:
+                self.fail(method, error)
+                continue
+            if run is not None:
+                return run
+        return None
+
+    def is_finished(self, run: Run) -> bool:
+        """Return whether a run need not be done."""
+        return self.store.get(run) is not None and not self.experiment.lacks_model(run)
+
+    def take(self, run: Run, answer: Answer) -> None:
+        """Keep the result of a run. An error ends its method, and is reported in the table."""
+        method = next(one for one in self.methods if one.outcome.plan.name == run.label)
+        method.busy.remove(run.key)
+        if isinstance(answer, Failure):
+            self.progress.stop(run)
+            self.fail(method, answer)
+            return
         try:
-            outcome.trials = self.search(outcome.plan)
-            outcome.setting = choose(outcome.trials, self.metric) or outcome.plan.settings[0]
-            for run in outcome.plan.final_runs(self.experiment, outcome.setting):
-                outcome.results[run.seed] = self.result(outcome.plan, run)
+            result = self.store.put(run, answer)
         except Exception as error:
+            self.fail(method, error)
+            return
+        took = f"{result['train_seconds']:.1f} s"
+        self.progress.finish(run, f"{self.metric} {self.score(result):.4f} ({took})")
+
+    def fail(self, method: "MethodRuns", error: Exception | Failure) -> None:
+        """Leave out what is left of a method, and report why; the first error counts."""
+        if isinstance(error, Exception):
             if self.experiment.processes.num_processes > 1:
-                raise  # the other processes may not have met it, and would wait for this one
-            outcome.status, outcome.reason = "failed", first_sentence(error)
-            name = self.experiment.folders[outcome.plan.name]
-            path = Path(self.experiment.config.output_dir) / "errors" / f"{name}.txt"
-            write_text(path, traceback.format_exc())
-            self.progress.say(f"{outcome.plan.name} failed: {outcome.reason} ({path})")
-            self.experiment.clean_up()
+                raise error  # the other processes may not have met it, and would wait for this one
+            error = Failure.of(error)
+        method.open, method.stages = [], iter(())
+        outcome = method.outcome
+        if outcome.status == "failed":
+            return
+        outcome.status, outcome.reason = "failed", error.reason
+        path = Path(self.experiment.config.output_dir) / "errors" / f"{self.experiment.folders[outcome.plan.name]}.txt"
+        write_text(path, error.text)
+        self.progress.say(f"{outcome.plan.name} failed: {outcome.reason} ({path})")
 
     def search(self, plan: MethodPlan) -> list[dict[str, Any]]:
-        """Try each setting on rows that were set aside from the target's train split; return the scores."""
+        """Return the settings that were tried with their scores; all trials are finished."""
         trials = []
         for setting in plan.settings if plan.searches else ():
             runs = plan.trial_runs(self.experiment, setting)
-            scores = {run.seed: self.score(self.result(plan, run)) for run in runs}
+            scores = {run.seed: self.score(self.store.results[run.key]) for run in runs}
             trials.append({"setting": setting, "scores": scores, "score": float(np.mean(list(scores.values())))})
         return trials
-
-    def result(self, plan: MethodPlan, run: Run) -> dict[str, Any]:
-        """Do a run, unless it is finished; return its result."""
-        result = self.store.get(run)
-        if result is None or self.experiment.lacks_model(plan.method, run):
-            self.progress.start(run)
-            result = self.experiment.train_and_score(plan.method, run, self.progress)
-            result = self.store.put(run, result)
-            took = f"{result['train_seconds']:.1f} s"
-            self.progress.finish(run, f"{self.metric} {self.score(result):.4f} ({took})")
-        return result
 
     def score(self, result: dict[str, Any]) -> float:
         """Return the score of a result by the metric of the comparison; NaN where the logits were not finite."""

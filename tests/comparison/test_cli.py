@@ -143,7 +143,8 @@ def test_two_processes_do_the_runs_together(config_file, tmp_path):
 # Progress
 
 
-RUN = Run("merlin", "trial", 3, {"rho": 0.3}, 10, {})
+RUN = Run("merlin", "trial", 3, {"rho": 0.3}, 10, {"rho": 0.3})
+OTHER = Run("joint", "final", 4, {}, 20, {})
 
 
 class Terminal(io.StringIO):
@@ -166,10 +167,17 @@ def test_what_is_said(stream_class, monkeypatch):
     with make_progress(True, stream) as progress:
         progress.expect(3, 1)
         progress.start(RUN)
-        progress.step(5, 10)
+        progress.start(OTHER)
+        progress.step(OTHER, 7, 20)
+        progress.step(RUN, 5, 10)
         progress.finish(RUN, "accuracy [0.5]")
+        progress.step(OTHER, 8, 20)
+        progress.start(OTHER)  # again, in another worker
+        progress.stop(OTHER)
         progress.say("Warning: [red]")
     said = stream.getvalue()
     assert "3 runs, 1 of them finished before" in said and "Warning: [red]" in said
     assert "[2/3] merlin, seed 3, trial of rho=0.3: accuracy [0.5]" in said
-    assert stream_class is Terminal or "step 5 of 10" in said
+    assert (
+        stream_class is Terminal or "trial of rho=0.3: step 5 of 10" in said and "joint, seed 4, test: step 8" in said
+    )
