@@ -1,4 +1,4 @@
-"""The protocol every head solver follows, and the registry that names them."""
+"""Define what every head solver does, and the registry that names them."""
 
 from __future__ import annotations
 
@@ -217,8 +217,9 @@ class HeadSolver(ABC):
         self, batches: Iterable[Batch], l2: float | Tensor | str, reduce: Reduce | None = None
     ) -> LinearHead:
         """
-        Fit the head on a whole data set, without gradient, in memory that does not grow with it (but for logistic
-        regression).
+        Fit the head on a whole data set, without gradient.
+
+        Memory does not grow with the data set, but for logistic regression.
 
         Args:
             batches: a re-iterable of `(features (n_i, d), targets (n_i, C), sample_weight (n_i,) or None)`.
@@ -254,7 +255,7 @@ class HeadSolver(ABC):
             features = torch.where(any_to(counts, features.shape[:-1]).unsqueeze(-1), features, 0.0)
             targets = torch.where(any_to(counts, targets.shape[:-1]).unsqueeze(-1), targets, 0.0)
         if self._reads(features):
-            check_values(features, targets, sample_weight, l2)
+            check_values(features, targets, sample_weight if weighted else None, l2)
         return features, targets, l2, sample_weight
 
     def _is_below(self, l2: float | Tensor, bound: float, features: Tensor) -> bool:
@@ -314,7 +315,7 @@ def check_shapes(features: Tensor, targets: Tensor, sample_weight: Tensor | None
         ) from None
 
 
-L2_RANGE = (1e-30, 1e30)  # what float32 can divide by, and a penalty that weights can still be told from 0 under
+L2_RANGE = (1e-30, 1e30)  # float32 can divide by the least; under the largest, weights still differ from 0
 
 
 def check_l2(l2: float | Tensor | str) -> float | Tensor:
@@ -336,20 +337,20 @@ class NotFiniteFeaturesError(ValueError):
     """Features hold NaN or infinity, or give a head that does: where a model is trained, it has diverged."""
 
 
-def check_values(features: Tensor, targets: Tensor, sample_weight: Tensor, l2: float | Tensor) -> None:
+def check_values(features: Tensor, targets: Tensor, sample_weight: Tensor | None, l2: float | Tensor) -> None:
     """Raise a ValueError that says which argument holds NaN, infinity or a negative weight. Waits for the device."""
-    tensors = features.detach(), targets.detach(), sample_weight.detach()
+    given = {"features": features, "targets": targets, "sample_weight": sample_weight}
+    tensors = {name: tensor.detach() for name, tensor in given.items() if tensor is not None}
     # One number first: a sum is finite unless a value is not, or it overflows.
-    if not math.isfinite(float(tensors[0].sum() + tensors[1].sum() + tensors[2].sum())):
-        for name, tensor in zip(("features", "targets", "sample_weight"), tensors, strict=True):
-            if torch.isfinite(tensor).all():
-                continue
+    if not math.isfinite(float(sum(tensor.sum() for tensor in tensors.values()))):
+        for name, tensor in tensors.items():
             bad = int((~torch.isfinite(tensor)).sum())
-            raise (NotFiniteFeaturesError if name == "features" else ValueError)(
-                f"{name} holds {bad} values that are NaN or infinite (shape {tuple(tensor.shape)}). Find where they "
-                "arise (a diverged model, an overflow in float16), or give those rows sample_weight 0."
-            )
-    if tensors[2].min() < 0:
+            if bad:
+                raise (NotFiniteFeaturesError if name == "features" else ValueError)(
+                    f"{name} holds {bad} values that are NaN or infinite (shape {tuple(tensor.shape)}). Find where "
+                    "they arise (a diverged model, an overflow in float16), or give those rows sample_weight 0."
+                )
+    if sample_weight is not None and tensors["sample_weight"].min() < 0:
         raise ValueError(f"sample_weight must not be negative, its smallest value is {float(sample_weight.min()):g}.")
     if isinstance(l2, Tensor) and not L2_RANGE[0] <= float(l2.detach()) <= L2_RANGE[1]:
         raise ValueError(f"l2={float(l2):g} must be finite, from 1e-30 to 1e30; learn its logarithm.")

@@ -1,4 +1,4 @@
-"""The nearest class mean, as a linear head."""
+"""Classify by the nearest class mean, as a linear head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weighted centring and symmetric positive definite solves, the two operations that every solver shares."""
+"""Centre rows under weights, and solve symmetric positive definite systems, as every solver does."""
 
 from __future__ import annotations
 
@@ -119,29 +119,25 @@ def centre(
     """
     Centre features `(..., n, d)` and targets `(..., n, C)` by their means under `sample_weight` `(..., n)`.
 
-    The features are centred twice: first by a row of theirs, then by what is left of the mean. So a large common
-    offset costs no precision, and columns that are constant become exact zeros. Between the two they are divided by
-    their largest absolute value, so that no square of theirs leaves the range of the dtype. No gradient flows to that
-    row and that value: the logits do not depend on them. Without `fit_intercept` nothing is subtracted, and all means
-    are 0.
+    Features are centred twice: by one row, then by what is left of the mean. So a large common offset costs no
+    precision, and constant columns become exact zeros. Between the two they are divided by their largest absolute
+    value, so that no square leaves the range of the dtype. No gradient flows to that row and that value, as the logits
+    do not depend on them.
 
-    Several sets of weights share one feature matrix. With `reads`, numbers may be read from the device: the sets are
-    then centred one by one where a row that one of them leaves out is so far away that it would hide the spread of the
-    others, and rows of ordinary size are not divided.
+    Args:
+        fit_intercept: without it nothing is subtracted, and all means are 0.
+        reads: whether numbers may be read from the device. Rows of ordinary size are then not divided. Sets of
+            weights, which share one feature matrix, are centred one by one where a row that one of them leaves out is
+            so far away that it would hide the spread of the others.
     """
     total = sample_weight.sum(-1, keepdim=True)
     share = sample_weight / torch.where(total > 0, total, 1.0)
     extra = sample_weight.dim() - (features.dim() - 1)
+    zero_feature, zero_target = features.new_zeros(1, features.shape[-1]), targets.new_zeros(1, targets.shape[-1])
+    origin, rows = zero_feature, features
     if fit_intercept:
-        largest = sample_weight.detach()
-        if extra > 0:
-            largest = largest.flatten(0, extra - 1).sum(0)
-        if largest.dim() < features.dim() - 1:
-            largest = largest.expand(features.shape[:-1])
-        origin = torch.take_along_dim(features.detach(), largest.argmax(-1)[..., None, None], -2)
+        origin = _row_that_counts(features.detach(), sample_weight.detach())
         rows = features - origin
-    else:
-        origin, rows = features.new_zeros(1, features.shape[-1]), features
     size = rows.detach().abs().amax((-2, -1), keepdim=True)
     unit = None
     if not (reads and size.numel() == 1 and 1e-6 < float(size) < 1e6):
@@ -151,14 +147,10 @@ def centre(
             )
         unit = torch.where(size > 0, size, 1.0).clamp_min(torch.finfo(size.dtype).tiny).reciprocal()
         rows = rows * unit
-    zero_feature, zero_target = features.new_zeros(1, features.shape[-1]), targets.new_zeros(1, targets.shape[-1])
     mean = weighted_mean(rows, share) if fit_intercept else zero_feature
     if extra > 0 and reads and _is_hidden(rows.detach(), share.detach(), mean.detach()):
-        features = features.expand(
-            *torch.broadcast_shapes(sample_weight.shape, features.shape[:-1]), features.shape[-1]
-        )
-        features = torch.where((sample_weight != 0).unsqueeze(-1), features, 0.0)
-        return centre(features, targets, sample_weight, fit_intercept)
+        rows = torch.where((sample_weight != 0).unsqueeze(-1), features, 0.0)
+        return centre(rows, targets, sample_weight, fit_intercept)
     shared = extra > 0 and fit_intercept
     target_mean = weighted_mean(targets, share) if fit_intercept else zero_target
     return Centred(
@@ -174,6 +166,17 @@ def centre(
         offset=mean if shared else zero_feature,
         shared=shared,
     )
+
+
+def _row_that_counts(features: Tensor, sample_weight: Tensor) -> Tensor:
+    """Return the row `(..., 1, d)` of features `(..., n, d)` that has the largest weight, over all sets of weights."""
+    extra = sample_weight.dim() - (features.dim() - 1)
+    if extra > 0:
+        sample_weight = sample_weight.flatten(0, extra - 1).sum(0)
+    if features.dim() == 2:
+        return features.index_select(-2, sample_weight.argmax().reshape(1))
+    largest = sample_weight.expand(features.shape[:-1]).argmax(-1)
+    return torch.take_along_dim(features, largest[..., None, None], -2)
 
 
 def _is_hidden(rows: Tensor, share: Tensor, mean: Tensor) -> bool:

@@ -156,7 +156,7 @@ class LogisticHead(HeadSolver):
 @dataclass(frozen=True)
 class NewtonOptions:
     """
-    How to solve.
+    The way to solve.
 
     Attributes:
         tolerance: of the stationarity residual, see `fit_dual`.
@@ -279,9 +279,8 @@ def _relative(missing: Tensor, coef: Tensor, problem: Problem) -> Tensor:
     """
     Compute the largest of `missing` `(..., n, C)`, relative to the largest coefficient.
 
-    Or to the largest weight, times what rounding leaves to tell, where all coefficients are smaller: those of
-    separable
-    classes are as small as l2.
+    Where all coefficients are smaller than rounding can tell, as those of separable classes under a small l2, it is
+    relative to that part of the largest weight.
     """
     info = torch.finfo(coef.dtype)
     least = 4e8 * info.eps if coef.dtype == torch.float64 else 1.0
@@ -384,7 +383,7 @@ class Kernel:
 @dataclass(frozen=True, eq=False)
 class Problem:
     """
-    What is fit: kernel, targets `(..., n, C)`, row weights `(..., n, 1)`, and how.
+    A problem to fit: kernel, targets `(..., n, C)`, row weights `(..., n, 1)`, and the loss.
 
     Attributes:
         active: `(..., 1, C)` of 0 and 1, the columns that have a finite solution.
@@ -457,13 +456,12 @@ class ExactCoupled:
         return self.root_w.mT * (columns - self.blocks @ common.unsqueeze(-3)).squeeze(-1).mT
 
     def solve(self, target: Tensor, total: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+        """Return t `(..., n, C)` and v `(..., 1, C)` of the system at the top of this file."""
         solution = self._apply(target)
         if not self.intercept:
             return solution, torch.zeros_like(total)
         missing = (total - solution.sum(-2, keepdim=True)) * self.active
-        missing = missing - self.active * missing.sum(-1, keepdim=True) / self.active.sum(-1, keepdim=True).clamp_min(
-            1
-        )
+        missing = without_mean(missing, self.active)
         shift = torch.linalg.solve_ex(self.schur, missing.mT)[0].mT
         return solution + self._apply(shift.expand_as(target)), shift
 
@@ -486,6 +484,7 @@ class ExactSeparable:
         return (self.root * columns).squeeze(-1).mT
 
     def solve(self, target: Tensor, total: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+        """Return t `(..., n, C)` and v `(..., 1, C)` of the system at the top of this file."""
         solution = self._apply(target)
         if not self.intercept:
             return solution, torch.zeros_like(total)
@@ -522,6 +521,7 @@ class ConjugateGradients:
         return self.weight * product
 
     def solve(self, target: Tensor, total: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+        """Return t `(..., n, C)` and v `(..., 1, C)` of the system at the top of this file."""
         rhs = self.hessian(target)
         u, v = self.solve_coordinates(times(self.factor.mT, rhs), rhs.sum(-2, keepdim=True) - total, tolerance)
         return self.hessian(target - times(self.factor, u) - v), -v

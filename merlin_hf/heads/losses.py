@@ -41,15 +41,19 @@ class SoftmaxLoss:
     coupled = True
 
     def value(self, logits, targets):
+        """Compute the loss."""
         return torch.logsumexp(logits, -1, keepdim=True) - (targets * logits).sum(-1, keepdim=True)
 
     def residual(self, logits, targets):
+        """Compute minus the gradient in the logits."""
         return targets - logits.softmax(-1)
 
     def curvature(self, logits, targets):
+        """Compute the second derivative in the logits."""
         return logits.softmax(-1)
 
     def start(self, targets, weight):
+        """Return the bias to start from, and which columns have a finite one."""
         counts = (targets * weight).sum(-2, keepdim=True)
         active = counts > 0
         # A class without rows is given the bias it would have with half a row.
@@ -64,15 +68,19 @@ class SigmoidLoss:
     coupled = False
 
     def value(self, logits, targets):
+        """Compute the loss."""
         return F.softplus(logits) - targets * logits
 
     def residual(self, logits, targets):
+        """Compute minus the gradient in the logits."""
         return targets - logits.sigmoid()
 
     def curvature(self, logits, targets):
+        """Compute the second derivative in the logits."""
         return logits.sigmoid() * (-logits).sigmoid()
 
     def start(self, targets, weight):
+        """Return the bias to start from, and which columns have a finite one."""
         positive = (targets * weight).sum(-2, keepdim=True)
         negative = ((1 - targets) * weight).sum(-2, keepdim=True)
         active = (positive > 0) & (negative > 0)

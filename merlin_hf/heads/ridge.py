@@ -25,8 +25,6 @@ from .statistics import fit_ridge_batches
 # At this l2 per row a float32 solve is off by up to 6e-5 (measured, n = d = 64, a spectrum over three decades; less
 # for all other shapes tried, and ten times as much at a tenth of it).
 FLOAT32_L2_PER_ROW = 1e-4
-
-
 # Below this l2 per row rounding decides what is left of a residual.
 LEAVE_ONE_OUT_L2_PER_ROW = 1e-7
 # Below this l2 per row the products of the rows, rounded in float64, would be off by more than 1e-5 of l2.
@@ -48,8 +46,7 @@ class RidgeHead(HeadSolver):
     again.
 
     Precision: float32, or float64 where the features are, where `dtype` says so, or where `l2` is below 1e-4 n. On a
-        GPU
-    only a Python number is looked at, since reading a tensor would wait for the device; pass `dtype=torch.float64`
+    GPU only a Python number is looked at, since reading a tensor would wait for the device; pass `dtype=torch.float64`
     when a learned `l2` may become that small there. Below 1e-8 n the rows are decomposed (`torch.linalg.svd`) in place
     of their products, which is slower, and its gradient is differentiable once. If TF32 matrix products are switched
     on they are used here too, unless in float64.

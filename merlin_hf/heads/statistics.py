@@ -1,4 +1,4 @@
-"""Whole-set fits from sums of products: one pass over the rows, memory that does not depend on their number."""
+"""Fit a head on a whole data set from sums of products: one pass over the rows, and memory for none of them."""
 
 from __future__ import annotations
 
@@ -150,8 +150,9 @@ def collect_moments(
     batches: Iterable[Batch], folds: int = 1, reduce: Reduce | None = None, full: bool = True, shift: bool = True
 ) -> Moments:
     """
-    Sum the moments of every fold over all rows of all ranks. `reduce` is called exactly three times, after all
-    batches.
+    Sum the moments of every fold over all rows of all ranks.
+
+    `reduce` is called exactly three times, after all batches.
 
     Args:
         batches, reduce: as in `HeadSolver.fit_batches`.

@@ -1,4 +1,4 @@
-"""Labels, as a Hugging Face dataset gives them, to the target rows that a head is fit on."""
+"""Encode labels of a Hugging Face dataset as the target rows that a head is fit on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole-set fits of the classification losses: scipy's L-BFGS over passes through the rows."""
+"""Fit a head of a classification loss on a whole data set: scipy's L-BFGS over passes through the rows."""
 
 from __future__ import annotations
 
@@ -329,10 +329,9 @@ def fit_loss_batches(
         of_folds, losses = search([*range(NUM_FOLDS)]), {}
         for value in reversed(COARSE_GRID):
             of_folds.approach(value)
-            left_out = objective.evaluate(
-                of_folds.weight, of_folds.bias, 0.0, of_folds.folds, torch.float64, held_out=True
-            )
-            losses[value] = float(left_out[0].sum())
+            head = of_folds.weight, of_folds.bias
+            loss_of_folds, *_ = objective.evaluate(*head, 0.0, of_folds.folds, torch.float64, held_out=True)
+            losses[value] = float(loss_of_folds.sum())
         chosen = min(losses, key=losses.__getitem__)
         passes += of_folds.passes
         info["l2"] = torch.tensor(chosen, dtype=torch.float64)
