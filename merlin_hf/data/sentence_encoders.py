@@ -492,7 +492,7 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
                 head.save(str(folder / PAIR_HEAD))
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # takes no more than is needed of a long list
+    def from_pretrained(  # takes no more than is needed of a long list
         cls,
         path: str,
         config: PretrainedConfig | None = None,
