@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-table compare-table test test-fast test-versions test-newest test-deepspeed benchmarks benchmark-speed benchmark-heads benchmark-theory \
+.PHONY: demo demo-table compare-table test test-fast test-versions test-newest test-deepspeed test-ray benchmarks benchmark-speed benchmark-heads benchmark-theory \
 	benchmark-semisynthetic benchmark-transfer transfer-report benchmark-ablations benchmark-sources fuzz docs types build lint format clean
 
 demo: $(VENV)/.installed-demo
@@ -37,6 +37,11 @@ test-deepspeed: $(VENV)/.installed-test
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt setuptools wheel ninja
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install --disable-pip-version-check -q --no-build-isolation deepspeed
 	$(BIN)/python -m pytest tests/distributed/test_deepspeed.py tests/cli/test_train.py
+
+# Workers on a Ray cluster of two nodes, with the processes that two machines have.
+test-ray: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[ray]"
+	$(BIN)/python -m pytest tests/comparison/test_ray_workers.py
 
 # What a step costs beside joint training, Trainer and a plain loop.
 benchmark-speed: $(VENV)/.installed-test

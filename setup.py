@@ -59,6 +59,7 @@ setup(
     extras_require={
         "compare": compare,
         "demo": demo,
+        "ray": ["ray[client]>=2.40"],
         "test": test,
         "types": ["mypy"],
         "build": ["build"],

@@ -51,6 +51,7 @@ def here(tmp_path, model_path, monkeypatch):
     """Give a working directory with folders in place of the Hub's names; forget what code registers."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))  # of the processes that code starts
     monkeypatch.setattr("merlin_hf.MerlinTrainer.push_to_hub", lambda trainer, **_: None)
     shutil.copytree(model_path, tmp_path / "google-bert" / "bert-base-uncased")
     write_glue(tmp_path / "nyu-mll" / "glue")
