@@ -25,6 +25,7 @@ from ..data.encoding import count_cut, encode_media, encode_texts
 from ..data.images import EncodeImages, mode_of
 from ..data.labels import REGRESSION, SINGLE_LABEL, Labels
 from ..data.models import longest_text, model_names, outputs_of, pad_by_known_token
+from ..data.sentence_encoders import text_collator
 from ..data.tasks import AUDIO, IMAGE, TEXT, VALIDATION, DataSpec, Task, load_splits, make_task, select
 from ..scripts.data_arguments import AudioDataArguments
 from ..transfer.labels import MULTI_LABEL
@@ -97,7 +98,7 @@ def load_rows(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows:
 def text_encoder(saved: SavedModel, max_seq_length: int) -> tuple[Any, int]:
     """Load the tokenizer of a model; return it with the number of tokens that the model is shown, at most."""
     tokenizer = saved.load_processor(AutoTokenizer)
-    pad_by_known_token(tokenizer, saved.config)
+    pad_by_known_token(getattr(tokenizer, "tokenizer", tokenizer), saved.config)  # a sentence encoder's is inside
     return tokenizer, longest_text(tokenizer, saved.config, max_seq_length)
 
 
@@ -129,7 +130,7 @@ def _load_texts(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows
     texts = select(task, VALIDATION, arguments.max_eval_samples)
     cut = count_cut([texts[name] for name in task.columns], encoded["input_ids"], tokenizer, max_length)
     is_most = max_length < arguments.max_seq_length
-    return EncodedRows(encoded, DataCollatorWithPadding(tokenizer), task.labels, split, Cut(cut, max_length, is_most))
+    return EncodedRows(encoded, text_collator(tokenizer), task.labels, split, Cut(cut, max_length, is_most))
 
 
 def _load_media(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows:

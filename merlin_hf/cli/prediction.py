@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import DataCollatorWithPadding, PretrainedConfig
+from transformers import PretrainedConfig
 
 from ..data.columns import ColumnOptions
 from ..data.encoding import count_cut
 from ..data.labels import REGRESSION, SINGLE_LABEL
 from ..data.models import is_unnamed, model_names
+from ..data.sentence_encoders import text_collator
 from ..data.tasks import TEXT
 from ..data.unlabelled import Damaged, Piece, load_unlabelled
 from ..transfer.labels import MULTI_LABEL
@@ -129,7 +130,7 @@ class Predictor:
         self.tokenizer: Any = None
         if saved.kind == TEXT:
             self.tokenizer, self.max_length = text_encoder(saved, arguments.max_seq_length)
-            self.collator: Any = DataCollatorWithPadding(self.tokenizer)
+            self.collator: Any = text_collator(self.tokenizer)
         else:
             self.encode, self.collator = media_encoder(saved, arguments.array_sampling_rate)
         self.model = saved.load(device)

@@ -198,7 +198,9 @@ def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
             features = {"after training": evaluation.features(trained, rows, size)}
         if arguments.base_model is not None:
             config = load_config(arguments.base_model, num_labels=saved.config.num_labels)
-            base = load_plain(saved.kind, arguments.base_model, device, config=config, ignore_mismatched_sizes=True)
+            base = load_plain(
+                saved.model_class, arguments.base_model, device, config=config, ignore_mismatched_sizes=True
+            )
             with reading(f"{arguments.base_model!r} cannot be run on the data"):
                 features = {"before training": evaluation.features(base, rows, size), **features}
     known: dict[str, Any] = {"features": features, "references": references}

@@ -16,6 +16,8 @@ from transformers import (
 )
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME
 
+from ..data.models import load_text_tokenizer
+from ..data.sentence_encoders import SentenceEncoderForSequenceClassification, is_sentence_encoder
 from ..data.tasks import AUDIO, IMAGE, TEXT
 from ..hub.card import task_of
 from ..hub.folder import PROCESSOR_CONFIGS, TOKENIZER_CONFIG
@@ -33,6 +35,7 @@ AUTO_MODELS = {
 }
 TAGS = {"text-classification": TEXT, "image-classification": IMAGE, "audio-classification": AUDIO}
 PEFT_PREFIX = "base_model.model."  # of the names of a model's weights in its adapter
+SENTENCE_HEAD = "classifier"  # the name of the head of a sentence encoder
 
 
 @dataclass
@@ -47,6 +50,9 @@ class SavedModel:
             labels as the adapter has.
         adapter (`str`, *optional*): the folder with the adapter.
         base (`str`, *optional*): what the adapter belongs to.
+        is_sentence_encoder (`bool`): whether the model, or the base model of the adapter, is one of
+            sentence-transformers.
+        head_features (`int`, *optional*): that the head in an adapter reads.
     """
 
     path: str
@@ -54,6 +60,13 @@ class SavedModel:
     config: PretrainedConfig
     adapter: str | None = None
     base: str | None = None
+    is_sentence_encoder: bool = False
+    head_features: int | None = None
+
+    @property
+    def model_class(self) -> Any:
+        """Return the class that loads the model."""
+        return SentenceEncoderForSequenceClassification if self.is_sentence_encoder else AUTO_MODELS[self.kind]
 
     def load_processor(self, auto_class: Any, **options: Any) -> Any:
         """
@@ -62,6 +75,8 @@ class SavedModel:
         Raises:
             FileError: it cannot be loaded.
         """
+        if self.is_sentence_encoder:
+            return load_text_tokenizer(self.model_class, self.base or self.path, self.config)
         names = {TOKENIZER_CONFIG, *PROCESSOR_CONFIGS}
         has_own = self.base is None or any(loading.find_file(self.path, name) for name in names)
         return loading.load_processor(auto_class, self.path if has_own else str(self.base), **options)
@@ -74,24 +89,26 @@ class SavedModel:
             FileError: it cannot be loaded.
         """
         if self.adapter is None:
-            return load_plain(self.kind, self.path, device, config=self.config)
+            return load_plain(self.model_class, self.path, device, config=self.config)
         from peft import PeftModel
 
         # The head of the base model may have other labels; the adapter brings its own.
-        options = {"config": self.config, "ignore_mismatched_sizes": True}
-        model = load_plain(self.kind, str(self.base), device, **options)
+        options: dict[str, Any] = {"config": self.config, "ignore_mismatched_sizes": True}
+        if self.is_sentence_encoder:
+            options["head_features"] = self.head_features
+        model = load_plain(self.model_class, str(self.base), device, **options)
         with reading(f"The adapter in {self.path!r} does not fit {self.base!r}"):
             return PeftModel.from_pretrained(model, self.adapter).to(device).eval()
 
 
-def load_plain(kind: str, path: str, device: torch.device, **options: Any) -> PreTrainedModel:
+def load_plain(model_class: Any, path: str, device: torch.device, **options: Any) -> PreTrainedModel:
     """
     Load a plain classifier, to be evaluated.
 
     Raises:
         FileError: it cannot be loaded.
     """
-    loaded: Any = loading.load_model(AUTO_MODELS[kind], path, output_loading_info=True, **options)
+    loaded: Any = loading.load_model(model_class, path, output_loading_info=True, **options)
     model, found = loaded
     missing = sorted(found["missing_keys"])
     if missing and not options.get("ignore_mismatched_sizes"):
@@ -119,6 +136,8 @@ def read_saved(path: str, base: str | None = None) -> SavedModel:
     if loading.find_file(path, ADAPTER_CONFIG_NAME) is not None:
         return _read_adapter(path, base)
     config = loading.load_config(path)
+    if is_sentence_encoder(path):
+        return SavedModel(path, TEXT, config, is_sentence_encoder=True)
     kind = _kind_of_class(config.architectures or ())
     if kind is None:
         found = ", ".join(config.architectures or ()) or "a model without a class"
@@ -164,7 +183,9 @@ def _read_adapter(path: str, base: str | None) -> SavedModel:
     with reading(f"The adapter in {path!r} cannot be loaded"), torch.device("meta"):
         model = AUTO_MODELS[kind].from_config(config, trust_remote_code=False)
         loading.check_adapter(folder, weights, model)
-    num_labels = _labels_of_adapter(model, weights)
+    is_encoder = kind == TEXT and is_sentence_encoder(str(base))
+    head = SENTENCE_HEAD if is_encoder else find_head(model)
+    num_labels, head_features = _head_of_adapter(head, weights) or (None, None)
     if num_labels is None and _kind_of_class(config.architectures or ()) is None:
         raise ConfigError(
             f"The adapter in {path!r} has no head, and its base model {base!r} is no classifier: there is nothing to "
@@ -173,7 +194,7 @@ def _read_adapter(path: str, base: str | None) -> SavedModel:
     if num_labels not in (None, config.num_labels):
         config.num_labels = num_labels
     config.problem_type = None  # that of the base model's own task
-    return SavedModel(path, kind, config, folder, base)
+    return SavedModel(path, kind, config, folder, base, is_encoder, head_features)
 
 
 def _adapter_kind(config: PretrainedConfig, adapter_config: Any, path: str) -> str:
@@ -189,8 +210,8 @@ def _adapter_kind(config: PretrainedConfig, adapter_config: Any, path: str) -> s
     return kinds[0]
 
 
-def _labels_of_adapter(model: PreTrainedModel, weights: str) -> int | None:
-    """Return the number of outputs of the head in an adapter's weights; `None` where they have none."""
-    name = f"{PEFT_PREFIX}{find_head(model)}.weight"
+def _head_of_adapter(head: str, weights: str) -> tuple[int, int] | None:
+    """Return how many outputs and features the head in an adapter's weights has; `None` where they have none."""
+    name = f"{PEFT_PREFIX}{head}.weight"
     with safe_open(weights, framework="pt") as file:
-        return file.get_slice(name).get_shape()[0] if name in file.keys() else None
+        return tuple(file.get_slice(name).get_shape()[:2]) if name in file.keys() else None

@@ -202,6 +202,8 @@ class CompareConfig:
             normalises by its running statistics.
         attn_implementation (`str`, *optional*): as in `from_pretrained`, such as `"eager"`.
         max_seq_length (`int`): longer texts are cut to so many tokens.
+        sentence_encoder (`bool`, *optional*): whether the model is one of sentence-transformers, whose own pooling is
+            used, and two texts are read apart; if it has a `modules.json` if not given.
         image_size (`int`, *optional*): height and width in pixels, for models without an image processor.
         save_models (`bool`): keep the model of each final run, plain, in `output_dir/models/<method>/seed-<seed>`.
         workers (`int` or `str`): how many runs are done at a time on this machine, each on a GPU of its own or with
@@ -227,6 +229,7 @@ class CompareConfig:
     freeze_layers: Annotated[int, interval("[0, 10_000]")] = 0
     attn_implementation: str | None = None
     max_seq_length: Annotated[int, interval("[1, 1_000_000]")] = 128
+    sentence_encoder: bool | None = None
     image_size: Annotated[int, interval("[1, 100_000]")] | None = None
     save_models: bool = False
     workers: int | str = 1

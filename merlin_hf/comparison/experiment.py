@@ -181,7 +181,8 @@ class Experiment:
         train, eval_rows = self.pair.rows_of(run.kind, run.seed)
         set_seed(run.seed)
         source = self.source_of(method)
-        model = build_model(self.config, self.model_config, train.kind, run.seed)
+        pairs = len(train.task.columns) == 2
+        model = build_model(self.config, self.model_config, train.kind, run.seed, pairs)
         args = self.training_args(
             method, run.setting, seed=run.seed, max_steps=run.steps or self.config.training["max_steps"]
         )

@@ -4,29 +4,29 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
 
 from ..data.encoding import ImageEncoder, TextEncoder, by_processor, resize_and_scale
 from ..data.labels import Labels
-from ..data.models import configure_labels, load_image_processor, load_tokenizer, longest_text
-from ..data.tasks import IMAGE, TEXT
+from ..data.models import configure_labels, load_image_processor, load_text_tokenizer, longest_text
+from ..data.sentence_encoders import SentenceEncoderForSequenceClassification, classifier_class
+from ..data.tasks import IMAGE
 from ..transfer.layers import KEPT_STATISTICS, layer_stack
 from ..utils.loading import load_config, load_model
 from ..utils.validation import ConfigError
 
 
-AUTO_MODELS = {TEXT: AutoModelForSequenceClassification, IMAGE: AutoModelForImageClassification}
 EMBEDDINGS = ("embeddings", "embedder", "conv_stem")  # in most models, in ResNet, in MobileNet
 IDENTIFYING_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+FILES_OF_MODULES = ("[0-9]*_*/config.json", "[0-9]*_*/*.safetensors")  # of a sentence encoder
 
 
 class ModelSection(Protocol):
@@ -37,6 +37,7 @@ class ModelSection(Protocol):
     freeze_layers: int
     attn_implementation: str | None
     max_seq_length: int
+    sentence_encoder: bool | None
     image_size: int | None
 
 
@@ -62,7 +63,7 @@ def load_encoder(config: ModelSection, model_config: PretrainedConfig, kind: str
     """
     if kind == IMAGE:
         return ImageEncoder(_preprocess(config, model_config))
-    tokenizer = load_tokenizer(config.model, model_config, f"`model={config.model!r}`")
+    tokenizer = load_text_tokenizer(model_class(config, kind), config.model, model_config, f"`model={config.model!r}`")
     return TextEncoder(tokenizer, longest_text(tokenizer, model_config, config.max_seq_length))
 
 
@@ -80,20 +81,46 @@ def _preprocess(config: ModelSection, model_config: PretrainedConfig) -> Callabl
     return resize_and_scale(size, channels)
 
 
-def build_model(config: ModelSection, model_config: PretrainedConfig, kind: str, seed: int) -> PreTrainedModel:
+def model_class(config: ModelSection, kind: str) -> Any:
+    """
+    Return the class that loads the model.
+
+    Raises:
+        ConfigError: `sentence_encoder` does not go with it.
+    """
+    if kind == IMAGE:
+        return AutoModelForImageClassification
+    return classifier_class(config.model, config.sentence_encoder)
+
+
+def build_model(
+    config: ModelSection, model_config: PretrainedConfig, kind: str, seed: int, pairs: bool = False
+) -> PreTrainedModel:
     """
     Build the model that every run with this seed starts from.
 
     Its last layer, or with `from_scratch` all of it, is random. The generators are its own, so that methods start from
     the same weights.
+
+    Args:
+        config ([`ModelSection`]): has the model.
+        model_config ([`~transformers.PretrainedConfig`]): with the labels.
+        kind (`str`): `"text"` or `"image"`.
+        seed (`int`): of what is random.
+        pairs (`bool`): whether the target has two texts a row, which a sentence encoder reads apart.
     """
+    auto_class = model_class(config, kind)
+    is_encoder = auto_class is SentenceEncoderForSequenceClassification
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if config.from_scratch:
-            model = AUTO_MODELS[kind].from_config(model_config, trust_remote_code=False)
+        if config.from_scratch and not is_encoder:
+            model = auto_class.from_config(model_config, trust_remote_code=False)
         else:
-            options = {"config": model_config, "ignore_mismatched_sizes": True}
-            model = load_model(AUTO_MODELS[kind], config.model, f"`model={config.model!r}`", **options)
+            options: dict[str, Any] = {"config": model_config, "ignore_mismatched_sizes": True}
+            if is_encoder:
+                options |= {"pairs": pairs, "max_seq_length": config.max_seq_length}
+                options |= {"from_scratch": config.from_scratch}
+            model = load_model(auto_class, config.model, f"`model={config.model!r}`", **options)
     if config.freeze_layers:
         freeze(model, config.freeze_layers)
     return model
@@ -119,7 +146,8 @@ def freeze(model: PreTrainedModel, layers: int) -> None:
                 setattr(module, KEPT_STATISTICS, True)
 
 
-def _embeddings(base: PreTrainedModel) -> nn.Module:
+def _embeddings(base: Any) -> nn.Module:
+    base = getattr(base, "transformers_model", base)  # of a sentence encoder
     name = next((name for name in EMBEDDINGS if isinstance(getattr(base, name, None), nn.Module)), None)
     if name is not None:
         return getattr(base, name)
@@ -139,14 +167,17 @@ def _evaluate(module: nn.Module, args: tuple[Tensor, ...]) -> None:
 
 def model_identity(config: ModelSection, model_config: PretrainedConfig) -> str:
     """Return a text that changes when the files of the model do: the commit on the Hub, or a digest of the files."""
+    is_encoder = classifier_class(config.model, config.sentence_encoder) is SentenceEncoderForSequenceClassification
     if not os.path.isdir(config.model):
-        return f"{config.model}@{getattr(model_config, '_commit_hash', None)}"
-    digest = hashlib.blake2b(digest_size=8)
-    files = sorted({path for pattern in IDENTIFYING_FILES for path in Path(config.model).glob(pattern)})
+        name = f"{config.model}@{getattr(model_config, '_commit_hash', None)}"
+        return f"{name} as a sentence encoder" if is_encoder else name
+    digest = hashlib.blake2b(b"sentence encoder" if is_encoder else b"", digest_size=8)
+    patterns = (*IDENTIFYING_FILES, *FILES_OF_MODULES) if is_encoder else IDENTIFYING_FILES
+    files = sorted({path for pattern in patterns for path in Path(config.model).glob(pattern)})
     for path in files:
         if config.from_scratch and path.suffix == ".safetensors":
             continue
-        digest.update(path.name.encode())
+        digest.update((path.relative_to(config.model).as_posix() if is_encoder else path.name).encode())
         with open(path, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)

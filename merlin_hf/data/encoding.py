@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 
 import datasets
 import numpy as np
-from transformers import DataCollatorWithPadding, PretrainedConfig, default_data_collator
+from transformers import PretrainedConfig, default_data_collator
 
 from .columns import warn_of_empty_texts
 from .images import IMAGES, EncodeImages, mode_of, to_mode
 from .labels import Labels
 from .media import check_media, read_media
 from .rows import Rows
+from .sentence_encoders import text_collator
 from .tasks import MEDIA, ROW, Task, select
 
 
@@ -38,7 +39,7 @@ def tokenize(
             ones.
         columns (`Sequence[str]`): one or two columns of texts.
         labels ([`~merlin_hf.data.labels.Labels`]).
-        tokenizer: of transformers.
+        tokenizer: of transformers, or a [`~merlin_hf.data.sentence_encoders.SentenceTokenizer`].
         max_length (`int`): longer texts are cut to so many tokens.
         pad (`bool`): pad all to it.
         keep_texts (`bool`): keep the texts as well, as `text` and `text_pair`; a model card shows some of them.
@@ -176,7 +177,7 @@ class TextEncoder:
     @property
     def collator(self) -> Callable:
         """Return the function that makes a batch of rows."""
-        return DataCollatorWithPadding(self.tokenizer)
+        return text_collator(self.tokenizer)
 
 
 @dataclass

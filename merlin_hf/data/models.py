@@ -11,6 +11,12 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, Pretraine
 from ..utils.loading import load_processor
 from ..utils.validation import ConfigError
 from .labels import LabelMismatchError, Labels, folded_name, match_names, shown
+from .sentence_encoders import (
+    HUB_OPTIONS,
+    SentenceEncoderForSequenceClassification,
+    SentenceTokenizer,
+    load_sentence_encoder,
+)
 
 
 NO_LIMIT = 10**9  # a tokenizer that does not know its model's limit says 1e30
@@ -159,6 +165,25 @@ def load_tokenizer(path: str, config: PretrainedConfig, called: str | None = Non
     tokenizer = load_processor(AutoTokenizer, path, called, **options)
     check_vocabulary(tokenizer, config, called or repr(path))
     pad_by_known_token(tokenizer, config)
+    return tokenizer
+
+
+def load_text_tokenizer(
+    model_class: Any, path: str, config: PretrainedConfig, called: str | None = None, **options: Any
+) -> Any:
+    """
+    Load the tokenizer of a classifier of texts, as [`load_tokenizer`] does; of a sentence encoder, with its prompt.
+
+    Args:
+        model_class: see [`~merlin_hf.data.sentence_encoders.classifier_class`].
+        path, config, called, options: see [`load_tokenizer`].
+    """
+    if model_class is not SentenceEncoderForSequenceClassification:
+        return load_tokenizer(path, config, called, **options)
+    hub = {name: options[name] for name in HUB_OPTIONS if options.get(name)}
+    tokenizer = SentenceTokenizer(load_sentence_encoder(path, called, **hub))
+    check_vocabulary(tokenizer, config, called or repr(path))
+    pad_by_known_token(tokenizer.tokenizer, config)
     return tokenizer
 
 

@@ -17,13 +17,21 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
-from transformers import AutoModel, BatchEncoding, DataCollatorWithPadding, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BatchEncoding,
+    DataCollatorWithPadding,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from ..utils.errors import reading
 from ..utils.files import FileError, read_json
 from ..utils.loading import find_file, load_config, read_object
+from ..utils.validation import ConfigError
 
 
 if TYPE_CHECKING:
@@ -48,6 +56,7 @@ WITH_WEIGHTS = ("Dense", "LayerNorm", "WeightedLayerPooling")
 MODULE_FOLDER = re.compile(r"\d{1,3}_\w{1,60}")
 # Settings of the transformer that a folder may bring; others could have code loaded.
 PLAIN_SETTINGS = {"model_max_length", "add_pooling_layer", "torch_dtype", "dtype"}
+HUB_OPTIONS = ("cache_dir", "revision", "token", "local_files_only")
 NESTED_SETTINGS = ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs")
 
 
@@ -73,6 +82,30 @@ def is_sentence_encoder(path: str, **hub: Any) -> bool:
         return False
     import_library(path)
     return True
+
+
+def classifier_class(path: str, wanted: bool | None = None, called: str = "sentence_encoder", **hub: Any) -> Any:
+    """
+    Return the class that loads a classifier of texts.
+
+    Args:
+        path (`str`): a folder, or a name on the Hub.
+        wanted (`bool`, *optional*): whether it is to be a sentence encoder; as its files say if not given.
+        called (`str`): what the user calls `wanted`.
+        hub: options of `from_pretrained`, such as `revision`.
+
+    Raises:
+        ConfigError: it is to be one, and is none.
+        ImportError: it is one, and sentence-transformers is missing.
+    """
+    if wanted is False:
+        return AutoModelForSequenceClassification
+    hub = {name: value for name, value in hub.items() if name in HUB_OPTIONS and value}
+    if is_sentence_encoder(path, **hub):
+        return SentenceEncoderForSequenceClassification
+    if wanted:
+        raise ConfigError(f"`{called}`: {path!r} is no sentence encoder, as it has no {MODULES} of one: leave it out.")
+    return AutoModelForSequenceClassification
 
 
 def import_library(path: str = "a sentence encoder") -> Any:
@@ -492,7 +525,7 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
                 head.save(str(folder / PAIR_HEAD))
 
     @classmethod
-    def from_pretrained(  # takes no more than is needed of a long list
+    def from_pretrained(
         cls,
         path: str,
         config: PretrainedConfig | None = None,
@@ -500,6 +533,9 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
         dtype: torch.dtype | str | None = None,
+        max_seq_length: int | None = None,
+        head_features: int | None = None,
+        from_scratch: bool = False,
         **options: Any,
     ) -> Any:
         """
@@ -512,6 +548,9 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
             ignore_mismatched_sizes (`bool`): start with a new head where the saved one is of another size.
             output_loading_info (`bool`): return the names of weights that are new as well.
             dtype (`torch.dtype` or `str`, *optional*): of the weights.
+            max_seq_length (`int`, *optional*): tokens at which sentence-transformers is to cut texts.
+            head_features (`int`, *optional*): that a head reads which will be loaded later; tells `pairs`.
+            from_scratch (`bool`): leave the transformer's weights random; only its sizes are those of the files.
             options: `cache_dir`, `revision`, `token` and `local_files_only`. Others are those of
                 [`~transformers.PreTrainedModel`], and change nothing.
 
@@ -523,8 +562,7 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
             raise ValueError(
                 f"{path!r} is a sentence encoder, of which no code is run: leave `trust_remote_code` out."
             )
-        names = ("cache_dir", "revision", "token", "local_files_only")
-        hub = {name: options[name] for name in names if options.get(name)}
+        hub = {name: options[name] for name in HUB_OPTIONS if options.get(name)}
         model_kwargs = {} if dtype is None else {"dtype": dtype}
         attention = getattr(config, "_attn_implementation", None)
         if attention is not None:
@@ -533,7 +571,16 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
         head, pair_head = take_head(encoder), _load_pair_head(path, **hub)
         if config is not None:
             set_labels(encoder.transformers_model.config, config)
-        model = cls(encoder, pair_head is not None if pairs is None else pairs)
+        if pairs is None:
+            pairs = pair_head is not None
+            if head_features is not None:
+                pairs = head_features != encoder.get_embedding_dimension()
+        if max_seq_length is not None:
+            encoder.max_seq_length = min(max_seq_length, encoder.max_seq_length or max_seq_length)
+        if from_scratch:
+            transformer = encoder.transformers_model
+            encoder[0].model = type(transformer)(transformer.config)
+        model = cls(encoder, pairs)
         missing = model.load_head(pair_head if model.pairs else head, path, ignore_mismatched_sizes)
         found = {"missing_keys": missing, "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
         return (model, found) if output_loading_info else model

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ def build_program(
     auto_class: Any,
     prepare: Callable[[PretrainedConfig, Task, Task | None], tuple[Any, Encode, Callable]],
     adapt: Callable[[Any], None] = lambda model: None,
+    model_options: Mapping[str, Any] | None = None,
 ) -> Program:
     """
     Load the data and the model that the arguments name, and make the trainer of the method; nothing is trained.
@@ -88,6 +89,7 @@ def build_program(
         prepare (`Callable`): from the model's configuration, the target and the source to the tokenizer or processor,
             a function that encodes so many rows of a task's split, and the data collator.
         adapt (`Callable`): takes the model before the trainer does.
+        model_options (mapping, *optional*): of `auto_class.from_pretrained`; `prepare` may fill it in.
 
     Raises:
         ValueError, FileNotFoundError: the arguments, the data and the model do not fit together.
@@ -107,7 +109,7 @@ def build_program(
                 names = {"": kind if kind in target.splits else f"{kind}_matched", "-mm": f"{kind}_mismatched"}
                 found = {suffix: name for suffix, name in names.items() if name in target.splits}
                 evaluated[kind] = {suffix: encode(target, name, limit) for suffix, name in found.items()}
-    model = load_model(model_args, config, auto_class)
+    model = load_model(model_args, config, auto_class, **(model_options or {}))
     adapt(model)
     task_name = getattr(data_args, "task_name", None)
     trainer = trainer_class(
@@ -197,10 +199,16 @@ def load_config(model_args: BaseModelArguments, labels: Labels, is_trained: bool
 
 
 def load_model(
-    model_args: BaseModelArguments, config: PretrainedConfig, auto_class: Any = AutoModelForSequenceClassification
+    model_args: BaseModelArguments,
+    config: PretrainedConfig,
+    auto_class: Any = AutoModelForSequenceClassification,
+    **options: Any,
 ) -> Any:
     """
     Load the model, on all processes at once: under ZeRO-3 each has its shard of every weight from the start.
+
+    Args:
+        options: of `auto_class.from_pretrained`, beside those of the arguments.
 
     Raises:
         FileError: it cannot be loaded.
@@ -215,6 +223,7 @@ def load_model(
             config=config,
             ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
             **model_args.hub_options,
+            **options,
         )
     except ValueError as error:
         if "ignore_mismatched_sizes" not in f"{error} {error.__cause__}":

@@ -59,7 +59,8 @@ def rank_sources(
     pretrained features learns nothing of the source, its gradient is noise as well, and `warnings` says so.
 
     The combined order is by the mean of both ranks; the alignment decides between equals. Where a candidate or the
-    target has labels that are real numbers, LEEP is not defined, and the order is by the alignment alone.
+    target has labels that are real numbers, LEEP is not defined, and the order is by the alignment alone; so it is
+    where a sentence encoder reads pairs of texts in one and single texts in the other.
 
     Args:
         target (`str`, mapping or [`~merlin_hf.comparison.config.SourceConfig`]): `path[:config][@split]`, or with the
@@ -173,7 +174,8 @@ def measure(score: SourceScore, target: Encoded, metas: list[list[Tensor]], sour
     if source_has_classes:
         score.head_accuracy.append(held_out_accuracy(source.features, source.labels, source.num_labels))
         score.largest_class.append(float(source.labels.bincount().max() / len(source)))
-    if source_has_classes and target_has_classes:
+    # A sentence encoder gives pairs of texts more features than single texts, and the head reads one kind.
+    if source_has_classes and target_has_classes and source.features.shape[1] == target.features.shape[1]:
         probabilities = torch.softmax(head(target.features).double(), dim=-1)
         score.values["leep"].append(leep(probabilities, target.labels))
     at_features = source_gradient(source.features, source.labels, head)

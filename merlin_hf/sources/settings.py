@@ -38,6 +38,7 @@ class RankingSettings:
     from_scratch: bool = False
     freeze_layers: Annotated[int, interval("[0, 10_000]")] = 0
     attn_implementation: str | None = None
+    sentence_encoder: bool | None = None
 
     def __post_init__(self):
         self.seeds = check_seeds(self.seeds, "seeds")

@@ -14,7 +14,7 @@ from transformers import Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import has_length
 
-from ..data.sentence_encoders import SentenceCollator
+from ..data.sentence_encoders import SentenceCollator, SentenceTokenizer
 from ..heads import HeadSolver, LinearHead, encode_targets, get_head
 from ..hub.mixin import ModelCardMixin
 from ..training_args import TransferTrainingArguments, add_missing_options
@@ -158,6 +158,8 @@ class TransferTrainer(ModelCardMixin, Trainer):
             keep_token_secret(args)
             if args.should_save:
                 make_output_dir(args.output_dir)
+        if isinstance(processing_class, SentenceTokenizer):
+            processing_class = processing_class.tokenizer
         self.train_dataset = train_dataset  # which a model may be made for before Trainer has it
         super().__init__(
             self._prepared(model),
