@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from torch import nn
+
 from ..transfer.labels import label_values
 from ..transfer.model import FrozenCopy, TransferModel
 from ..transfer.regularizer import Regularizer
@@ -131,13 +133,31 @@ def check_single_label(trainer: RegularizedTrainer) -> None:
         )
 
 
+def check_same_features(trainer: RegularizedTrainer) -> None:
+    """
+    Check that the source head can read the target's features.
+
+    Raises:
+        ValueError: a sentence encoder gives pairs of texts in one data set, and single texts in the other.
+    """
+    transfer_model = trainer.build_transfer_model()
+    head = transfer_model.source_head
+    if isinstance(head, nn.Linear) and head.in_features != transfer_model.head.in_features:
+        raise ValueError(
+            f"{type(trainer).__name__} reads the target's rows by the source head, and one of `train_dataset` and "
+            "`source_dataset` has pairs of texts and the other single texts, which a sentence encoder gives other "
+            "features. Use a source of the same kind, or MerlinTrainer or L2SPTrainer."
+        )
+
+
 def check_source_classes(trainer: RegularizedTrainer) -> None:
     """
     Check that there is a source head whose classes say something about the target's rows.
 
     Raises:
-        ValueError: there is none, or its labels are no class ids.
+        ValueError: there is none, its labels are no class ids, or it reads other features than the target's.
     """
+    check_same_features(trainer)
     values = label_values(trainer.source_dataset)
     are_ids = values is None or (values.ndim == 1 and values.dtype.kind in "iu")
     source_head = trainer.build_transfer_model().source_head

@@ -68,5 +68,10 @@ def legend(ranking: SourceRanking) -> list[str]:
     lines.append(f"A source that says nothing has {nothing}.")
     left_out = [label for name, label in MEASURES.items() if name not in ranking.measures]
     if left_out:
-        lines.append(f"Not ranked by {', '.join(left_out)}, not defined for labels that are real numbers.")
+        lines.append(
+            "Not ranked by "
+            + ", ".join(left_out)
+            + ": it is not defined for labels that are real numbers, or between pairs of texts and single texts of a "
+            "sentence encoder."
+        )
     return lines + [f"Warning: {visible(short_paths(warning))}" for warning in ranking.warnings]

@@ -129,6 +129,6 @@ def warn_of_unused_pooling(model: Any) -> None:
     if is_there:
         logger.warning(
             f"{name!r} has a sentence encoder ({MODULES}), and was loaded as {type(model).__name__}, whose own "
-            "pooling was never trained: it is usually worse by many points. Pass `model=SentenceTransformer(...)` to use "
-            "the pooling that it was trained with."
+            "pooling was never trained: it is usually worse by many points. Pass `model=SentenceTransformer(...)` to "
+            "use the pooling that it was trained with."
         )
