@@ -9,7 +9,6 @@ traceback.
 """
 
 import argparse
-import collections
 import contextlib
 import dataclasses
 import io
@@ -28,7 +27,7 @@ from merlin_hf.comparison.config import CompareConfig, SearchConfig, SourceConfi
 from merlin_hf.methods import METHODS
 from merlin_hf.sources.settings import RankingSettings
 from tests.fuzz import options as fuzz
-from tests.fuzz.options import FAULTS, HANGS, NAMED, NONSENSE, SENSIBLE, UNNAMED, Finding
+from tests.fuzz.options import HANGS, NAMED, NONSENSE, UNNAMED, Finding
 
 
 VALUES = {name: value for name, value in fuzz.VALUES.items() if name != "object"}
@@ -67,16 +66,9 @@ def keys() -> Iterator[tuple[str, str, type]]:
         yield from (("compare", f"{prefix}{field.name}", cls) for field in dataclasses.fields(cls))
     yield from (("compare", f"methods.merlin.{option}", merlin) for option in own)
     yield from (("compare", f"methods.merlin.search.{option}", merlin) for option in ("rho", "num_splits", "split"))
-    yield from (
-        ("compare", f"methods.delta.{option}", METHODS["delta"].training_args_class) for option in ("num_layers",)
-    )
-    for option in (
-        "learning_rate",
-        "max_steps",
-        "per_device_train_batch_size",
-        "gradient_accumulation_steps",
-        "warmup_steps",
-    ):
+    yield ("compare", "methods.delta.num_layers", METHODS["delta"].training_args_class)
+    sizes = ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "warmup_steps")
+    for option in ("learning_rate", *sizes):
         yield ("compare", f"training.{option}", METHODS["finetune"].training_args_class)
     yield from (("sources", field.name, RankingSettings) for field in dataclasses.fields(RankingSettings))
 
@@ -91,19 +83,12 @@ def give(command: str, key: str, cls: type, name: str) -> Finding:
     """Put one value into a configuration, and judge what is kept or said."""
     value = VALUES[name]
     last = key.rsplit(".", 1)[-1]
-    try:
-        with fuzz.time_limit():
-            kept = READ[command](key, value)
-    except TimeoutError:
-        verdict, said = HANGS, f"more than {fuzz.LIMIT} s"
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}"
-        verdict = NAMED if last in str(error) else UNNAMED
-    else:
-        said = repr(kept)
-        kept = kept if isinstance(kept, list) and ".search." in key else [kept]
-        verdict = SENSIBLE if all(is_sensible(cls, last, one) for one in kept) else NONSENSE
-    return Finding(command, key, name, verdict, said[:200])
+
+    def sensible(kept: Any) -> bool:
+        several = kept if isinstance(kept, list) and ".search." in key else [kept]
+        return all(is_sensible(cls, last, one) for one in several)
+
+    return Finding(command, key, name, *fuzz.judge(lambda: READ[command](key, value), last, sensible))
 
 
 def is_sensible(cls: type, option: str, kept: Any) -> bool:
@@ -311,16 +296,8 @@ def main(argv: list[str] | None = None) -> int:
             "values": [give(*key, name) for key in keys() for name in VALUES],
             "bombs and flags": [attack(*one) for one in attacks()],
         }
-    faults = 0
-    for title, findings in found.items():
-        counts = collections.Counter(one.verdict for one in findings)
-        listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (SENSIBLE, NAMED, *FAULTS))
-        print(f"{title} of configurations: {len(findings)}, {listed}")
-        wrong = [one for one in findings if one.verdict in FAULTS]
-        for one in wrong[: arguments.show]:
-            print(f"  {one.verdict}: {one.options} {one.option} = {one.value}: {one.said}")
-        faults += len(wrong)
-    return 1 if faults else 0
+    faults = [fuzz.report(f"{title} of configurations", several, arguments.show) for title, several in found.items()]
+    return 1 if any(faults) else 0
 
 
 if __name__ == "__main__":

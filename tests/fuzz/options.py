@@ -17,7 +17,7 @@ import signal
 import sys
 import tempfile
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from transformers import TrainingArguments
@@ -27,30 +27,11 @@ from merlin_hf.methods import METHODS
 
 LIMIT = 10  # seconds
 VALUES: dict[str, Any] = {
-    "nan": math.nan,
-    "inf": math.inf,
-    "-inf": -math.inf,
-    "None": None,
-    "empty": "",
-    "x": "x",
-    "0.5": "0.5",
-    "2.5": 2.5,
-    "-1": -1,
-    "0": 0,
-    "1e30": 10**30,
-    "[]": [],
-    "{}": {},
-    "True": True,
-    "object": object(),
-    "nan in text": "nan",
-}
-SENSIBLE, NONSENSE, NAMED, UNNAMED, HANGS = (
-    "kept sensibly",
-    "kept nonsense",
-    "refused by name",
-    "refused without name",
-    "hangs",
-)
+    "nan": math.nan, "inf": math.inf, "-inf": -math.inf, "None": None, "empty": "", "x": "x", "0.5": "0.5", "2.5": 2.5,
+    "-1": -1, "0": 0, "1e30": 10**30, "[]": [], "{}": {}, "True": True, "object": object(), "nan in text": "nan",
+}  # fmt: skip
+SENSIBLE, NONSENSE = ("kept sensibly", "kept nonsense")
+NAMED, UNNAMED, HANGS = ("refused by name", "refused without name", "hangs")
 FAULTS = (NONSENSE, UNNAMED, HANGS)
 # Numbers for which -1 has a meaning, and options for which transformers documents values beside their annotations.
 MINUS_ONE = {"max_steps", "local_rank"}
@@ -62,23 +43,10 @@ ALSO: dict[str, tuple[type, ...]] = {
 }
 SHARES = ("fraction", "probability", "momentum", "beta1", "beta2", "smoothing_factor")
 SIZES = (
-    "batch_size",
-    "chunk_size",
-    "queue_size",
-    "projection_size",
-    "num_splits",
-    "num_layers",
-    "num_singular_values",
-    "num_source_labels",
-)
-SIZES += (
-    "gradient_accumulation_steps",
-    "eval_accumulation_steps",
-    "prefetch_factor",
-    "empty_cache_steps",
-    "bucket_cap_mb",
-    "ddp_timeout",
-)
+    "batch_size", "chunk_size", "queue_size", "projection_size", "num_splits", "num_layers", "num_singular_values",
+    "num_source_labels", "gradient_accumulation_steps", "eval_accumulation_steps", "prefetch_factor",
+    "empty_cache_steps", "bucket_cap_mb", "ddp_timeout",
+)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -111,18 +79,31 @@ def inherited_options() -> Iterator[tuple[type, str]]:
 def give(cls: type, option: str, name: str, folder: str) -> Finding:
     """Construct the arguments with one value, and judge what happens."""
     given = {"output_dir": folder, "use_cpu": True, "report_to": "none", option: VALUES[name]}
+    judged = judge(lambda: getattr(cls(**given), option), option, lambda kept: is_sensible(cls, option, kept))
+    return Finding(cls.__name__, option, name, *judged)
+
+
+def judge(read: Callable[[], Any], named: str, sensible: Callable[[Any], bool]) -> tuple[str, str]:
+    """Return the verdict on what `read` keeps or refuses, and what was kept or said; a refusal must have the name."""
     try:
         with time_limit():
-            kept = getattr(cls(**given), option)
+            kept = read()
     except TimeoutError:
-        verdict, said = HANGS, f"more than {LIMIT} s"
+        return HANGS, f"more than {LIMIT} s"
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
-        verdict = NAMED if option in str(error) else UNNAMED
-    else:
-        said = repr(kept)
-        verdict = SENSIBLE if is_sensible(cls, option, kept) else NONSENSE
-    return Finding(cls.__name__, option, name, verdict, said[:200])
+        return NAMED if named in str(error) else UNNAMED, f"{type(error).__name__}: {error}"[:200]
+    return SENSIBLE if sensible(kept) else NONSENSE, repr(kept)[:200]
+
+
+def report(title: str, found: list[Finding], show: int) -> int:
+    """Print how often there was each verdict, and the first faults; return how many there are."""
+    counts = collections.Counter(one.verdict for one in found)
+    listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (SENSIBLE, NAMED, *FAULTS))
+    print(f"{title}: {len(found)}, {listed}", flush=True)
+    wrong = [one for one in found if one.verdict in FAULTS]
+    for one in wrong[:show]:
+        print(f"  {one.verdict}: {one.options} {one.option} = {one.value}: {one.said}")
+    return len(wrong)
 
 
 @contextlib.contextmanager
@@ -202,13 +183,7 @@ def main(argv: list[str] | None = None) -> int:
             found = [give(cls, option, name, folder) for cls, option in options for name in VALUES]
         if arguments.json:
             print(json.dumps([dataclasses.asdict(one) for one in found], indent=1))
-        counts = collections.Counter(one.verdict for one in found)
-        listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (SENSIBLE, NAMED, *FAULTS))
-        print(f"{title}: {len(found)} values, {listed}")
-        wrong = [one for one in found if one.verdict in FAULTS]
-        for one in wrong[: arguments.show]:
-            print(f"  {one.verdict}: {one.options}({one.option}={one.value}): {one.said}")
-        faults += len(wrong)
+        faults += report(f"values of {title}", found, arguments.show)
     return 1 if faults else 0
 
 
