@@ -86,6 +86,11 @@ def images(tmp_path_factory):
 @pytest.fixture
 def config(texts, model_path, tmp_path):  # noqa: F811
     """A mapping as in a YAML file."""
+    return make_config(texts, model_path, tmp_path / "out")
+
+
+def make_config(texts, model_path, output_dir):  # noqa: F811
+    """Return the mapping of `config`, for fixtures that live longer."""
     return {
         "model": model_path,
         "target": {"path": str(texts / "target"), "rows": 24},
@@ -95,7 +100,7 @@ def config(texts, model_path, tmp_path):  # noqa: F811
         "training": {"max_steps": 3, "per_device_train_batch_size": 8, "use_cpu": True},
         "search": {"trials": 2, "learning_rates": [1e-3, 3e-3]},
         "max_seq_length": 16,
-        "output_dir": str(tmp_path / "out"),
+        "output_dir": str(output_dir),
     }
 
 

@@ -1,4 +1,4 @@
-"""Sharded by DeepSpeed in real processes over gloo, in float32, as DeepSpeed has no float64 (`make test-deepspeed`)."""
+"""Sharded by DeepSpeed in real processes over gloo, in float32 as it has no float64 (`make test-deepspeed`)."""
 
 import importlib.util
 

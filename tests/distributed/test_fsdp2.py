@@ -29,7 +29,7 @@ def batches(processes):
     ids=["merlin", "merlin, in chunks", "joint", "merlin, in phases"],
 )
 def test_two_shards_are_one_process_with_twice_the_batch(tmp_path, method, chunk, phases):
-    """An odd number of target rows for the final head, one at a time: one rank is done before the other, and must not leave it waiting."""
+    """An odd number of target rows for the final head, one at a time: one rank is done first and waits."""
     options = {"method": method, "rows": 17, "per_device_eval_batch_size": 1, "max_steps": 2, **phases}
     one = run(1, tmp_path / "one", **batches(1), **options)
     two = run(2, tmp_path / "two", target_chunk_size=chunk, **batches(2), **SHARDED, **options)

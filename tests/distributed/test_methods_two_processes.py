@@ -1,13 +1,14 @@
-"""Every method in two real processes over gloo: N processes with batch b are one with batch N * b, on text and on images."""
+"""Every method in two real processes over gloo: N processes with batch b are one with batch N * b."""
 
 import os
 
 import pytest
 import torch
+from filelock import FileLock
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from merlin_hf import METHODS
-from tests.distributed.launch import start
+from tests.distributed.launch import fork, result
 from tests.distributed.test_two_processes import assert_equal_runs
 from tests.methods.support import REGULARIZED, TWO_PHASES, build
 
@@ -71,23 +72,20 @@ def runs(processes):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """All runs in one process, and all in two."""
-    found = {}
-    for processes in (1, 2):
-        found[processes] = tmp_path_factory.mktemp(f"processes{processes}")
-        done = start(processes, output_dir=found[processes], runs=runs(processes))
-        assert done.returncode == 0, done.stderr[-3000:]
+    """All runs in one process, and all in two; several workers of pytest share them."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    found = {processes: root / f"processes{processes}" for processes in (1, 2)}
+    with FileLock(root / "processes.lock"):
+        for processes, folder in found.items():
+            if not folder.exists():
+                fork(processes, folder, runs=runs(processes))
     return found
-
-
-def result(folder, name):
-    return torch.load(os.path.join(folder, name, "result.pt"), weights_only=False)
 
 
 @pytest.mark.parametrize("name", [*(f"text-{name}" for name in TEXT), *(f"images-{name}" for name in IMAGES)])
 def test_two_processes_are_one_with_twice_the_batch(folders, name):
-    one, two = (result(folders[processes], name) for processes in (1, 2))
-    assert (one["world_size"], two["world_size"]) == (1, 2)
+    one, two = (result(folders[processes] / name, processes) for processes in (1, 2))
     assert two["disagreement"] == 0
     method = name.split("-")[1]
     keys = ["loss", "grad_norm"] if name != "text-linear_probe" else []
@@ -102,10 +100,10 @@ def test_two_processes_are_one_with_twice_the_batch(folders, name):
 
 @pytest.mark.parametrize("name", ONLY_RUN)
 def test_it_trains_in_two_processes(folders, name):
-    """The processes agree on all weights, and on what is kept of a start whose statistics they had each for themselves."""
-    run = result(folders[2], f"run-{name}")
+    """The processes agree on all weights, and on what is kept of a start with statistics of their own."""
+    run = result(folders[2] / f"run-{name}", 2)
     steps = 0 if name == "images of linear_probe" else 4
-    assert run["world_size"] == 2 and len(run["history"]) == steps and run["disagreement"] == 0
+    assert len(run["history"]) == steps and run["disagreement"] == 0
     assert all(weight.isfinite().all() for weight in run["weights"].values())
     auto = AutoModelForSequenceClassification if "images" not in ONLY_RUN[name] else AutoModelForImageClassification
     loaded = auto.from_pretrained(folders[2] / f"run-{name}", dtype="float64")

@@ -6,7 +6,7 @@ import transformers
 from packaging import version
 from transformers import AutoModelForSequenceClassification
 
-from tests.distributed.launch import run, start
+from tests.distributed.launch import launch, run
 
 
 def assert_equal_runs(one, other, keys=("loss", "source_loss", "grad_norm"), tolerance=1e-10, relative=1e-7):
@@ -100,6 +100,6 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one_and_back(tmp_path):
 
 
 def test_a_rank_that_fails_ends_the_job_with_its_own_error(tmp_path):
-    done = start(2, output_dir=tmp_path, per_device_train_batch_size=4, fail={"rank": 1, "batches": 4})
+    done = launch(2, output_dir=tmp_path, per_device_train_batch_size=4, fail={"rank": 1, "batches": 4})
     assert done.returncode != 0
     assert "RuntimeError: the collator of rank 1 fails" in done.stderr

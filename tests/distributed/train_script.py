@@ -1,8 +1,10 @@
 """
-Trains a tiny model in float64 and saves what came out: `python train_script.py '{"method": "merlin", "output_dir": ...}'`.
+Train a tiny model in float64 and save what came out.
 
-The keys are the arguments of `train`; with `runs`, a list of such, there are several runs in the same processes. `launch.py`
-starts it.
+    python train_script.py '{"method": "merlin", "output_dir": ...}'
+
+The keys are the arguments of `train`; with `runs`, a list of such, there are several runs in the same processes.
+`launch.py` starts it.
 """
 
 import dataclasses
@@ -75,9 +77,9 @@ def train(
     torch.use_deterministic_algorithms(True)
     dtype = getattr(torch, dtype)
     defaults = {
-        "max_steps": 4, "learning_rate": 1e-3, "optim": "sgd", "max_grad_norm": 0.0, "num_splits": 2, "learn_head_l2": True,
-        "logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True,
-        "refit_l2": "meta", "per_device_eval_batch_size": 4,
+        "max_steps": 4, "learning_rate": 1e-3, "optim": "sgd", "max_grad_norm": 0.0, "num_splits": 2,
+        "learn_head_l2": True, "logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
+        "use_cpu": True, "refit_l2": "meta", "per_device_eval_batch_size": 4,
     }  # fmt: skip
     if sharded == "deepspeed":
         defaults.update(
