@@ -69,7 +69,7 @@ def page(name: str) -> str:
             f"**Source**: {source(trainer)}.",
             "",
             f"**Searched by `merlin-hf compare`**: the learning rate{''.join(', ' + one for one in searched)}."
-            if name != "linear_probe"
+            if name not in ("linear_probe", "embeddings")
             else "**Searched by `merlin-hf compare`**: nothing; its regulariser is chosen by cross-validation.",
             "",
             f"## Options of `{trainer.training_args_class.__name__}`",

@@ -60,13 +60,18 @@ def tokenize(
             batch["labels"] = [float(label) if is_regression else ids[label] for label in rows["label"]]
         return batch
 
-    return split.map(
+    encoded = split.map(
         encode,
         batched=True,
         remove_columns=split.column_names,
         load_from_cache_file=load_from_cache_file,
         desc=desc,
     )
+    feature = outputs_feature(labels)
+    if feature is None or "labels" not in encoded.column_names:
+        return encoded
+    column = encoded["labels"][:]
+    return encoded.remove_columns("labels").add_column("labels", column, feature=feature)
 
 
 def encode_texts(
@@ -146,10 +151,16 @@ def with_outputs(split: datasets.Dataset, labels: Labels) -> datasets.Dataset:
         return split
     if list(labels.ids) == list(range(len(labels.ids))):
         return split
-    names = dict(zip(labels.ids, labels.names, strict=True))
-    feature = datasets.ClassLabel(names=[names.get(id, f"LABEL_{id}") for id in range(max(labels.ids) + 1)])
     column = [labels.ids[place] for place in split["label"]]
-    return split.remove_columns("label").add_column("label", column, feature=feature)
+    return split.remove_columns("label").add_column("label", column, feature=outputs_feature(labels))
+
+
+def outputs_feature(labels: Labels) -> datasets.ClassLabel | None:
+    """Return the type of a column of the model's outputs, which names the classes; `None` for other labels."""
+    if labels.is_regression or labels.is_multi_label:
+        return None
+    names = dict(zip(labels.ids, labels.names, strict=True))
+    return datasets.ClassLabel(names=[names.get(id, f"LABEL_{id}") for id in range(max(labels.ids) + 1)])
 
 
 # Rows of a comparison, encoded once for all its runs
@@ -234,6 +245,9 @@ def computed_when_read(rows: Rows, column: str, read: Callable) -> datasets.Data
     """
     labels = rows.labels.astype(np.float32) if rows.is_regression else rows.ids
     dataset = datasets.Dataset.from_dict({"place": np.arange(len(rows)), "labels": labels})
+    feature = outputs_feature(rows.task.labels)
+    if feature is not None:
+        dataset = dataset.remove_columns("labels").add_column("labels", labels.tolist(), feature=feature)
     return dataset.with_transform(_Transform(column, read, f"{column} of {rows.identity}"))
 
 

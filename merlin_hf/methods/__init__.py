@@ -1,4 +1,4 @@
-"""The ways to use a source task, and to do without, that can be compared, by name."""
+"""The methods by name: ways to use a source task, and to do without."""
 
 from ..trainer import MerlinTrainer
 from ..transfer.trainer import TransferTrainer
@@ -7,6 +7,7 @@ from .bi_tuning import BiTuningTrainer
 from .bss import BSSTrainer
 from .co_tuning import CoTuningTrainer
 from .delta import DeltaTrainer
+from .embeddings import EmbeddingsTrainer
 from .finetune import FinetuneTrainer
 from .joint import JointTrainer
 from .l2_sp import L2SPTrainer
@@ -14,16 +15,24 @@ from .linear_probe import LinearProbeTrainer
 from .lp_ft import LinearProbeThenFinetuneTrainer
 from .lwf import LWFTrainer
 from .merlin_ft import MerlinFinetuneTrainer
+from .pooled import PooledTrainer
 from .r3f import R3FTrainer
 from .sequential import SequentialTrainer
+from .source_probe import SourceProbeTrainer
 from .stochnorm import StochNormTrainer
+from .wise_ft import WiseFTTrainer
+from .zero_shot import ZeroShotTrainer
 
 
 METHODS: dict[str, type[TransferTrainer]] = {
     # the target alone
     "finetune": FinetuneTrainer,
+    "embeddings": EmbeddingsTrainer,
     "linear_probe": LinearProbeTrainer,
     "lp_ft": LinearProbeThenFinetuneTrainer,
+    # the source alone
+    "zero_shot": ZeroShotTrainer,
+    "source_probe": SourceProbeTrainer,
     # the source, then the target
     "sequential": SequentialTrainer,
     "l2_sp": L2SPTrainer,
@@ -34,7 +43,9 @@ METHODS: dict[str, type[TransferTrainer]] = {
     "co_tuning": CoTuningTrainer,
     "bi_tuning": BiTuningTrainer,
     "r3f": R3FTrainer,
+    "wise_ft": WiseFTTrainer,
     # both at once
+    "pooled": PooledTrainer,
     "joint": JointTrainer,
     "merlin": MerlinTrainer,
     "merlin_ft": MerlinFinetuneTrainer,
@@ -61,6 +72,7 @@ __all__ = [
     "BiTuningTrainer",
     "CoTuningTrainer",
     "DeltaTrainer",
+    "EmbeddingsTrainer",
     "FinetuneTrainer",
     "JointTrainer",
     "L2SPTrainer",
@@ -68,8 +80,12 @@ __all__ = [
     "LinearProbeThenFinetuneTrainer",
     "LinearProbeTrainer",
     "MerlinFinetuneTrainer",
+    "PooledTrainer",
     "R3FTrainer",
     "SequentialTrainer",
+    "SourceProbeTrainer",
     "StochNormTrainer",
+    "WiseFTTrainer",
+    "ZeroShotTrainer",
     "get_method",
 ]

@@ -61,17 +61,8 @@ class ProbeTrainer(TransferTrainer):
         return self.args.probe_l2
 
 
-class LinearProbeTrainer(ProbeTrainer):
-    """
-    A linear head on the features of the backbone as it came, which stays untouched.
-
-        min over theta_t = (W, b):  sum over rows of the loss + l2 * spread / 2 * |W|^2
-        spread = mean |phi_0(x) - mean|^2
-
-    The head is solved to convergence, its regulariser chosen by cross-validation (as in Kumar et al. 2022, arXiv
-    2202.10054), so that there is no learning rate, and no step: `max_steps` and `num_train_epochs` do not count.
-    `train()` is one pass over the target's rows without gradient.
-    """
+class NoStepsTrainer(TransferTrainer):
+    """A trainer that makes no step: `train()` fits the model's last layer, and leaves all below it."""
 
     trains_target_head: ClassVar[bool] = False
 
@@ -86,3 +77,16 @@ class LinearProbeTrainer(ProbeTrainer):
         args.max_steps, args.num_train_epochs = -1, 0
         self._head_needs_refit = True  # also where it is resumed
         return super().set_initial_training_values(args, *rest)
+
+
+class LinearProbeTrainer(NoStepsTrainer, ProbeTrainer):
+    """
+    A linear head on the features of the backbone as it came, which stays untouched.
+
+        min over theta_t = (W, b):  sum over rows of the loss + l2 * spread / 2 * |W|^2
+        spread = mean |phi_0(x) - mean|^2
+
+    The head is solved to convergence, its regulariser chosen by cross-validation (as in Kumar et al. 2022, arXiv
+    2202.10054), so that there is no learning rate, and no step: `max_steps` and `num_train_epochs` do not count.
+    `train()` is one pass over the target's rows without gradient.
+    """

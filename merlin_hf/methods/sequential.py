@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from ..training_args import TransferTrainingArguments
 from ..transfer.phases import Phase
+from ..transfer.shared_labels import shared_labels, start_from_source_head
 from ..transfer.trainer import TransferTrainer
 from ..utils.validation import Share
 
@@ -16,11 +17,16 @@ class SequentialTrainingArguments(TransferTrainingArguments):
 
     Args:
         first_phase_fraction (`float`): share of all steps that train on the source, in (0, 1).
+        start_from_source_head (`bool`): where the labels of both tasks have the same names, train the target's head
+            from the source's; else from its first weights.
     """
 
     first_phase_fraction: Share = field(
         default=0.5,
         metadata={"help": "Share of the steps that train on the source, before the target."},
+    )
+    start_from_source_head: bool = field(
+        default=True, metadata={"help": "Go on with the source's head where labels have the same names."}
     )
 
 
@@ -32,13 +38,16 @@ class SequentialTrainer(TransferTrainer):
         min over phi, theta_t from phi_1:  L_target(theta_t, phi)
 
     `max_steps` or `num_train_epochs` are those of both phases together (see [`~merlin_hf.transfer.phases.Phase`]);
-    `first_phase_fraction` divides them. The target's head is not trained in the first phase.
+    `first_phase_fraction` divides them. The target's head is not trained in the first phase. Where both tasks name the
+    same classes, the second phase goes on with the source's head, as if a classifier of the same task was fine-tuned;
+    `start_from_source_head=False` leaves the target's head as it came, as in the paper.
 
     A step costs one batch, of the source or of the target.
     """
 
     training_args_class: ClassVar = SequentialTrainingArguments
     needs_source: ClassVar[bool] = True
+    uses_shared_labels: ClassVar[bool] = True
 
     @classmethod
     def plan_phases(cls, args, has_source):
@@ -48,6 +57,25 @@ class SequentialTrainer(TransferTrainer):
             Phase("source", first, uses_source=True, uses_target=False),
             Phase("target", 1.0 - first, uses_source=False, uses_target=True),
         )
+
+    def source_head_places(self) -> list[int] | None:
+        """Return the target's id of each source class, where the target's phase starts from the source's head."""
+        if (
+            not self.args.start_from_source_head
+            or self.source_dataset is None
+            or self.state.global_step == 0
+            or self.build_transfer_model().head.bias is None
+            or self.is_deepspeed_enabled  # which trains copies, and would put the old head back
+        ):
+            return None
+        return shared_labels(self)
+
+    def start_phase(self, phase):
+        """Start a phase; the target's goes on with the source's head where labels have the same names."""
+        super().start_phase(phase)
+        places = self.source_head_places()
+        if places is not None:
+            start_from_source_head(self.build_transfer_model(), places)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the loss of the phase's task as a mean over the rows at hand; Trainer's own in evaluation."""

@@ -10,7 +10,7 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 from merlin_hf import METHODS
 from tests.distributed.launch import fork, result
 from tests.distributed.test_two_processes import assert_equal_runs
-from tests.methods.support import REGULARIZED, TWO_PHASES, build
+from tests.methods.support import NO_STEPS, REGULARIZED, TWO_PHASES, build
 
 
 PHASES = {"first_phase_fraction": 0.5}  # two steps of each
@@ -18,10 +18,14 @@ PHASES = {"first_phase_fraction": 0.5}  # two steps of each
 # Options that make what a method adds large, and what it draws or chooses the same.
 TEXT = {
     "finetune": {},
+    "embeddings": {},
     "linear_probe": {"probe_l2": "0.1"},
     "lp_ft": {"probe_l2": "0.1"},
+    "source_probe": {},
+    "zero_shot": {},
     "sequential": {},
     "l2_sp": {"regularization_weight": 1.0},
+    "wise_ft": {"mix": 0.5},
     "delta": {"regularization_weight": 1.0},
     "bss": {"regularization_weight": 100.0, "num_singular_values": 2},
     "lwf": {"regularization_weight": 1e4, "learning_rate": 0.05},
@@ -88,11 +92,11 @@ def test_two_processes_are_one_with_twice_the_batch(folders, name):
     one, two = (result(folders[processes] / name, processes) for processes in (1, 2))
     assert two["disagreement"] == 0
     method = name.split("-")[1]
-    keys = ["loss", "grad_norm"] if name != "text-linear_probe" else []
+    keys = ["loss", "grad_norm"] if method not in NO_STEPS else []
     if name.startswith("images"):  # each process evaluates by the statistics of its own last batch, as in Trainer
         one["metrics"] = {}
     assert_equal_runs(one, two, keys=keys, tolerance=1e-8)
-    assert len(one["history"]) == (0 if method == "linear_probe" else 4)
+    assert len(one["history"]) == (0 if method in NO_STEPS else 4)
     if method in REGULARIZED:
         penalties = [[entry["penalty"] for entry in run["history"] if "penalty" in entry] for run in (one, two)]
         assert penalties[0] == pytest.approx(penalties[1], rel=1e-5, abs=1e-9) and max(penalties[0]) > 1e-4

@@ -11,6 +11,7 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 
 from merlin_hf import METHODS
 from tests.methods.support import (
+    NO_STEPS,
     PLAIN_SGD,
     TEXT_METHODS,
     TWO_PHASES,
@@ -99,7 +100,7 @@ def history(trainer):
 def stops():
     for case in CASES:
         method = case.split()[0]
-        if method == "linear_probe":
+        if method in NO_STEPS:
             continue
         has_phases = method in (*TWO_PHASES, "stochnorm") and not case.endswith("without a source")
         first = (
@@ -164,7 +165,7 @@ def test_all_that_should_train_does(straight, case):
     after = trainer.model.state_dict()
     changed = {name for name, weight in before["weights"].items() if not torch.equal(weight, after[name])}
     trained = {name for name, _ in trainer.model.named_parameters()}
-    if case == "linear_probe":
+    if case in NO_STEPS:
         trained = {"classifier.weight", "classifier.bias"}
     statistics = {name for name in after if "running_" in name or "num_batches" in name}
     assert changed == trained | statistics
@@ -185,7 +186,7 @@ def test_what_is_saved_loads_without_merlin_hf(straight, tmp_path, case):
         assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
         assert type(loaded) is type(trainer.model)
         assert_same_weights(dict(loaded.state_dict()), dict(trainer.model.state_dict()))
-    assert os.path.isdir(last) or case == "linear_probe"
+    assert os.path.isdir(last) or case in NO_STEPS
     rows = trainer.eval_dataset
     batch = trainer.data_collator([rows[i] for i in range(len(rows))])
     labels = batch.pop("labels")
@@ -272,7 +273,7 @@ def test_plain_training_arguments(tmp_path, method):
     trainer = build(method, tmp_path, model=tiny_resnet() if method == "stochnorm" else None, args=plain(args, method))
     trainer.train()
     options = METHODS[method].training_args_class
-    if method == "finetune":  # has none
+    if method in ("finetune", "pooled"):  # which are no more than Trainer
         assert trainer.args is args
         return
     known = {field.name for field in dataclasses.fields(TrainingArguments)} | {"num_source_labels"}
@@ -326,7 +327,7 @@ def test_adapters(tmp_path, method):
     changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
     assert all(".lora_" in name or ".modules_to_save." in name for name in changed)
     assert any(".classifier.modules_to_save." in name for name in changed)
-    assert any(".lora_" in name for name in changed) == (method != "linear_probe")
+    assert any(".lora_" in name for name in changed) == (method not in NO_STEPS)
     trainer.save_model()
     loaded = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "out", num_labels=3).eval()
     inputs = {name: torch.tensor(trainer.eval_dataset[name][:]) for name in ("input_ids", "attention_mask")}
@@ -423,4 +424,4 @@ def test_what_a_method_says_of_itself(tmp_path, method):
     assert not (trainer_class.needs_source and not trainer_class.takes_source)
     args = options(str(tmp_path), use_cpu=True, per_device_train_batch_size=10)
     cost = trainer_class.rows_per_step(args, trainer_class.takes_source)
-    assert cost == 0 if method == "linear_probe" else 10 <= cost <= 20
+    assert cost == 0 if method in NO_STEPS else 10 <= cost <= 20

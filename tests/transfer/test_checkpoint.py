@@ -18,7 +18,7 @@ from merlin_hf.transfer.weights import NotFiniteError
 from merlin_hf.transfer.whole_checkpoints import LOCK_NAME, STAGING_PREFIX, staging_name
 from merlin_hf.utils.files import FileError
 from merlin_hf.utils.manifest import MANIFEST_NAME, read_manifest
-from tests.methods.support import build, tiny_resnet
+from tests.methods.support import NO_STEPS, build, tiny_resnet
 from tests.support import make_trainer
 from tests.tiny import tiny_bert, tiny_dataset
 
@@ -284,7 +284,7 @@ class Poison(TrainerCallback):
                 next(p for p in model.parameters() if p.requires_grad).view(-1)[0] = self.value
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "linear_probe"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in NO_STEPS])
 def test_weights_that_are_not_finite_end_training_and_replace_no_checkpoint(tmp_path, method):
     model = tiny_resnet() if method == "stochnorm" else None
     trainer = build(method, tmp_path, model, max_steps=4, save_strategy="steps", save_steps=1, save_total_limit=1)

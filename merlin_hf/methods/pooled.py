@@ -1,0 +1,94 @@
+"""One head for the rows of both tasks."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch.utils.data import ConcatDataset, Dataset
+
+from ..transfer.labels import label_column
+from ..transfer.phases import Phase
+from ..transfer.shared_labels import need_shared_labels
+from ..transfer.trainer import TransferTrainer
+
+
+class Relabelled(Dataset[dict[str, Any]]):
+    """
+    Rows of a data set with other class ids.
+
+    Args:
+        dataset (`Sequence`): rows as mappings.
+        column (`str`): the column of its labels.
+        ids (`list[int]`): the new id of each class.
+        name (`str`): the new name of the column.
+    """
+
+    def __init__(self, dataset: Any, column: str, ids: Sequence[int], name: str):
+        self.dataset, self.column, self.ids, self.name = dataset, column, ids, name
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        row = dict(self.dataset[place])
+        label = int(row.pop(self.column))
+        return {**row, self.name: self.ids[label] if label >= 0 else label}  # -100 is no class
+
+
+class PooledTrainer(TransferTrainer):
+    """
+    [`~transformers.Trainer`] on the rows of both tasks put together, with one head, where labels have the same names.
+
+        min over phi, theta:  mean over the rows of both tasks of the loss of theta, phi
+
+    It is one Trainer on the concatenated rows of the target and the source, so that a small target hardly counts.
+    Names are compared as they are, and by upper and lower case alone with a warning; where they do not agree, the
+    method cannot be used. `source_collator` and `source_compute_loss_func` cannot be given, as a batch has rows of
+    both.
+
+    A step costs one batch.
+    """
+
+    needs_source: ClassVar[bool] = True
+    averages_loss: ClassVar[bool] = True
+    uses_shared_labels: ClassVar[bool] = True
+
+    @classmethod
+    def plan_phases(cls, args, has_source):
+        """Return one phase: a step has one batch, of rows of both tasks."""
+        return (Phase("source and target", 1.0, uses_source=False, uses_target=True),)
+
+    @property
+    def is_active(self):
+        """False: in its steps it is plain `Trainer`."""
+        return False
+
+    def _get_ready(self):
+        super()._get_ready()
+        self.check_pooled()
+
+    def check_pooled(self) -> None:
+        """
+        Check that rows of both tasks can be in one batch.
+
+        Raises:
+            ValueError: source and target do not name the same classes, a data set has no length, or the source has a
+                collator or a loss of its own.
+        """
+        need_shared_labels(self)
+        for argument in ("train_dataset", "source_dataset"):
+            if not hasattr(getattr(self, argument), "__len__"):
+                raise ValueError(f"PooledTrainer puts rows together, and `{argument}` does not tell how many it has.")
+        for argument in ("source_collator", "source_compute_loss_func"):
+            if getattr(self, argument) is not None:
+                raise ValueError(f"PooledTrainer has rows of both tasks in a batch: leave out `{argument}`.")
+
+    def get_train_dataloader(self):
+        """Return Trainer's DataLoader of the rows of both tasks."""
+        given = self.train_dataset
+        columns = [label_column(dataset) or "labels" for dataset in (self.source_dataset, given)]
+        source = Relabelled(self.source_dataset, columns[0], need_shared_labels(self), columns[1])
+        self.train_dataset = ConcatDataset([given, source])
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset = given

@@ -1,0 +1,45 @@
+"""Training on the source alone, and a solved head for the target."""
+
+from typing import ClassVar
+
+from ..transfer.phases import Phase
+from ..transfer.trainer import TransferTrainer
+from .embeddings import EmbeddingsHeadTrainer
+
+
+class SourceOnlyTrainer(TransferTrainer):
+    """A trainer whose steps are all on the source; the target has no gradient."""
+
+    needs_source: ClassVar[bool] = True
+    trains_target_head: ClassVar[bool] = False
+
+    @classmethod
+    def plan_phases(cls, args, has_source):
+        """Return the source's phase."""
+        return (Phase("source", 1.0, uses_source=True, uses_target=False),)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the source's loss as a mean over the rows at hand; Trainer's own in evaluation."""
+        batches = self.take_batches(inputs)
+        if batches is None or batches.source_labels is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(source_inputs=batches.source_inputs)
+        loss = self.source_loss(outputs.source_logits, batches.source_labels)
+        self.record(source_loss=loss)
+        loss = self.args.source_weight * loss
+        return (loss, outputs) if return_outputs else loss
+
+
+class SourceProbeTrainer(EmbeddingsHeadTrainer, SourceOnlyTrainer):
+    """
+    The source alone, then logistic regression on the frozen features of the target's rows.
+
+        phi_1 = argmin over phi, theta_s from phi_0:  L_source(theta_s, phi)
+        min over theta_t = (W, b):  sum over rows of L_target(theta_t, phi_1) + |W|^2 / (2 C)
+
+    No gradient comes from the target, so that its few rows cannot be memorised by the backbone, and the head's
+    probabilities are those of rows that the features were not fit to. The regression is that of
+    [`~merlin_hf.methods.EmbeddingsTrainer`].
+
+    A step costs a batch of the source; the end one pass over the target's rows without gradient.
+    """

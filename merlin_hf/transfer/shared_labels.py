@@ -1,0 +1,97 @@
+"""Labels that a source and a target share by name."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..data.labels import LabelMismatchError, match_names, shown
+from ..heads import LinearHead
+from .distributed import gather_parameter, reshard
+from .labels import class_names
+from .model import TransferModel
+from .refit import write_head
+
+
+NO_NAME = re.compile(r"(LABEL_)?[+-]?\d+(\.0)?")
+
+
+def match_labels(source: Sequence[str] | None, target: Sequence[str] | None) -> list[int] | None:
+    """
+    Find the classes of a source among those of a target, where both name the same ones.
+
+    Names that differ in upper and lower case alone are the same, which is logged at WARNING. Numbers are no names.
+
+    Args:
+        source, target (`Sequence[str]`, *optional*): the names in the order of their ids; `None` where there are none.
+
+    Returns:
+        `list[int]`: the target's id of each class of the source; `None` where they are not the same classes.
+    """
+    if not source or not target or len(source) != len(target):
+        return None
+    if any(NO_NAME.fullmatch(name) for name in (*source, *target)):
+        return None
+    try:
+        return match_names(source, target, "The source", "the target")
+    except LabelMismatchError:
+        return None
+
+
+def names_of_outputs(train_dataset: Any, config: Any) -> list[str] | None:
+    """Return the names of a model's outputs: those of the classes of `train_dataset`, else of the configuration."""
+    named = class_names(train_dataset)
+    if named is not None:
+        return named
+    names = getattr(config, "id2label", None) or {}
+    return [str(names[id]) for id in sorted(names)] or None
+
+
+def shared_labels(trainer: Any) -> list[int] | None:
+    """Return the target's id of each class of a trainer's source, where both name the same classes; else `None`."""
+    config = getattr(trainer.model, "config", None)
+    return match_labels(class_names(trainer.source_dataset), names_of_outputs(trainer.train_dataset, config))
+
+
+def need_shared_labels(trainer: Any) -> list[int]:
+    """
+    Return the target's id of each class of a trainer's source.
+
+    Raises:
+        ValueError: source and target do not name the same classes.
+    """
+    found = shared_labels(trainer)
+    if found is not None:
+        return found
+    source = class_names(trainer.source_dataset)
+    target = names_of_outputs(trainer.train_dataset, getattr(trainer.model, "config", None))
+    source_names, target_names = ("no names" if names is None else shown(names) for names in (source, target))
+    raise ValueError(
+        f"{type(trainer).__name__} needs a source whose labels have the names of the target's; the source has "
+        f"{source_names}, the target {target_names}. Give `source_dataset` a `ClassLabel` with the names of the "
+        "target's classes, where they mean the same; else use SequentialTrainer or MerlinTrainer."
+    )
+
+
+@torch.no_grad()
+def source_head_for_target(transfer_model: TransferModel, places: list[int]) -> LinearHead:
+    """
+    Return the source's head with its outputs in the order of the target's labels; a collective where it is sharded.
+
+    Args:
+        transfer_model ([`~merlin_hf.transfer.model.TransferModel`]): has a source head.
+        places (`list[int]`): the target's id of each class of the source.
+    """
+    head = transfer_model.source_head
+    assert head is not None
+    order = torch.tensor(places, device=head.weight.device).argsort()
+    return LinearHead(gather_parameter(head.weight)[order], gather_parameter(head.bias)[order])
+
+
+@torch.no_grad()
+def start_from_source_head(transfer_model: TransferModel, places: list[int]) -> None:
+    """Write [`source_head_for_target`] into the model's last layer, to be trained from there."""
+    head = source_head_for_target(transfer_model, places)
+    reshard(transfer_model)
+    write_head(transfer_model.head, head)
