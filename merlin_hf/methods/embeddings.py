@@ -49,8 +49,8 @@ class ScikitLearnHead(HeadSolver):
         many folds as it has rows. Ridge regression leaves one row out at a time.
         """
         given = [(x, y, torch.ones(len(x)) if w is None else w) for x, y, w in batches]
-        device, dtype = given[0][0].device, torch.promote_types(given[0][0].dtype, torch.float32)
-        own = [np.concatenate([tensor.detach().cpu().double().numpy() for tensor in part]) for part in zip(*given, strict=True)]
+        like = given[0][0].to(torch.promote_types(given[0][0].dtype, torch.float32))
+        own = [torch.cat([t.detach().cpu().double() for t in part]).numpy() for part in zip(*given, strict=True)]
         ranks = [own] if reduce is None else gather_object([own])
         # Ranks take rows in turn: in the order of the data set the folds are those of one process.
         order = np.argsort(np.concatenate([np.arange(len(part[0])) for part in ranks]), kind="stable")
@@ -71,9 +71,8 @@ class ScikitLearnHead(HeadSolver):
             chosen = float(np.exp(np.mean([np.log(one) for _, _, one in labels])))
         weight = weight / scale
         bias = bias - weight @ mean
-        options = {"dtype": dtype, "device": device}
-        head = torch.as_tensor(weight, **options), torch.as_tensor(bias, **options)
-        return LinearHead(*head, {"l2": torch.tensor(chosen)})
+        info = {"l2": torch.tensor(chosen)}
+        return LinearHead(torch.from_numpy(weight).to(like), torch.from_numpy(bias).to(like), info)
 
     def _ridge(self, rows: np.ndarray, targets: np.ndarray, choices: tuple) -> tuple[np.ndarray, np.ndarray, float]:
         alphas = rows.shape[1] * np.asarray(choices)

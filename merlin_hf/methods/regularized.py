@@ -8,6 +8,7 @@ from torch import nn
 from ..transfer.labels import label_values
 from ..transfer.model import FrozenCopy, TransferModel
 from ..transfer.regularizer import Regularizer
+from ..transfer.trainer import TransferTrainer
 from ..utils.validation import NonNegative
 from .sequential import SequentialTrainer, SequentialTrainingArguments
 
@@ -133,7 +134,7 @@ def check_single_label(trainer: RegularizedTrainer) -> None:
         )
 
 
-def check_same_features(trainer: RegularizedTrainer) -> None:
+def check_same_features(trainer: TransferTrainer) -> None:
     """
     Check that the source head can read the target's features.
 
@@ -161,7 +162,7 @@ def check_source_classes(trainer: RegularizedTrainer) -> None:
     values = label_values(trainer.source_dataset)
     are_ids = values is None or (values.ndim == 1 and values.dtype.kind in "iu")
     source_head = trainer.build_transfer_model().source_head
-    if (source_head is not None and source_head.out_features < 2) or not are_ids:
+    if (isinstance(source_head, nn.Linear) and source_head.out_features < 2) or not are_ids:
         kind = "one real label a row" if values is None or values.ndim == 1 else "several labels a row"
         raise ValueError(
             f"{type(trainer).__name__} compares what the source head says of the target's rows as probabilities of "

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from torch import nn
+
 from ..training_args import TransferTrainingArguments
 from ..transfer.phases import Phase
 from ..transfer.shared_labels import shared_labels, start_from_source_head
@@ -64,11 +66,13 @@ class SequentialTrainer(TransferTrainer):
             not self.args.start_from_source_head
             or self.source_dataset is None
             or self.state.global_step == 0
-            or self.build_transfer_model().head.bias is None
             or self.is_deepspeed_enabled  # which trains copies, and would put the old head back
         ):
             return None
-        return shared_labels(self)
+        head, source_head = self.build_transfer_model().head, self.build_transfer_model().source_head
+        # A sentence encoder has other features for pairs than for single texts, and some heads have no bias.
+        is_alike = isinstance(source_head, nn.Linear) and source_head.in_features == head.in_features
+        return shared_labels(self) if is_alike and head.bias is not None else None
 
     def start_phase(self, phase):
         """Start a phase; the target's goes on with the source's head where labels have the same names."""

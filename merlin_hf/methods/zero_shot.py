@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from ..transfer.refit import refit_head
 from ..transfer.shared_labels import need_shared_labels, source_head_for_target
+from .regularized import check_same_features
 from .source_probe import SourceOnlyTrainer
 
 
@@ -38,7 +39,11 @@ class ZeroShotTrainer(SourceOnlyTrainer):
         Check the data as TransferTrainer does.
 
         Raises:
-            ValueError: source and target do not name the same classes.
+            ValueError: source and target do not name the same classes, or the model's last layer cannot be the
+                source's head.
         """
         super().check_data()
         need_shared_labels(self)
+        check_same_features(self)
+        if self.build_transfer_model().head.bias is None:
+            raise ValueError("ZeroShotTrainer writes a head with a bias into the model's last layer, which has none.")

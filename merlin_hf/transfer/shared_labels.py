@@ -1,7 +1,7 @@
 """Labels that a source and a target share by name."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from ..data.labels import LabelMismatchError, match_names, shown
 from ..heads import LinearHead
 from .distributed import gather_parameter, reshard
 from .labels import class_names
-from .model import TransferModel
+from .model import SourceHead, TransferModel
 from .refit import write_head
 
 
@@ -64,6 +64,8 @@ def need_shared_labels(trainer: Any) -> list[int]:
     found = shared_labels(trainer)
     if found is not None:
         return found
+    if isinstance(trainer.source_dataset, Mapping):
+        raise ValueError(f"{type(trainer).__name__} takes one source, got {len(trainer.source_dataset)}.")
     source = class_names(trainer.source_dataset)
     target = names_of_outputs(trainer.train_dataset, getattr(trainer.model, "config", None))
     source_names, target_names = ("no names" if names is None else shown(names) for names in (source, target))
@@ -84,7 +86,7 @@ def source_head_for_target(transfer_model: TransferModel, places: list[int]) -> 
         places (`list[int]`): the target's id of each class of the source.
     """
     head = transfer_model.source_head
-    assert head is not None
+    assert isinstance(head, SourceHead)  # one source, whose classes have names
     order = torch.tensor(places, device=head.weight.device).argsort()
     return LinearHead(gather_parameter(head.weight)[order], gather_parameter(head.bias)[order])
 
