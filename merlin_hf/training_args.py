@@ -13,6 +13,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from .heads import HeadSolver, get_head
 from .heads.base import REGRESSION, SINGLE_LABEL
+from .utils.probabilities import is_lower_better
 from .utils.validation import (
     JSON_FILE,
     ConfigError,
@@ -155,6 +156,8 @@ class TransferTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         self.check_options(self)  # before transformers uses them
+        if self.greater_is_better is None and is_lower_better(self.metric_for_best_model):
+            self.greater_is_better = False  # transformers takes this for losses alone
         super().__post_init__()
         self.check_options(self)
 

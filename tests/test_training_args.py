@@ -122,3 +122,15 @@ def test_what_is_assigned_later_is_checked_before_training(tmp_path, cls, name, 
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "is_greater"),
+    [("eval_ece", False), ("brier_score", False), ("eval_mm_log_loss", False), ("mse", False), ("eval_piece", True)],
+)
+def test_the_best_model_is_the_one_with_the_least_error(tmp_path, metric, is_greater):
+    args = MerlinTrainingArguments(str(tmp_path), metric_for_best_model=metric)
+    assert args.greater_is_better is is_greater
+    assert MerlinTrainingArguments(
+        str(tmp_path), metric_for_best_model=metric, greater_is_better=True
+    ).greater_is_better

@@ -72,13 +72,9 @@ def metrics_of(
     matrix = confusion_matrix(classes, predictions, len(names))
     of_class = precision_recall_fscore_support(classes, predictions, labels=range(len(names)), zero_division=0)
     occurs = matrix.sum(0) + matrix.sum(1) > 0
-    found = classification_metrics(predictions, classes, len(names))
-    metrics = {
-        "loss": float((np.logaddexp.reduce(logits, axis=-1) - logits[np.arange(len(classes)), classes]).mean()),
-        "accuracy": found["accuracy"],
-        "macro_f1": of_class[2][occurs].mean(),
-        "matthews_correlation": found["matthews_correlation"],
-    }
+    found = classification_metrics(logits, classes)
+    metrics = {"loss": found["log_loss"], **found}  # as Trainer calls it
+    del metrics["f1"]  # the table has that of each class
     if task_name is not None and sorted(ids) == list(range(len(names))):
         metrics.update(local_metric(task_name.lower(), False, np.argsort(ids)[predictions], references))
     return {
@@ -106,16 +102,20 @@ def multi_label_metrics(logits: np.ndarray, flags: np.ndarray, names: Sequence[s
 
     Returns:
         `dict`: as from [`metrics_of`], with no confusion matrix. `accuracy` is the share of rows with all labels
-        right, `micro_f1` counts labels of all rows together, `macro_f1` is the mean over labels that occur.
+        right, `micro_f1` counts labels of all rows together, `macro_f1` is the mean over labels that occur. `log_loss`
+        and `brier_score` are means over all labels of all rows.
     """
     taken = logits > 0
     of_class = precision_recall_fscore_support(flags, taken, zero_division=0)
     occurs = (taken | flags).any(0)
+    loss = (np.logaddexp(0, logits) - flags * logits).mean()
     metrics = {
-        "loss": (np.logaddexp(0, logits) - flags * logits).mean(),
+        "loss": loss,
         "accuracy": (taken == flags).all(1).mean(),
         "micro_f1": f1_score(flags, taken, average="micro", zero_division=0),
         "macro_f1": of_class[2][occurs].mean() if occurs.any() else 0.0,
+        "log_loss": loss,
+        "brier_score": ((np.exp(-np.logaddexp(0, -logits)) - flags) ** 2).mean(),
     }
     classes = _by_class(names, of_class, occurs)
     return {"metrics": _plain(metrics), "classes": classes, "labels": list(names), "confusion_matrix": None}

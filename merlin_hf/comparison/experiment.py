@@ -192,7 +192,7 @@ class Experiment:
             train_dataset=self.encode(train),
             data_collator=self.encoder.collator,
             processing_class=getattr(self.encoder, "tokenizer", None),
-            compute_metrics=make_compute_metrics(self.labels.num_labels, self.labels.is_regression),
+            compute_metrics=make_compute_metrics(self.labels.is_regression),
             **({} if source is None else {"source_dataset": self.encode(source)}),
         )
         for callback in (PrinterCallback, ProgressCallback):

@@ -9,17 +9,21 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from ..utils.log_history import is_number
+from ..utils.probabilities import LOWER_IS_BETTER, PROBABILITY_METRICS, probability_metrics
 
 
-CLASSIFICATION = ("accuracy", "f1", "matthews_correlation")
+CLASSIFICATION = ("accuracy", "f1", "macro_f1", "matthews_correlation", *PROBABILITY_METRICS)
 REGRESSION = ("pearson", "spearmanr", "mse")
-LOWER_IS_BETTER = ("mse",)
 METRICS = (*CLASSIFICATION, *REGRESSION)
 # The least and the largest value.
 RANGES = {
     "accuracy": (0.0, 1.0),
     "f1": (0.0, 1.0),
+    "macro_f1": (0.0, 1.0),
     "matthews_correlation": (-1.0, 1.0),
+    "log_loss": (0.0, math.inf),
+    "brier_score": (0.0, 2.0),
+    "ece": (0.0, 1.0),
     "pearson": (-1.0, 1.0),
     "spearmanr": (-1.0, 1.0),
     "mse": (0.0, math.inf),
@@ -51,24 +55,29 @@ def is_better(score: float, other: float, metric: str) -> bool:
     return score < other if metric in LOWER_IS_BETTER else score > other
 
 
-def classification_metrics(predictions: np.ndarray, references: np.ndarray, num_labels: int) -> dict[str, float]:
+def classification_metrics(logits: np.ndarray, references: np.ndarray) -> dict[str, float]:
     """
-    Score classes.
+    Score the answers to rows with one label each.
 
     Args:
-        predictions, references (`np.ndarray` of shape `(n,)`): class ids.
-        num_labels (`int`): classes.
+        logits (`np.ndarray` of shape `(n, num_labels)`).
+        references (`np.ndarray` of shape `(n,)`): class ids.
 
     Returns:
-        `dict[str, float]`: `accuracy`; `f1` of class 1 where there are two classes, else the mean over classes that
-        occur; `matthews_correlation`, 0 where all predictions or all references are one class.
+        `dict[str, float]`: `accuracy`; `f1` of class 1 where there are two classes, else `macro_f1`, the mean over
+            classes that occur; `matthews_correlation`, 0 where all predictions or all references are one class; those
+            of [`~merlin_hf.utils.probabilities.probability_metrics`].
     """
-    labels = [1] if num_labels == 2 else None
+    predictions = logits.argmax(-1)
     varies = np.ptp(predictions) > 0 and np.ptp(references) > 0
+    macro_f1 = float(f1_score(references, predictions, average="macro", zero_division=0))
+    is_binary = logits.shape[-1] == 2
     return {
         "accuracy": float(accuracy_score(references, predictions)),
-        "f1": float(f1_score(references, predictions, labels=labels, average="macro", zero_division=0)),
+        "f1": float(f1_score(references, predictions, zero_division=0)) if is_binary else macro_f1,
+        "macro_f1": macro_f1,
         "matthews_correlation": float(matthews_corrcoef(references, predictions)) if varies else 0.0,
+        **probability_metrics(logits, references),
     }
 
 
@@ -90,7 +99,7 @@ def regression_metrics(predictions: np.ndarray, references: np.ndarray) -> dict[
     }
 
 
-def make_compute_metrics(num_labels: int, is_regression: bool) -> Callable:
+def make_compute_metrics(is_regression: bool) -> Callable:
     """Make `compute_metrics` for [`~transformers.Trainer`]; it returns NaN where logits are not finite."""
 
     def compute_metrics(output) -> dict[str, float]:
@@ -100,6 +109,6 @@ def make_compute_metrics(num_labels: int, is_regression: bool) -> Callable:
         references = np.asarray(output.label_ids).reshape(-1)
         if is_regression:
             return regression_metrics(logits.reshape(-1).astype(float), references.astype(float))
-        return classification_metrics(logits.argmax(-1), references, num_labels)
+        return classification_metrics(logits, references)
 
     return compute_metrics

@@ -9,6 +9,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from ..data.labels import Labels
+from ..utils.probabilities import probability_metrics
 
 
 logger = logging.getLogger("merlin_hf.scripts")
@@ -52,19 +53,28 @@ def load_metric(task_name: str | None, is_regression: bool) -> Callable:
 
 
 def make_compute_metrics(task_name: str | None, labels: Labels) -> Callable:
-    """Return the `compute_metrics` of [`~transformers.Trainer`], on labels as the data set numbers them."""
+    """
+    Return the `compute_metrics` of [`~transformers.Trainer`], on labels as the data set numbers them.
+
+    Where labels are classes it adds macro-F1 and the scores of probabilities.
+    """
     metric = load_metric(task_name, labels.is_regression)
 
     def compute_metrics(output):
         predictions, references = predicted(output.predictions, labels), np.asarray(output.label_ids).reshape(-1)
+        probabilities = {}
         if not labels.is_regression:
+            logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+            macro_f1 = f1_score(references, predictions, average="macro", zero_division=0)
+            probabilities = {"macro_f1": float(macro_f1), **probability_metrics(logits, references)}
             # The model may have more outputs than the data has classes.
             places = np.full(max(predictions.max(initial=0), references.max(initial=0), *labels.ids) + 1, -1)
             places[labels.ids] = np.arange(len(labels.ids))
             predictions, references = places[predictions], places[references]
         result = metric(predictions, references)
         scores = [value for name, value in result.items() if name != "mse"]
-        return {**result, "combined_score": float(np.mean(scores))} if len(scores) > 1 else result
+        combined = {"combined_score": float(np.mean(scores))} if len(scores) > 1 else {}
+        return {**result, **combined, **probabilities}
 
     return compute_metrics
 

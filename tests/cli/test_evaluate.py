@@ -23,6 +23,7 @@ from merlin_hf.data.models import outputs_of
 from tests.examples.conftest import model_path  # noqa: F401
 from tests.examples.test_run_glue import rows, surroundings  # noqa: F401
 from tests.tiny import TEXT, VISION, tiny_bert
+from tests.utils.test_probabilities import torchmetrics_error
 
 
 NAMES = ["no", "yes", "maybe"]
@@ -96,8 +97,13 @@ def test_metrics_of_texts(saved, tmp_path, run):
     assert result["confusion_matrix"] == metrics.confusion_matrix(references, said, labels=range(3)).tolist()
     assert result["labels"] == NAMES and result["rows"] == 40
     occurring = sorted(set(said) | set(references))
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(references)).item()
+    probabilities = torch.softmax(logits.double(), -1).numpy()
     expected = {
-        "loss": torch.nn.functional.cross_entropy(logits, torch.tensor(references)).item(),
+        "loss": loss,
+        "log_loss": loss,
+        "brier_score": ((probabilities - np.eye(3)[references]) ** 2).sum(1).mean(),
+        "ece": torchmetrics_error(probabilities, references, 15),
         "accuracy": metrics.accuracy_score(references, said),
         "macro_f1": metrics.f1_score(references, said, average="macro", labels=occurring, zero_division=0),
         "matthews_correlation": metrics.matthews_corrcoef(references, said),

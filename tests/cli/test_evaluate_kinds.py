@@ -66,8 +66,11 @@ def ways_of_writing(flags):
 def expected(logits, flags):
     """Metrics of scikit-learn."""
     said = logits.numpy() > 0
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor(flags).float()).item()
     return {
-        "loss": torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor(flags).float()).item(),
+        "loss": loss,
+        "log_loss": loss,
+        "brier_score": ((torch.sigmoid(logits).numpy() - flags) ** 2).mean(),
         "accuracy": metrics.accuracy_score(flags, said),
         "micro_f1": metrics.f1_score(flags, said, average="micro"),
         "macro_f1": metrics.f1_score(flags, said, average="macro"),

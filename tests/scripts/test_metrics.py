@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import transformers
 from huggingface_hub import constants
+from scipy.special import softmax
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss, matthews_corrcoef
 
 from merlin_hf.data.labels import Labels
 from merlin_hf.data.models import pretrained_outputs
@@ -31,6 +32,11 @@ def test_label_order_of_the_model_is_kept_and_scored_as_the_data_numbers_it():
     scores = metric(SimpleNamespace(predictions=(logits, None), label_ids=np.array([0, 1, 1, 0])))
     assert scores["f1"] == pytest.approx(f1_score([1, 0, 0, 1], [1, 1, 0, 1]))
     assert scores["combined_score"] == pytest.approx((scores["f1"] + scores["accuracy"]) / 2)
+    assert scores["macro_f1"] == pytest.approx(f1_score([0, 1, 1, 0], [0, 0, 1, 0], average="macro"))
+    probabilities = softmax(logits, axis=-1)  # of the model's own outputs
+    assert scores["log_loss"] == pytest.approx(log_loss([0, 1, 1, 0], probabilities))
+    assert scores["brier_score"] == pytest.approx(brier_score_loss([0, 1, 1, 0], probabilities[:, 1]))
+    assert scores["ece"] == pytest.approx(abs(probabilities.max() - 0.75))
 
 
 def test_local_metrics_are_those_of_scikit_learn():
