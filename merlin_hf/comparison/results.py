@@ -4,14 +4,17 @@ import csv
 import io
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..utils.figures import new_figure, write_figure
 from ..utils.files import short_path, short_paths, write_text
 from ..utils.markdown import Markdown, escape, figure_text
 from ..utils.tables import markdown_table
-from .metrics import LOWER_IS_BETTER
+from .metrics import LOWER_IS_BETTER, METRICS
 from .statistics import holm, mean_and_spread, paired_difference
 
 
@@ -113,7 +116,35 @@ def table_text(summary: dict[str, Any]) -> str:
     reference = summary["reference"]
     headings = ["method", summary["metric"], f"difference to {reference}", "p (Holm)", "steps", "setting"]
     table = markdown_table(headings, [_table_row(method, reference) for method in summary["methods"]], align="left")
-    return "\n\n".join([table, *_legend(summary)]) + "\n"
+    return "\n\n".join([table, *_legend(summary), *_other_scores(summary)]) + "\n"
+
+
+def _other_scores(summary: dict[str, Any]) -> list[str]:
+    """Return the means of the metrics that the methods are not compared by, with a sentence about them."""
+    methods = [method for method in summary["methods"] if method["status"] == "ok"]
+    means = {method["label"]: metric_means(method["runs"]) for method in methods}
+    names = [name for name in METRICS if name != summary["metric"] and any(name in one for one in means.values())]
+    if not names:
+        return []
+    rows = [[label, *(f"{one[name]:.4f}" if name in one else "" for name in names)] for label, one in means.items()]
+    lower = [name for name in names if name in LOWER_IS_BETTER]
+    text = "Other metrics, means over seeds" + (f"; {', '.join(lower)}: the lower the better" if lower else "")
+    return [f"{escape(text)}.", markdown_table(["method", *names], rows, align="left")]
+
+
+def metric_means(runs: Mapping[Any, Mapping[str, Any]]) -> dict[str, float]:
+    """
+    Return the mean over runs of each metric that all of them have; NaN where one is not a number.
+
+    Args:
+        runs (mapping): by seed, with `metrics`, of which `None` stands for NaN.
+    """
+    found = [run["metrics"] for run in runs.values()]
+    names = [name for name in METRICS if found and all(name in metrics for metrics in found)]
+    return {
+        name: float(np.mean([math.nan if metrics[name] is None else metrics[name] for metrics in found]))
+        for name in names
+    }
 
 
 def _table_row(method: dict[str, Any], reference: str) -> list[str]:

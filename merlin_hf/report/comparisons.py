@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..comparison.metrics import LOWER_IS_BETTER, RANGES, can_be_score
+from ..comparison.results import metric_means
 from ..utils.files import FileError, read_json, short_path
 from ..utils.log_history import MOST_STEPS, is_number
 from ..utils.markdown import visible
@@ -37,12 +38,14 @@ class MethodScores:
         scores (`dict[int, float]`): by seed; NaN where logits were not finite.
         seconds (`dict[int, float]`): of training, by seed.
         reason (`str`, *optional*): why there are no scores.
+        means (`dict[str, float]`): the means over seeds of all metrics that were computed.
     """
 
     label: str
     scores: dict[int, float] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
     reason: str | None = None
+    means: dict[str, float] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -389,11 +392,16 @@ def _read_method(method: Any, metric: str) -> MethodScores:
             seed in given and is_number(took) and 0 <= took < math.inf,
             f"{shown} has no time of training with seed {visible(seed)}",
         )
-        of_run = run.get("metrics", {})
-        told = of_run.get(metric, given[seed]) if isinstance(of_run, dict) else None
-        _need(told == given[seed], f"{shown} has two scores with seed {seed}")
+        of_run: Any = run.get("metrics", {})
+        _need(isinstance(of_run, dict), f"the metrics of {shown}, seed {seed}, are no mapping")
+        _need(of_run.get(metric, given[seed]) == given[seed], f"{shown} has two scores with seed {seed}")
+        for name in RANGES.keys() & of_run.keys():
+            _need(
+                can_be_score(of_run[name], name), f"{name} of {shown}, seed {seed}, cannot be {_short(of_run[name])}"
+            )
         seconds[int(seed)] = float(took)
-    return MethodScores(label, scores, seconds)
+    means = metric_means(runs) if all("metrics" in run for run in runs.values()) else {}
+    return MethodScores(label, scores, seconds, means=means)
 
 
 def _short(value: Any) -> str:

@@ -24,7 +24,8 @@ def comparison_summary(comparison: Comparison) -> dict[str, Any]:
     Return a comparison with its methods as plain values.
 
     Returns:
-        `dict`: by method `mean`, sample standard deviation as `spread`, `scores` and `train_seconds` by seed,
+        `dict`: by method `mean`, sample standard deviation as `spread`, `scores` and `train_seconds` by seed, the
+        `means` of all metrics that were computed,
         `difference` to the reference with `p` after Holm's correction, and the `reason` where there are no scores;
         `None` for what is not defined.
     """
@@ -35,6 +36,7 @@ def comparison_summary(comparison: Comparison) -> dict[str, Any]:
             "spread": method.spread,
             "scores": method.scores,
             "train_seconds": method.seconds,
+            "means": method.means,
             "difference": tested.get(label, {}).get("difference"),
             "p": tested.get(label, {}).get("p"),
             "reason": method.reason,

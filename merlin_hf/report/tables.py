@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from ..comparison.metrics import LOWER_IS_BETTER, METRICS
 from ..utils.files import short_paths
 from ..utils.markdown import Markdown, escape
 from ..utils.tables import markdown_table
@@ -36,6 +37,30 @@ def score_table(of_pair: Sequence[Comparison]) -> str:
             row.append(Markdown(text + (SIGNIFICANT if p is not None and p < SIGNIFICANCE else "")))
         rows.append(row)
     return markdown_table([of_pair[0].metric, *(f"{comparison.rows} rows" for comparison in of_pair)], rows)
+
+
+def other_scores(comparison: Comparison) -> str:
+    """
+    Return the means of the metrics that the methods are not compared by, the best of each bold.
+
+    Returns:
+        `str`: empty where none was computed, as in files of earlier versions.
+    """
+    labels = [label for label in _ordered([comparison]) if _has(comparison, label)]
+    means = {label: comparison.methods[label].means for label in labels}
+    names = [name for name in METRICS if name != comparison.metric and any(name in one for one in means.values())]
+    best = {name: _best([one.get(name, math.nan) for one in means.values()], name) for name in names}
+    rows = []
+    for label, one in means.items():
+        texts = {name: f"{one[name]:.4f}" for name in names if name in one}
+        bold = {name: Markdown(f"**{text}**") if one[name] == best[name] else text for name, text in texts.items()}
+        rows.append([label, *(bold.get(name, "") for name in names)])
+    return markdown_table([f"{comparison.rows} rows", *names], rows) if names else ""
+
+
+def _best(values: Sequence[float], metric: str) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return (min if metric in LOWER_IS_BETTER else max)(known, default=math.nan)
 
 
 def rank_table(comparisons: Sequence[Comparison]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..comparison.metrics import LOWER_IS_BETTER, METRICS
 from ..utils.files import short_paths, write_text
 from ..utils.markdown import code, escape, visible
 from .comparisons import Comparison, by_pair
@@ -12,7 +13,7 @@ from .figures import cost_figure, learning_curve_figure, win_figure
 from .plotting import save
 from .ranks import LEAST_PAIRS, balanced, can_test, groups, mean_ranks, wilcoxon_holm
 from .summary import Report
-from .tables import all_labels, incomplete_methods, problems, rank_table, score_table, win_table
+from .tables import all_labels, incomplete_methods, other_scores, problems, rank_table, score_table, win_table
 
 
 HEADER = "<!-- Written by `merlin-hf report` from result files; do not edit. -->"
@@ -49,6 +50,7 @@ def make_report(
     """
     folder = None if output_dir is None else Path(output_dir)
     parts = [HEADER, "# Results", *_scores(comparisons)]
+    parts += _other_scores(comparisons)
     if len(comparisons) > 1:
         alike = balanced(comparisons)
         parts += [*_ranks(alike), *_wins(comparisons), *_differences(alike)]
@@ -83,6 +85,17 @@ def _scores(comparisons: Sequence[Comparison]) -> list[str]:
     )
     found = problems(comparisons)
     return [*parts, "\n".join(f"- {line}" for line in found)] if found else parts
+
+
+def _other_scores(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return the section about the metrics that the methods are not compared by, of each pair with its most rows."""
+    tables = {pair: other_scores(of_pair[-1]) for pair, of_pair in by_pair(comparisons).items()}
+    parts = [part for pair, table in tables.items() if table for part in (f"### {escape(pair)}", table)]
+    if not parts:
+        return []
+    lower = ", ".join(name for name in METRICS if name in LOWER_IS_BETTER)
+    text = f"Means over seeds of the metrics that settings were not chosen by; of {lower} the lower the better."
+    return ["## Other metrics", *parts, text]
 
 
 def _what_is_ranked(comparisons: Sequence[Comparison], alike: Sequence[Comparison]) -> str:

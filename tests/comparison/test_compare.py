@@ -5,6 +5,7 @@ import json
 import shutil
 
 import datasets
+import numpy as np
 import pytest
 import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer
@@ -13,6 +14,7 @@ import merlin_hf.comparison.experiment as experiment_module
 from merlin_hf import JointTrainer
 from merlin_hf.comparison import ComparisonError, ConfigError, compare, dry_run
 from merlin_hf.comparison.experiment import Experiment
+from merlin_hf.comparison.metrics import CLASSIFICATION
 from merlin_hf.data.encoding import TextEncoder
 from tests.comparison.conftest import SOURCE_WORDS, TEST_WORDS, TRAIN_WORDS, read, save
 from tests.examples.conftest import SPECIAL
@@ -167,7 +169,12 @@ def test_files_and_table(config):
     run = json.loads(next((folder / "runs" / "merlin").glob("final-seed1-*.json")).read_text())
     assert run["steps"] == 3 and run["train_seconds"] > 0 and run["environment"]["device"] == "cpu"
     assert run["config"]["seeds"] == [0, 1] and run["determined_by"]["options"]["rho"] in (0.1, 0.3)
-    assert set(run["metrics"]) == {"accuracy", "f1", "matthews_correlation"}
+    assert set(run["metrics"]) == set(CLASSIFICATION)
+    others = result.table.split("Other metrics, means over seeds; log_loss")[1]
+    runs = by_label["merlin"]["runs"].values()
+    mean = np.mean([run["metrics"]["brier_score"] for run in runs])
+    line = next(line for line in others.splitlines() if line.startswith("| merlin "))
+    assert f"{mean:.4f}" in line and "matthews_correlation" in others and "accuracy" not in others
 
 
 def test_only_what_is_missing_is_run(config, monkeypatch):

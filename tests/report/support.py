@@ -7,7 +7,14 @@ import numpy as np
 
 
 def write_results(
-    folder: Path, source: str | None, target: dict, rows: int, scores: dict, seconds: float = 1.0, **changes
+    folder: Path,
+    source: str | None,
+    target: dict,
+    rows: int,
+    scores: dict,
+    seconds: float = 1.0,
+    metrics: dict | None = None,
+    **changes,
 ) -> Path:
     """
     Write `results.json`.
@@ -15,6 +22,7 @@ def write_results(
     Args:
         scores (`dict[str, list[float | None] | str]`): of each method by seed; a text is the reason why there are
             none.
+        metrics (`dict[str, dict[str, float]]`, *optional*): more of each method, the same with all seeds.
         changes: other keys of the file.
     """
     methods = []
@@ -23,6 +31,8 @@ def write_results(
             methods.append({"label": label, "method": label, "status": "not applicable", "reason": values})
             continue
         runs = {str(seed): {"train_seconds": seconds * (number + 1)} for seed in range(len(values))}
+        for run in runs.values() if metrics else ():
+            run["metrics"] = metrics[label]
         by_seed = {str(seed): value for seed, value in enumerate(values)}
         methods.append({"label": label, "method": label, "status": "ok", "scores": by_seed, "runs": runs})
     summary = {

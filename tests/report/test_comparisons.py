@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from merlin_hf.report import cost_figure, learning_curve_figure, read_comparisons, win_figure, write_report
-from merlin_hf.report.ranks import balanced, compared_with_reference
-from merlin_hf.report.summary import ranked
+from merlin_hf.report.ranks import balanced, compared_with_reference, mean_ranks, win_counts
+from merlin_hf.report.summary import comparison_summary, ranked
 from merlin_hf.utils.validation import ConfigError
 from tests.report.support import draw_scores, write_results
 
@@ -72,6 +72,32 @@ def test_files_about_the_same_data_are_put_together(tmp_path):
     write_results(tmp_path / "c", "s", {"path": "t"}, 10, {"joint": [0.4, 0.5]})
     with pytest.raises(ConfigError, match="both have 'joint' on s → t with 10 rows: leave one out"):
         read_comparisons([tmp_path])
+
+
+def test_other_metrics_with_the_best_bold(tmp_path):
+    metrics = {"merlin": {"log_loss": 0.4, "macro_f1": 0.5}, "joint": {"log_loss": 0.7, "macro_f1": 0.6}}
+    scores = {"merlin": [0.5, 0.6], "joint": [0.4, 0.5]}
+    write_results(tmp_path / "a", "s", {"path": "t"}, 10, {"merlin": [0.9], "joint": [0.8]})  # of an earlier version
+    write_results(tmp_path / "b", "s", {"path": "t"}, 20, scores, metrics=metrics)
+    comparisons, _ = read_comparisons([tmp_path])
+    text = write_report(comparisons)
+    table = cells(section(text, "Other metrics"))
+    assert table[0] == ["20 rows", "macro_f1", "log_loss"]
+    assert table[2:] == [["merlin", "0.5000", "**0.4000**"], ["joint", "**0.6000**", "0.7000"]]
+    assert comparison_summary(comparisons[1])["methods"]["merlin"]["means"] == metrics["merlin"]
+    assert "Other metrics" not in write_report(comparisons[:1]), "nothing is known of them"
+    by_loss = {"metric": "log_loss", "lower_is_better": True}
+    scores = {"merlin": [0.4, 0.4], "joint": [0.7, 0.7]}
+    write_results(tmp_path / "c", "s", {"path": "u"}, 20, scores, metrics=metrics, **by_loss)
+    (comparison,), _ = read_comparisons([tmp_path / "c"])
+    text = write_report([comparison])
+    assert "**0.4000 ± 0.0000**" in text and "(log_loss: the lower the better)" in text
+    assert win_counts([comparison], ["merlin", "joint"])[0].tolist() == [[0, 1], [0, 0]]
+    assert list(mean_ranks([comparison])) == ["merlin", "joint"]
+    metrics["joint"]["ece"] = 1.5
+    write_results(tmp_path / "c", "s", {"path": "u"}, 20, scores, metrics=metrics, **by_loss)
+    with pytest.raises(ConfigError, match="ece of joint, seed 0, cannot be 1.5"):
+        read_comparisons([tmp_path / "c"])
 
 
 def test_other_files_are_left_out_or_refused(tmp_path, root):
