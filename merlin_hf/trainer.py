@@ -1,7 +1,7 @@
-"""MeRLin: a backbone such that a head fit on part of the target data does well on the rest."""
+"""MeRLin: train a backbone such that a head fit on part of the target data does well on the rest."""
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,25 +12,38 @@ from .training_args import MerlinTrainingArguments, default_head
 from .transfer.balance import balance
 from .transfer.batches import Batches
 from .transfer.checks import check_target_batch
+from .transfer.class_prior import add_log_prior
+from .transfer.compat.mean_loss import MeanLoss
 from .transfer.distributed import gather_rows, is_distributed, sum_over_ranks
-from .transfer.frequencies import add_log_prior
 from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .transfer.phases import Phase, share_between
+from .transfer.regularizer import at_least_float32
 from .transfer.seeding import derived_generator
 from .transfer.splits import Split, fold_by_class, leave_one_out, split_by_class
 from .transfer.trainer import TransferTrainer
 
 
-class _LeaveOneOutHead(NamedTuple):
-    """The n heads that are each fit on all rows but one, as far as the row left out goes."""
+@runtime_checkable
+class LeaveOneOutSolver(Protocol):
+    """A head solver with leave-one-out in closed form."""
 
-    solver: HeadSolver
+    def leave_one_out(
+        self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        """Return logits of each row, by the head fit on the others."""
+        ...
+
+
+class _LeaveOneOutHead(NamedTuple):
+    """Stands for n heads, each fit on all rows but one and applied to that row."""
+
+    solver: LeaveOneOutSolver
     targets: Tensor
     l2: Tensor | float
     sample_weight: Tensor
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Logits `(1, n, num_labels)` of the rows `(n, hidden_size)`, each by the head fit on the others."""
+        """Return logits `(1, n, num_labels)` of the rows `(n, hidden_size)`, each by the head fit on the others."""
         return self.solver.leave_one_out(features, self.targets, self.l2, self.sample_weight).unsqueeze(0)
 
 
@@ -83,25 +96,23 @@ class MerlinTrainer(TransferTrainer):
 
     @property
     def has_unused_parameters(self):
-        """
-        The source's phase uses no scalars, and no head of the target where it is trained later; the target's no source
-        head.
-        """
+        """Whether a phase does not use all trained parameters: it leaves out a head, or the learned scalars."""
         leaves_a_head = self.trains_target_head or self.args.target_phase_fraction > 0
         return self.has_phases and (leaves_a_head or bool(self.learned_scalars()))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """
-        The objective above on one micro-batch of each task, or in the phases of the source and of the target one term
-        of it; Trainer's own loss where there is no batch of this training.
+        Return the objective above on one micro-batch of each task.
+
+        In the phases of the source and of the target it is one term of that; in evaluation it is Trainer's own loss.
         """
         batches = self.take_batches(inputs)
         if batches is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if batches.source_labels is None:
+            return self.target_phase_loss(model, batches, return_outputs)
         if not self.phase.uses_target:
             return self.source_phase_loss(model, batches, return_outputs)
-        if not self.phase.uses_source:
-            return self.target_phase_loss(model, batches, return_outputs)
 
         outputs = model(
             source_inputs=batches.source_inputs, target_inputs=batches.target_inputs, with_target_logits=False
@@ -122,7 +133,8 @@ class MerlinTrainer(TransferTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def source_phase_loss(self, model, batches: Batches, return_outputs: bool = False):
-        """`source_weight * L_source(theta_s, phi)`, of shape `()`: the loss of the steps before MeRLin's."""
+        """Return `source_weight * L_source(theta_s, phi)`, of shape `()`, the loss of the source's phase."""
+        assert batches.source_labels is not None
         outputs = model(source_inputs=batches.source_inputs, with_scalars=False)
         source_loss = self.source_loss(outputs.source_logits, batches.source_labels)
         self.record(source_loss=source_loss)
@@ -130,10 +142,7 @@ class MerlinTrainer(TransferTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def target_phase_loss(self, model, batches: Batches, return_outputs: bool = False):
-        """
-        `L_va(theta(phi; tr), phi)`, averaged over splits, of shape `()`: the loss of the last steps, without the
-        source.
-        """
+        """Return `L_va(theta(phi; tr), phi)`, averaged over splits, of shape `()`, the loss of the target's phase."""
         outputs = model(target_inputs=batches.target_inputs, with_target_logits=False)
         _, features, scalars = outputs.views()
         meta_loss, _ = self.meta_loss(features, batches.target_labels, scalars)
@@ -142,8 +151,9 @@ class MerlinTrainer(TransferTrainer):
 
     def meta_loss(self, features: Tensor, labels: Tensor, scalars: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """
-        How well heads fit on one part of the target batch do on the rest. On several processes they are fit on, and
-        judged by, the rows of all of them.
+        Fit heads on one part of the target batch and return their loss on the rest, over the rows of all processes.
+
+        Features of lower precision are taken to float32 first: rounded to bfloat16, close class means are the same.
 
         Args:
             features (`torch.FloatTensor` of shape `(n, hidden_size)`): of this process.
@@ -153,7 +163,7 @@ class MerlinTrainer(TransferTrainer):
         Returns:
             The loss, of shape `()`, and the features that it was computed from, those of all processes.
         """
-        features, labels, present = self.gather_target(features, labels)
+        features, labels, present = self.gather_target(at_least_float32(features), labels)
         self.target_problem_type = self.problem_type(labels)
         split = self.split(labels, present)
         head = self.fit_head(features, labels, split.train, scalars)
@@ -161,10 +171,10 @@ class MerlinTrainer(TransferTrainer):
 
     def gather_target(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """
-        The target batch that a head sees: that of all ranks, or with `head_scope="local"` of this one.
+        Return the target batch that heads are fit on: that of all ranks, or of this one with `head_scope="local"`.
 
         Returns:
-            features `(n, hidden_size)` and labels over all ranks, and which rows are real, `None` if all are.
+            features `(n, hidden_size)`, labels, and a mask `(n,)` of the rows that are no padding, or `None` for all.
         """
         if self.args.head_scope == "local" or not is_distributed():
             return features, labels, None
@@ -172,13 +182,13 @@ class MerlinTrainer(TransferTrainer):
 
     def split(self, labels: Tensor, present: Tensor | None = None) -> Split:
         """
-        The ways to divide a target batch that `args.split` names, by class where there are classes.
+        Divide a target batch as `args.split` says, by class where there are classes.
 
-        They are a function of the seed and the step, the same on every rank and in a resumed run.
+        The result depends on the seed and the step alone: it is the same on every rank and in a resumed run.
 
         Args:
             labels (`torch.Tensor` of shape `(n,)` or `(n, num_labels)`): of the batch over all ranks.
-            present (`torch.BoolTensor` of shape `(n,)`, *optional*): which rows are real.
+            present (`torch.BoolTensor` of shape `(n,)`, *optional*): the rows that are no padding.
         """
         if self.problem_type(labels) != SINGLE_LABEL:
             labels = labels.new_zeros(len(labels), dtype=torch.long)
@@ -194,7 +204,7 @@ class MerlinTrainer(TransferTrainer):
         self, features: Tensor, labels: Tensor, train: Tensor, scalars: dict[str, Tensor] | None = None
     ) -> "LinearHead | _LeaveOneOutHead":
         """
-        The head of each split, theta(phi; tr).
+        Fit the head of each split, theta(phi; tr).
 
         Args:
             features (`torch.FloatTensor` of shape `(n, hidden_size)`).
@@ -203,16 +213,17 @@ class MerlinTrainer(TransferTrainer):
             scalars (`dict[str, torch.FloatTensor]`, *optional*): the learned scalars.
 
         Returns:
-            [`~merlin_hf.heads.LinearHead`] with weight `(num_splits, num_labels, hidden_size)`, or what stands in for
-            the heads of leave-one-out.
+            [`~merlin_hf.heads.LinearHead`] with weight `(num_splits, num_labels, hidden_size)`, or a stand-in for the
+            heads of leave-one-out.
         """
         targets, sample_weight = self.fit_targets(labels)
         solver = self.head_solver(self.problem_type(labels))
         if self.args.split == "loo":
+            assert isinstance(solver, LeaveOneOutSolver)  # as the options are checked
             return _LeaveOneOutHead(solver, targets, self.head_l2(scalars), train[0] * sample_weight)
         head = solver.fit(features, targets, self.head_l2(scalars), train * sample_weight)
         self.record(**head.info)
-        if self.knows_class_frequencies(self.problem_type(labels)):
+        if self.adds_class_prior(self.problem_type(labels)):
             counts = (targets * (train * sample_weight).unsqueeze(-1)).sum(-2)
             head = add_log_prior(head, counts, self.logit_scale(scalars))
         return head
@@ -226,7 +237,7 @@ class MerlinTrainer(TransferTrainer):
         scalars: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """
-        The mean loss of each head on the rows that it was not fit on, L_va(theta, phi), averaged over splits.
+        Return the mean loss of each head on the rows that it was not fit on, L_va(theta, phi), averaged over splits.
 
         Returns:
             `torch.FloatTensor` of shape `()`; 0 in a batch where no class has two rows.
@@ -234,24 +245,26 @@ class MerlinTrainer(TransferTrainer):
         logits = head(features)
         self.record_head(logits, labels, split, scalars)
         if self.target_compute_loss_func is not None:
-            return self.given_loss(self.logit_scale(scalars) * logits, labels, split.validation)
+            scaled = self.logit_scale(scalars) * logits
+            return self.given_loss(self.target_compute_loss_func, scaled, labels, split.validation)
         losses = self.row_losses(logits, labels, self.logit_scale(scalars))
         rows = split.validation.to(losses.dtype)
         return (losses * rows).sum() / rows.sum().clamp(min=1)
 
-    def given_loss(self, logits: Tensor, labels: Tensor, validation: Tensor) -> Tensor:
-        """The user's `compute_loss_func` on the validation rows of each split, averaged over all those rows."""
+    def given_loss(self, loss: MeanLoss, logits: Tensor, labels: Tensor, validation: Tensor) -> Tensor:
+        """Return a user's `compute_loss_func` on the validation rows of each split, averaged over all those rows."""
         total = 0.0 * logits.sum()
         for of_split, rows in zip(logits, validation, strict=True):
             if rows.any():
                 outputs = SequenceClassifierOutput(logits=of_split[rows])
-                total = total + rows.sum() * self.target_compute_loss_func(outputs, labels[rows])
+                total = total + rows.sum() * loss(outputs, labels[rows])
         return total / validation.sum().clamp(min=1)
 
     def row_losses(self, logits: Tensor, labels: Tensor, scale: Tensor | float) -> Tensor:
         """
-        Loss of each row: squared error to the encoded targets, or cross-entropy of the scaled logits, where classes
-        are smoothed by `label_smoothing_factor`.
+        Return the loss of each row: squared error to the encoded targets, or cross-entropy of the scaled logits.
+
+        Classes are smoothed by `label_smoothing_factor`.
 
         Args:
             logits (`torch.FloatTensor` of shape `(num_splits, n, num_labels)`).
@@ -274,11 +287,11 @@ class MerlinTrainer(TransferTrainer):
     def record_head(
         self, logits: Tensor, labels: Tensor, split: Split, scalars: dict[str, Tensor] | None = None
     ) -> None:
-        """Log the head's accuracy on both halves, how many rows judged it, and the learned scalars."""
+        """Log the head's accuracy on both halves, the number of validation rows, and the learned scalars."""
         if self.problem_type(labels) == SINGLE_LABEL:
             correct = logits.argmax(-1) == labels
             halves = {"validation": split.validation}
-            if self.args.split != "loo":  # whose logits are all of rows that were left out
+            if self.args.split != "loo":  # there all logits are of rows that were left out
                 halves["train"] = split.train
             for name, rows in halves.items():
                 accuracy = (correct & rows).sum() / rows.sum().clamp(min=1)
@@ -290,18 +303,20 @@ class MerlinTrainer(TransferTrainer):
     # The head's settings
 
     def finish_head(self, head, batches, scalars):
-        """Return the head; class means know the class frequencies of all target rows."""
-        if not self.knows_class_frequencies(self.target_problem_type):
+        """Return the head; to class means the log prior of the classes, by all target rows, is added."""
+        if self.target_problem_type is None or not self.adds_class_prior(self.target_problem_type):
             return head
         counts = torch.zeros_like(head.bias)
         counts += torch.as_tensor(batches.target_sum).to(counts)  # a plain 0 on a rank without rows
         return add_log_prior(head, sum_over_ranks(counts), float(self.logit_scale(scalars)))
 
-    def knows_class_frequencies(self, problem_type: str) -> bool:
+    def adds_class_prior(self, problem_type: str) -> bool:
         """
-        Whether the head is told how frequent each class is: where there is one class per row, the head does not learn
-        it from the labels, its logits are those of probabilities, the model's last layer has a bias to keep it in, and
-        no loss of the user's own may weigh the classes otherwise.
+        Return whether the log prior of the classes is added to the head's bias.
+
+        It is where there is one class per row and the logits are those of probabilities, for class means, as other
+        heads learn it from the labels. The model's last layer needs a bias to keep it in, and a loss of the user's own
+        may weigh the classes otherwise.
         """
         return (
             self.args.class_frequencies
@@ -313,7 +328,7 @@ class MerlinTrainer(TransferTrainer):
         )
 
     def learned_scalars(self) -> dict[str, float]:
-        """`log_head_l2` and `log_logit_scale`, as far as they are learned."""
+        """Return those of `log_head_l2` and `log_logit_scale` that are learned, with their first values."""
         scalars = {}
         if self.args.learn_head_l2:
             scalars["log_head_l2"] = math.log(self.head_l2(None))
@@ -322,7 +337,7 @@ class MerlinTrainer(TransferTrainer):
         return scalars
 
     def solver_name(self, problem_type):
-        """`args.head`, or the default for such labels."""
+        """Return `args.head`, or the default for such labels."""
         return self.args.head or default_head(self.args, problem_type)
 
     @property
@@ -331,13 +346,13 @@ class MerlinTrainer(TransferTrainer):
         return get_head(self.solver_name(REGRESSION if self.is_regression else SINGLE_LABEL))
 
     def head_l2(self, scalars: dict[str, Tensor] | None) -> Tensor | float:
-        """The head's regulariser: learned, as given, or the solver's default."""
+        """Return the head's regulariser: learned, as given, or the solver's default."""
         if scalars and "log_head_l2" in scalars:
             return scalars["log_head_l2"].exp()
         return self.args.head_l2 or self._default_solver.default_l2
 
     def logit_scale(self, scalars: dict[str, Tensor] | None) -> Tensor | float:
-        """The scale of the head's logits: learned or as given, and 1 for regression."""
+        """Return the scale of the head's logits: learned or as given, and 1 for regression."""
         if self.is_regression:
             return 1.0
         if scalars and "log_logit_scale" in scalars:
@@ -345,22 +360,22 @@ class MerlinTrainer(TransferTrainer):
         return self.args.logit_scale or self._default_solver.default_logit_scale
 
     def final_head_l2(self, scalars: dict[str, Tensor]) -> float | str:
-        """The final head's regulariser: as in training with `refit_l2="meta"`, else as given."""
+        """Return the final head's regulariser: that of training with `refit_l2="meta"`, else as given."""
         return float(self.head_l2(scalars)) if self.args.refit_l2 == "meta" else self.args.refit_l2
 
     def parameters_with_learning_rates(self):
-        """As in TransferTrainer, with a rate of their own for the learned scalars."""
+        """Return those of TransferTrainer, and the learned scalars with `scalar_learning_rate`."""
         scalars = list(self.transfer_model.scalars.values())
         return [*super().parameters_with_learning_rates(), (scalars, self.args.scalar_learning_rate)]
 
     def check_data(self):
-        """As in TransferTrainer, and a target batch must always have rows to judge the head by."""
+        """Check the data as TransferTrainer does, and that target batches can be split."""
         super().check_data()
         self.check_batch_size()
 
     def check_settings(self):
         """
-        As in TransferTrainer.
+        Check the settings as TransferTrainer does.
 
         Raises:
             ValueError: nothing is trained in the target's phase, as the backbone is frozen and no scalar is learned.
@@ -379,7 +394,7 @@ class MerlinTrainer(TransferTrainer):
             )
 
     def check_batch_size(self):
-        """Raise an error where a target batch may have no rows to judge the head by."""
+        """Raise an error if a target batch may have no rows to validate the head on."""
         if self.train_dataset is not None:
             ranks = self.args.world_size if self.args.head_scope == "global" else 1
             batch_size = self._train_batch_size * ranks

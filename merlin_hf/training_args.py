@@ -38,15 +38,16 @@ REPORTERS = ("all", "none", *INTEGRATION_TO_CALLBACK)
 INHERITED: dict[str, Any] = {
     **dict.fromkeys(
         (
-            "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "eval_accumulation_steps",
-            "torch_empty_cache_steps", "dataloader_prefetch_factor", "ddp_bucket_cap_mb", "ddp_timeout",
+            "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
+            "eval_accumulation_steps", "torch_empty_cache_steps", "dataloader_prefetch_factor", "ddp_bucket_cap_mb",
+            "ddp_timeout",
         ),
         interval("[1, inf)"),
     ),
     **dict.fromkeys(
         (
-            "num_train_epochs", "warmup_steps", "weight_decay", "adam_epsilon", "neftune_noise_alpha", "logging_steps", "eval_steps",
-            "eval_delay", "save_steps", "save_total_limit",
+            "num_train_epochs", "warmup_steps", "weight_decay", "adam_epsilon", "neftune_noise_alpha",
+            "logging_steps", "eval_steps", "eval_delay", "save_steps", "save_total_limit",
         ),
         interval("[0, inf)"),
     ),
@@ -97,8 +98,9 @@ def parse_mix(mix: str | Mapping[str, float]) -> str | dict[str, float]:
 @dataclass
 class TransferTrainingArguments(TrainingArguments):
     """
-    [`~transformers.TrainingArguments`] for a run with a source data set. `per_device_train_batch_size`,
-    `num_train_epochs` and all the rest are about the target, `train_dataset`.
+    [`~transformers.TrainingArguments`] for a run with a source data set.
+
+    `per_device_train_batch_size`, `num_train_epochs` and all inherited options are about the target, `train_dataset`.
 
     Args:
         per_device_source_batch_size (`int`, *optional*): source rows per device and step; the target's if not given.
@@ -164,13 +166,12 @@ class TransferTrainingArguments(TrainingArguments):
     @classmethod
     def check_options(cls, args: TrainingArguments) -> None:
         """
-        Check the options of this class again, where they were not set by the constructor: on plain
-        `TrainingArguments`, by a search, by assignment.
+        Check the options of this class, also those set by a search or by assignment, or on plain `TrainingArguments`.
 
-        A method that has options which must fit together overrides this and calls it first.
+        Override it, and call it first, where options of a method must fit together.
 
         Raises:
-            ValueError: one has a value that it cannot have.
+            ValueError: an option has a value out of its range.
         """
         if isinstance(args.source_mix, Mapping):
             args.source_mix = ",".join(f"{name}={weight}" for name, weight in args.source_mix.items())
@@ -202,7 +203,7 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         head_l2 (`float`, *optional*): the head's regulariser, relative to the mean squared norm of its training
             features; the solver's own default if not given. The first value where it is learned.
         class_frequencies (`bool`): have class means also know how frequent each class is among the rows they are fit
-            on, as far as these rows tell it (see [`~merlin_hf.transfer.frequencies.class_prior`]). Has no effect on
+            on, as far as these rows tell it (see [`~merlin_hf.transfer.class_prior.class_prior`]). Has no effect on
             other heads, which learn it from the labels, on `meta_loss="squared_error"`, on several labels per row,
             with a `compute_loss_func`, which may weigh classes otherwise, and where the model's last layer has no bias
             to keep it in.
@@ -309,6 +310,11 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             raise ValueError(
                 f"`split='loo'` needs `head='ridge'`, the one with a closed form for it; got {args.head!r}."
             )
+        if args.source_weight == 0 and args.rho == 0:
+            raise ValueError(
+                "`source_weight=0` and `rho=0` leave no loss to train on. Set one of them above 0; the defaults are "
+                "1.0 and 0.3."
+            )
         if args.split == "kfold" and args.num_splits < 2:
             raise ValueError(f"`split='kfold'` needs `num_splits` of at least 2 folds, got {args.num_splits}.")
         source, target = args.source_phase_fraction, args.target_phase_fraction
@@ -321,10 +327,7 @@ class MerlinTrainingArguments(TransferTrainingArguments):
 
 
 def default_head(args: TrainingArguments, problem_type: str) -> str:
-    """
-    Return the solver where `args.head` is `None`: class means, and ridge where there are none or they could not be
-    judged.
-    """
+    """Return the solver where `args.head` is `None`: class means, or ridge for targets and losses without classes."""
     needs_ridge = problem_type == REGRESSION or args.split == "loo" or args.meta_loss == "squared_error"
     return "ridge" if needs_ridge else "centroid"
 

@@ -91,6 +91,21 @@ def test_loss_is_the_papers_sum(tmp_path):
     assert parts[0.0, 1.0] > 0.1 and parts[1.0, 0.0] > 0.001
 
 
+@pytest.mark.parametrize("head", ["centroid", "ridge"])
+def test_features_of_low_precision_have_the_loss_of_their_values(tmp_path, head):
+    """Class means are far closer to each other than to 0, where bfloat16 has steps of their size."""
+    trainer = make_trainer(tmp_path, head=head, num_splits=2)
+    inputs = one_step_inputs(trainer)
+    generator = torch.Generator().manual_seed(0)
+    features = (100 + torch.randn(8, 32, generator=generator)).bfloat16().requires_grad_()
+    values = features.detach().float().requires_grad_()
+    losses = [trainer.meta_loss(x, inputs["labels"], trainer.transfer_model.scalars())[0] for x in (features, values)]
+    assert losses[0].dtype == torch.float32 and torch.equal(*losses)
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(features.grad, values.grad.bfloat16())
+
+
 def test_training_lowers_both_losses_and_solves_the_target(tmp_path):
     trainer = make_trainer(
         tmp_path, max_steps=80, learning_rate=3e-3, per_device_train_batch_size=12, num_splits=2, learn_head_l2=True

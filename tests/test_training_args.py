@@ -25,6 +25,7 @@ from tests.tiny import tiny_bert, tiny_dataset
         ({"split": "thirds"}, r"`split` must be one of half, kfold, loo, got 'thirds'"),
         ({"split": "loo", "head": "centroid"}, r"`split='loo'` needs `head='ridge'`.*got 'centroid'"),
         ({"split": "kfold", "num_splits": 1}, r"`split='kfold'` needs `num_splits` of at least 2"),
+        ({"source_weight": 0.0, "rho": 0.0}, r"`source_weight=0` and `rho=0` leave no loss to train on"),
         ({"refit_l2": "often"}, r"`refit_l2` must be 'auto', 'meta' or a positive number, got 'often'"),
     ],
 )

@@ -37,9 +37,13 @@ class ModelCardMixin(TrainerBase):
     """
 
     model_card_arguments: ClassVar[dict[str, Any]] = {}
-    holds_pushes: bool = False  # whether a checkpoint that is to be pushed has to wait for `push_waiting_checkpoint`
     _evaluated_dataset: Any = None
     _has_waiting_checkpoint: bool = False
+
+    @property
+    def holds_pushes(self) -> bool:
+        """Whether a checkpoint that is to be pushed has to wait for `push_waiting_checkpoint`."""
+        return False
 
     @property
     def _writes_own_card(self) -> bool:

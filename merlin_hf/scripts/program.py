@@ -23,8 +23,8 @@ from ..data.tasks import TEST, TRAIN, VALIDATION, Task, check_several_classes, l
 from ..hub.content import given_arguments
 from ..methods import get_method
 from ..training_args import TransferTrainingArguments
+from ..transfer.checkpoint import NotFiniteError
 from ..transfer.distributed import end_training
-from ..transfer.weights import NotFiniteError
 from ..utils import loading
 from ..utils.exit_status import EXPECTED, FAILURE, fail, fail_with, guarded
 from ..utils.files import FileError, check_output_dir

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def add_adapter(model: nn.Module, peft_config: "PeftConfig", head_module: str | None = None) -> Any:
     """
-    The model with an adapter, in which all that lies outside the pretrained base model is trained and saved in full.
+    Add an adapter to a model; layers outside the pretrained base model are trained and saved in full.
 
-    What `modules_to_save` already names stays. peft adds `classifier` and `score` for `task_type="SEQ_CLS"` only, and
+    They are added to `modules_to_save`. peft itself adds `classifier` and `score` for `task_type="SEQ_CLS"` only, and
     misses the new layers before the head that DistilBERT, DeBERTa, T5 and Wav2Vec2 have.
 
     Args:
@@ -47,7 +47,7 @@ def add_adapter(model: nn.Module, peft_config: "PeftConfig", head_module: str | 
 
 
 def new_modules(model: nn.Module, head_module: str | None = None) -> list[str]:
-    """The children outside the base model that have parameters; the last layer alone where it lies inside."""
+    """Return the names of children outside the base model with parameters, or the last layer if it lies inside."""
     base_model = getattr(model, "base_model", model)
     head = find_head(model, head_module)
     outside = [
@@ -60,19 +60,15 @@ def new_modules(model: nn.Module, head_module: str | None = None) -> list[str]:
 
 def check_head_is_saved(model: nn.Module, head_name: str) -> None:
     """
-    Check that a `PeftModel` saves the layer that training writes.
+    Check that a `PeftModel` saves the last layer, which training fits.
 
     Raises:
         ValueError: it would be lost with the adapter's checkpoint.
     """
+    short_name = head_name.removeprefix("base_model.model.").removesuffix(".base_layer")
     if hasattr(model, "peft_config") and ".modules_to_save." not in f".{head_name}.":
         raise ValueError(
             f"`model` is a PeftModel that does not save its head {head_name!r}: the adapter's checkpoint would lose "
-            "it. Name "
-            f'the layer in the adapter\'s configuration, `modules_to_save=["{_short_name(head_name)}"]`, or pass the plain '
-            "model with `peft_config=`, which does so."
+            f'it. Name the layer in the adapter\'s configuration, `modules_to_save=["{short_name}"]`, or pass the '
+            "plain model with `peft_config=`, which does so."
         )
-
-
-def _short_name(head_name: str) -> str:
-    return head_name.removeprefix("base_model.model.").removesuffix(".base_layer")

@@ -1,4 +1,4 @@
-"""How strongly two losses pull at the features they share."""
+"""The balance of the gradients of two losses at the features they share."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from .distributed import is_distributed, sum_over_ranks
 
 
 class _PrecomputedGradient(torch.autograd.Function):
-    """A value whose gradients in some inputs have been computed already."""
+    """A value with given gradients for some inputs."""
 
     @staticmethod
     def forward(ctx, value: Tensor, gradients: list[Tensor], *inputs: Tensor) -> Tensor:
@@ -30,11 +30,10 @@ def balance(
     scalars: Iterable[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """
-    [`gradient_ratio`], and the meta loss with the gradients that it took: the backward pass does not go through the
-    head again.
+    Compute [`gradient_ratio`], and keep the gradients of the meta loss, so that the backward pass skips the head.
 
     Args:
-        scalars (`Iterable[torch.FloatTensor]`): what the meta loss depends on beside the features.
+        features, scalars: the tensors that the meta loss depends on; the others are as for [`gradient_ratio`].
 
     Returns:
         The ratio and the meta loss, both of shape `()`.

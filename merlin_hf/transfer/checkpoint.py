@@ -1,7 +1,4 @@
-"""
-The checkpoints of a run: what is in them, who may write them, and which run goes on from them. No Trainer is extended
-here.
-"""
+"""The checkpoints of a run: what they contain, how they are written, and which run may resume from them."""
 
 import os
 import shutil
@@ -14,10 +11,10 @@ import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 from transformers.utils import logging
 
 from ..heads.base import NotFiniteFeaturesError
@@ -27,7 +24,6 @@ from ..utils.manifest import WEIGHTS, Parts, lacking, write_manifest
 from .distributed import gather_parameter
 from .model import TransferModel
 from .run_record import Differences, describe_run, differences, read_record
-from .weights import NotFiniteError, not_finite
 from .whole_checkpoints import (
     LOCK_NAME,
     LONGEST_FILE,
@@ -45,13 +41,18 @@ from .whole_checkpoints import (
 logger = logging.get_logger(__name__)
 
 TRANSFER_STATE_NAME = "transfer_state.safetensors"
-PREFIX = "model."  # of the classifier's tensors in a TransferModel
-KEPT = "kept."  # of what a regularizer keeps beside its parameters
-RUN = "run."  # of what a resumed run must agree with
+# Prefixes of names in a TransferModel's state and in that file:
+PREFIX = "model."  # tensors of the classifier
+KEPT = "kept."  # a regularizer's state beside its parameters
+RUN = "run."  # state that must be the same in a run that resumes
+
+
+class NotFiniteError(FloatingPointError):
+    """Training has diverged: weights are NaN or infinite. Nothing was saved over an earlier checkpoint."""
 
 
 def transfer_state(transfer_model: TransferModel) -> dict[str, Tensor]:
-    """All but the classifier, whole and on the CPU; a collective where the model is sharded."""
+    """Return all tensors that are not the classifier's, whole and on the CPU; a collective where it is sharded."""
     own = {name: p for name, p in transfer_model.named_parameters() if not name.startswith(PREFIX)}
     state = {name: gather_parameter(parameter).cpu().contiguous() for name, parameter in own.items()}
     if transfer_model.regularizer is not None:
@@ -61,15 +62,15 @@ def transfer_state(transfer_model: TransferModel) -> dict[str, Tensor]:
 
 
 def plain_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a `state_dict` of a [`TransferModel`] has of the classifier, under the classifier's own names."""
+    """Return the classifier's part of a [`TransferModel`]'s `state_dict`, under the classifier's own names."""
     return {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
 
 
 def save_transfer_state(state: dict[str, Tensor], folder: str) -> None:
     """
-    Write what [`transfer_state`] returned to `folder/transfer_state.safetensors`, whole or not at all.
+    Write a [`transfer_state`] to `folder/transfer_state.safetensors`, in one step.
 
-    The classifier itself is saved by `save_pretrained` next to it and knows nothing of this file.
+    The classifier is saved beside it by `save_pretrained`.
     """
     path = os.path.join(folder, TRANSFER_STATE_NAME)
     save_file(state, f"{path}.tmp")
@@ -78,11 +79,11 @@ def save_transfer_state(state: dict[str, Tensor], folder: str) -> None:
 
 def load_transfer_state(transfer_model: TransferModel, folder: str) -> None:
     """
-    Read back what [`save_transfer_state`] wrote.
+    Load the tensors that [`save_transfer_state`] wrote.
 
     Raises:
         FileError: the checkpoint was written by plain Trainer, or without a source data set, or its source head or its
-            scalars are not those of this run.
+            scalars do not fit this run.
     """
     path = os.path.join(folder, TRANSFER_STATE_NAME)
     if not os.path.isfile(path):
@@ -106,9 +107,7 @@ def load_transfer_state(transfer_model: TransferModel, folder: str) -> None:
 
 
 def read_run_state(folder: str) -> dict[str, Tensor]:
-    """
-    Return what `TransferTrainer.run_state` gave when a checkpoint was written; nothing where there is no such file.
-    """
+    """Return the `TransferTrainer.run_state` in a checkpoint; empty where there is none."""
     path = os.path.join(folder, TRANSFER_STATE_NAME)
     if not os.path.isfile(path):
         return {}
@@ -118,20 +117,19 @@ def read_run_state(folder: str) -> dict[str, Tensor]:
 
 class Checkpoints:
     """
-    The checkpoints of one trainer: a folder `checkpoint-*` appears, and goes, in one rename, with all that belongs to
-    it.
+    The checkpoints of one trainer: each folder `checkpoint-*` appears and disappears whole, in one rename.
 
-    Trainer writes a checkpoint file by file into its final folder and deletes old ones file by file, so that a process
-    that is killed leaves a folder behind that `get_last_checkpoint` takes and that lacks the optimizer, or more. Here
-    the files are written to a folder of this process (`_saving-HOST-PID/`) in the same output folder. When all ranks
-    are done, a manifest of them is added, all of it is brought to the disk, and the folder is renamed.
+    Trainer writes and deletes checkpoints file by file in their final folders. A process that is killed then leaves a
+    folder that `get_last_checkpoint` takes, although it lacks the optimizer, or more. Here the files are written to
+    `_saving-HOST-PID/` in the same output folder. When all ranks are done, a manifest is added, all is written to the
+    disk, and the folder is renamed.
 
     Args:
         trainer ([`~merlin_hf.transfer.trainer.TransferTrainer`]): whose checkpoints they are.
 
     Attributes:
-        is_finished (`bool`): whether the last `train` found its checkpoint at the last step, and trained no further.
-        resumed_step (`int`, *optional*): the step of the checkpoint that the run goes on from.
+        is_finished (`bool`): whether the last `train` resumed from a checkpoint of the last step, and trained no step.
+        resumed_step (`int`, *optional*): the step of the checkpoint that the run resumed from.
         is_staging (`bool`): whether a checkpoint is being written.
     """
 
@@ -143,12 +141,12 @@ class Checkpoints:
         self._staging_name: str | None = None
         self._record: dict[str, Any] | None = None
 
-    # Going on from a checkpoint
+    # Resuming
 
     @contextmanager
     def of_training(self, resume_from_checkpoint: Any, trial: Any) -> Iterator[Any]:
         """
-        A block in which this run alone writes to its folder; gives the folder of the checkpoint to go on from, if any.
+        Yield the checkpoint to resume from, if any, in a block in which this run alone writes to its folder.
 
         Raises:
             FileError: `resume_from_checkpoint` names an incomplete checkpoint or that of another run, or there is
@@ -166,8 +164,7 @@ class Checkpoints:
             try:
                 yield resume_from_checkpoint
             except (ValueError, RuntimeError) as error:
-                # A head that is fit to NaN says so, but not why. Nothing is asked of other processes, which may be
-                # elsewhere.
+                # A head that is fit to NaN says so, but not why. Other processes may be elsewhere, so no collective.
                 name = None if isinstance(error, FileError) else not_finite(self._trained_model)
                 if name is None and isinstance(
                     error, NotFiniteFeaturesError
@@ -181,8 +178,9 @@ class Checkpoints:
 
     def epochs_left(self, epochs: int, max_steps: int) -> int:
         """
-        Return the number of epochs, 0 where the checkpoint is of the last step: Trainer would train one more where an
-        epoch does not end there (transformers 5.10 to 5.24).
+        Return the number of epochs, or 0 where the checkpoint is of the last step.
+
+        Trainer would train another step where no epoch ends there (transformers 5.10 to 5.24).
         """
         self.is_finished = self.resumed_step is not None and self.resumed_step >= max_steps
         if self.is_finished:
@@ -196,8 +194,7 @@ class Checkpoints:
 
     def to_continue(self) -> str | None:
         """
-        Return the newest whole checkpoint in `output_dir`, checked to be one of this very run; `None` where there is
-        none.
+        Return the newest whole checkpoint in `output_dir`, if any, after a check that this run wrote it.
 
         Raises:
             FileError: it is another run's; the message names `output_dir` and all that differs.
@@ -255,7 +252,7 @@ class Checkpoints:
         return differences(saved or {}, self._run_record())
 
     def _run_record(self) -> dict[str, Any]:
-        """Return the description of this run, which is made once per training."""
+        """Return the description of this run, made once per training."""
         if self._record is None:
             trainer = self.trainer
             model = trainer.model if trainer.transfer_model is None else trainer.transfer_model.model
@@ -267,8 +264,9 @@ class Checkpoints:
                 name: None if rows is None else trainer._with_collator(rows, None, "training")[0]
                 for name, rows in data.items()
             }
-            is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-            self._record = describe_run(type(trainer), trainer.args, model, seen, has_all_weights=not is_sharded)
+            self._record = describe_run(
+                type(trainer), trainer.args, model, seen, has_all_weights=not trainer.is_sharded
+            )
         return self._record
 
     def _needed_parts(self) -> Parts:
@@ -276,39 +274,29 @@ class Checkpoints:
         trainer = self.trainer
         state: list[tuple[str, ...]] = [(STATE_NAME,)]
         if trainer.is_deepspeed_enabled:
-            return state if self.trainer.args.save_only_model else [*state, ("global_step*",)]
-        weights, optimizer = WEIGHTS, ("optimizer.pt", "optimizer.bin")
-        if trainer.is_fsdp_enabled:
-            weights, optimizer = ("pytorch_model_fsdp*",), ("optimizer*",)
-        if self.trainer.args.save_only_model:
+            return state if trainer.args.save_only_model else [*state, ("global_step*",)]
+        if trainer.args.save_only_model:
             return [WEIGHTS, *state]
-        return [weights, optimizer, ("scheduler.pt",), ("rng_state*.pth",), *state]
+        rest = [("scheduler.pt",), ("rng_state*.pth",), *state]
+        if trainer.is_fsdp_enabled:
+            return [("pytorch_model_fsdp*",), ("optimizer*",), *rest]
+        return [WEIGHTS, ("optimizer.pt", "optimizer.bin"), *rest]
 
     # One run in a folder
 
     @contextmanager
     def _own_output_dir(self, trial: Any) -> Iterator[None]:
-        """
-        Check that checkpoints can be written, and keep other runs out until the end; the trials of a search have
-        folders of their own.
-        """
-        names = [staging_name()]
-        if self.trainer.args.world_size > 1:
-            broadcast_object_list(names)
-        self._staging_name = names[0]
-        if (
-            str(getattr(self.trainer.args.save_strategy, "value", self.trainer.args.save_strategy)) == "no"
-            or trial is not None
-        ):
+        """Check that checkpoints can be written, and lock the folder; trials of a search have their own folders."""
+        self._staging_name = self._on_main_process(staging_name)
+        if self.trainer.args.save_strategy == SaveStrategy.NO or trial is not None:
             yield
             return
         output_dir = self.trainer.args.output_dir
         with ExitStack() as stack:
 
             def begin() -> None:
-                check_output_dir(
-                    output_dir, [f"{self._staging_dir}/{PREFIX_CHECKPOINT_DIR}-1000000000/{LONGEST_FILE}"]
-                )
+                longest = f"{self._staging_dir}/{PREFIX_CHECKPOINT_DIR}-1000000000/{LONGEST_FILE}"
+                check_output_dir(output_dir, [longest])
                 stack.enter_context(locked(Path(output_dir, LOCK_NAME), output_dir, "training"))
                 remove_leftovers(output_dir)
 
@@ -316,9 +304,7 @@ class Checkpoints:
             yield
 
     def _on_main_process(self, function: Callable[[], Any]) -> Any:
-        """
-        Return what a function returns on the main process, or raise what it refuses, on all processes of the run.
-        """
+        """Call a function on the main process; return its result, or raise its `FileError`, on all processes."""
         outcome: list[Any] = [None, None]
         if self.trainer.args.process_index == 0:
             try:
@@ -390,7 +376,7 @@ class Checkpoints:
 
     def _publish(self, staged: str, final: str, record: dict[str, Any]) -> None:
         """
-        Give a checkpoint its manifest and its name.
+        Add the manifest of a checkpoint, and rename its folder.
 
         Raises:
             RuntimeError: some of its files are not there any more.
@@ -410,7 +396,7 @@ class Checkpoints:
         publish(staged, final)
 
     def _point_at_best(self, run_dir: str, staged: str) -> None:
-        """Trainer looked for the best checkpoint beside the one it wrote: correct what it noted."""
+        """Correct `best_model_checkpoint`: Trainer looked for it beside the folder in which it writes."""
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.trainer.state.best_global_step}"
         if not self.trainer.state.best_global_step or not any(
             map(os.path.exists, (f"{run_dir}/{name}", f"{staged}/../{name}"))
@@ -433,9 +419,8 @@ class Checkpoints:
             NotFiniteError: one is NaN or infinite; the message names it and what to change.
         """
         trainer = self.trainer
-        is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
         name = not_finite(self._trained_model)
-        if is_sharded and trainer.args.world_size > 1:
+        if trainer.is_sharded and trainer.args.world_size > 1:
             found = torch.tensor(name is not None, dtype=torch.float32, device=trainer.args.device)
             torch.distributed.all_reduce(found)
             name = name or ("a weight of another process" if found.item() else None)
@@ -444,10 +429,39 @@ class Checkpoints:
 
 
 def diverged(name: str, step: int, args: Any) -> str:
-    """Return the message for weights that are not finite."""
+    """Return the message for a weight `name` that is not finite."""
     precision = " Train with `bf16` or in float32 instead of `fp16`." if getattr(args, "fp16", False) else ""
     return (
         f"Training has diverged: at step {step} `{name}` is not finite. No checkpoint was written over an earlier "
         f"one. Lower `learning_rate` (got {args.learning_rate}), raise `warmup_steps`, or set `max_grad_norm` (got "
         f"{args.max_grad_norm}); look for NaN and infinity in the data.{precision}"
     )
+
+
+def not_finite(model: nn.Module) -> str | None:
+    """
+    Return the name of the first parameter or buffer that is not finite, `None` where all are.
+
+    Of a sharded model, this process's part is checked. Buffers may be infinite (masks), but not NaN. The device is
+    waited for once.
+    """
+
+    def has_values(tensor: Tensor) -> bool:
+        return tensor.is_floating_point() and tensor.numel() > 0 and not tensor.is_meta
+
+    checks: dict[str, Tensor] = {}
+    for name, tensor in model.named_parameters():
+        if has_values(part := _local_part(tensor)):
+            checks[name] = part.isfinite().all()
+    for name, buffer in model.named_buffers():
+        if has_values(part := _local_part(buffer)):
+            checks[name] = part.isnan().any().logical_not()
+    device = next(iter(checks.values())).device if checks else None
+    if not checks or torch.stack([check.to(device) for check in checks.values()]).all():
+        return None
+    return next(name for name, check in checks.items() if not check)
+
+
+def _local_part(tensor: Tensor) -> Tensor:
+    part = getattr(tensor, "ds_tensor", tensor).detach()  # ZeRO-3
+    return part.to_local() if hasattr(part, "to_local") else part  # FSDP2

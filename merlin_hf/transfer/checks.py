@@ -1,22 +1,30 @@
-"""What can be wrong with the data, told before training starts."""
+"""
+Checks of the data, the model and the options, before training and before evaluation. Their errors say what to change.
+
+In all of them, `argument` is the name by which the user passes a data set, for the message.
+"""
 
 import copy
+import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from datasets import ClassLabel
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.utils import logging
 
+from ..data.models import positions_in
+from .adapters import check_head_is_saved
 from .labels import (
     LABEL_COLUMNS,
     MULTI_LABEL,
@@ -32,20 +40,148 @@ from .labels import (
     label_values,
 )
 from .seeding import isolated_rng
+from .sentences import check_pairs
+from .source import is_iterable
 
 
 logger = logging.get_logger(__name__)
 
 SOURCE_NAMES = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 SPLIT_NAMES = {"train", "validation", "test", "dev", "eval"}
+INPUT_IDS = "input_ids"
+ROWS_AT_ONCE = 20_000
+
+
+def check_data(trainer: Trainer) -> None:
+    """
+    Check that the data sets, the labels, the model and the options of a trainer fit together.
+
+    Raises:
+        ValueError: they do not; the message says what to change.
+    """
+    check_parallelism(trainer.args, type(trainer).__name__)
+    check_sharding(trainer.accelerator, type(trainer).__name__)
+    names = trainer.args.label_names
+    if names is not None and "labels" not in names:
+        raise ValueError(
+            f"`label_names={names!r}` lacks 'labels', under which the collator hands on the labels: evaluation would "
+            "have no loss. Leave it out, and name the column `label` or `labels`."
+        )
+    evaluated = eval_data_sets(trainer.eval_dataset)
+    check_best_metric(trainer)
+    sources = {source.argument: source for source in trainer.sources}
+    data = {argument: source.dataset for argument, source in sources.items()}
+    known = {**data, "train_dataset": trainer.train_dataset, **evaluated}
+    for argument, dataset in known.items():
+        check_is_one_data_set(dataset, argument)
+        needs_column = trainer.args.remove_unused_columns and argument not in evaluated
+        check_has_labels(dataset, argument, needs_column)
+    transfer_model = trainer.build_transfer_model()
+    check_head_is_saved(transfer_model.model, transfer_model.head_name)
+    config = getattr(trainer.model, "config", None)
+    for argument, source in sources.items():
+        num_labels = transfer_model.num_source_labels(source.name)
+        check_task(trainer, source.dataset, argument, num_labels, collator=source.collator)
+    for argument, dataset in known.items():
+        if argument not in sources and dataset is not None:
+            problem_type = getattr(config, "problem_type", None)
+            check_task(trainer, dataset, argument, transfer_model.num_labels, problem_type)
+    if trainer.train_dataset is not None:
+        check_names_of_outputs(trainer.train_dataset, config, transfer_model.num_labels)
+        check_target_classes(trainer.train_dataset, transfer_model.num_labels)
+        for argument, dataset in evaluated.items():
+            check_class_names(dataset, argument, trainer.train_dataset, config)
+
+
+def check_best_metric(trainer: Trainer) -> None:
+    """
+    Check `metric_for_best_model` where the names of all metrics are known before an evaluation.
+
+    They are known without `compute_metrics` and without code of the user's own in evaluation.
+
+    Raises:
+        ValueError: there is no such metric.
+    """
+    args = trainer.args
+    own = [trainer.evaluate, trainer.evaluation_loop, *(c.on_evaluate for c in trainer.callback_handler.callbacks)]
+    is_known = trainer.compute_metrics is None and getattr(args, "skip_memory_metrics", True)
+    is_known &= all(method.__module__.startswith(("merlin_hf.", "transformers.")) for method in own)
+    if args.metric_for_best_model is None or args.eval_strategy == "no" or not is_known:
+        return
+    known = ["loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time"]
+    if not trainer.trains_target_head:
+        known += ["head_l2", "head_train_accuracy"]
+    if isinstance(trainer.eval_dataset, Mapping):
+        known = [f"{name}_{metric}" for name in trainer.eval_dataset for metric in known]
+    if args.metric_for_best_model.removeprefix("eval_") not in known:
+        raise ValueError(
+            f"`metric_for_best_model={args.metric_for_best_model!r}` is no metric of an evaluation without "
+            f"`compute_metrics`. Pass a `compute_metrics` that returns it, or name one of {', '.join(known)}."
+        )
+
+
+def check_task(
+    trainer: Trainer,
+    dataset: Any,
+    argument: str,
+    num_labels: int,
+    problem_type: str | None = None,
+    collator: Callable | None = None,
+) -> None:
+    """Check the labels of a data set, and the batch that its collator, or the trainer's, makes of its first rows."""
+    check_labels(dataset, argument, num_labels, problem_type)
+    check_tokens(dataset, argument, trainer.model)
+    is_source, is_evaluated = argument.startswith("source_dataset"), argument.startswith("eval_dataset")
+    if is_iterable(dataset) or (is_evaluated and type(trainer).get_eval_dataloader is not Trainer.get_eval_dataloader):
+        return
+    description = "source" if is_source else "evaluation" if is_evaluated else "training"
+    known, collate = trainer._with_collator(dataset, collator, description)
+    collator_argument = "source_collator" if is_source else "data_collator"
+    batch = probe_batch(known, collate, dataset, argument, collator_argument, needs_labels=not is_evaluated)
+    if not is_source:
+        check_pairs(trainer.model, batch, argument)
+    if batch.get("labels") is None:
+        return
+    if argument == "train_dataset" and trainer.target_compute_loss_func is None:
+        check_label_lists(batch["labels"], dataset)
+    check_kind_of_labels(batch["labels"], argument, num_labels, problem_type)
+    if not is_evaluated and has_one_row_batches(trainer, dataset, is_source):
+        one = probe_batch(known, collate, dataset, argument, collator_argument, rows=1)
+        name = "per_device_source_batch_size" if is_source else "per_device_train_batch_size"
+        remedy = f"Set another `{name}`" + (
+            "." if is_source else ", or `dataloader_drop_last=True` to leave a last batch out."
+        )
+        check_one_row_batches(trainer.model, one, argument, remedy)
+
+
+def has_one_row_batches(trainer: Trainer, dataset: Any, is_source: bool) -> bool:
+    """Return whether a step may see a single row: never on several processes, which fill up their last batches."""
+    if trainer.args.world_size > 1 or trainer.is_sharded:
+        return False
+    if is_source:
+        return trainer.source_batch_size == 1
+    size = trainer._train_batch_size
+    return size == 1 or (len(dataset) % size == 1 and not trainer.args.dataloader_drop_last)
+
+
+def check_evaluated(trainer: Trainer, dataset: Any, argument: str) -> None:
+    """Check a data set that is passed to `evaluate` or `predict`, unless it was checked before training."""
+    if not trainer.is_active or dataset is None or isinstance(dataset, str | Mapping) or trainer.is_fsdp_enabled:
+        return
+    if any(dataset is one for one in (*eval_data_sets(trainer.eval_dataset).values(), trainer.train_dataset)):
+        return
+    check_is_one_data_set(dataset, argument)
+    check_has_labels(dataset, argument, needs_column=False)
+    if label_column(dataset) is not None:
+        config, num_labels = getattr(trainer.model, "config", None), trainer.build_transfer_model().num_labels
+        check_labels(dataset, argument, num_labels, getattr(config, "problem_type", None))
+        check_class_names(dataset, argument, trainer.train_dataset, config)
+    check_tokens(dataset, argument, trainer.model)
 
 
 def check_is_one_data_set(dataset: Any, argument: str) -> None:
     """
-    Check that an argument is one data set with rows, and nothing that holds several or that would have to be loaded.
-
-    Args:
-        argument (`str`): how the user calls the data set, for the message.
+    Check that an argument is one data set with rows.
 
     Raises:
         ValueError: it is a dictionary or list of data sets, columns, a path, a table of another library, a DataLoader
@@ -129,7 +265,7 @@ def is_several(source_dataset: Any) -> bool:
     return any(map(_is_data_set, source_dataset.values())) and not set(source_dataset) <= SPLIT_NAMES
 
 
-def check_source_keys(argument: str, value: Any, sources: Mapping[str, Any]) -> None:
+def check_source_keys(argument: str, value: Any, sources: Collection[str | None]) -> None:
     """
     Check that an argument that is given by the names of sources has no others.
 
@@ -148,9 +284,7 @@ def _is_data_set(value: Any) -> bool:
 
 
 def eval_data_sets(eval_dataset: Any) -> dict[str, Any]:
-    """
-    The data sets of the argument `eval_dataset`, one or a dictionary of several, each under the name for messages.
-    """
+    """Return the data sets of the argument `eval_dataset`, one or several, by their names for messages."""
     if eval_dataset is None:
         return {}
     if isinstance(eval_dataset, Mapping):
@@ -160,10 +294,7 @@ def eval_data_sets(eval_dataset: Any) -> dict[str, Any]:
 
 def check_parallelism(args: TrainingArguments, trainer: str) -> None:
     """
-    Check that the objective is defined for how the work is divided: over rows of a batch, one process per device.
-
-    Args:
-        trainer (`str`): the trainer's name, for the message.
+    Check that work is divided over rows of a batch, with one process per device, as the objective needs.
 
     Raises:
         ValueError: one process has several devices (`torch.nn.DataParallel`), or one row is divided over several.
@@ -183,13 +314,10 @@ def check_parallelism(args: TrainingArguments, trainer: str) -> None:
 
 def check_sharding(accelerator: Accelerator, trainer: str) -> None:
     """
-    Check that the way the model is sharded is supported.
-
-    Args:
-        trainer (`str`): the trainer's name, for the message.
+    Check that a sharded model is sharded by FSDP2 or DeepSpeed.
 
     Raises:
-        ValueError: it is the first version of FSDP, whose flat parameters cannot be written one by one.
+        ValueError: it is sharded by the first version of FSDP, whose flat parameters cannot be written one by one.
     """
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise ValueError(
@@ -199,7 +327,7 @@ def check_sharding(accelerator: Accelerator, trainer: str) -> None:
 
 def check_head_can_be_written(trainer: Any) -> None:
     """
-    Check that a head may be fit in the middle of a run, and trained from there.
+    Check that a head can be fit in the middle of a run, and trained from there.
 
     Raises:
         ValueError: DeepSpeed trains copies of the parameters, which would put the old head back at its next step.
@@ -230,10 +358,9 @@ def check_source_is_wanted(trainer: type[Trainer], source_dataset: Any | None) -
 
 def check_has_labels(dataset: Any, argument: str, needs_column: bool = True) -> None:
     """
-    Check that a `datasets.Dataset` has a label column; what other data sets hold is seen when they are collated.
+    Check that a `datasets.Dataset` has a label column; other data sets are checked when they are collated.
 
     Args:
-        argument (`str`): how the user calls the data set, for the message.
         needs_column (`bool`): `False` where a transform or collator may make labels of any column.
 
     Raises:
@@ -280,7 +407,7 @@ def check_has_labels(dataset: Any, argument: str, needs_column: bool = True) -> 
 
 
 def has_transform(dataset: Any) -> bool:
-    """Whether rows of a `datasets.Dataset` are made when they are read."""
+    """Return whether a `datasets.Dataset` has a transform, which makes its rows when they are read."""
     if isinstance(dataset, torch.utils.data.Subset):
         return has_transform(dataset.dataset)
     return isinstance(dataset, datasets.Dataset) and dataset.format["type"] == "custom"
@@ -288,15 +415,14 @@ def has_transform(dataset: Any) -> bool:
 
 def check_one_label_column(dataset: Any, argument: str) -> None:
     """
-    Check that columns that may all be taken for the labels agree, as it depends on the collator which of them is.
+    Check that columns agree which collators may all take for the labels.
 
     Raises:
         ValueError: two of them differ.
     """
     names = [name for name in LABEL_COLUMNS if name in column_names(dataset)]
     columns = {name: values for name in names if (values := arrow_column(dataset, name)) is not None}
-    kept, *others = columns or [None]
-    for other in others:
+    for kept, other in itertools.pairwise(columns):
         if not _same_values(columns[kept], columns[other]):
             raise ValueError(
                 f"`{argument}` has the columns {kept!r} and {other!r}, and they differ: some collators take one and "
@@ -336,7 +462,6 @@ def check_labels(dataset: Any, argument: str, num_labels: int, problem_type: str
     Check the label column of a `datasets.Dataset` against the outputs of its head; other data sets pass.
 
     Args:
-        argument (`str`): how the user calls the data set, for the message.
         num_labels (`int`): outputs of the head.
         problem_type (`str`, *optional*): as in the model's configuration.
 
@@ -396,7 +521,6 @@ def check_batch_labels(labels: torch.Tensor, argument: str, num_labels: int) -> 
 
     Args:
         labels (`torch.Tensor` of shape `(n,)` or `(n, num_labels)`).
-        argument (`str`): how the user calls the stream, for the message.
         num_labels (`int`): outputs of the head.
 
     Raises:
@@ -418,11 +542,10 @@ def check_batch_labels(labels: torch.Tensor, argument: str, num_labels: int) -> 
 
 def check_kind_of_labels(labels: Any, argument: str, num_labels: int, problem_type: str | None = None) -> None:
     """
-    Check that the labels of a batch, as the collator made them, are of the kind that the head is for.
+    Check that the labels of a batch, after collation, are of the kind that the head takes.
 
     Args:
         labels (`torch.Tensor` of shape `(n,)`, `(n, 1)` or `(n, num_labels)`).
-        argument (`str`): how the user calls the data set, for the message.
         num_labels (`int`): outputs of the head.
         problem_type (`str`, *optional*): as in the model's configuration, which may be that of another task.
 
@@ -470,10 +593,9 @@ def check_kind_of_labels(labels: Any, argument: str, num_labels: int, problem_ty
 
 def check_class_names(dataset: Any, argument: str, train_dataset: Any, config: Any = None) -> None:
     """
-    Check that a class has the same number in a data set as in `train_dataset`, as far as both name their classes.
+    Check that each class has the same number in a data set as in `train_dataset`, where both name their classes.
 
     Args:
-        argument (`str`): how the user calls the data set, for the message.
         config (*optional*): the model's configuration, which may name the classes where `train_dataset` does not.
 
     Raises:
@@ -484,7 +606,8 @@ def check_class_names(dataset: Any, argument: str, train_dataset: Any, config: A
         check_names_of_outputs(dataset, config, len(names), argument)
     if names is None or trained is None or names == trained:
         return
-    remedy = f"`dataset.cast_column({label_column(dataset)!r}, train_dataset.features[{label_column(train_dataset)!r}])` encodes them alike"
+    feature = f"train_dataset.features[{label_column(train_dataset)!r}]"
+    remedy = f"`dataset.cast_column({label_column(dataset)!r}, {feature})` encodes them alike"
     if set(names) != set(trained):
         remedy = "Drop the rows of other classes, or give both the same `ClassLabel`"
     raise ValueError(
@@ -495,16 +618,15 @@ def check_class_names(dataset: Any, argument: str, train_dataset: Any, config: A
 
 def check_names_of_outputs(train_dataset: Any, config: Any, num_labels: int, argument: str = "train_dataset") -> None:
     """
-    Check that the model's outputs are those of the classes, where these have names.
+    Check that the model's outputs are in the order of the data's classes, where these have names.
 
     Args:
         config: the model's configuration.
         num_labels (`int`): outputs of the model's last layer.
-        argument (`str`): how the user calls the data set, for the message.
 
     Raises:
-        ValueError: there are classes and one output; or the outputs have the same names in another order, so that the
-            saved model would answer with the wrong ones.
+        ValueError: there are several classes and one output; or the outputs have the same names in another order, so
+            that the saved model would name the wrong classes.
     """
     trained = class_names(train_dataset)
     outputs = list((getattr(config, "id2label", None) or {}).values())
@@ -532,7 +654,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def check_target_classes(dataset: Any, num_labels: int) -> None:
     """
-    Check that a classification target has something to tell apart.
+    Check that a classification target has at least two classes.
 
     Raises:
         ValueError: all labels of the target are the same.
@@ -571,7 +693,7 @@ def check_target_batch(dataset: Any, num_labels: int, batch_size: int) -> None:
         batch_size (`int`): target rows of one micro-batch over all ranks.
 
     Raises:
-        ValueError: there may be batches in which no class has two rows, so that nothing can be validated.
+        ValueError: there may be batches in which no class has two rows, so that no row can be validated.
     """
     values = label_values(dataset)
     if values is not None and values.ndim == 1 and values.dtype.kind in "iu" and num_labels > 1:
@@ -622,9 +744,11 @@ def probe_batch(
         try:
             batch = collate(first)
         except Exception as error:
+            tokenizer = getattr(getattr(collate, "data_collator", collate), "tokenizer", None)
             raise ValueError(
-                f"The collator cannot make a batch of `{argument}` ({layout}): {error} Tokenize or preprocess it like "
-                f"the other data set, or pass a collator of its own as `{collator_argument}=`."
+                f"The collator cannot make a batch of `{argument}` ({layout}): {error} "
+                + (padding_remedy(tokenizer) or "Tokenize or preprocess it like the other data set")
+                + f", or pass a collator of its own as `{collator_argument}=`."
             ) from error
     if not isinstance(batch, Mapping):
         raise ValueError(
@@ -644,12 +768,22 @@ def probe_batch(
     return dict(batch)
 
 
+def padding_remedy(tokenizer: Any) -> str | None:
+    """Return how to set the token that a tokenizer pads with; `None` where it has one, or is no tokenizer."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase) or tokenizer.pad_token is not None:
+        return None
+    token, new = "tokenizer.eos_token", ""
+    if tokenizer.eos_token is None:
+        token, new = "'[PAD]'", ", with `model.resize_token_embeddings(len(tokenizer))` where that is a new token"
+    return f"Set `tokenizer.pad_token = {token}` and `model.config.pad_token_id = tokenizer.pad_token_id`{new}"
+
+
 def count_source_labels(dataset: Any, given: int | None, argument: str = "source_dataset") -> int:
     """
-    Outputs of the source head: as `given`, or as the data set tells.
+    Return the number of outputs of the source head: `given`, or that of the labels in the data set.
 
     Raises:
-        ValueError: neither says.
+        ValueError: it is not given, and the labels do not tell; or they are all the same class.
     """
     if given is not None:
         return given
@@ -678,8 +812,7 @@ def count_source_labels(dataset: Any, given: int | None, argument: str = "source
 
 def check_one_row_batches(model: nn.Module, batch: Mapping[str, Any], argument: str, remedy: str) -> None:
     """
-    Check that a model can train on a batch of a single row, which BatchNorm cannot where a row has one value a
-    channel.
+    Check that a model can train on a batch of one row, which BatchNorm cannot if a row has one value per channel.
 
     Args:
         batch (`Mapping[str, Any]`): one row, collated, with labels.
@@ -712,3 +845,59 @@ def check_one_row_batches(model: nn.Module, batch: Mapping[str, Any], argument: 
         for layer, buffers in statistics.items():
             for name, buffer in layer.named_buffers():
                 buffer.copy_(buffers[name])
+
+
+def check_tokens(dataset: Any, argument: str, model: Any) -> None:
+    """
+    Check the column `input_ids` of a data set; data sets without it, or that make it when they are read, pass.
+
+    Args:
+        model: a `PreTrainedModel`; others pass.
+
+    Raises:
+        ValueError: the model has no embedding for a token, or fewer positions than a row has tokens.
+    """
+    if not isinstance(model, PreTrainedModel) or has_transform(dataset) or INPUT_IDS not in column_names(dataset):
+        return
+    embeddings = getattr(_input_embeddings(model), "num_embeddings", None)
+    positions = positions_in(model)
+    longest = too_long = rows = 0
+    for column in _columns(dataset):
+        if not hasattr(column.type, "value_type") or not pa.types.is_integer(column.type.value_type):
+            return
+        lengths = pc.list_value_length(column)
+        rows += len(column)
+        longest = max(longest, pc.max(lengths).as_py() or 0)
+        if positions:
+            too_long += pc.sum(pc.greater(lengths, positions)).as_py() or 0
+        found = pc.min_max(pc.list_flatten(column)).as_py()
+        if embeddings and found["max"] is not None and not 0 <= found["min"] <= found["max"] < embeddings:
+            wrong = found["min"] if found["min"] < 0 else found["max"]
+            raise ValueError(
+                f"`{argument}` has the token id {wrong} in its column {INPUT_IDS!r}, and the model has embeddings for "
+                f"0 ... {embeddings - 1}. Tokenize with the model's own tokenizer, or, where tokens were added, call "
+                "`model.resize_token_embeddings(len(tokenizer))`."
+            )
+    if too_long:
+        raise ValueError(
+            f"`{argument}` has {too_long} of {rows} rows of more tokens (up to {longest}) than the model has "
+            f"positions ({positions}). Tokenize with `truncation=True, max_length={positions}`."
+        )
+
+
+def _input_embeddings(model: PreTrainedModel) -> Any:
+    try:
+        return model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):  # of a model that takes no tokens
+        return None
+
+
+def _columns(dataset: Any) -> Iterator[Any]:
+    """Yield the column in parts, so that a large data set is not read into memory at once."""
+    if isinstance(dataset, datasets.Dataset):
+        for batch in dataset.select_columns([INPUT_IDS]).with_format("arrow").iter(ROWS_AT_ONCE):
+            yield batch[INPUT_IDS]
+    else:
+        column = arrow_column(dataset, INPUT_IDS)
+        if column is not None:
+            yield column

@@ -1,4 +1,4 @@
-"""What kind of labels a task has, and the loss that goes with them."""
+"""The labels of a task: their kind, the columns that hold them, and the loss for them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,8 +18,9 @@ LABEL_COLUMNS = ("labels", "label", "label_ids")
 
 def problem_type_of(labels: Tensor, num_labels: int, problem_type: str | None = None) -> str:
     """
-    The problem type by the rule that transformers' own classifiers use, unless the configuration names it; lists of
-    integers, which these do not take, are several labels as well.
+    Return the problem type: as the configuration names it, or by the rule of transformers' own classifiers.
+
+    Lists of integers, which those do not take, are several labels as well.
     """
     if problem_type is not None:
         return problem_type
@@ -30,7 +31,7 @@ def problem_type_of(labels: Tensor, num_labels: int, problem_type: str | None = 
 
 def task_loss(logits: Tensor, labels: Tensor, problem_type: str, label_smoothing: float = 0.0) -> Tensor:
     """
-    The mean loss of a batch, as transformers' own classifiers compute it but always over the rows of this batch.
+    Return the mean loss over a batch, as transformers' own classifiers compute it.
 
     Args:
         logits (`torch.FloatTensor` of shape `(n, num_labels)`).
@@ -54,10 +55,7 @@ def task_loss(logits: Tensor, labels: Tensor, problem_type: str, label_smoothing
 
 
 def column_names(dataset: Any) -> list[str]:
-    """
-    The names of the columns of a `datasets.Dataset`, of a list of rows, or of what a `torch.utils.data.Subset` is of;
-    else none.
-    """
+    """Return the names of a data set's columns: `datasets.Dataset`, list of rows or `Subset` of these; else none."""
     if isinstance(dataset, Subset):
         return column_names(dataset.dataset)
     if isinstance(dataset, list | tuple):
@@ -66,16 +64,13 @@ def column_names(dataset: Any) -> list[str]:
 
 
 def label_column(dataset: Any) -> str | None:
-    """The name of the column that holds the labels of a data set, if it has one."""
+    """Return the name of a data set's label column, if it has one."""
     names = column_names(dataset)
     return next((name for name in LABEL_COLUMNS if name in names), None)
 
 
 def label_values(dataset: Any) -> np.ndarray | None:
-    """
-    All labels of a data set in memory as a NumPy array, whatever its format or transform; `None` for data sets that
-    cannot tell.
-    """
+    """Return the labels of a data set in memory, as stored; `None` where they cannot be read without its rows."""
     column = label_column(dataset)
     if column is None:
         return None
@@ -89,10 +84,9 @@ def label_values(dataset: Any) -> np.ndarray | None:
 
 def arrow_column(dataset: Any, column: str) -> pa.ChunkedArray | None:
     """
-    A column of a data set in memory as it is stored, whatever its format or transform; `None` for data sets that
-    cannot tell.
+    Return a column of a data set in memory, as stored; `None` where it cannot be read without the rows.
 
-    Of a `datasets.Dataset` it costs no Python object a row. It tells what is missing, which an array of NumPy cannot.
+    Unlike a NumPy array, it tells missing values.
     """
     if isinstance(dataset, Subset):
         values = arrow_column(dataset.dataset, column)
@@ -110,7 +104,7 @@ def arrow_column(dataset: Any, column: str) -> pa.ChunkedArray | None:
 
 
 def count_missing(values: pa.ChunkedArray) -> int:
-    """How many rows of a column have no value: None or NaN, or one of both in a list."""
+    """Return how many rows of a column lack a value: None or NaN, or a list with one of these."""
     if not hasattr(values.type, "value_type"):
         return pc.sum(pc.is_null(values, nan_is_null=True)).as_py() or 0
     rows = values.combine_chunks()
@@ -119,15 +113,15 @@ def count_missing(values: pa.ChunkedArray) -> int:
 
 
 def class_names(dataset: Any) -> list[str] | None:
-    """The names of a data set's classes in the order of their ids; `None` where its label column has none."""
+    """Return the names of a data set's classes in the order of their ids; `None` where it does not name them."""
     if isinstance(dataset, Subset):
         return class_names(dataset.dataset)
-    feature = (getattr(dataset, "features", None) or {}).get(label_column(dataset))
-    return list(feature.names) if getattr(feature, "names", None) else None
+    names = getattr((getattr(dataset, "features", None) or {}).get(label_column(dataset)), "names", None)
+    return list(names) if names else None
 
 
 def kind_of_labels(labels: Tensor) -> str:
-    """What the labels of a batch `(n,)`, `(n, 1)` or `(n, num_labels)` are, in words: for messages, and to compare."""
+    """Describe the labels of a batch `(n,)`, `(n, 1)` or `(n, num_labels)` in words, for messages and comparisons."""
     if labels.ndim == 2 and labels.shape[1] > 1:
         return f"lists of {labels.shape[1]}"
     return "real numbers" if labels.is_floating_point() else "class ids"
@@ -135,11 +129,11 @@ def kind_of_labels(labels: Tensor) -> str:
 
 def infer_num_labels(dataset: Any) -> int | None:
     """
-    How many outputs a head for this data set needs, read from its features or its label column.
+    Return the number of outputs that a head for this data set needs, by its features or its label column.
 
     Returns:
-        `int`: classes of a `ClassLabel`, 1 for real labels, the length of list labels, else the largest id plus one;
-        `None` where the data set does not tell.
+        The number of classes of a `ClassLabel`, 1 for real labels, the length of list labels, else the largest id plus
+        one; `None` where the data set does not tell.
     """
     column = label_column(dataset)
     if column is None or not hasattr(dataset, "column_names"):
@@ -160,10 +154,10 @@ def infer_num_labels(dataset: Any) -> int | None:
 
 def split_labels(batch: dict[str, Any]) -> tuple[dict[str, Any], Tensor]:
     """
-    A batch without its labels, and the labels.
+    Divide a batch into inputs without labels, and labels.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the batch has no labels.
     """
     inputs = dict(batch)
     labels = inputs.pop("labels", None)

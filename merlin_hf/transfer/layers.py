@@ -1,4 +1,4 @@
-"""The layers of a classifier, found without a list of architectures, and what they put out."""
+"""The layers of a classifier, found without a list of architectures, and their outputs."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ KEPT_STATISTICS = "keeps_its_statistics"
 
 def find_layers(model: nn.Module, count: int) -> list[str]:
     """
-    Names of `count` layers, evenly spaced up to the last one.
+    Return the names of `count` layers, evenly spaced up to the last one.
 
     They are children of the `ModuleList` or `Sequential` that holds most of the weights: the blocks of a transformer,
     the stages of a CNN. Fewer where it has fewer.
@@ -58,10 +58,10 @@ def _largest_stack(model: nn.Module, least: int) -> list[str]:
 @contextlib.contextmanager
 def layer_outputs(model: nn.Module, names: list[str], edit: Any = None) -> Iterator[dict[str, Tensor]]:
     """
-    What the named layers put out in the forward passes of the block, each pass in place of the one before.
+    Record the outputs of the named layers in the forward passes of a block; each pass overwrites the last.
 
     Args:
-        edit (`Callable[[str, Tensor], Tensor]`, *optional*): makes of a layer's output what goes on in its place.
+        edit (`Callable[[str, Tensor], Tensor]`, *optional*): maps a layer's name and output to a replacement of it.
     """
     outputs: dict[str, Tensor] = {}
 
@@ -86,7 +86,7 @@ def layer_outputs(model: nn.Module, names: list[str], edit: Any = None) -> Itera
 
 def channels_first(output: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
     """
-    A layer's output by channel and position.
+    Return a layer's output by channel and position, and which positions are no padding.
 
     Args:
         output (`torch.Tensor`): `(n, channels, height, width)` of a CNN, `(n, positions, channels)` of a transformer,

@@ -10,13 +10,12 @@ from .model import TransferModel
 
 def check_optimizer(optimizer: torch.optim.Optimizer, transfer_model: TransferModel) -> None:
     """
-    Check that an optimizer that cannot be added to, as its scheduler counts its groups, has all that is trained.
+    Check that an optimizer has all trained parameters, where its scheduler counts its groups, so none can be added.
 
     Raises:
         ValueError: it lacks some.
     """
-    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    missing = [name for name, p in transfer_model.named_parameters() if p.requires_grad and id(p) not in known]
+    missing = _missing(optimizer, transfer_model)
     if missing:
         raise ValueError(
             f"`optimizers` has an optimizer and a scheduler, and the optimizer lacks {', '.join(missing[:4])}. Pass "
@@ -24,16 +23,20 @@ def check_optimizer(optimizer: torch.optim.Optimizer, transfer_model: TransferMo
         )
 
 
+def _missing(optimizer: Any, transfer_model: TransferModel) -> list[str]:
+    """Return the names of trained parameters that an optimizer lacks."""
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return [name for name, p in transfer_model.named_parameters() if p.requires_grad and id(p) not in known]
+
+
 def check_trains_own(optimizer: Any, transfer_model: TransferModel) -> None:
     """
-    Check that an optimizer, whoever made it, has what the method trains beside the classifier.
+    Check that an optimizer has the parameters that the method trains beside the classifier's.
 
     Raises:
-        ValueError: it lacks the source head or other parameters, as where `create_optimizer` was replaced.
+        ValueError: it lacks the source head or others, as when `create_optimizer` was replaced.
     """
-    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    own = {n: p for n, p in transfer_model.named_parameters() if p.requires_grad and not n.startswith("model.")}
-    missing = [name for name, parameter in own.items() if id(parameter) not in known]
+    missing = [name for name in _missing(optimizer, transfer_model) if not name.startswith("model.")]
     if missing:
         raise ValueError(
             f"The optimizer lacks {', '.join(missing[:4])}, which would not be trained: `create_optimizer` has been "
@@ -46,8 +49,9 @@ def move_to_own_group(
     optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], learning_rate: float | None
 ) -> None:
     """
-    Give `parameters` their own learning rate, leaving every other setting of their groups; those that an optimizer of
-    the user's lacks get its defaults.
+    Give `parameters` their own learning rate, and keep the other settings of their groups.
+
+    Parameters that the optimizer lacks are added to it, with its defaults.
     """
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     missing = [parameter for parameter in parameters if id(parameter) not in known]
@@ -61,7 +65,7 @@ def move_to_own_group(
         moved = [parameter for parameter in group["params"] if id(parameter) in wanted]
         left = [parameter for parameter in group["params"] if id(parameter) not in wanted]
         if moved and not left:
-            # Their own group already; once there is a scheduler, as in a second `train()`, the rate is its business.
+            # They have a group already. In a second `train()`, a scheduler has set its rate, which stays.
             if "initial_lr" not in group:
                 group["lr"] = learning_rate
         elif moved:
@@ -73,7 +77,7 @@ def move_to_own_group(
 def group_by_learning_rate(
     parameters: list[nn.Parameter], own_rates: list[tuple[list[nn.Parameter], float | None]]
 ) -> list[dict[str, Any]]:
-    """Parameter groups for an optimizer that is yet to be made, with the learning rates that differ from its own."""
+    """Return parameter groups, with the learning rates that differ from the default, to make an optimizer of."""
     rate_of = {id(parameter): rate for members, rate in own_rates for parameter in members}
     groups: dict[float | None, list[nn.Parameter]] = {}
     for parameter in parameters:

@@ -1,4 +1,4 @@
-"""Phases in one training, told apart by the step."""
+"""Phases of one training, each for a range of steps."""
 
 import itertools
 import math
@@ -12,17 +12,17 @@ from ..utils.files import FileError
 
 class Phase(NamedTuple):
     """
-    A part of a training that has a loss, an optimizer and a course of the learning rate of its own.
+    A part of a training with its own loss, optimizer state and learning rate schedule.
 
-    All phases are one run: the same callbacks, logs and checkpoints, and a run that is resumed is in the phase that
-    its step says. The optimizer starts afresh in each (under DeepSpeed it goes on), and the learning rate takes its
-    whole course, warm-up included.
+    All phases are one run, with the same callbacks, logs and checkpoints. The step decides the phase, also in a run
+    that is resumed. In each phase the optimizer starts anew (except under DeepSpeed), and the schedule takes its whole
+    course, warm-up included.
 
     Attributes:
-        name (`str`): for messages, and for methods to know it by.
+        name (`str`): by which messages and methods refer to it.
         fraction (`float`): share of all steps, 0 for a phase that is left out.
         uses_source (`bool`): whether source batches are drawn.
-        uses_target (`bool`): whether the loss is about the target's batch, which is drawn in any case.
+        uses_target (`bool`): whether the loss uses the target's batch, which is drawn in any case.
     """
 
     name: str
@@ -33,9 +33,9 @@ class Phase(NamedTuple):
 
 def split_steps(fractions: Sequence[float], steps: int) -> tuple[int, ...]:
     """
-    Return the number of steps of each phase: none where its share is 0, else one at least.
+    Return the number of steps of each phase: none if its fraction is 0, else at least one.
 
-    Where there are fewer steps than phases, the first phases are left out.
+    If there are fewer steps than phases, the first phases get none.
     """
     wanted = [number for number, fraction in enumerate(fractions) if fraction > 0]
     wanted = wanted[max(len(wanted) - steps, 0) :]
@@ -50,19 +50,14 @@ def split_steps(fractions: Sequence[float], steps: int) -> tuple[int, ...]:
 
 
 def rows_per_step(phases: Sequence[Phase], source_rows: float, target_rows: float) -> float:
-    """
-    Return the mean number of rows that a step passes through the backbone, of phases whose batches have so many rows.
-    """
+    """Return the mean number of rows per step that pass the backbone, over all phases."""
     return sum(
         phase.fraction * (phase.uses_source * source_rows + phase.uses_target * target_rows) for phase in phases
     )
 
 
 def share_between(start: float, end: float) -> float:
-    """
-    Return the share of the steps between two points in [0, 1]; exactly 0 where only rounding tells them apart, as 1 -
-    0.7 and 0.3.
-    """
+    """Return the share of the steps between two points in [0, 1]; 0 where they differ by rounding, as 1 - 0.7, 0.3."""
     return 0.0 if math.isclose(start, end, abs_tol=1e-9) else end - start
 
 
@@ -75,7 +70,7 @@ def check_same_phase(
     names: Sequence[str], before: list[int], now: list[int], step: int, args: TrainingArguments
 ) -> None:
     """
-    Check that a checkpoint is of the phase that a run is in at its step.
+    Check that the step of a checkpoint is in the same phase of the checkpoint's run and of this run.
 
     Args:
         names (`Sequence[str]`): of the phases.
@@ -83,7 +78,7 @@ def check_same_phase(
         step (`int`): of the checkpoint.
 
     Raises:
-        FileError: its step is of another phase in this run.
+        FileError: it is in another phase.
     """
     if _place(before, step) == _place(now, step):
         return
@@ -107,38 +102,38 @@ def _describe(names: Sequence[str], ends: Sequence[int]) -> str:
 
 
 def checkpoints_activations(args: TrainingArguments) -> bool:
-    """Return whether the backward pass computes activations again, by the name that the option has in this release."""
+    """Return whether the backward pass computes activations again; releases have two names for the option."""
     return getattr(args, "activation_checkpointing", getattr(args, "gradient_checkpointing", False))
 
 
-def check_finds_unused(trainer: Any) -> None:
+def check_phases(trainer: Any) -> None:
     """
-    Check that data-parallel training looks for parameters that a step did not use.
+    Check that all phases of a trainer can be trained.
 
     Raises:
-        ValueError: it does not, and would wait for their gradients.
+        ValueError: a step does not use all parameters, and data-parallel training would wait for their gradients; the
+            learning rate schedule depends on evaluations, so that a phase cannot have its own; or a phase on the
+            source alone has `source_weight=0`.
     """
-    args = trainer.args
-    is_ddp = args.world_size > 1 and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+    args, name = trainer.args, type(trainer).__name__
+    is_ddp = args.world_size > 1 and not trainer.is_sharded
     finds = args.ddp_find_unused_parameters
-    if is_ddp and (finds is False or (finds is None and checkpoints_activations(args))):
+    misses = finds is False or (finds is None and checkpoints_activations(args))
+    if trainer.has_unused_parameters and is_ddp and misses:
         raise ValueError(
-            f"{type(trainer).__name__} has steps that do not use all parameters. On several processes set "
+            f"{name} has steps that do not use all parameters. On several processes set "
             f"`ddp_find_unused_parameters=True` (got {finds}; it is off by default where activations are "
             "checkpointed)."
         )
-
-
-def check_schedule(trainer: Any) -> None:
-    """
-    Check that the learning rate has a course that each phase can take.
-
-    Raises:
-        ValueError: it depends on evaluations, and is no function of the step.
-    """
-    schedule = getattr(trainer.args.lr_scheduler_type, "value", trainer.args.lr_scheduler_type)
-    if schedule in ("reduce_lr_on_plateau", "greedy"):
+    schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    if trainer.has_phases and schedule in ("reduce_lr_on_plateau", "greedy"):
         raise ValueError(
-            f"{type(trainer).__name__} has phases with a schedule each, and `lr_scheduler_type={schedule!r}` "
-            "is none. Use 'linear', 'cosine' or 'constant'."
+            f"{name} has phases with a schedule each, and `lr_scheduler_type={schedule!r}` is none. Use 'linear', "
+            "'cosine' or 'constant'."
         )
+    for phase in trainer.phases:
+        if phase.fraction > 0 and phase.uses_source and not phase.uses_target and args.source_weight == 0:
+            raise ValueError(
+                f"{name} trains on the source alone in {phase.fraction:.0%} of its steps, and `source_weight=0` would "
+                "have them train nothing. Set it above 0, or leave that phase or the source out."
+            )

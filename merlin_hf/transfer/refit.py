@@ -1,7 +1,7 @@
 """
-The final head, fit to all target rows with the backbone as it is.
+The final head, fit to all target rows with the current backbone.
 
-When it is fit is decided in one place, [`~merlin_hf.transfer.trainer.TransferTrainer.refit_head_if_stale`].
+[`~merlin_hf.transfer.trainer.TransferTrainer.refit_head_if_stale`] decides when it is fit.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,19 +26,19 @@ logger = logging.get_logger(__name__)
 
 class FeatureBatches:
     """
-    A data set as the features that enter a head: iterating gives `(features, targets, sample_weight)`.
+    A data set in terms of a head: iterating yields `(features, targets, sample_weight)` for each batch.
 
-    The first pass runs the backbone. Later passes, which iterative solvers make, read the features back from memory
+    The first pass runs the backbone. Later passes, which iterative solvers make, read the features from memory
     (`n * hidden_size` floats on the CPU), as another pass of the backbone would cost far more.
 
     Args:
-        batches (`Callable`): starts a pass over batches with `labels`, each row on one rank only, and whether they are
-            this rank's own.
+        batches (`Callable`): starts a pass over pairs: a batch with `labels`, and whether it is this rank's own. Each
+            row is this rank's own on one rank only.
         features (`Callable`): maps a batch without labels to features `(n, hidden_size)`.
         encode (`Callable`): maps labels to targets `(n, num_labels)` and sample weights `(n,)`.
         prepare_inputs (`Callable`): moves a batch to the device.
         keep (`bool`): keep features for later passes.
-        sample_size (`int`): rows that `sample` has at least, the first ones, after a pass.
+        sample_size (`int`): the number of rows, the first ones, that `sample` has at least after a pass.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class FeatureBatches:
         self.keep = keep
         self.sample_size = sample_size
         self.sample: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.target_sum: Tensor | float = 0.0  # for classes how many rows of each, of the last pass over the model
+        self.target_sum: Tensor | float = 0.0  # of the first pass; for classes, the number of rows of each
         self._kept: list[tuple[Tensor, Tensor, Tensor]] | None = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -99,7 +99,6 @@ def write_head(layer: nn.Linear, head: LinearHead, scale: float = 1.0) -> None:
 def refit_head(trainer: Trainer) -> None:
     """Write the head that fits all of `train_dataset` into the model's last layer; a collective."""
     transfer_model = trainer.transfer_model
-    assert transfer_model is not None
     scalars = {name: gather_parameter(value).reshape(()) for name, value in transfer_model.scalars.items()}
     head = trainer.final_head(scalars)
     reshard(transfer_model)
@@ -111,19 +110,18 @@ def refit_head(trainer: Trainer) -> None:
 @torch.no_grad()
 def fit_final_head(trainer: Trainer, scalars: dict[str, Tensor]) -> tuple[LinearHead, dict[str, float]]:
     """
-    Fit a head to all of `train_dataset` with the backbone as it is, in evaluation mode; a collective.
+    Fit a head to all of `train_dataset` with the current backbone, in evaluation mode; a collective.
 
-    Rows are shared out over the ranks, each once. Draws nothing from the global generators.
+    Each row is on one rank. Nothing is drawn from the global generators.
 
     Args:
-        trainer: whose `head_solver`, `final_head_l2` and `finish_head` say how.
+        trainer: its `head_solver`, `final_head_l2` and `finish_head` are used.
         scalars (`dict[str, torch.FloatTensor]`): the learned scalars, each of shape `()`.
 
     Returns:
         The head, and its metrics as [`head_metrics`] gives them.
     """
     transfer_model, args = trainer.transfer_model, trainer.args
-    assert transfer_model is not None
     model = trainer.model_wrapped if trainer.is_fsdp_enabled else transfer_model
     l2 = trainer.final_head_l2(scalars)
     broadcast_buffers(transfer_model)
@@ -162,8 +160,7 @@ def head_metrics(
 
     Returns:
         `dict[str, float]`: `head_l2`, and for classification `head_train_accuracy` on the rows it was fit on (10,000
-            of each rank at
-        most): far above the accuracy on others, it says that the backbone has memorised them.
+        of each rank at most). If that is far above the accuracy on other rows, the backbone has memorised these.
     """
     metrics = {"head_l2": l2}
     if problem_type != REGRESSION:
@@ -179,10 +176,7 @@ def head_metrics(
 
 
 def count_correct(logits: Tensor, targets: Tensor, counted: Tensor, problem_type: str) -> Tensor:
-    """
-    Return the number of right predictions, and of all, `(2,)`: rows of one label, or single labels where there are
-    several.
-    """
+    """Return the numbers of right predictions and of all, `(2,)`; with several labels a row, each label counts."""
     if problem_type == SINGLE_LABEL:
         right = logits.argmax(-1) == targets.argmax(-1)
     else:
@@ -192,7 +186,7 @@ def count_correct(logits: Tensor, targets: Tensor, counted: Tensor, problem_type
 
 
 def _log_fit(dataset: Any, solver: HeadSolver, l2: float, is_l2_chosen: bool) -> None:
-    """Log what was fit, as Trainer logs what it runs, and where it does: by its logger, with the user's verbosity."""
+    """Log the fit by Trainer's logger, as Trainer does for evaluation."""
     chosen = " (chosen by cross-validation)" if is_l2_chosen else ""
     trainer_logger.info("***** Fitted the final head *****")
     trainer_logger.info(f"  Solver = {type(solver).__name__}")

@@ -1,6 +1,4 @@
-"""
-The description of a run that stands in its checkpoints, and what differs from it in a run that would go on from one.
-"""
+"""The description of a run in its checkpoints, and its differences from a run that resumes from one."""
 
 import dataclasses
 import enum
@@ -19,12 +17,13 @@ from ..utils.files import read_json
 from ..utils.manifest import read_manifest
 
 
-# The training arguments of transformers that make a run another one. All others of them may differ between a run and
-# the one that goes on from its checkpoint: how long it is (`max_steps`, `num_train_epochs`), logging, evaluation,
-# saving, the Hub, devices, processes, data loading, memory, and what a later release of transformers adds.
+# The training arguments of transformers that must be the same in a run and in one that resumes from its checkpoint.
+# The others may differ: length (`max_steps`, `num_train_epochs`), logging, evaluation, saving, the Hub, devices,
+# processes, data loading, memory, and those that later releases of transformers add.
 COMPARED = {
     # the step
-    "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm", "label_smoothing_factor",
+    "neftune_noise_alpha",
     # the optimizer and its schedule
     "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio", "optim", "optim_args",
     "optim_target_modules", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
@@ -136,10 +135,7 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Differences
 
 
 def read_record(checkpoint: str) -> dict[str, Any] | None:
-    """
-    Return the description in a checkpoint; of one that has none, for example of plain Trainer, the classes of its
-    model.
-    """
+    """Return the description in a checkpoint; if it has none, as from plain Trainer, the classes of its model."""
     manifest = read_manifest(checkpoint)
     if manifest is not None and manifest["run"] is not None:
         return manifest["run"]
@@ -259,7 +255,7 @@ def _content(value: Any) -> bytes:
         return hashlib.sha256(value["bytes"]).digest()
     path = value.get("path")
     try:
-        with open(path, "rb") as file:
+        with open(path or "", "rb") as file:
             return f"{os.fstat(file.fileno()).st_size} ".encode() + hashlib.sha256(file.read(1 << 16)).digest()
     except (OSError, TypeError, ValueError):
         return str(path).encode()

@@ -201,6 +201,12 @@ class Source(NamedTuple):
         return "source_dataset" if self.name is None else f"source_dataset[{self.name!r}]"
 
 
+def by_source(numbers: Mapping[str | None, int]) -> int | dict[str, int]:
+    """Return the number of the only source, which has no name, or the numbers of several by their names."""
+    only = numbers.get(None)
+    return {name: number for name, number in numbers.items() if name is not None} if only is None else only
+
+
 def shares(mix: str | Mapping[str, float], datasets: Mapping[str, Rows]) -> dict[str, float]:
     """
     Return the share of the batches that each source gets; they add up to 1.
@@ -227,7 +233,8 @@ def shares(mix: str | Mapping[str, float], datasets: Mapping[str, Rows]) -> dict
         if streams:
             raise ValueError(
                 "`source_mix='proportional'` mixes by numbers of rows, and the stream "
-                f"`source_dataset[{streams[0]!r}]` has none. Use `source_mix='equal'`, or weights such as 'mnli=0.7,snli=0.3'."
+                f"`source_dataset[{streams[0]!r}]` has none. Use `source_mix='equal'`, or weights such as "
+                "'mnli=0.7,snli=0.3'."
             )
         weights = {name: float(len(dataset)) for name, dataset in datasets.items()}
     return {name: weight / sum(weights.values()) for name, weight in weights.items()}

@@ -1,6 +1,4 @@
-"""
-Dividing a target batch into the rows a head is fit on and the rows it is judged by. Knows nothing of transformers.
-"""
+"""Divisions of a target batch into rows that a head is fit on and rows that it is validated on."""
 
 from typing import NamedTuple
 
@@ -13,9 +11,9 @@ class Split(NamedTuple):
     `num_splits` ways to divide the same `n` rows.
 
     Attributes:
-        train (`torch.BoolTensor` of shape `(num_splits, n)`): the rows the head is fit on.
-        validation (`torch.BoolTensor` of shape `(num_splits, n)`): the rows it is judged by. Never overlaps `train`;
-            rows in neither are ignored (label -100) or left out.
+        train (`torch.BoolTensor` of shape `(num_splits, n)`): the rows that the head is fit on.
+        validation (`torch.BoolTensor` of shape `(num_splits, n)`): the rows that it is validated on. Overlaps `train`
+            for leave-one-out only; rows in neither are ignored (label -100) or left out.
     """
 
     train: Tensor
@@ -23,19 +21,19 @@ class Split(NamedTuple):
 
 
 def _num_validation_rows(num_rows: Tensor, validation_fraction: float) -> Tensor:
-    """Rows of a group that go to validation: the fraction, but at least one on each side, and none of a single row."""
+    """Return how many rows of a group to validate on: the fraction, with at least one row left to train on."""
     wanted = (num_rows * validation_fraction).round().long()
     return torch.minimum(wanted.clamp(min=1), (num_rows - 1).clamp(min=0))
 
 
 def _random_order(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Random permutations along the last dimension; as whole numbers, which every device has, and not waited for."""
+    """Return random permutations along the last dimension, drawn on the CPU and alike on every device."""
     draws = torch.rand(shape, generator=generator, dtype=torch.float64)
     return draws.argsort(-1).argsort(-1).to(device, non_blocking=True)
 
 
 def _position(kept: Tensor) -> Tensor:
-    """The number of each row among those kept, so that the draws of a row do not depend on ignored rows before it."""
+    """Return the number of each row among the kept ones, so that ignored rows do not change the draws of others."""
     return (kept.cumsum(0) - 1).clamp(min=0)
 
 
@@ -47,7 +45,7 @@ def split_by_class(
     ignore_index: int = -100,
 ) -> Split:
     """
-    Random splits that divide every class in the same proportion.
+    Draw random splits that divide every class in the same proportion.
 
     A class with at least two rows has at least one on each side; a class with a single row goes to the train side, so
     that every class that is validated on was also trained on. Shapes do not depend on the labels and nothing is read
@@ -74,9 +72,9 @@ def fold_by_class(
     labels: Tensor, num_folds: int, generator: torch.Generator | None = None, ignore_index: int = -100
 ) -> Split:
     """
-    The folds of a cross-validation that shares out every class evenly: each row is validated on once.
+    Draw the folds of a cross-validation with every class shared out evenly: each row is validated on once.
 
-    A row whose class has no other row outside its fold is left out of the validation, as its class was not trained on.
+    A row is not validated on if no row outside its fold has its class, which is then not trained on.
 
     Args:
         labels (`torch.LongTensor` of shape `(n,)`): class ids; rows with `ignore_index` land on neither side.
@@ -98,8 +96,9 @@ def fold_by_class(
 
 def leave_one_out(labels: Tensor, ignore_index: int = -100) -> Split:
     """
-    What leave-one-out trains on and judges by, over all its fits: every row, but for the judging those that are alone
-    in their class.
+    Return the rows that leave-one-out trains on, over all its fits, and those it validates on.
+
+    These are all rows. A row that is alone in its class is not validated on.
 
     Args:
         labels (`torch.LongTensor` of shape `(n,)`): class ids; rows with `ignore_index` land on neither side.
@@ -108,5 +107,5 @@ def leave_one_out(labels: Tensor, ignore_index: int = -100) -> Split:
         [`Split`]: with masks of shape `(1, n)`, which overlap.
     """
     kept = labels != ignore_index
-    has_company = (labels[:, None] == labels[None, :]).sum(-1) > 1
-    return Split(train=kept[None], validation=(kept & has_company)[None])
+    is_not_alone = (labels[:, None] == labels[None, :]).sum(-1) > 1
+    return Split(train=kept[None], validation=(kept & is_not_alone)[None])

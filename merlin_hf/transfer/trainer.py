@@ -1,4 +1,4 @@
-"""Two batches a step: what every method with a source data set shares."""
+"""The Trainer that all methods share: it draws a batch of a source task beside each batch of the target."""
 
 import functools
 import itertools
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import datasets
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import SequentialLR
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import has_length
 
@@ -21,15 +22,17 @@ from ..training_args import TransferTrainingArguments, add_missing_options
 from ..utils.secret import keep_token_secret
 from ..utils.validation import check_options
 from .adapters import add_adapter
-from .batches import SOURCE_INPUTS, SOURCE_NAME, Batches, no_batch_error, not_taken_error
-from .callback import TransferCallback
+from .batches import SOURCE_INPUTS, SOURCE_NAME, Batches, TransferCallback, no_batch_error, not_taken_error
 from .checkpoint import Checkpoints, load_transfer_state, plain_state, read_run_state
 from .checks import (
     check_batch_labels,
+    check_data,
+    check_evaluated,
     check_source_dataset,
     check_source_is_wanted,
     check_source_keys,
     check_steps,
+    check_tokens,
     count_source_labels,
     eval_data_sets,
     is_several,
@@ -37,19 +40,26 @@ from .checks import (
 from .columns import rename_source_columns
 from .compat.mean_loss import MeanLoss
 from .compat.saved_weights import loads_renamed
-from .data_checks import check_data, check_evaluated
-from .distributed import broadcast_buffers, lockstep_batches, real_rows
+from .distributed import MetricAverager, broadcast_buffers, lockstep_batches, real_rows
 from .labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, problem_type_of, split_labels, task_loss
-from .metrics import MetricAverager
 from .model import TransferModel
 from .optimizer import check_optimizer, check_trains_own, group_by_learning_rate, move_to_own_group
-from .phases import Phase, check_finds_unused, check_same_phase, check_schedule, distinct, rows_per_step, split_steps
+from .phases import Phase, check_phases, check_same_phase, distinct, rows_per_step, split_steps
 from .refit import FeatureBatches, fit_final_head, refit_head
 from .regularizer import Regularizer
 from .seeding import isolated_rng
 from .sentences import as_classifier, rows_have_pairs, sentence_classifier
-from .source import MixedSourceStream, RankRows, Source, SourceStream, is_iterable, plain_dataloader, shares
-from .token_checks import check_tokens
+from .source import (
+    MixedSourceStream,
+    RankRows,
+    Rows,
+    Source,
+    SourceStream,
+    by_source,
+    is_iterable,
+    plain_dataloader,
+    shares,
+)
 from .whole_checkpoints import make_output_dir
 
 
@@ -59,21 +69,21 @@ if TYPE_CHECKING:
 
 class TransferTrainer(ModelCardMixin, Trainer):
     """
-    [`~transformers.Trainer`] that draws a batch of a source task beside each batch of the target task.
+    A [`~transformers.Trainer`] that draws a batch of a source task beside each batch of the target task.
 
     `train_dataset` is the target: epochs, evaluation, prediction, saving and pushing are about it, and `trainer.model`
-    is its plain classifier. Without `source_dataset` this class is `Trainer`. A method is a subclass with a
+    is its plain classifier. Without `source_dataset` this class behaves as `Trainer`. A method is a subclass with a
     `compute_loss` that calls [`TransferTrainer.take_batches`] and returns a mean over the micro-batch.
 
     Class attributes of a method:
-        training_args_class: its options.
-        takes_source, needs_source: whether a `source_dataset` may and must be given.
+        training_args_class: the class of its options.
+        takes_source, needs_source: whether a `source_dataset` may be given, and whether it must.
         takes_several_sources: whether there may be more than one.
-        trains_without_source: whether it is more than `Trainer` without one.
-        trains_target_head: whether the model's own last layer is trained by gradient descent, or fit to the final
-            features.
-        averages_loss: whether losses are means over rows also where the method is no more than `Trainer`.
-        target_row_cost: of a row of the target, in passes forward and backward.
+        trains_without_source: whether it differs from `Trainer` without a source.
+        trains_target_head: whether the model's own last layer is trained by gradient descent. If not, it is fit to the
+            final features.
+        averages_loss: whether losses are means over rows also without a source.
+        target_row_cost: the cost of a row of the target, in passes forward and backward.
         search_space: its own options that are worth a search, and values for them.
 
     Args:
@@ -108,6 +118,25 @@ class TransferTrainer(ModelCardMixin, Trainer):
     target_row_cost: ClassVar[float] = 1.0
     search_space: ClassVar[Mapping[str, tuple]] = {}
 
+    # Set by Trainer, whose types are not known here.
+    model: Any
+    lr_scheduler: Any
+    optimizer: Any
+    accelerator: Accelerator
+    processing_class: Any
+    compute_loss_func: Callable[..., Tensor] | None
+    # The model that is trained, with both heads; `None` before `build_transfer_model`, so always without a method.
+    transfer_model: TransferModel = None  # type: ignore[assignment]  # a method's steps all come after
+    target_compute_loss_func: MeanLoss | None = None
+    micro_step: int = 0  # how many micro-batches of this update came before the current one
+    micro_batches: int = 0  # of this update
+    batches_taken: int = 0  # how often `take_batches` returned the batches of this update
+    target_problem_type: str | None = None
+    _head_needs_refit: bool = False
+    source_name: str | None = None  # of several sources, that of the current batch
+    _source_stream: SourceStream | MixedSourceStream | None = None
+    _checked: tuple[Any, ...] = ()  # the data sets that `check_data` has seen
+
     def __init__(
         self,
         model=None,
@@ -135,35 +164,18 @@ class TransferTrainer(ModelCardMixin, Trainer):
         self.source_dataset = rename_source_columns(source_dataset, source_column_mapping)
         self.source_collator = source_collator
         self.source_compute_loss_func = source_compute_loss_func
-        self.source_name: str | None = None  # of several, the one that the batch in hand is of
-        self.target_compute_loss_func: MeanLoss | None = None
         self.peft_config = peft_config
-        self.transfer_model: TransferModel | None = None
         self.checkpoints = Checkpoints(self)
-        self.micro_step = 0  # how many micro-batches of this update came before the one in hand
-        self.micro_batches = 0  # of this update
-        self.batches_taken = 0  # how often `take_batches` gave the batches of a step
         self.head_metrics: dict[str, float] = {}  # of the final head; replaced, never changed
-        self.target_problem_type: str | None = None
-        self._head_needs_refit = False
-        self._source_stream: SourceStream | MixedSourceStream | None = None
         self._source_batches: deque[Any] = deque()
         self._step_metrics = MetricAverager()
-        self._checked: tuple = ()
-        if self.is_active:
-            args = self.training_args_class("tmp_trainer") if args is None else args
-            add_missing_options(args, self.training_args_class)
-        self._given_args = args
-        if args is not None:
-            keep_token_secret(args)
-            if args.should_save:
-                make_output_dir(args.output_dir)
+        self._given_args = self._prepare_args(args)
         if isinstance(processing_class, SentenceTokenizer):
             processing_class = processing_class.tokenizer
-        self.train_dataset = train_dataset  # which a model may be made for before Trainer has it
+        self.train_dataset = train_dataset  # `_prepared` reads its labels before Trainer has set it
         super().__init__(
             self._prepared(model),
-            args,
+            self._given_args,
             data_collator,
             train_dataset,
             eval_dataset,
@@ -181,13 +193,22 @@ class TransferTrainer(ModelCardMixin, Trainer):
         self._use_encoders_tokenizer(data_collator)
         self._get_ready()
 
+    def _prepare_args(self, args: TrainingArguments | None) -> TrainingArguments | None:
+        """Return the arguments, with this method's options where it is in use, and make their folder."""
+        if self.is_active:
+            args = self.training_args_class("tmp_trainer") if args is None else args
+            add_missing_options(args, self.training_args_class)
+        if args is not None:
+            keep_token_secret(args)
+            if args.should_save:
+                make_output_dir(args.output_dir)
+        return args
+
     def _get_ready(self) -> None:
-        """Check the data sets that there are now: scripts set some of them on a trainer that exists."""
+        """Check the current data sets, which scripts may have replaced since the trainer was made."""
         if not self.is_active:
-            for argument, dataset in {
-                "train_dataset": self.train_dataset,
-                **eval_data_sets(self.eval_dataset),
-            }.items():
+            data_sets = {"train_dataset": self.train_dataset, **eval_data_sets(self.eval_dataset)}
+            for argument, dataset in data_sets.items():
                 check_tokens(dataset, argument, self.model)
             return
         if not any(isinstance(callback, TransferCallback) for callback in self.callback_handler.callbacks):
@@ -201,17 +222,22 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     @classmethod
     def depends_on_source(cls) -> bool:
-        """Return whether the method is nothing without a source: it refuses to train, or is plain `Trainer`."""
+        """Return whether the method needs a source to be more than plain `Trainer`."""
         return cls.needs_source or (cls.takes_source and not cls.trains_without_source)
 
     @property
     def is_active(self) -> bool:
-        """Whether this is more than `Trainer`."""
+        """Whether the method is in use; if not, this trainer behaves as `Trainer`."""
         return self.source_dataset is not None or self.trains_without_source
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether a process holds only a part of the weights (FSDP, DeepSpeed)."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    @property
     def sources(self) -> list[Source]:
-        """The sources, each with its data set, collator and loss; none without a source, and one without a name."""
+        """The sources with their collators and losses; a single one has no name."""
         if self.source_dataset is None:
             return []
         named = self.source_dataset if is_several(self.source_dataset) else {None: self.source_dataset}
@@ -225,14 +251,14 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return [Source(name, dataset, *(values.get(name) for values in by_name)) for name, dataset in named.items()]
 
     def _prepared(self, model: nn.Module | None) -> nn.Module | None:
-        """Return a classifier, of a sentence encoder as well, with the adapter of `peft_config`."""
-        with isolated_rng("classifier", getattr(self._given_args, "seed", None)):
+        """Return a classifier, also for a sentence encoder, with the adapter of `peft_config`."""
+        seed = str(getattr(self._given_args, "seed", None))
+        with isolated_rng("classifier", seed):
             model = as_classifier(model, self.train_dataset)
         if model is None or self.peft_config is None:
             return model
-        head_module, seed = (getattr(self._given_args, name, None) for name in ("head_module", "seed"))
         with isolated_rng("adapter", seed):
-            return add_adapter(model, self.peft_config, head_module)
+            return add_adapter(model, self.peft_config, getattr(self._given_args, "head_module", None))
 
     def call_model_init(self, trial=None):
         """Return the model that `model_init` makes, with the adapter of `peft_config`."""
@@ -249,19 +275,18 @@ class TransferTrainer(ModelCardMixin, Trainer):
             self.data_collator = SentenceCollator(self.processing_class)
 
     def _check_options(self) -> None:
-        """
-        Check the arguments again, which may have been assigned to; without a source they may be plain
-        `TrainingArguments`.
-        """
+        """Check the arguments again, as they may have been assigned to since they were made."""
         if self.is_active:
             self.training_args_class.check_options(self.args)
-        else:
+        else:  # they may be plain `TrainingArguments`
             check_options(self.args, self.training_args_class)
 
     def check_data(self) -> None:
         """
-        Raise an error that says what to change where the data sets, the labels, the model and the options do not fit
-        together.
+        Check that the data sets, the labels, the model and the options fit together.
+
+        Raises:
+            ValueError: they do not; the message says what to change.
         """
         check_data(self)
         self.check_settings()
@@ -271,15 +296,12 @@ class TransferTrainer(ModelCardMixin, Trainer):
         Check that options go with the model and the data; also called for each trial of a search.
 
         Raises:
-            ValueError: there are no steps; a phase leaves parameters unused, and distributed training is told that
-                none are; or the schedule of the learning rate is not a function of the step.
+            ValueError: there are no steps, or the phases cannot be trained, see
+                [`~merlin_hf.transfer.phases.check_phases`].
         """
         if self.phases:
             check_steps(self.args)
-        if self.has_unused_parameters:
-            check_finds_unused(self)
-        if self.has_phases:
-            check_schedule(self)
+        check_phases(self)
 
     def check_batch_size(self) -> None:
         """Raise an error where target batches of `_train_batch_size` rows are too small for the method."""
@@ -289,8 +311,9 @@ class TransferTrainer(ModelCardMixin, Trainer):
     @classmethod
     def plan_phases(cls, args: TransferTrainingArguments, has_source: bool) -> tuple[Phase, ...]:
         """
-        Return the phases of a run with these options, those with a share of 0 as well: one on both tasks, or on the
-        target alone.
+        Return the phases of a run with these options; a phase that is left out has a fraction of 0.
+
+        Here there is one: on both tasks, or on the target alone.
         """
         if not has_source:
             return (Phase("target", 1.0, uses_source=False, uses_target=True),)
@@ -299,10 +322,9 @@ class TransferTrainer(ModelCardMixin, Trainer):
     @classmethod
     def rows_per_step(cls, args: TransferTrainingArguments, has_source: bool) -> float:
         """
-        Return what a micro-step costs on one device, in rows that pass the backbone forward and backward, averaged
-        over the run.
+        Return the mean cost of a micro-step on one device, in rows that pass the backbone forward and backward.
 
-        A pass forward alone, which is about a third of the work, counts as a third of a row.
+        A row that passes forward only counts as a third.
         """
         target = args.per_device_train_batch_size
         source = args.per_device_source_batch_size or target
@@ -315,12 +337,12 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     @property
     def has_phases(self) -> bool:
-        """Whether there is more than one."""
+        """Whether the run has more than one phase."""
         return sum(phase.fraction > 0 for phase in self.phases) > 1
 
     @property
     def has_unused_parameters(self) -> bool:
-        """Whether a phase does not use all parameters that are trained: here each has a head of its own."""
+        """Whether there is a phase that does not use all trained parameters: here each uses its own head only."""
         return self.has_phases
 
     def split_steps(self, steps: int) -> tuple[int, ...]:
@@ -329,7 +351,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     @property
     def phase_ends(self) -> list[int]:
-        """Updates until the end of each phase."""
+        """The step at which each phase ends."""
         return list(itertools.accumulate(self.split_steps(self.state.max_steps)))
 
     @property
@@ -339,20 +361,22 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     @property
     def phase(self) -> Phase:
-        """The phase that the current update belongs to; outside of training the last that there is."""
+        """The phase of the current update; outside of training the last phase."""
         return self.phases[self._phase_number]
 
     def start_phase(self, phase: Phase) -> None:
         """
-        Called before the first micro-batch of every phase that has steps but the first of all, at step 0 where those
-        before it have none.
+        Start a phase: the optimizer's state is cleared.
+
+        Called before the first micro-batch of each phase that has steps, except the first phase of the run. If the
+        phases before it have no steps, that is at step 0.
         """
-        broadcast_buffers(self.transfer_model)  # what is kept of the model now is then the same on every rank
+        broadcast_buffers(self.transfer_model)  # so that copies of the model are the same on every rank
         if self.state.global_step and not self.is_deepspeed_enabled:  # whose optimizer keeps its state elsewhere
             getattr(self.optimizer, "optimizer", self.optimizer).state.clear()
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        """Create Trainer's scheduler, once for each phase."""
+        """Create Trainer's scheduler; with several phases, one for each."""
         phases = [steps for steps in self.split_steps(num_training_steps) if steps] if self.is_active else []
         if self.lr_scheduler is not None or len(phases) < 2:
             return super().create_scheduler(num_training_steps, optimizer)
@@ -365,15 +389,15 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return self.lr_scheduler
 
     def run_state(self) -> dict[str, Tensor]:
-        """Return what a run that resumes from a checkpoint must agree with: where the phases end."""
+        """Return the state that must be the same in a run that resumes: where the phases end."""
         return {"phase_ends": torch.tensor(self.phase_ends)} if len(self.phases) > 1 else {}
 
     def check_run_state(self, saved: dict[str, Tensor]) -> None:
         """
-        Check what [`TransferTrainer.run_state`] gave when the checkpoint was written.
+        Check the [`TransferTrainer.run_state`] of a checkpoint against this run's.
 
         Raises:
-            ValueError: the checkpoint is of one phase, and its step of another in this run.
+            FileError: a `ValueError`; the checkpoint's step is in another phase of this run.
         """
         if "phase_ends" in saved:
             names = [phase.name for phase in self.phases]
@@ -383,12 +407,12 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     @property
     def draws_source(self) -> bool:
-        """Whether the current update needs source batches; a function of the step, the same on every rank."""
+        """Whether the current update draws source batches; it depends on the step alone, for all ranks alike."""
         return self.source_dataset is not None and self.phase.uses_source
 
     @property
     def source_updates_before(self) -> int:
-        """How many updates before the current one drew source batches; a function of the step."""
+        """How many updates before the current one drew source batches; it depends on the step alone."""
         return self.state.global_step
 
     @property
@@ -397,12 +421,8 @@ class TransferTrainer(ModelCardMixin, Trainer):
         given = self.args.per_device_source_batch_size or self.args.train_batch_size
         return max(1, given * self._train_batch_size // self.args.train_batch_size)
 
-    def _with_collator(
-        self, dataset: torch.utils.data.Dataset, collator: Callable | None, description: str
-    ) -> tuple[torch.utils.data.Dataset, Callable]:
-        """
-        Return the data set and its collator, with the columns that the model does not take removed as Trainer does.
-        """
+    def _with_collator(self, dataset: Rows, collator: Callable | None, description: str) -> tuple[Rows, Callable]:
+        """Return the data set and its collator; one of them drops columns that the model does not take, as Trainer."""
         collator = collator or self.data_collator
         if isinstance(dataset, datasets.Dataset):
             return self._remove_unused_columns(dataset, description=description), collator
@@ -410,11 +430,11 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     def get_train_dataloader(self):
         """
-        Return the target's DataLoader, as in Trainer.
+        Return the target's DataLoader, as Trainer does.
 
         Raises:
-            ValueError: its batches are too small for the method, or there are none; or an option that a search has set
-                does not go with the others.
+            ValueError: its batches are too small for the method, or there are none; or an option set by a search does
+                not fit the others.
         """
         if not self.is_active:
             return super().get_train_dataloader()
@@ -427,13 +447,13 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return loader
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Return the target's micro-batches of one update; as many source batches wait for `training_step`."""
+        """Return the target's micro-batches of one update, and draw as many of the source for `training_step`."""
         if not self.is_active:
             batch_samples, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
             return batch_samples, None if self.averages_loss else num_items_in_batch
         try:
             batch_samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        except ValueError as error:  # of accelerate, where a stream that it hands out has no rows
+        except ValueError as error:  # from accelerate, where a stream that it dispatches has no rows
             if self.state.global_step or "does not contain any data" not in str(error):
                 raise
             batch_samples = []
@@ -448,8 +468,8 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return batch_samples, None
 
     def _draw_source(self) -> list[Any]:
-        # All of an update's batches are drawn, also where the target's epoch ends early: the position of the source is
-        # then a function of the update alone, and a resumed run finds it without a record.
+        # All of an update's batches are drawn, also where the target's epoch ends early: the position in the source
+        # then depends on the update alone, and a resumed run needs no record of it.
         steps = self.args.gradient_accumulation_steps
         if self._source_stream is None:
             self._source_stream = self._make_source_stream(self.source_updates_before * steps)
@@ -469,64 +489,53 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
         if None in sources:
             return make_stream(None, start)
-        by_name = {name: source.dataset for name, source in sources.items()}
+        by_name = {name: source.dataset for name, source in sources.items() if name is not None}
         return MixedSourceStream(shares(self.args.source_mix, by_name), make_stream, start)
 
     def _check_stream(self, batches: list[Any], argument: str, num_labels: int) -> None:
-        """
-        Check the labels of a stream's batches; on an accelerator those of the first update alone, as it would be
-        waited for.
-        """
+        """Check the labels of a stream's batches; on an accelerator, which would wait, only in the first update."""
         for batch in batches:
             labels = batch.get("labels") if isinstance(batch, Mapping) else None
             if isinstance(labels, Tensor) and (labels.device.type == "cpu" or self.state.global_step == 0):
                 check_batch_labels(labels, argument, num_labels)
 
-    def rank_dataloader(self, dataset: torch.utils.data.Dataset, batch_size: int) -> torch.utils.data.DataLoader:
+    def rank_batches(self, dataset: Rows, batch_size: int) -> Iterator[tuple[Any, bool]]:
         """
-        Return batches of the target's rows in their order, shared out over the ranks, each row once and nothing
-        padded.
-        """
-        known, collate_fn = self._with_collator(dataset, None, "training")
-        rank, world_size = self.args.process_index, self.args.world_size
-        if is_iterable(known):
-            return plain_dataloader(RankRows(known, rank, world_size), collate_fn, self.args, batch_size=batch_size)
-        rows = range(rank, len(known), world_size)
-        return plain_dataloader(known, collate_fn, self.args, batch_size=batch_size, sampler=rows)
+        Return batches of this rank's share of the target's rows in order, and whether they are its own.
 
-    def rank_batches(self, dataset: torch.utils.data.Dataset, batch_size: int) -> Iterator[tuple[Any, bool]]:
+        Each row is on one rank, without padding. Where the model is sharded, ranks with fewer batches get more.
         """
-        Return the batches of [`TransferTrainer.rank_dataloader`], and whether they are this rank's own: a sharded
-        model gets others where this rank has fewer.
-        """
-        loader = self.rank_dataloader(dataset, batch_size)
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            return ((batch, True) for batch in loader)
         rows, collate_fn = self._with_collator(dataset, None, "training")
+        rank, world_size = self.args.process_index, self.args.world_size
+        if is_iterable(rows):
+            loader = plain_dataloader(RankRows(rows, rank, world_size), collate_fn, self.args, batch_size=batch_size)
+        else:
+            own = range(rank, len(rows), world_size)
+            loader = plain_dataloader(rows, collate_fn, self.args, batch_size=batch_size, sampler=own)
+        if not self.is_sharded:
+            return ((batch, True) for batch in loader)
         return lockstep_batches(loader, lambda: collate_fn([next(iter(rows))]), self.args.device)
 
-    def take_batches(self, inputs: dict[str, Any]) -> "Batches | None":
+    def take_batches(self, inputs: dict[str, Any]) -> Batches | None:
         """
-        Divide the inputs of a training step into the two tasks.
+        Divide the inputs of a training step into the batches of the two tasks.
 
         Returns:
-            [`Batches`]; `None` outside of a training step, as in evaluation: the loss is Trainer's own then.
+            [`Batches`], or `None` outside of a training step, as in evaluation, where the loss is Trainer's own.
         """
         if not isinstance(inputs, Mapping) or SOURCE_INPUTS not in inputs:
             return None
         self.batches_taken += 1
         source_inputs = inputs.pop(SOURCE_INPUTS)
         self.source_name = None if source_inputs is None else source_inputs.get(SOURCE_NAME)
-        source = (None, None) if source_inputs is None else split_labels(source_inputs)
-        return Batches(*source, *split_labels(inputs))
+        source_inputs, source_labels = (None, None) if source_inputs is None else split_labels(source_inputs)
+        target_inputs, target_labels = split_labels(inputs)
+        return Batches(source_inputs, source_labels, target_inputs, target_labels)
 
     # The step
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """
-        Make a training step of Trainer, on the target batch and the source batch that waits for it; a phase starts
-        when its step comes.
-        """
+        """Make a training step on the target batch and its source batch; start a phase at its first step."""
         if not self.is_active:
             return super().training_step(model, inputs, num_items_in_batch)
         if self.micro_step == 0:
@@ -551,7 +560,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
         """
         Return Trainer's own loss, for evaluation; methods override this for training.
 
-        Where the method is active, it is a mean over the rows at hand, see [`~merlin_hf.transfer.compat.mean_loss`].
+        Where the method is in use, it is a mean over the batch, see [`~merlin_hf.transfer.compat.mean_loss`].
         """
         if not (self.is_active or self.averages_loss):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -564,7 +573,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
             given = inputs.pop("labels", None)
             outputs = model(**inputs)
             loss = self.target_compute_loss_func(outputs, given)
-        if not model.training and labels is not None:  # without those that fill up the last batches of all ranks
+        if not model.training and labels is not None:  # without the rows that pad the last batches of all ranks
             rows = real_rows(len(labels), self.accelerator)
             if 0 < rows < len(labels):
                 logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[1]
@@ -573,8 +582,10 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     def source_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """
-        Return the mean loss of the source task: as given, or cross-entropy, its multi-label form or squared error, by
-        the labels. That of one of several sources is also logged under its name.
+        Return the mean loss of the source task, of shape `()`.
+
+        It is `source_compute_loss_func`, or, depending on the labels, cross-entropy, binary cross-entropy or squared
+        error. With several sources, it is also logged under the source's name.
         """
         function = {source.name: source.compute_loss_func for source in self.sources}.get(self.source_name)
         if function is not None:
@@ -588,8 +599,9 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     def target_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """
-        Return the mean loss of the target task: `compute_loss_func`, or as the model itself would compute it on these
-        rows.
+        Return the mean loss of the target task, of shape `()`.
+
+        It is `compute_loss_func`, or the loss that the model itself would compute.
         """
         if self.target_compute_loss_func is not None:
             return self.target_compute_loss_func(SequenceClassifierOutput(logits=logits), labels)
@@ -603,11 +615,11 @@ class TransferTrainer(ModelCardMixin, Trainer):
             self.target_compute_loss_func, self.compute_loss_func = MeanLoss(self.compute_loss_func), None
 
     def record(self, **metrics: Tensor) -> None:
-        """Have scalars logged with the training loss, averaged over micro-batches and ranks."""
+        """Log scalars with the training loss, averaged over micro-batches and ranks."""
         self._step_metrics.add(metrics, finite_only=self.args.logging_nan_inf_filter)
 
     def log(self, logs, start_time=None):
-        """Log as Trainer does, with what [`TransferTrainer.record`] collected in the training logs."""
+        """Log as Trainer does; training logs have the averages of [`TransferTrainer.record`] as well."""
         if "loss" in logs:
             logs.update(self._step_metrics.pop(self.accelerator))
         super().log(logs, start_time)
@@ -615,37 +627,32 @@ class TransferTrainer(ModelCardMixin, Trainer):
     # The model that is trained: `self.model` stays the plain classifier, `self.model_wrapped` holds both heads
 
     def learned_scalars(self) -> dict[str, float]:
-        """Return names and first values of the scalars that are trained with the backbone."""
+        """Return names and first values of scalars to train with the backbone; none here."""
         return {}
 
     def build_regularizer(self, transfer_model: TransferModel) -> Regularizer | None:
-        """
-        Return the method's extra loss on the target's rows, if it has one; it is evaluated within the model's forward.
-        """
+        """Return the method's extra loss on the target's rows, computed in the model's forward; `None` here."""
+        return None
 
     def build_transfer_model(self) -> TransferModel:
-        """
-        Return the [`TransferModel`] around the current `self.model`; the same one as long as the model is the same.
-        """
+        """Return the [`TransferModel`] around the current `self.model`, which is made once for each model."""
         if isinstance(self.model, TransferModel):  # as FSDP leaves it
             return self.model
         if self.transfer_model is None or self.transfer_model.model is not self.model:
             given = self.args.num_source_labels if self.sources else None
-            counts = {
-                source.name: count_source_labels(source.dataset, given, source.argument) for source in self.sources
-            }
+            labels = {s.name: count_source_labels(s.dataset, given, s.argument) for s in self.sources}
             features: dict[str | None, int] = {}
             if (classifier := sentence_classifier(self.model)) is not None:
                 features = {s.name: classifier.num_features(rows_have_pairs(s.dataset)) for s in self.sources}
             self.transfer_model = TransferModel(
                 self.model,
-                num_source_labels=counts.get(None, counts) or 0,
+                num_source_labels=by_source(labels) or 0,
                 head_module=self.args.head_module,
                 scalars=self.learned_scalars(),
                 trains_target_head=self.trains_target_head,
                 seed=self.args.seed,
                 target_chunk_size=self.args.target_chunk_size,
-                num_source_features=features.get(None, features) or None,
+                num_source_features=by_source(features) or None,
             )
             with isolated_rng("regularizer", self.args.seed):
                 self.transfer_model.regularizer = self.build_regularizer(self.transfer_model)
@@ -664,28 +671,27 @@ class TransferTrainer(ModelCardMixin, Trainer):
         self.model = self.model_wrapped = transfer_model = self.build_transfer_model()
         transfer_model.touch_all_parameters = self.is_deepspeed_enabled
         transfer_model.prepare_for_features()
-        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         try:
             if resume_from_checkpoint is not None and not self.is_finished:  # else no step is trained from it
                 self.check_run_state(read_run_state(resume_from_checkpoint))
-                if not is_sharded:  # there it is part of the model that Trainer loads
+                if not self.is_sharded:  # there it is part of the model that Trainer loads
                     load_transfer_state(transfer_model, resume_from_checkpoint)
             prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         finally:
             if not self.is_fsdp_enabled:
                 self.model = self.callback_handler.model = plain_model
-        if not is_sharded:  # which train copies
+        if not self.is_sharded:  # FSDP and DeepSpeed train copies of the parameters
             check_trains_own(self.optimizer, transfer_model)
-        if resume_from_checkpoint is None:  # which brings a head of its own
+        if resume_from_checkpoint is None:  # a checkpoint has its own head
             self._head_needs_refit |= self.fits_head
         scheduler = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
-        if isinstance(scheduler, SequentialLR):  # which was loaded with the milestones of the run that was saved
+        if isinstance(scheduler, SequentialLR):  # it was loaded with the milestones of the run that was saved
             scheduler._milestones = distinct(self.phase_ends)[:-1]
         return prepared
 
     def _wrap_model(self, model, training=True, dataloader=None):
         # Evaluation during training has to go through the module whose forward `accelerate` gave its mixed precision.
-        # The loop takes the model from here, and no argument of it.
+        # The loop takes the model from here, and has no argument for it.
         if not training and self.transfer_model is not None and model is self.transfer_model.model:
             if self.accelerator._models:
                 return self.transfer_model
@@ -693,10 +699,10 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     def train(self, resume_from_checkpoint=None, trial=None, *args, **kwargs):
         """
-        [`~transformers.Trainer.train`]; the model is left plain, whatever happens, and its head fit to it.
+        Train as [`~transformers.Trainer.train`] does, and fit the model's last layer where the method does so.
 
         `resume_from_checkpoint=True` is the newest whole checkpoint. A checkpoint of another run (method, classes,
-        model, with or without a source) is refused, and what else differs is said in a warning. From a checkpoint of
+        model, with or without a source) is refused; other differences are logged as a warning. From a checkpoint of
         the last step nothing is trained. With `overwrite_output_dir` and no `resume_from_checkpoint`, checkpoints of
         earlier runs are deleted first.
 
@@ -717,7 +723,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
                 self.transfer_model.leave_feature_mode()
 
     def set_initial_training_values(self, args, dataloader):
-        """Return Trainer's values, with no epochs where the run is finished."""
+        """Return Trainer's values, with 0 epochs where the run is finished."""
         epochs, *values, max_steps = super().set_initial_training_values(args, dataloader)
         return (self.checkpoints.epochs_left(epochs, max_steps), *values, max_steps)
 
@@ -733,12 +739,12 @@ class TransferTrainer(ModelCardMixin, Trainer):
         Create Trainer's optimizer, with the heads and the learned scalars in groups of their own.
 
         Raises:
-            ValueError: an optimizer and a scheduler were passed that do not know the source head.
+            ValueError: an optimizer and a scheduler were passed, and the optimizer lacks the source head.
         """
         super().create_optimizer(model)
         if self.is_active:
             own_rates = self.parameters_with_learning_rates()
-            if not hasattr(self.optimizer, "param_groups"):  # it stands for the one in the configuration of DeepSpeed
+            if not hasattr(self.optimizer, "param_groups"):  # a placeholder for that of DeepSpeed's configuration
                 self.optimizer.params = group_by_learning_rate(self.optimizer.params, own_rates)
                 return self.optimizer
             if self.lr_scheduler is not None:
@@ -748,11 +754,9 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return self.optimizer
 
     def parameters_with_learning_rates(self) -> list[tuple[list[nn.Parameter], float | None]]:
-        """Return parameters that may have a learning rate of their own (`None` leaves them where they are)."""
-        transfer_model = self.transfer_model
-        modules = [transfer_model.source_head, transfer_model.regularizer]
-        if self.trains_target_head:
-            modules.insert(0, transfer_model.head)
+        """Return parameters with their learning rates; `None` leaves them in the groups where they are."""
+        target_head = self.transfer_model.head if self.trains_target_head else None
+        modules = (target_head, self.transfer_model.source_head, self.transfer_model.regularizer)
         heads = [parameter for module in modules if module is not None for parameter in module.parameters()]
         return [(heads, self.args.head_learning_rate)]
 
@@ -760,77 +764,61 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     @property
     def fits_head(self) -> bool:
-        """
-        Whether the current update leaves the model's last layer to be fit to the features, and does not train it.
-        """
+        """Whether the model's last layer is to be fit to the features after the current update, not trained by it."""
         return not self.trains_target_head
 
     def refit_head_if_stale(self) -> None:
         """
-        Fit the model's last layer anew if the backbone has changed since it was fit; a collective, so every rank calls
-        it.
+        Refit the model's last layer if the backbone has changed since it was fit; a collective.
 
         Called before each use of the model: evaluation, saving, the end of training, and where a method trains on from
-        the fitted head. A step makes the head stale where [`TransferTrainer.fits_head`] says so, and so does the start
-        of a run; a checkpoint brings its own.
+        the fitted head. The head is stale after the start of a run, and after each step for which
+        [`TransferTrainer.fits_head`] is true. A checkpoint has a head that fits its backbone.
         """
         if self._head_needs_refit:
-            self.check_finite()  # no solver says as well what is at fault
+            self.checkpoints.check_finite()  # its message is clearer than that of a solver
             # Schedule-free optimizers evaluate and save other weights than they train; a training step switches back.
             if callable(getattr(self.optimizer, "eval", None)):
                 self.optimizer.eval()
             self.refit_head()
             self._head_needs_refit = False
 
-    def head_is_loaded(self) -> None:
-        """Note that the model and its head come from a checkpoint, and belong together."""
-        self._head_needs_refit, self.head_metrics = False, {}
-
     def refit_head(self) -> None:
-        """Fit the model's own last layer to the whole target training set, by the solver of a method that has one."""
+        """Fit the model's last layer to all of `train_dataset`, if the method names a solver."""
         if type(self).solver_name is not TransferTrainer.solver_name:
             refit_head(self)
 
     def final_head(self, scalars: dict[str, Tensor]) -> LinearHead:
-        """
-        Return the head that fits all of `train_dataset`, see [`~merlin_hf.transfer.refit.fit_final_head`], and keep
-        its metrics.
-        """
+        """Return a head fit to all of `train_dataset`, see [`~merlin_hf.transfer.refit.fit_final_head`]."""
         head, self.head_metrics = fit_final_head(self, scalars)
         return head
 
     def finish_head(self, head: LinearHead, batches: FeatureBatches, scalars: dict[str, Tensor]) -> LinearHead:
-        """Return what becomes of the head that a solver has fit to all of `batches`; the head itself."""
+        """Change the head that a solver has fit to all of `batches`; here it stays as it is."""
         return head
 
     def solver_name(self, problem_type: str) -> str:
-        """
-        Return the solver of the head for such labels, a name in `merlin_hf.heads.HEADS`; for methods that fit the last
-        layer.
-        """
+        """Return the name of the head's solver in `merlin_hf.heads.HEADS`; for methods that fit a head."""
         raise NotImplementedError(f"{type(self).__name__} fits no head.")
 
     def head_solver(self, problem_type: str) -> HeadSolver:
-        """
-        Return the solver that [`TransferTrainer.solver_name`] names, with an intercept where the model's last layer
-        has a bias.
-        """
+        """Return the solver of [`TransferTrainer.solver_name`]; it fits an intercept if the last layer has a bias."""
         fit_intercept = self.transfer_model.head.bias is not None
         return get_head(self.solver_name(problem_type), problem_type=problem_type, fit_intercept=fit_intercept)
 
     def final_head_l2(self, scalars: dict[str, Tensor]) -> float | str:
-        """Return the final head's regulariser, or `"auto"` to have it chosen by cross-validation."""
+        """Return the final head's regulariser; `"auto"` has it chosen by cross-validation."""
         return "auto"
 
     def logit_scale(self, scalars: dict[str, Tensor] | None) -> Tensor | float:
-        """Return what the head's outputs are multiplied by, so that their softmax is calibrated."""
+        """Return the factor of the head's outputs with which their softmax is calibrated."""
         return 1.0 if self.is_regression else self.head_solver(SINGLE_LABEL).default_logit_scale
 
     def fit_targets(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """
-        Return what a head is fit to: targets `(n, num_labels)` and sample weights `(n,)`, 0 for ignored rows.
+        Return the targets of a fit `(n, num_labels)`, and sample weights `(n,)`, which are 0 for ignored rows.
 
-        Multi-label targets are shifted so that a logit of 0 is undecided, with or without a bias.
+        Multi-label targets are shifted so that a logit of 0 means undecided, with or without a bias.
         """
         problem_type = self.problem_type(labels)
         targets, sample_weight = encode_targets(labels, self.transfer_model.num_labels, problem_type)
@@ -840,7 +828,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     @property
     def is_regression(self) -> bool:
-        """Whether the target's labels are real numbers, as the model's configuration tells."""
+        """Whether the target's labels are real numbers, by the model's configuration."""
         config = getattr(self.model, "config", None)
         problem_type = getattr(config, "problem_type", None)
         return problem_type == REGRESSION or (problem_type is None and getattr(config, "num_labels", None) == 1)
@@ -853,12 +841,12 @@ class TransferTrainer(ModelCardMixin, Trainer):
     # Evaluation
 
     def evaluate(self, eval_dataset=None, *args, **kwargs):
-        """Evaluate as Trainer does, with the checks of `eval_dataset` for a data set that is given only now."""
+        """Evaluate as Trainer does, after a check of a data set that is new."""
         check_evaluated(self, eval_dataset, "eval_dataset")
         return super().evaluate(eval_dataset, *args, **kwargs)
 
     def predict(self, test_dataset, *args, **kwargs):
-        """Predict as Trainer does, with the checks of `eval_dataset`."""
+        """Predict as Trainer does, after a check of a data set that is new."""
         check_evaluated(self, test_dataset, "test_dataset")
         return super().predict(test_dataset, *args, **kwargs)
 
@@ -866,9 +854,9 @@ class TransferTrainer(ModelCardMixin, Trainer):
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
         """
-        Run Trainer's loop for `evaluate` and `predict`, with a head that belongs to the current backbone.
+        Run Trainer's loop for `evaluate` and `predict`, with a head that fits the current backbone.
 
-        Where there are labels, `head_metrics` are among the metrics, so that `metric_for_best_model` may name them.
+        If there are labels, the metrics contain `head_metrics`, which `metric_for_best_model` may name.
         """
         self.refit_head_if_stale()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
@@ -876,29 +864,19 @@ class TransferTrainer(ModelCardMixin, Trainer):
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in self.head_metrics.items()})
         return output
 
-    # Checkpoints: what is in them is said in checkpoint.py
+    # Checkpoints; checkpoint.py says what they contain
 
     @property
     def is_finished(self) -> bool:
-        """Whether the last `train` found its checkpoint at the last step, and trained no further."""
+        """Whether the last `train` resumed from a checkpoint of the last step, and trained no step."""
         return self.checkpoints.is_finished
 
     def checkpoint_to_continue(self) -> str | None:
-        """
-        Return the newest whole checkpoint of this run, see [`~merlin_hf.transfer.checkpoint.Checkpoints.to_continue`].
-        """
+        """Return the newest whole checkpoint of this run, see [`Checkpoints.to_continue`]."""
         return self.checkpoints.to_continue()
 
-    def check_finite(self) -> None:
-        """
-        Raise an error where a weight is not finite, see [`~merlin_hf.transfer.checkpoint.Checkpoints.check_finite`].
-        """
-        self.checkpoints.check_finite()
-
     def save_model(self, output_dir=None, _internal_call=False):
-        """
-        Save as Trainer does, with a head that belongs to the current backbone, and whole where the model is sharded.
-        """
+        """Save as Trainer does, with a head that fits the current backbone, and all weights of a sharded model."""
         self.refit_head_if_stale()
         if self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
             # Trainer leaves the model out here.
@@ -909,8 +887,8 @@ class TransferTrainer(ModelCardMixin, Trainer):
         super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir=None, state_dict=None):
-        # `save_model` gathers a sharded model and gives its tensors to this method, under names of the model that is
-        # trained.
+        # `save_model` gathers a sharded model and passes its tensors to this method, under the names that they have in
+        # the model that is trained.
         if state_dict is None or self.transfer_model is None:
             return super()._save(output_dir, state_dict)
         model, self.model = self.model, self.transfer_model.model
@@ -922,11 +900,11 @@ class TransferTrainer(ModelCardMixin, Trainer):
             self.model = model
 
     def _get_output_dir(self, trial):
-        # Trainer asks for the folder of a checkpoint here alone, and has no argument for it.
+        # The only place where Trainer asks for the folder of a checkpoint; it has no argument for it.
         return self.checkpoints.staged(super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model, trial):
-        # The one place that knows when all files of a checkpoint are written, and before older ones are deleted.
+        # The only place where all files of a checkpoint are written and older checkpoints are not yet deleted.
         run_dir = self._get_output_dir(trial)
         final = self.checkpoints.save(functools.partial(super()._save_checkpoint, model, trial), run_dir)
         self.push_waiting_checkpoint(final)
@@ -934,17 +912,15 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     @property
     def holds_pushes(self) -> bool:
-        """Whether a push has to wait: an upload reads the folder in the background, under its final name."""
+        """Whether a push has to wait until the checkpoint has its final name, as an upload reads it later."""
         return self.checkpoints.is_staging
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         # The only place that reads weights to resume; see compat/saved_weights.py.
-        is_sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        if is_sharded or not loads_renamed(self.model if model is None else model, resume_from_checkpoint):
+        if self.is_sharded or not loads_renamed(self.model if model is None else model, resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self):
         # The only place that reads weights of the best checkpoint; see compat/saved_weights.py.
-        is_sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        if is_sharded or not loads_renamed(self.model, self.state.best_model_checkpoint):
+        if self.is_sharded or not loads_renamed(self.model, self.state.best_model_checkpoint):
             super()._load_best_model()

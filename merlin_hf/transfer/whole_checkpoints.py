@@ -1,7 +1,4 @@
-"""
-Folders of checkpoints: staged, published in one rename, deleted, and judged to be whole or not. No Trainer is needed
-here.
-"""
+"""Operations on folders of checkpoints: write and delete them in one rename, and check that they are whole."""
 
 import contextlib
 import os
@@ -21,7 +18,7 @@ from ..utils.markdown import visible
 
 logger = logging.get_logger(__name__)
 
-# Names with an underscore in front are left out of uploads to the Hub, and are no `checkpoint-*`.
+# Names that begin with an underscore are not uploaded to the Hub, and do not match `checkpoint-*`.
 LOCK_NAME = "_run.lock"
 STAGING_PREFIX = "_saving"
 DISCARDED_PREFIX = "_deleting-"
@@ -35,7 +32,7 @@ LONGEST_FILE = "model-00000-of-00000.safetensors.index.json"
 
 def make_output_dir(output_dir: str | os.PathLike) -> None:
     """
-    Make the folder of a run, with an error that says what to change where that fails.
+    Make the folder of a run.
 
     Raises:
         FileError: there is a file of that name or on the way, the name is too long, or the place is read-only.
@@ -50,7 +47,7 @@ def make_output_dir(output_dir: str | os.PathLike) -> None:
 
 
 def staging_name() -> str:
-    """Return the name of the folder in which this process alone writes what is not finished."""
+    """Return the name of the folder in which only this process writes, for checkpoints that are not finished."""
     return f"{STAGING_PREFIX}-{_host()}-{os.getpid()}"
 
 
@@ -59,9 +56,7 @@ def _host() -> str:
 
 
 def remove_leftovers(run_dir: str) -> None:
-    """
-    Delete what processes that are gone had begun to write or to delete; call it while holding the lock of the folder.
-    """
+    """Delete unfinished folders of processes that have ended; the caller holds the lock of `run_dir`."""
     for folder in Path(run_dir).glob(f"{STAGING_PREFIX}*"):
         parts = folder.name.rsplit("-", 2)
         is_local = len(parts) == 3 and parts[1] == _host() and parts[2].isdigit()
@@ -73,8 +68,9 @@ def remove_leftovers(run_dir: str) -> None:
 
 def publish(staged: str, final: str) -> None:
     """
-    Give a checkpoint its final name, and have that on the disk; on file systems that rename no folders, copy it there
-    with its manifest and `trainer_state.json` last.
+    Rename the folder of a checkpoint to its final name, and write that to the disk.
+
+    On file systems that cannot rename folders it is copied, its manifest and `trainer_state.json` last.
     """
     discard(final)
     try:
@@ -90,7 +86,7 @@ def publish(staged: str, final: str) -> None:
 
 
 def discard(checkpoint: str) -> None:
-    """Delete a folder, if it is there, under another name, so that no part of it is ever taken for a checkpoint."""
+    """Rename a folder, if there is one, then delete it, so that no part of it is taken for a checkpoint."""
     if not os.path.isdir(checkpoint):
         return
     path = Path(checkpoint)
@@ -115,9 +111,7 @@ def discard_all(output_dir: str) -> None:
 
 
 def discard_old_checkpoints(run_dir: str, save_total_limit: int | None, best_model_checkpoint: str | None) -> None:
-    """
-    What [`~transformers.trainer_utils.rotate_checkpoints`] deletes: the oldest beyond the limit, but never the best.
-    """
+    """Delete the oldest checkpoints beyond the limit, except the best, as transformers' `rotate_checkpoints` does."""
     if save_total_limit is None or save_total_limit <= 0:
         return
     checkpoints = sort_checkpoints(run_dir, use_mtime=True)

@@ -126,7 +126,8 @@ def test_the_best_adapter_is_loaded_with_its_head(base, tmp_path):
 
 def test_without_a_source_it_is_a_trainer_with_an_adapter(base, tmp_path):
     trainer = MerlinTrainer(
-        base(), TrainingArguments(str(tmp_path / "out"), max_steps=2, report_to="none", use_cpu=True), peft_config=SEQ_CLS,
+        base(), TrainingArguments(str(tmp_path / "out"), max_steps=2, report_to="none", use_cpu=True),
+        peft_config=SEQ_CLS,
         train_dataset=tiny_dataset(), eval_dataset=tiny_dataset(rows=12, seed=2),
     )  # fmt: skip
     trainer.train()

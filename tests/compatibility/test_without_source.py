@@ -1,4 +1,4 @@
-"""Without a source, MerlinTrainer is Trainer: every constructor argument, log, file, weight and prediction, to the bit."""
+"""Without a source, MerlinTrainer is Trainer: every argument, log, file, weight and prediction, to the bit."""
 
 import inspect
 import os
@@ -99,8 +99,8 @@ def run(trainer_class, output_dir, case):
     given = {"model": tiny_bert(), "train_dataset": tiny_dataset(), "eval_dataset": tiny_dataset(rows=12, seed=2)}
     given.update(case() if callable(case) else case)
     options = {
-        "max_steps": 4, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "logging_steps": 1, "save_strategy": "steps",
-        "save_steps": 2, "report_to": "none", "use_cpu": True, "disable_tqdm": True,
+        "max_steps": 4, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "logging_steps": 1,
+        "save_strategy": "steps", "save_steps": 2, "report_to": "none", "use_cpu": True, "disable_tqdm": True,
     }  # fmt: skip
     arguments = inspect.signature(TrainingArguments).parameters
     options.update({name: given.pop(name) for name in list(given) if name in arguments})
@@ -149,8 +149,9 @@ def test_the_constructor_takes_trainers_arguments_in_trainers_order(tmp_path):
     names = list(inspect.signature(Trainer.__init__).parameters)[1:]
     collator, func, metrics, callback = default_data_collator, summed, accuracy, Events()
     given = {
-        "model": tiny_bert(), "args": TrainingArguments(str(tmp_path), report_to="none", use_cpu=True), "data_collator": collator,
-        "train_dataset": tiny_dataset(), "eval_dataset": tiny_dataset(seed=1), "processing_class": None, "model_init": None,
+        "model": tiny_bert(), "args": TrainingArguments(str(tmp_path), report_to="none", use_cpu=True),
+        "data_collator": collator, "train_dataset": tiny_dataset(), "eval_dataset": tiny_dataset(seed=1),
+        "processing_class": None, "model_init": None,
         "compute_loss_func": func, "compute_metrics": metrics, "callbacks": [callback], "optimizers": (None, None),
         "optimizer_cls_and_kwargs": None, "preprocess_logits_for_metrics": smaller_first,
     }  # fmt: skip

@@ -1,9 +1,10 @@
 """
 Trains, is killed (SIGKILL), resumes, many times: `python kill_script.py OUTPUT_DIR KILLS`.
 
-Each attempt is a fork of this process, which has imported everything and run nothing. Half of the attempts kill themselves
-at the n-th time a file of the output folder is opened, renamed or deleted, so most often inside a save; the others are
-killed from outside, when they report the n-th event, wherever they have got to by then. The last one runs to the end.
+Each attempt is a fork of this process, which has imported everything and run nothing. Half of the attempts kill
+themselves at the n-th time a file of the output folder is opened, renamed or deleted, so most often inside a save; the
+others are killed from outside, when they report the n-th event, wherever they have got to by then. The last one runs
+to the end.
 """
 
 import json

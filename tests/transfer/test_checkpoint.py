@@ -1,4 +1,4 @@
-"""Who may write the checkpoints of a run, which run goes on from them, and what training leaves when it cannot go on."""
+"""Which run may write to a folder and resume from a checkpoint, and which files a training leaves that fails."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
 
 from merlin_hf import METHODS, get_method
-from merlin_hf.transfer.weights import NotFiniteError
+from merlin_hf.transfer.checkpoint import NotFiniteError
 from merlin_hf.transfer.whole_checkpoints import LOCK_NAME, STAGING_PREFIX, staging_name
 from merlin_hf.utils.files import FileError
 from merlin_hf.utils.manifest import MANIFEST_NAME, read_manifest

@@ -10,15 +10,18 @@ import pytest
 import torch
 from accelerate.parallelism_config import ParallelismConfig
 from accelerate.utils import DistributedType
-from datasets import ClassLabel, DatasetDict, IterableDatasetDict
-from transformers import TrainerCallback
+from datasets import ClassLabel, Dataset, DatasetDict, IterableDatasetDict
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 from merlin_hf import JointTrainer, MerlinTrainer
 from merlin_hf.methods import L2SPTrainer, SequentialTrainer
-from merlin_hf.transfer.checks import check_is_one_data_set, check_parallelism, check_sharding
-from tests.methods.support import digits, tiny_resnet
+from merlin_hf.transfer.checks import check_is_one_data_set, check_parallelism, check_sharding, check_tokens
+from tests.methods.support import build, digits, tiny_resnet
 from tests.support import SOURCE_LABELS, make_args
-from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset
+from tests.tiny import NUM_LABELS, TINY_CLASSIFIERS, VOCAB, tiny_bert, tiny_dataset
 
 
 def test_several_devices_in_one_process(tmp_path, monkeypatch):
@@ -293,16 +296,24 @@ ONE_HOT = [[float(i % NUM_LABELS == j) for j in range(NUM_LABELS)] for i in rang
 ALL = ["train_dataset", "source_dataset", "eval_dataset"]
 BAD_LABELS = {
     "None": (partial(labelled, [None, *IDS[1:]]), "has 1 of 24 rows without a label"),
-    "None among classes": (partial(labelled, [None, None, *IDS[2:]], ClassLabel(num_classes=3)), "has 2 of 24 rows without"),
+    "None among classes": (
+        partial(labelled, [None, None, *IDS[2:]], ClassLabel(num_classes=3)), "has 2 of 24 rows without a label"
+    ),
     "NaN": (partial(labelled, [NAN, None, *REAL[2:]]), "has 2 of 24 rows without a label"),
     "all None": (partial(labelled, [None] * 24), "has 24 of 24 rows without a label"),
     "None in lists": (partial(labelled, [[1.0, None, 0.0], None, *ONE_HOT[2:]]), "has 2 of 24 rows without a label"),
     "all -100": (partial(labelled, [-100] * 24), "has no row with a label: all 24 are -100"),
     "infinite": (partial(labelled, [float("inf"), *REAL[1:]]), "has 1 of 24 rows with an infinite label"),
-    "-1 in lists": (partial(labelled, [[-1.0, -1.0, -1.0], *ONE_HOT[1:]]), "has 1 of 24 rows with a label outside 0 ... 1.*-1.0"),
+    "-1 in lists": (
+        partial(labelled, [[-1.0, -1.0, -1.0], *ONE_HOT[1:]]), "has 1 of 24 rows with a label outside 0 ... 1.*-1.0"
+    ),
     "text": (partial(labelled, ["None", *"abc" * 7, "a", "b"]), "are text, such as 'None'"),
-    "two columns": (lambda: labelled(IDS).add_column("labels", IDS[1:] + [0]), "'labels' and 'label', and they differ"),
-    "label_ids": (lambda: labelled(IDS, name="label_ids").add_column("label", IDS[1:] + [0]), "'label' and 'label_ids', and they"),
+    "two columns": (
+        lambda: labelled(IDS).add_column("labels", IDS[1:] + [0]), "'labels' and 'label', and they differ"
+    ),
+    "label_ids": (
+        lambda: labelled(IDS, name="label_ids").add_column("label", IDS[1:] + [0]), "'label' and 'label_ids', and they"
+    ),
 }  # fmt: skip
 
 
@@ -392,7 +403,11 @@ def test_whole_numbers_stored_as_real_ones_are_a_guess_that_is_said(tmp_path, mo
 @pytest.mark.parametrize(
     ("labels", "model", "message"),
     [
-        ([float(i) for i in IDS], {}, r"are real numbers. The model has 3 outputs.*cast_column\('label', datasets.Value\('int64'\)\)"),
+        (
+            [float(i) for i in IDS],
+            {},
+            r"are real numbers. The model has 3 outputs.*cast_column\('label', datasets.Value\('int64'\)\)",
+        ),
         (REAL, {}, "are real numbers. The model has 3 outputs.*`num_labels`"),
         (IDS, {"problem_type": "regression"}, "are class ids.*`config.problem_type='regression'`.*to None"),
         (IDS, {"problem_type": "multi_label_classification"}, "are class ids.*'multi_label_classification'"),
@@ -490,7 +505,7 @@ class NoSampler(MerlinTrainer):
 @pytest.mark.parametrize(
     ("trainer_class", "dataset", "options", "message"),
     [
-        (MerlinTrainer, tiny_dataset(rows=7), {"dataloader_drop_last": True}, "7 rows, batches of 8.*`dataloader_drop_last`"),
+        (MerlinTrainer, tiny_dataset(rows=7), {"dataloader_drop_last": True}, "batches of 8.*`dataloader_drop_last`"),
         (JointTrainer, NoRows(), {}, "`train_dataset` gives no batch"),
         (NoSampler, tiny_dataset(), {}, "`train_dataset` gives no batch"),
     ],
@@ -556,3 +571,120 @@ def test_names_of_what_is_evaluated_are_compared_with_the_models_where_the_targe
     given = {"train_dataset": labelled(IDS), "eval_dataset": tiny_dataset()}
     with pytest.raises(ValueError, match="`eval_dataset` are .*`model.config.id2label` has them in another order"):
         build_for(MerlinTrainer, tmp_path, given, model=model)
+
+
+# Tokens
+
+
+BAD_TOKENS = {
+    "an unknown token": (
+        lambda rows: rows[:-1] + [[VOCAB] * 8], f"the token id {VOCAB} .*embeddings for 0 ... {VOCAB - 1}"
+    ),
+    "a negative one": (lambda rows: [[-1] * 8] + rows[1:], "the token id -1 "),
+    "a long row": (
+        lambda rows: rows[:-1] + [[5] * 17],
+        r"1 of 24 rows of more tokens \(up to 17\).*positions \(16\).*max_length=16",
+    ),
+}  # fmt: skip
+
+
+def with_tokens(change):
+    data = tiny_dataset()
+    rows = change(data["input_ids"][:])
+    mask = [[1] * len(row) for row in rows]
+    return Dataset.from_dict({"input_ids": rows, "attention_mask": mask, "label": data["label"][:]})
+
+
+@pytest.mark.parametrize("argument", ["train_dataset", "source_dataset", "eval_dataset"])
+@pytest.mark.parametrize("kind", BAD_TOKENS)
+def test_tokens_that_a_model_does_not_know(tmp_path, kind, argument):
+    change, message = BAD_TOKENS[kind]
+    given = {"train_dataset": tiny_dataset(), "source_dataset": tiny_dataset(), argument: with_tokens(change)}
+    with pytest.raises(ValueError, match=f"`{argument}` has .*{message}"):
+        MerlinTrainer(tiny_bert(max_position_embeddings=16), make_args(tmp_path), **given)
+
+
+def test_tokens_for_a_method_that_is_plain_trainer(tmp_path):
+    with pytest.raises(ValueError, match=f"`train_dataset` has the token id {VOCAB} "):
+        build("finetune", tmp_path, target=with_tokens(BAD_TOKENS["an unknown token"][0]))
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "gpt2", "t5", "llama"])
+def test_rows_that_a_model_takes(name):
+    check_tokens(with_tokens(lambda rows: rows[:-1] + [[5] * 100]), "train_dataset", TINY_CLASSIFIERS[name]())
+
+
+def test_tokens_of_lists_of_rows_are_checked_and_images_pass():
+    rows = [dict(row) for row in with_tokens(BAD_TOKENS["an unknown token"][0])]
+    with pytest.raises(ValueError, match=f"the token id {VOCAB} "):
+        check_tokens(rows, "train_dataset", tiny_bert())
+    check_tokens(rows, "train_dataset", tiny_resnet())
+
+
+def tokenizer_with(**tokens):
+    words = Tokenizer(WordLevel({"[UNK]": 0, "a": 1, "b": 2, "</s>": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", **tokens)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ({}, r"Set `tokenizer.pad_token = '\[PAD\]'` and .*pad_token_id.*resize_token_embeddings"),
+        ({"eos_token": "</s>"}, "Set `tokenizer.pad_token = tokenizer.eos_token` and `model.config.pad_token_id"),
+    ],
+)
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_tokenizer_that_cannot_pad(tmp_path, tokens, message, as_list):
+    tokenizer = tokenizer_with(**tokens)
+    data = tiny_dataset()
+    given = {"train_dataset": [dict(row) for row in data] if as_list else data, "processing_class": tokenizer}
+    with pytest.raises(ValueError, match=f"cannot make a batch of `source_dataset`.*{message}"):
+        build_for(MerlinTrainer, tmp_path, given)
+
+
+def test_a_tokenizer_that_can_pad(tmp_path):
+    build_for(MerlinTrainer, tmp_path, {"processing_class": tokenizer_with(pad_token="</s>")})
+
+
+# The metric of the best model
+
+BEST = {"eval_strategy": "steps", "save_strategy": "steps", "load_best_model_at_end": True}
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "name", "several"),
+    [
+        (MerlinTrainer, "accuracy", False),
+        (MerlinTrainer, "eval_accuracy", False),
+        (JointTrainer, "head_train_accuracy", False),
+        (MerlinTrainer, "loss", True),
+    ],
+)
+def test_a_metric_of_the_best_model_that_no_evaluation_has(tmp_path, trainer_class, name, several):
+    given = {"eval_dataset": {"near": tiny_dataset(rows=12, seed=2)}} if several else {}
+    remedy = "near_loss" if several else "loss"
+    with pytest.raises(ValueError, match=f"`metric_for_best_model='{name}'` .*without `compute_metrics`.* {remedy},"):
+        build_for(trainer_class, tmp_path, given, metric_for_best_model=name, **BEST)
+
+
+class Measuring(TrainerCallback):
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        metrics["eval_depth"] = 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("loss", {}),
+        ("eval_head_train_accuracy", {}),
+        ("accuracy", {"compute_metrics": lambda prediction: {"accuracy": 0.5}}),
+        ("near_loss", {"eval_dataset": {"near": tiny_dataset(rows=12, seed=2)}}),
+        ("depth", {"callbacks": [Measuring()]}),
+    ],
+)
+def test_a_metric_of_the_best_model_that_evaluations_may_have(tmp_path, name, given):
+    options = {"metric_for_best_model": name, "max_steps": 1, "eval_steps": 1, "save_steps": 1}
+    trainer = build_for(MerlinTrainer, tmp_path, given, **BEST | options)
+    trainer.train()
+    assert trainer.state.best_metric is not None

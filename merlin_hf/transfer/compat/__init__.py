@@ -1,6 +1,6 @@
 """
-Ways around faults of other packages, each in a module of its own that says which fault, in which versions, and where
-it is reported.
+Workarounds for faults of other packages.
 
-A module is deleted, with the few lines that call it, once no supported version has the fault.
+Each module describes one fault, the versions that have it and where it is reported. It is deleted, with the lines that
+call it, once no supported version has the fault.
 """

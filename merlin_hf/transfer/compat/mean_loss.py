@@ -1,5 +1,5 @@
 """
-Training losses that are means over the rows at hand, for every model.
+Training losses that are means over the batch, for every model.
 
 transformers 5.10 to 5.24: Trainer passes `num_items_in_batch` to any forward with `**kwargs` and takes the loss for
 scaled, but BERT, RoBERTa, DistilBERT, ResNet and others drop it: four accumulation steps then give four times the
@@ -17,8 +17,7 @@ from torch import Tensor
 
 class MeanLoss:
     """
-    A user's `compute_loss_func` as a mean over the rows at hand, whether it divides by `num_items_in_batch` or takes a
-    mean.
+    A user's `compute_loss_func` as a mean over the batch, whether it divides by `num_items_in_batch` or takes a mean.
 
     Args:
         function (`Callable`): maps `(outputs, labels, num_items_in_batch)` to a loss, as in [`~transformers.Trainer`].

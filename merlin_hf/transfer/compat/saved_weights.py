@@ -24,7 +24,7 @@ logger = logging.get_logger(__name__)
 
 
 def loads_renamed(model: nn.Module, checkpoint: str) -> bool:
-    """Read the weights of a checkpoint whose names are others than the model's; return whether it was one."""
+    """Load the weights of a checkpoint whose names differ from the model's; return whether they do."""
     if not is_renamed(model, checkpoint):
         return False
     logger.info(f"Loading the weights of {checkpoint}, which have other names than in the model.")
@@ -33,13 +33,13 @@ def loads_renamed(model: nn.Module, checkpoint: str) -> bool:
 
 
 def is_renamed(model: nn.Module, checkpoint: str) -> bool:
-    """Whether a checkpoint of a whole model has names that the model's `state_dict` lacks."""
+    """Return whether a checkpoint of a whole model has names that the model's `state_dict` lacks."""
     names = saved_names(checkpoint) if isinstance(model, PreTrainedModel) else None
     return names is not None and not names <= set(model.state_dict())
 
 
 def saved_names(checkpoint: str) -> set[str] | None:
-    """The names of the tensors in a checkpoint, in one file or sharded; `None` where there are no safetensors."""
+    """Return the names of the tensors in a checkpoint, in one file or several; `None` without safetensors."""
     path, index = (os.path.join(checkpoint, name) for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
     if os.path.isfile(path):
         with safe_open(path, framework="pt") as file:
@@ -51,8 +51,8 @@ def saved_names(checkpoint: str) -> set[str] | None:
 
 
 def load_renamed(model: PreTrainedModel, checkpoint: str) -> None:
-    """Read weights as `from_pretrained` does; needs memory for a second copy of the model for a moment."""
-    # One for all, so the widest: the model may have layers in float32 beside others in bfloat16.
+    """Load weights as `from_pretrained` does; for a moment it needs memory for a second copy of the model."""
+    # The widest type of all, as the model may have layers in float32 beside others in bfloat16.
     dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     with isolated_rng("weights", checkpoint):
         saved = type(model).from_pretrained(

@@ -9,7 +9,7 @@ from torch import nn
 
 from merlin_hf import MerlinTrainer
 from merlin_hf.heads import LinearHead, encode_targets, get_head
-from merlin_hf.transfer.frequencies import add_log_prior, class_prior
+from merlin_hf.transfer.class_prior import add_log_prior, class_prior
 from tests.support import SOURCE_LABELS, make_args, make_trainer
 from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset
 
@@ -60,7 +60,7 @@ def test_frequencies_are_those_of_the_shrinkage_estimator(counts):
 
 
 def test_shares_as_unequal_as_chance_makes_them_count_as_equal():
-    """On average over draws from equal classes the estimate is closer to the truth than the shares are, and often the truth itself."""
+    """For draws from equal classes the estimate is closer to the truth than the shares, and often the truth itself."""
     generator = torch.Generator().manual_seed(0)
     draws = torch.randint(10, (200, 100), generator=generator)
     counts = torch.nn.functional.one_hot(draws, 10).sum(1).double()
@@ -136,7 +136,7 @@ def test_heads_that_learn_them_are_not_told(options, tmp_path):
     heads = []
     for known in (False, True):
         trainer = make_trainer(tmp_path, target=unequal(), class_frequencies=known, **options)
-        assert not trainer.knows_class_frequencies(trainer.problem_type(labels))
+        assert not trainer.adds_class_prior(trainer.problem_type(labels))
         split = trainer.split(labels)
         heads.append(trainer.fit_head(features, labels, split.train)(features))
     assert torch.equal(*heads)
@@ -146,7 +146,7 @@ def test_a_last_layer_without_a_bias_cannot_keep_them(tmp_path):
     model = tiny_bert()
     model.classifier = nn.Linear(model.config.hidden_size, NUM_LABELS, bias=False)
     trainer = make_trainer(tmp_path, model=model, target=unequal(), max_steps=1)
-    assert not trainer.knows_class_frequencies("single_label_classification")
+    assert not trainer.adds_class_prior("single_label_classification")
     trainer.train()
     assert trainer.model.classifier.bias is None
 

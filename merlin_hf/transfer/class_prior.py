@@ -1,4 +1,4 @@
-"""Class priors, for a head that only knows where the classes lie."""
+"""Class priors, for heads of class means, which do not learn how frequent a class is."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from ..heads import LinearHead
 
 def class_prior(counts: Tensor) -> Tensor:
     """
-    Estimate how frequent each class is from few rows: shares of the rows, shrunk towards equal ones.
+    Estimate the probability of each class from few rows: its share of the rows, shrunk towards an equal share.
 
         p_c = lambda / C + (1 - lambda) n_c / n
 
