@@ -29,7 +29,11 @@ def test_rows_of_a_step_are_those_of_its_phases(tmp_path):
 
 @pytest.mark.parametrize(
     ("method", "options", "share"),
-    [("merlin", {"source_phase_fraction": 0.25}, "25%"), ("merlin_ft", {}, "40%"), ("sequential", {}, "50%")],
+    [
+        ("merlin", {"source_phase_fraction": 0.25}, "25%"),
+        ("merlin_ft", {"source_phase_fraction": 0.4}, "40%"),
+        ("sequential", {}, "50%"),
+    ],
 )
 def test_a_phase_on_the_source_alone_needs_its_loss(tmp_path, method, options, share):
     with pytest.raises(ValueError, match=f"on the source alone in {share} of its steps, and `source_weight=0`"):
