@@ -159,7 +159,7 @@ class TransferTrainingArguments(TrainingArguments):
     def __post_init__(self):
         self.check_options(self)  # before transformers uses them
         if self.greater_is_better is None and is_lower_better(self.metric_for_best_model):
-            self.greater_is_better = False  # transformers takes this for losses alone
+            self.greater_is_better: bool | None = False  # transformers takes this for losses alone
         super().__post_init__()
         self.check_options(self)
 

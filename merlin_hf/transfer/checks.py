@@ -7,8 +7,7 @@ In all of them, `argument` is the name by which the user passes a data set, for 
 import copy
 import itertools
 import os
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -46,8 +45,6 @@ from .source import is_iterable
 
 logger = logging.get_logger(__name__)
 
-SOURCE_NAMES = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-SPLIT_NAMES = {"train", "validation", "test", "dev", "eval"}
 INPUT_IDS = "input_ids"
 ROWS_AT_ONCE = 20_000
 
@@ -192,7 +189,7 @@ def check_is_one_data_set(dataset: Any, argument: str) -> None:
     kind = type(dataset).__name__
     if isinstance(dataset, Mapping):
         keys = ", ".join(map(repr, list(dataset)[:5])) or "nothing"
-        if any(_is_data_set(value) for value in dataset.values()) or isinstance(
+        if any(is_data_set(value) for value in dataset.values()) or isinstance(
             dataset, datasets.DatasetDict | datasets.IterableDatasetDict
         ):
             raise ValueError(
@@ -204,7 +201,7 @@ def check_is_one_data_set(dataset: Any, argument: str) -> None:
             f"`{argument}` is a {kind} with {keys}, and one data set of rows is needed: make one of columns with "
             "`datasets.Dataset.from_dict`."
         )
-    if isinstance(dataset, list | tuple) and any(_is_data_set(part) for part in dataset):
+    if isinstance(dataset, list | tuple) and any(is_data_set(part) for part in dataset):
         raise ValueError(
             f"`{argument}` is a {kind} of {len(dataset)} data sets, and one data set is needed: put them together "
             "with `datasets.concatenate_datasets`."
@@ -229,57 +226,8 @@ def check_is_one_data_set(dataset: Any, argument: str) -> None:
         raise ValueError(f"`{argument}` has no rows.")
 
 
-def check_source_dataset(dataset: Any, trainer: type[Trainer]) -> None:
-    """
-    Check the argument `source_dataset`: one data set, or several by name.
-
-    Raises:
-        ValueError: it is neither, it has the names of splits, a name cannot be that of a module, or the method takes
-            one source only.
-    """
-    if not is_several(dataset):
-        check_is_one_data_set(dataset, "source_dataset")
-        return
-    for name, part in dataset.items():
-        if not isinstance(name, str) or not SOURCE_NAMES.fullmatch(name) or hasattr(nn.ModuleDict, name):
-            raise ValueError(
-                f"`source_dataset` has the name {name!r}. Use letters, digits, `_` and `-`, with a letter first, and "
-                "no name of a method of dictionaries: it becomes part of the names of weights and of logged losses."
-            )
-        check_is_one_data_set(part, f"source_dataset[{name!r}]")
-        if part is None:
-            raise ValueError(f"`source_dataset[{name!r}]` is None. Leave it out, or give a data set.")
-    if not getattr(trainer, "takes_several_sources", True):
-        raise ValueError(
-            f"{trainer.__name__} takes one source, and `source_dataset` has {', '.join(dataset)}. Choose one of them, "
-            "or put sources with the same labels together with `datasets.concatenate_datasets`."
-        )
-
-
-def is_several(source_dataset: Any) -> bool:
-    """Return whether `source_dataset` holds several sources by name, and not the splits of one."""
-    if not isinstance(source_dataset, Mapping) or isinstance(
-        source_dataset, datasets.DatasetDict | datasets.IterableDatasetDict
-    ):
-        return False
-    return any(map(_is_data_set, source_dataset.values())) and not set(source_dataset) <= SPLIT_NAMES
-
-
-def check_source_keys(argument: str, value: Any, sources: Collection[str | None]) -> None:
-    """
-    Check that an argument that is given by the names of sources has no others.
-
-    Raises:
-        ValueError: it has.
-    """
-    unknown = [name for name in value if name not in sources] if isinstance(value, Mapping) else []
-    if unknown:
-        raise ValueError(
-            f"`{argument}` has {', '.join(map(repr, unknown))}, and the sources are {', '.join(map(repr, sources))}."
-        )
-
-
-def _is_data_set(value: Any) -> bool:
+def is_data_set(value: Any) -> bool:
+    """Return whether an object is a data set of `datasets` or of torch."""
     return isinstance(value, datasets.Dataset | datasets.IterableDataset | torch.utils.data.Dataset)
 
 
@@ -337,22 +285,6 @@ def check_head_can_be_written(trainer: Any) -> None:
             f"{type(trainer).__name__} fits the model's last layer and trains it from there, and DeepSpeed, which "
             "trains copies of its own, would put the old one back. Use `ddp` or `fsdp2` as the configuration of "
             "accelerate."
-        )
-
-
-def check_source_is_wanted(trainer: type[Trainer], source_dataset: Any | None) -> None:
-    """
-    Check that there is a source where the method needs one, and none where it would not be used.
-
-    Raises:
-        ValueError: it is missing, or would be ignored.
-    """
-    if source_dataset is None and trainer.needs_source:
-        raise ValueError(f"{trainer.__name__} trains on a source: give it a `source_dataset`, with labels of its own.")
-    if source_dataset is not None and not trainer.takes_source:
-        raise ValueError(
-            f"{trainer.__name__} trains on the target alone, and a `source_dataset` was given. Leave it out, or use "
-            "SequentialTrainer (the source first, then the target) or MerlinTrainer."
         )
 
 

@@ -28,21 +28,17 @@ from .checks import (
     check_batch_labels,
     check_data,
     check_evaluated,
-    check_source_dataset,
-    check_source_is_wanted,
-    check_source_keys,
     check_steps,
     check_tokens,
     count_source_labels,
     eval_data_sets,
-    is_several,
 )
-from .columns import rename_source_columns
 from .compat.mean_loss import MeanLoss
 from .compat.saved_weights import loads_renamed
 from .distributed import MetricAverager, broadcast_buffers, lockstep_batches, real_rows
 from .labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, problem_type_of, split_labels, task_loss
 from .model import TransferModel
+from .named_sources import check_source_dataset, check_source_is_wanted, list_sources, rename_source_columns
 from .optimizer import check_optimizer, check_trains_own, group_by_learning_rate, move_to_own_group
 from .phases import Phase, check_phases, check_same_phase, distinct, rows_per_step, split_steps
 from .refit import FeatureBatches, fit_final_head, refit_head
@@ -238,17 +234,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
     @property
     def sources(self) -> list[Source]:
         """The sources with their collators and losses; a single one has no name."""
-        if self.source_dataset is None:
-            return []
-        named = self.source_dataset if is_several(self.source_dataset) else {None: self.source_dataset}
-        given: dict[str, Any] = {
-            "source_collator": self.source_collator,
-            "source_compute_loss_func": self.source_compute_loss_func,
-        }
-        for argument, value in given.items():
-            check_source_keys(argument, value, named)
-        by_name = [value if isinstance(value, Mapping) else dict.fromkeys(named, value) for value in given.values()]
-        return [Source(name, dataset, *(values.get(name) for values in by_name)) for name, dataset in named.items()]
+        return list_sources(self.source_dataset, self.source_collator, self.source_compute_loss_func)
 
     def _prepared(self, model: nn.Module | None) -> nn.Module | None:
         """Return a classifier, also for a sentence encoder, with the adapter of `peft_config`."""

@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset
 
 from merlin_hf import MerlinTrainer
-from merlin_hf.transfer.columns import rename_columns
+from merlin_hf.transfer.named_sources import rename_columns
 from tests.support import SOURCE_LABELS, losses, make_args
 from tests.tiny import tiny_bert, tiny_dataset
 

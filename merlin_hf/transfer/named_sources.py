@@ -1,0 +1,173 @@
+"""The argument `source_dataset`: one source, or several by name, with their columns, collators and losses."""
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import datasets
+from torch import nn
+from transformers import Trainer
+
+from .checks import check_is_one_data_set, is_data_set
+from .source import Source
+
+
+SOURCE_NAMES = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+SPLIT_NAMES = {"train", "validation", "test", "dev", "eval"}
+
+
+def check_source_is_wanted(trainer: type[Trainer], source_dataset: Any | None) -> None:
+    """
+    Check that there is a source where the method needs one, and none where it would not be used.
+
+    Raises:
+        ValueError: it is missing, or would be ignored.
+    """
+    if source_dataset is None and trainer.needs_source:
+        raise ValueError(f"{trainer.__name__} trains on a source: give it a `source_dataset`, with labels of its own.")
+    if source_dataset is not None and not trainer.takes_source:
+        raise ValueError(
+            f"{trainer.__name__} trains on the target alone, and a `source_dataset` was given. Leave it out, or use "
+            "SequentialTrainer (the source first, then the target) or MerlinTrainer."
+        )
+
+
+def check_source_dataset(dataset: Any, trainer: type[Trainer]) -> None:
+    """
+    Check the argument `source_dataset`: one data set, or several by name.
+
+    Raises:
+        ValueError: it is neither, it has the names of splits, a name cannot be that of a module, or the method takes
+            one source only.
+    """
+    if not is_several(dataset):
+        check_is_one_data_set(dataset, "source_dataset")
+        return
+    for name, part in dataset.items():
+        if not isinstance(name, str) or not SOURCE_NAMES.fullmatch(name) or hasattr(nn.ModuleDict, name):
+            raise ValueError(
+                f"`source_dataset` has the name {name!r}. Use letters, digits, `_` and `-`, with a letter first, and "
+                "no name of a method of dictionaries: it becomes part of the names of weights and of logged losses."
+            )
+        check_is_one_data_set(part, f"source_dataset[{name!r}]")
+        if part is None:
+            raise ValueError(f"`source_dataset[{name!r}]` is None. Leave it out, or give a data set.")
+    if not getattr(trainer, "takes_several_sources", True):
+        raise ValueError(
+            f"{trainer.__name__} takes one source, and `source_dataset` has {', '.join(dataset)}. Choose one of them, "
+            "or put sources with the same labels together with `datasets.concatenate_datasets`."
+        )
+
+
+def is_several(source_dataset: Any) -> bool:
+    """Return whether `source_dataset` holds several sources by name, and not the splits of one."""
+    if not isinstance(source_dataset, Mapping) or isinstance(
+        source_dataset, datasets.DatasetDict | datasets.IterableDatasetDict
+    ):
+        return False
+    return any(map(is_data_set, source_dataset.values())) and not set(source_dataset) <= SPLIT_NAMES
+
+
+def check_source_keys(argument: str, value: Any, sources: Collection[str | None]) -> None:
+    """
+    Check that an argument that is given by the names of sources has no others.
+
+    Raises:
+        ValueError: it has.
+    """
+    unknown = [name for name in value if name not in sources] if isinstance(value, Mapping) else []
+    if unknown:
+        raise ValueError(
+            f"`{argument}` has {', '.join(map(repr, unknown))}, and the sources are {', '.join(map(repr, sources))}."
+        )
+
+
+def list_sources(source_dataset: Any, collator: Any, compute_loss_func: Any) -> list[Source]:
+    """
+    Return the sources with their collators and losses; a single one has no name.
+
+    Args:
+        source_dataset: a data set, or several by name; `None` for no source.
+        collator, compute_loss_func: the arguments `source_collator` and `source_compute_loss_func`, each for all
+            sources or by name.
+
+    Raises:
+        ValueError: a name is not that of a source.
+    """
+    if source_dataset is None:
+        return []
+    named = source_dataset if is_several(source_dataset) else {None: source_dataset}
+    by_name = []
+    for argument, value in (("source_collator", collator), ("source_compute_loss_func", compute_loss_func)):
+        check_source_keys(argument, value, named)
+        by_name.append(value if isinstance(value, Mapping) else dict.fromkeys(named, value))
+    return [Source(name, dataset, *(values.get(name) for values in by_name)) for name, dataset in named.items()]
+
+
+def rename_source_columns(source: Any, mapping: Any) -> Any:
+    """
+    Return `source_dataset` with its columns renamed by `source_column_mapping`.
+
+    Args:
+        source: a data set, or several by name.
+        mapping (`Mapping`, *optional*): for [`rename_columns`]; of several sources for each of them, or by name.
+
+    Raises:
+        ValueError: as in [`rename_columns`], or a name is not that of a source.
+    """
+    argument, mapping_argument = "source_dataset", "source_column_mapping"
+    if not mapping or source is None:
+        return source
+    if not is_several(source):
+        return rename_columns(source, mapping, argument, mapping_argument)
+    is_by_name = any(isinstance(value, Mapping) for value in mapping.values())
+    if is_by_name:
+        check_source_keys(mapping_argument, mapping, source)
+    mappings = mapping if is_by_name else dict.fromkeys(source, mapping)
+    return {
+        name: rename_columns(dataset, mappings[name], f"{argument}[{name!r}]", mapping_argument)
+        if mappings.get(name)
+        else dataset
+        for name, dataset in source.items()
+    }
+
+
+def rename_columns(dataset: Any, mapping: Mapping[str, str], argument: str, mapping_argument: str) -> Any:
+    """
+    Return a data set with its columns renamed.
+
+    Args:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): it is left as it is.
+        mapping (`Mapping[str, str]`): from the names in the data set to those that are expected.
+        argument, mapping_argument (`str`): how the user calls both, for the messages.
+
+    Raises:
+        ValueError: a column is missing, a new name is taken, or the data set has no columns.
+    """
+    if not hasattr(dataset, "rename_columns"):
+        raise ValueError(
+            f"`{mapping_argument}` needs a `datasets.Dataset` or `datasets.IterableDataset`; `{argument}` is a "
+            f"{type(dataset).__name__}. Rename in its rows, or in a collator of its own."
+        )
+    columns = dataset.column_names
+    if columns is not None:  # a stream may not know
+        listed = ", ".join(map(repr, columns))
+        for name in mapping:
+            if name not in columns:
+                close = difflib.get_close_matches(name, columns, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise ValueError(
+                    f"`{mapping_argument}` renames {name!r}, which `{argument}` does not have.{hint} Its columns are "
+                    f"{listed}; the mapping goes from these names to the expected ones, for example "
+                    f"{{{columns[0]!r}: 'label'}}."
+                )
+        kept = [name for name in columns if name not in mapping]
+        after = [*kept, *mapping.values()]
+        for name in mapping.values():
+            if after.count(name) > 1:
+                raise ValueError(
+                    f"`{mapping_argument}` gives two columns of `{argument}` the name {name!r}. Its columns are "
+                    f"{listed}; drop or rename the other one, for example with `dataset.remove_columns({name!r})`."
+                )
+    return dataset.rename_columns(dict(mapping))
