@@ -20,7 +20,7 @@ from ..utils.validation import ConfigError
 
 
 RESULTS = "results.json"
-NOT_SHARED = ("methods", "seeds", "output_dir", "reference", "metric", "search", "model", "save_models")
+NOT_SHARED = ("methods", "seeds", "output_dir", "reference", "metric", "search", "model", "save_models", "workers")
 NOT_OF_A_TASK = ("path", "name", "rows")
 MOST_METHODS = 60
 MOST_SEEDS = 10_000

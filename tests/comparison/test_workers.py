@@ -110,6 +110,18 @@ def is_worker(process):
         return False
 
 
+@slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_workers_train_on_gpus(config, tmp_path, cache_of_workers):
+    config["training"].pop("use_cpu")
+    result = compare({**config, "workers": 2, "search": {"trials": 0}}, show_progress=False)
+    assert not result.failed
+    for path in (tmp_path / "out" / "runs").glob("*/*.json"):
+        run = json.loads(path.read_text())
+        assert run["environment"]["device"] == torch.cuda.get_device_name() and run["environment"]["processes"] == 1
+        assert run["peak_memory_bytes"] > 0
+
+
 SCRIPT = """
 import dataclasses, sys, yaml
 import merlin_hf

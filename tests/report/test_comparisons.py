@@ -208,7 +208,7 @@ def test_comparisons_with_other_training_or_search_are_not_put_together(tmp_path
         write_results(tmp_path / folder, "s", {"path": "t"}, 10, {method: [0.5, 0.6]}, config=config)
 
     write_one("a", "merlin", seeds=[0, 1])
-    write_one("b", "joint", seeds=[0, 1, 2], output_dir="elsewhere")
+    write_one("b", "joint", seeds=[0, 1, 2], output_dir="elsewhere", workers=2)
     write_one("c", "finetune", training={"max_steps": 3000})
     found, _ = read_comparisons([tmp_path])
     root = tmp_path.name
