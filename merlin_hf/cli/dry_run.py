@@ -37,6 +37,7 @@ def plan_of(request: Request) -> dict[str, Any] | None:
             "model_class": type(program.trainer.model).__name__,
             "target": _described(program.labels, program.trainer.train_dataset),
             "source": None,
+            "shared_labels": program.shared_labels_line,
             "evaluation_rows": sum(len(rows) for rows in program.validation.values()) or None,
             "prediction_rows": sum(len(rows) for rows in program.test.values()) or None,
             "output_dir": output_dir,
@@ -107,6 +108,8 @@ def text_of(plan: dict[str, Any]) -> str:
     ]
     if plan["source"] is not None:
         lines.append(f"source   {_counted(plan['source'])}")
+    if plan["shared_labels"] is not None:
+        lines.append(f"labels   {plan['shared_labels']}")
     for name, title in (("evaluation_rows", "evaluate"), ("prediction_rows", "predict ")):
         if plan[name] is not None:
             lines.append(f"{title} {plan[name]} rows")

@@ -72,6 +72,7 @@ def dry_run(config: Any, **overrides: Any) -> DryRun:
         ]
     summary = {
         "data": experiment.pair.describe(),
+        "shared_labels": experiment.shared_labels_line,
         "warnings": experiment.pair.warnings,
         "metric": experiment.metric,
         "reference": config.reference,
@@ -94,6 +95,8 @@ def _data_lines(summary: dict[str, Any]) -> list[str]:
             f"source  {data_name(source)}: {source['rows']} rows, {_classes(source['classes'])}, "
             f"from {', '.join(source['columns'])}"
         )
+    if summary["shared_labels"] is not None:
+        lines.append(f"labels  {summary['shared_labels']}")
     lines.append(f"metric  {summary['metric']}; reference {summary['reference']}; seeds {summary['seeds']}")
     lines.append(f"budget  {summary['budget']['rows']} rows through the backbone ({summary['budget']['kind']})")
     return lines + [f"Warning: {warning}" for warning in summary["warnings"]]

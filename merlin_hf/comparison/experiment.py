@@ -21,6 +21,7 @@ from transformers.utils import CONFIG_NAME
 
 from ..data.rows import Rows
 from ..data.tasks import IMAGE
+from ..transfer.shared_labels import shared_labels_line
 from ..utils.files import file_names, write_text
 from ..utils.validation import ConfigError, first_sentence
 from .config import CompareConfig, MethodConfig
@@ -89,6 +90,19 @@ class Experiment:
         """Return the source's rows for a method that is given the source."""
         return self.pair.source if method.use_source else None
 
+    def uses_shared_labels(self, method: MethodConfig) -> bool:
+        """Return whether a method uses that the labels of source and target have the same names, as they do here."""
+        uses = method.trainer_class.uses_shared_labels and method.options.get("start_from_source_head", True)
+        return uses and self.source_of(method) is not None and self.pair.shared_labels is not None
+
+    @property
+    def shared_labels_line(self) -> str | None:
+        """Return a line that says which methods use shared labels; `None` where there are none."""
+        if self.pair.source is None:
+            return None
+        users = [method.name for method in self.config.methods if self.uses_shared_labels(method)]
+        return shared_labels_line(self.pair.source.task.labels.names, self.labels.names, users)
+
     def encode(self, rows: Rows) -> datasets.Dataset:
         """Return the model's inputs and labels, made once for all runs that have these rows."""
         if rows.identity not in self._encoded:
@@ -118,6 +132,7 @@ class Experiment:
             **({"frozen_batch_norm": True} if self.config.freeze_layers and train.kind == IMAGE else {}),
             **own_code(method.trainer_class),
             **({"attn_implementation": self.config.attn_implementation} if self.config.attn_implementation else {}),
+            **({"shared_labels": self.pair.shared_labels} if self.uses_shared_labels(method) else {}),
             "input_size": self.config.image_size if train.kind == IMAGE else self.config.max_seq_length,
             "processes": self.processes.num_processes,
         }

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..data.rows import Rows, load_rows, load_splits_of, overlap
 from ..data.sampling import draw_rows, split_off_validation
+from ..transfer.shared_labels import match_labels
 from ..utils.validation import ConfigError
 from .config import CompareConfig
 from .store import FINAL
@@ -65,6 +66,11 @@ class TaskPair:
             if shared:
                 found.append(f"{shared} of {len(self.test)} test rows stand in {name} as well.")
         return found
+
+    @cached_property
+    def shared_labels(self) -> list[int] | None:
+        """Return the target's class for each class of the source, where both name the same classes."""
+        return None if self.source is None else match_labels(self.source.task.labels.names, self.labels.names)
 
     def train_rows(self, seed: int) -> Rows:
         """Return the labelled target rows of a seed."""

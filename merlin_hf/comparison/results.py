@@ -46,6 +46,7 @@ def summarize(config: Any, experiment: Any, outcomes: list[Any]) -> dict[str, An
         "seeds": config.seeds,
         "budget": {"kind": config.budget, "rows": experiment.budget_rows, "max_steps": config.training["max_steps"]},
         "data": experiment.pair.describe(),
+        "shared_labels": experiment.shared_labels_line,
         "warnings": [*experiment.pair.warnings, *_mixed_environments(outcomes)],
         "methods": with_scores + [method for method in methods if method["status"] != "ok"],
         "environment": experiment.environment,
@@ -183,6 +184,8 @@ def _legend(summary: dict[str, Any]) -> list[str]:
         )
     else:
         lines.append("One seed tells nothing about spread: give more `seeds` for intervals and tests.")
+    if summary["shared_labels"] is not None:
+        lines.append(escape(summary["shared_labels"]))
     for method in summary["methods"]:
         if method["status"] != "ok":
             verb = "is " if method["status"] != "failed" else ""

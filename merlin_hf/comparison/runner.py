@@ -152,6 +152,8 @@ def compare(config: Any, *, show_progress: bool = True, **overrides: Any) -> Com
         stack.enter_context(hold_output_dir(experiment))
         store = RunStore(Path(config.output_dir) / "runs", is_main, experiment.metric)
         with make_progress(is_main and show_progress) as progress:
+            if experiment.shared_labels_line is not None:
+                progress.say(experiment.shared_labels_line)
             for warning in experiment.pair.warnings:
                 progress.say(f"Warning: {warning}")
             plans = make_plans(experiment)

@@ -25,6 +25,7 @@ from ..methods import get_method
 from ..training_args import TransferTrainingArguments
 from ..transfer.checkpoint import NotFiniteError
 from ..transfer.distributed import end_training
+from ..transfer.shared_labels import shared_labels_line
 from ..utils import loading
 from ..utils.exit_status import EXPECTED, FAILURE, fail, fail_with, guarded
 from ..utils.files import FileError, check_output_dir
@@ -65,6 +66,14 @@ class Program:
     test: dict[str, datasets.Dataset]
     publish: Callable[[], None]
     task_name: str | None = None
+
+    @property
+    def shared_labels_line(self) -> str | None:
+        """Return a line that says that source and target have the same labels; `None` where they do not."""
+        if self.source_labels is None:
+            return None
+        users = [type(self.trainer).__name__] if type(self.trainer).uses_shared_labels else []
+        return shared_labels_line(self.source_labels.names, self.labels.names, users)
 
 
 # Building
@@ -363,6 +372,8 @@ def run(program: Program) -> dict[str, float]:
     """Train, evaluate, predict and publish as the arguments say; return all metrics."""
     trainer, metrics = program.trainer, {}
     if trainer.args.do_train:
+        if program.shared_labels_line is not None:
+            logger.info(program.shared_labels_line)
         metrics.update(train(trainer, trainer.args))
     if trainer.args.do_eval:
         metrics.update(evaluate_on(trainer, program.validation))

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..comparison.config import SourceConfig, check_seeds
 from ..data.rows import Rows, overlap
 from ..transfer.seeding import derived_generator
+from ..transfer.shared_labels import match_labels
 from .data import check_fit, check_halves, draw, load, read_data_sets
 from .features import Backbone, Encoded
 from .gradients import meta_gradient, source_gradient
@@ -117,6 +118,8 @@ def rank_sources(
     settings.set_model(target_pool.kind)
     ranking = SourceRanking(target_name, settings=vars(settings))
     ranking.sources = [SourceScore(name, len(pool), pool.task.labels.num_labels) for name, pool in pools.items()]
+    for score, pool in zip(ranking.sources, pools.values(), strict=True):
+        score.has_target_labels = match_labels(pool.task.labels.names, target_pool.task.labels.names) is not None
     _measure_all(ranking, target_pool, pools, settings, progress or (lambda text: None))
     ranking.warnings = _warnings(ranking, target_pool, pools)
     ranking.sources = rank(ranking.sources)

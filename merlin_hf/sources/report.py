@@ -74,4 +74,9 @@ def legend(ranking: SourceRanking) -> list[str]:
             + ": it is not defined for labels that are real numbers, or between pairs of texts and single texts of a "
             "sentence encoder."
         )
+    same = [row[0] for row, score in zip(rows(ranking), ranking.sources, strict=True) if score.has_target_labels]
+    if same:
+        lines.append(
+            f"With the labels of the target, so that `zero_shot` and `pooled` can use them: {', '.join(same)}."
+        )
     return lines + [f"Warning: {visible(short_paths(warning))}" for warning in ranking.warnings]

@@ -34,6 +34,7 @@ class SourceScore:
         head_accuracy (`list[float]`): of a source head on rows that it was not fit on; empty for real labels.
         largest_class (`list[float]`): its share of the rows, the accuracy of a head that has learned nothing.
         seconds (`float`): for all seeds.
+        has_target_labels (`bool`): its classes have the names of the target's.
         ranks (`dict[str, float]`): 1 for the best by each measure that is defined for all candidates; equals share
             theirs.
     """
@@ -48,6 +49,7 @@ class SourceScore:
     head_accuracy: list[float] = field(default_factory=list)
     largest_class: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    has_target_labels: bool = False
     ranks: dict[str, float] = field(default_factory=dict)
 
     def mean(self, measure: str) -> float | None:

@@ -1,5 +1,6 @@
 """Labels that a source and a target share by name."""
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +22,8 @@ def match_labels(source: Sequence[str] | None, target: Sequence[str] | None) -> 
     """
     Find the classes of a source among those of a target, where both name the same ones.
 
-    Names that differ in upper and lower case alone are the same, which is logged at WARNING. Numbers are no names.
+    Names that differ in upper and lower case alone are the same, which is logged at WARNING, once for the same names.
+    Numbers are no names.
 
     Args:
         source, target (`Sequence[str]`, *optional*): the names in the order of their ids; `None` where there are none.
@@ -29,14 +31,32 @@ def match_labels(source: Sequence[str] | None, target: Sequence[str] | None) -> 
     Returns:
         `list[int]`: the target's id of each class of the source; `None` where they are not the same classes.
     """
-    if not source or not target or len(source) != len(target):
-        return None
-    if any(NO_NAME.fullmatch(name) for name in (*source, *target)):
+    places = _match(tuple(source or ()), tuple(target or ()))
+    return None if places is None else list(places)
+
+
+@functools.cache
+def _match(source: tuple[str, ...], target: tuple[str, ...]) -> tuple[int, ...] | None:
+    if not source or len(source) != len(target) or any(NO_NAME.fullmatch(name) for name in (*source, *target)):
         return None
     try:
-        return match_names(source, target, "The source", "the target")
+        return tuple(match_names(source, target, "The source", "the target"))
     except LabelMismatchError:
         return None
+
+
+def shared_labels_line(source: Sequence[str] | None, target: Sequence[str] | None, users: Sequence[str]) -> str | None:
+    """
+    Return the line by which commands say that source and target share their labels; `None` where they do not.
+
+    Args:
+        source, target (`Sequence[str]`, *optional*): the names of the classes.
+        users (`Sequence[str]`): methods of the run that use it.
+    """
+    if target is None or match_labels(source, target) is None:
+        return None
+    used = f"{', '.join(users)} use{'s' if len(users) == 1 else ''} this" if users else "no method here uses this"
+    return f"The source and the target have the same labels, {', '.join(target)}: {used}."
 
 
 def names_of_outputs(train_dataset: Any, config: Any) -> list[str] | None:

@@ -81,6 +81,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
         averages_loss: whether losses are means over rows also without a source.
         target_row_cost: the cost of a row of the target, in passes forward and backward.
         search_space: its own options that are worth a search, and values for them.
+        uses_shared_labels: whether it does otherwise where the labels of source and target have the same names.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or `SentenceTransformer`): a classifier; or a sentence encoder, which
@@ -113,6 +114,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
     averages_loss: ClassVar[bool] = False
     target_row_cost: ClassVar[float] = 1.0
     search_space: ClassVar[Mapping[str, tuple]] = {}
+    uses_shared_labels: ClassVar[bool] = False
 
     # Set by Trainer, whose types are not known here.
     model: Any
