@@ -1,3 +1,4 @@
+import gc
 import os
 from pathlib import Path
 
@@ -17,6 +18,12 @@ settings.load_profile("fixed")
 
 # Folders of which every test is slow: they run examples, documents or benchmarks, or several processes.
 SLOW_FOLDERS = {"benchmarks", "distributed", "docs", "examples"}
+
+
+def pytest_collection_finish():
+    """Take what the libraries have loaded out of the collection of garbage, which trainers ask for often."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,7 +1,5 @@
 """Tiny data sets on disk, tiny models, and the configuration of a comparison that takes seconds."""
 
-import gc
-
 import datasets
 import numpy as np
 import pytest
@@ -17,14 +15,6 @@ from tests.tiny import CONV
 # Words that stand in one split only, so that a row tells where it comes from.
 TRAIN_WORDS, TEST_WORDS, SOURCE_WORDS = (range(10, 20), range(20, 30), range(30, 40))
 NAMES = ["no", "yes"]
-
-
-@pytest.fixture(scope="package", autouse=True)
-def fast_garbage_collection():
-    """Every run collects garbage several times; what the libraries loaded is none."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="package", autouse=True)

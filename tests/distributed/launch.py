@@ -1,5 +1,6 @@
 """Starts `train_script.py` in one or several real processes over gloo."""
 
+import gc
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -65,6 +66,7 @@ def child(variables, options, log):
     os.environ.clear()
     os.environ.update(variables, OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
+    gc.freeze()  # what was imported is no garbage
     status = 0
     try:
         train_script.main(**options)
