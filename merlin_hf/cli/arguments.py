@@ -9,7 +9,7 @@ from ..data.images import is_image
 from ..data.tasks import IMAGE, TEXT
 from ..methods import get_method
 from ..scripts import image_classification, text_classification
-from ..scripts.arguments import ArgumentParser, named_method, names_of, scan, split_file
+from ..scripts.arguments import ArgumentParser, field_names, flags_by_name, named_method, split_file
 from ..scripts.data_arguments import ImageDataArguments, TextDataArguments
 from ..scripts.program import Program
 from ..utils.validation import ConfigError, did_you_mean, shown
@@ -65,7 +65,7 @@ def read_request(argv: list[str], config: str | None = None, task: str | None = 
     """
     in_file, argv = split_file(argv, config)
     in_file_task = in_file.pop("task", None)
-    given = {**in_file, **scan(argv)}
+    given = {**in_file, **flags_by_name(argv)}
     task = task or in_file_task or detect_task(given)
     if task not in TASKS:
         raise ConfigError(f"`task` must be one of {', '.join(TASKS)}, got {shown(task)}.{did_you_mean(task, TASKS)}")
@@ -75,7 +75,7 @@ def read_request(argv: list[str], config: str | None = None, task: str | None = 
     elsewhere = {
         name: f"is about {other}s, and the data are {task}s; `--task {other}` says otherwise."
         for other in TASKS
-        for name in (names_of(argument_classes(other)) if other != task else ())
+        for name in (field_names(argument_classes(other)) if other != task else ())
     }
     classes = (*argument_classes(task), get_method(method).training_args_class)
     parser = ArgumentParser(classes, in_file, method, elsewhere)
@@ -101,7 +101,7 @@ def detect_task(given: Mapping[str, Any]) -> str:
         FileNotFoundError: there is no such data set.
         ConfigError: the data set cannot be read.
     """
-    names = {task: set(names_of(classes)) for task, classes in ARGUMENTS.items()}
+    names = {task: set(field_names(classes)) for task, classes in ARGUMENTS.items()}
     only = {task: set(given) & (names[task] - names[other]) for task, other in ((TEXT, IMAGE), (IMAGE, TEXT))}
     if bool(only[TEXT]) != bool(only[IMAGE]):
         return TEXT if only[TEXT] else IMAGE

@@ -13,7 +13,7 @@ from .arguments import Request, build
 SHOWN_CLASSES = 6
 
 
-def plan_of(request: Request) -> dict[str, Any] | None:
+def plan_training(request: Request) -> dict[str, Any] | None:
     """
     Check everything that training checks, load the data and the model, and make the trainer.
 

@@ -89,14 +89,14 @@ def show(plan: Any, repo: str) -> None:
     print(f"For {repo}:")
     width = max(map(len, plan.files))
     for name, size in plan.files.items():
-        print(f"  {name:<{width}}  {readable(size):>9}")
+        print(f"  {name:<{width}}  {format_size(size):>9}")
     for name, reason in plan.left_out.items():
         print(f"Left out: {visible(name)} ({reason})")
     if not plan.has_processor:
         print("There is no tokenizer or processor, without which `pipeline` does not work; save it into the folder.")
 
 
-def readable(size: int) -> str:
+def format_size(size: int) -> str:
     """Return a size in bytes as people read it, such as `1.2 MB`."""
     if size < 1000:
         return f"{size} B"

@@ -108,17 +108,17 @@ def _help(arguments: argparse.Namespace, rest: list[str]) -> int:
     from transformers import TrainingArguments
 
     from ..methods import METHODS, get_method
-    from ..scripts.arguments import ArgumentParser, names_of, scan
+    from ..scripts.arguments import ArgumentParser, field_names, flags_by_name
     from .arguments import TEXT, argument_classes
 
-    method = scan(rest).get("method") or "merlin"
+    method = flags_by_name(rest).get("method") or "merlin"
     options = get_method(method).training_args_class
     if arguments.help_all:
         classes = (*argument_classes(arguments.task or TEXT), options)
         text = ArgumentParser(classes, {}, method).format_help().partition("\n\n")[2]
         print(f"{arguments.parser.format_help()}\nall flags, with the options of {method}:\n{text}", end="")
         return 0
-    own = [f"--{name}" for name in names_of([options]) if name not in names_of([TrainingArguments])]
+    own = [f"--{name}" for name in field_names([options]) if name not in field_names([TrainingArguments])]
     print(arguments.parser.format_help())
     for title, words in ((f"options of {method}", own), ("methods", METHODS)):
         print(f"{title}:", *textwrap.wrap(", ".join(words), 76, break_on_hyphens=False), sep="\n  ")
@@ -242,10 +242,10 @@ def _only_results_on_stdout() -> Iterator[None]:
 
 def _dry_run(request: Any) -> tuple[int, dict[str, Any] | None]:
     """Return the exit status, and what would run; nothing of it where another process speaks."""
-    from .dry_run import plan_of
+    from .dry_run import plan_training
 
     try:
-        return 0, plan_of(request)
+        return 0, plan_training(request)
     except EXPECTED as error:
         return fail_with("train", error), None
 

@@ -182,10 +182,10 @@ class EncodeAudio:
 
     def __call__(self, recordings: list[Recording]) -> dict[str, list]:
         """Return inputs of different lengths; the collator pads them."""
-        samples = [self.piece(recording) for recording in recordings]
+        samples = [self.crop(recording) for recording in recordings]
         return self.extractor(samples, sampling_rate=self.extractor.sampling_rate)
 
-    def piece(self, recording: Recording) -> np.ndarray:
+    def crop(self, recording: Recording) -> np.ndarray:
         """Return the samples that are kept; the draw is of `random`, which Trainer seeds and saves."""
         wanted = self.extractor.sampling_rate
         samples, rate = recording

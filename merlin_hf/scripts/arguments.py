@@ -84,7 +84,7 @@ class ArgumentParser(HfArgumentParser):
         elsewhere: Mapping[str, str] | None = None,
     ):
         super().__init__(classes, add_help=False, allow_abbrev=False)
-        self.method, self.elsewhere, self.names = method, dict(elsewhere or {}), names_of(classes)
+        self.method, self.elsewhere, self.names = method, dict(elsewhere or {}), field_names(classes)
         known = {name: rule for cls in classes for name, rule in rules(cls).items()}
         for key in defaults:
             if key not in self.names:
@@ -129,7 +129,7 @@ class ArgumentParser(HfArgumentParser):
         return tuple(self.parse_args_into_dataclasses(list(argv), look_for_args_file=False))
 
     def _unknown(self, shown: str, name: str) -> str:
-        owners = [method for method, cls in METHODS.items() if name in names_of([cls.training_args_class])]
+        owners = [method for method, cls in METHODS.items() if name in field_names([cls.training_args_class])]
         if owners:
             return f"{shown} is an option of {', '.join(owners)}; the method is {self.method}."
         if name in self.elsewhere:
@@ -137,7 +137,7 @@ class ArgumentParser(HfArgumentParser):
         return f"{shown} is unknown.{did_you_mean(name, self.names)} `merlin-hf train --help_all` lists what there is."
 
 
-def names_of(classes: Sequence[type]) -> dict[str, str]:
+def field_names(classes: Sequence[type]) -> dict[str, str]:
     """Return the names of the fields of dataclasses, and their aliases, with the field that each stands for."""
     fields = [field for cls in classes for field in dataclasses.fields(cls) if field.init]
     aliases = {alias.strip("-"): field.name for field in fields for alias in field.metadata.get("aliases", ())}
@@ -175,7 +175,7 @@ def split_file(argv: Sequence[str], config: str | None = None) -> tuple[dict[str
     return {} if config is None else read_file(config), list(argv)
 
 
-def scan(argv: Sequence[str]) -> dict[str, Any]:
+def flags_by_name(argv: Sequence[str]) -> dict[str, Any]:
     """Return the flags by name, each with the first word after it: enough to tell the method and the task by."""
     found = {}
     for place, word in enumerate(argv):
@@ -212,7 +212,7 @@ def parse_args(argv: Sequence[str] | None, model_class: type, data_class: type) 
         ConfigError: a name is unknown or a value cannot be used.
     """
     in_file, argv = split_file(sys.argv[1:] if argv is None else argv)
-    method = named_method({**in_file, **scan(argv)})
+    method = named_method({**in_file, **flags_by_name(argv)})
     classes = (model_class, data_class, get_method(method).training_args_class)
     model_args, data_args, args = ArgumentParser(classes, in_file, method).parse(argv)
     return model_args, data_args, args

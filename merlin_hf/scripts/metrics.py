@@ -61,7 +61,8 @@ def make_compute_metrics(task_name: str | None, labels: Labels) -> Callable:
     metric = load_metric(task_name, labels.is_regression)
 
     def compute_metrics(output):
-        predictions, references = predicted(output.predictions, labels), np.asarray(output.label_ids).reshape(-1)
+        predictions = predicted_labels(output.predictions, labels)
+        references = np.asarray(output.label_ids).reshape(-1)
         probabilities = {}
         if not labels.is_regression:
             logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
@@ -79,7 +80,7 @@ def make_compute_metrics(task_name: str | None, labels: Labels) -> Callable:
     return compute_metrics
 
 
-def predicted(logits, labels: Labels) -> np.ndarray:
+def predicted_labels(logits, labels: Labels) -> np.ndarray:
     """Return scores of a regression, else the likeliest output."""
     logits = logits[0] if isinstance(logits, tuple) else logits
     return logits.reshape(-1) if labels.is_regression else logits.argmax(-1)

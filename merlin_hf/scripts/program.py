@@ -34,7 +34,7 @@ from ..utils.secret import without_any_token
 from ..utils.validation import ConfigError, did_you_mean
 from .arguments import BaseModelArguments, parse_args
 from .data_arguments import DataArguments
-from .metrics import make_compute_metrics, predicted
+from .metrics import make_compute_metrics, predicted_labels
 
 
 # Kinds of splits, and the argument that asks for each.
@@ -342,7 +342,7 @@ def predict(
         names = trainer.model.config.id2label
         with open(path, "w", encoding="utf-8") as file:
             file.write("index\tprediction\n")
-            for index, value in enumerate(predicted(output.predictions, labels)):
+            for index, value in enumerate(predicted_labels(output.predictions, labels)):
                 file.write(f"{index}\t{value:3.3f}\n" if labels.is_regression else f"{index}\t{names[int(value)]}\n")
         logger.info(f"Predictions in {path}")
     trainer.save_metrics("predict", results)

@@ -119,19 +119,19 @@ def test_pieces_are_cut_at_random_for_training_only():
     recording = Recording(np.arange(10 * RATE, dtype=np.float32), RATE)
     first = EncodeAudio(extractor, 2.0)
     anywhere = EncodeAudio(extractor, 2.0, at_random=True)
-    assert {first.piece(recording)[0] for _ in range(5)} == {0}
-    assert len({anywhere.piece(recording)[0] for _ in range(5)}) > 2
-    assert len(anywhere.piece(recording)) == 2 * RATE
+    assert {first.crop(recording)[0] for _ in range(5)} == {0}
+    assert len({anywhere.crop(recording)[0] for _ in range(5)}) > 2
+    assert len(anywhere.crop(recording)) == 2 * RATE
     # A tone keeps its pitch when the rate changes.
     wave = Recording(np.sin(np.arange(RATE * 2) * 2 * np.pi * 50 / (RATE * 2)), RATE * 2)
-    assert np.abs(np.fft.rfft(first.piece(wave))).argmax() == 50
+    assert np.abs(np.fft.rfft(first.crop(wave))).argmax() == 50
 
 
 def test_a_rate_that_is_assumed_is_said_once(caplog):
     extractor = Wav2Vec2FeatureExtractor(sampling_rate=RATE)
     recording = Recording(np.zeros(RATE, np.float32), None)
     given = EncodeAudio(extractor, 2.0, array_sampling_rate=2 * RATE)
-    assert len(given.piece(recording)) == RATE // 2 and not caplog.records
+    assert len(given.crop(recording)) == RATE // 2 and not caplog.records
     assumed = EncodeAudio(extractor, 2.0)
-    assert len(assumed.piece(recording)) == len(assumed.piece(recording)) == RATE
+    assert len(assumed.crop(recording)) == len(assumed.crop(recording)) == RATE
     assert [record.levelname for record in caplog.records] == ["WARNING"] and "--array_sampling_rate" in caplog.text

@@ -135,9 +135,9 @@ def test_columns(kind, root, tmp_path):
     data += ["--source_train_dir", str(root / "source"), "--array_sampling_rate", str(2 * RATE)]
     # Half a second of the model's rate, whatever the recording's is.
     seen = []
-    piece = audio.EncodeAudio.piece
+    piece = audio.EncodeAudio.crop
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(audio.EncodeAudio, "piece", lambda *args: seen.append(piece(*args)) or seen[-1])
+        patch.setattr(audio.EncodeAudio, "crop", lambda *args: seen.append(piece(*args)) or seen[-1])
         more = [
             "--max_steps",
             "2",

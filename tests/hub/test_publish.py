@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 
 from merlin_hf.cli.main import main
-from merlin_hf.cli.publish import readable
+from merlin_hf.cli.publish import format_size
 from merlin_hf.hub import PublishError, publish_folder
 from merlin_hf.hub.publish import plan_of
 from tests.hub.card_rules import broken_rules
@@ -365,6 +365,6 @@ def test_nobody_answers(folder, online):
 
 
 def test_sizes():
-    assert [readable(size) for size in (0, 999, 1000, 4_200_000, 7 * 10**9, 7 * 10**12)] == [
+    assert [format_size(size) for size in (0, 999, 1000, 4_200_000, 7 * 10**9, 7 * 10**12)] == [
         "0 B", "999 B", "1.0 kB", "4.2 MB", "7.0 GB", "7000.0 GB",
     ]  # fmt: skip
