@@ -347,7 +347,7 @@ def check_head(name: str, option: str) -> HeadSolver:
 
 def add_missing_options(args: TrainingArguments, options: type[TransferTrainingArguments]) -> None:
     """
-    Give plain `TrainingArguments` the defaults of `options`, so that a script that passes them keeps working.
+    Set the defaults of `options` on plain `TrainingArguments`, so that scripts that pass these work.
 
     Raises:
         ValueError: as from the checks of `options`, when the attributes were set by hand.

@@ -49,7 +49,7 @@ def gradient_ratio(
     source_loss: Tensor, source_logits: Tensor, source_head_gram: Tensor, meta_gradient: Tensor
 ) -> Tensor:
     """
-    The source loss's pull at the features over the meta loss's, at most 1.
+    Return the gradient norm of the source loss at the features, divided by that of the meta loss; at most 1.
 
     A head in closed form does not care how little the features of a pretrained model differ between rows, so its
     gradient grows as that difference shrinks: with MiniLM the meta loss starts with tens of times the gradient of the

@@ -329,7 +329,7 @@ class Checkpoints:
 
     def save(self, write: Callable[[], None], run_dir: str) -> str:
         """
-        Have a checkpoint written, and give it its name once it is whole; a collective.
+        Write a checkpoint, and rename its folder once it is whole; a collective.
 
         Args:
             write (`Callable`): writes all of Trainer's files, to where [`Checkpoints.staged`] says.

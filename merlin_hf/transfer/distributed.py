@@ -246,7 +246,7 @@ class MetricAverager:
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def pop(self, accelerator: Accelerator) -> dict[str, float]:
-        """The means over micro-batches and ranks since the last call; a collective, so every rank calls it."""
+        """Return the means over micro-batches and ranks since the last call, and forget them; a collective."""
         if not self._sums:
             return {}
         names = sorted(self._sums)

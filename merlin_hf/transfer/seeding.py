@@ -11,7 +11,7 @@ from ..utils.seeding import derived_seed
 
 
 def derived_generator(*parts: int | str) -> torch.Generator:
-    """A CPU `torch.Generator` seeded with [`derived_seed`]."""
+    """Return a CPU `torch.Generator` seeded with [`derived_seed`]."""
     return torch.Generator().manual_seed(derived_seed(*parts))
 
 
