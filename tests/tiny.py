@@ -1,5 +1,7 @@
 """Tiny models from a configuration and tiny data sets; nothing is downloaded."""
 
+import tempfile
+
 import torch
 import transformers as t
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
@@ -111,3 +113,76 @@ def tiny_dataset(rows: int = 24, num_labels: int = NUM_LABELS, seed: int = 0) ->
         },
         features=features,
     )
+
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+def tiny_tokenizer(**kwargs):
+    """Words `w4` to `w63`, whose numbers are their ids."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = [*SPECIAL, *(f"w{number}" for number in range(len(SPECIAL), VOCAB))]
+    tokenizer = Tokenizer(models.WordLevel({word: id for id, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SPECIAL, strict=True))
+    return t.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=32, **names, **kwargs)
+
+
+def tiny_sentence_encoder(
+    seed=0, dropout=0.1, pooling="mean", more=("Normalize",), include_prompt=True, model=None, **kwargs
+):
+    """
+    A SentenceTransformer on a two-layer BERT, the same for the same seed.
+
+    Args:
+        pooling: of its Pooling.
+        more: names of modules after it.
+        model: a body in place of BERT's.
+        kwargs: of SentenceTransformer, such as prompts.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
+    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(seed)
+        if model is None:
+            config = t.BertConfig(**TEXT, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+            model = t.BertModel(config)
+        model.save_pretrained(folder)
+        tiny_tokenizer().save_pretrained(folder)
+        first = modules.Transformer(folder)
+        first.config._name_or_path = first.model.name_or_path = ""
+        parts = [first, modules.Pooling(first.get_embedding_dimension(), pooling, include_prompt=include_prompt)]
+        for name in more:
+            sizes = {"Dense": (32, 24), "LayerNorm": (24 if "Dense" in more else 32,)}.get(name, ())
+            parts.append(getattr(modules, name)(*sizes))
+        return SentenceTransformer(modules=parts, device="cpu", **kwargs)
+
+
+def tiny_texts(rows: int = 24, num_labels: int = NUM_LABELS, seed: int = 0, pairs: bool = False) -> Dataset:
+    """Rows of words of different lengths, in `text` and with `pairs` in `second`, whose label is in the first word."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def words(count):
+        return " ".join(f"w{id}" for id in torch.randint(16, VOCAB, (count,), generator=generator).tolist())
+
+    labels = [row % num_labels for row in range(rows)]
+    columns = {"text": [f"w{4 + label} {words(3 + row % 4)}" for row, label in enumerate(labels)]}
+    if pairs:
+        columns["second"] = [f"w{8 + label} {words(2 + row % 5)}" for row, label in enumerate(labels)]
+    features = {name: Value("string") for name in columns}
+    features["label"] = ClassLabel(names=[f"class{i}" for i in range(num_labels)])
+    return Dataset.from_dict({**columns, "label": labels}, features=Features(features))
+
+
+def tokenized(encoder, dataset: Dataset) -> Dataset:
+    """Rows of `tiny_texts` as a sentence encoder reads them."""
+    from merlin_hf.data.sentence_encoders import SentenceTokenizer
+
+    tokenizer = SentenceTokenizer(encoder)
+    columns = [name for name in ("text", "second") if name in dataset.column_names]
+    return dataset.map(lambda rows: tokenizer(*(rows[name] for name in columns)), batched=True)

@@ -17,7 +17,12 @@ from transformers import (
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME
 
 from ..data.models import load_text_tokenizer
-from ..data.sentence_encoders import SentenceEncoderForSequenceClassification, is_sentence_encoder
+from ..data.sentence_encoders import (
+    SentenceEncoderForSequenceClassification,
+    check_modules,
+    head_kind,
+    is_sentence_encoder,
+)
 from ..data.tasks import AUDIO, IMAGE, TEXT
 from ..hub.card import task_of
 from ..hub.folder import PROCESSOR_CONFIGS, TOKENIZER_CONFIG
@@ -137,6 +142,12 @@ def read_saved(path: str, base: str | None = None) -> SavedModel:
         return _read_adapter(path, base)
     config = loading.load_config(path)
     if is_sentence_encoder(path):
+        check_modules(path)
+        if head_kind(path) is None:
+            raise ConfigError(
+                f"{path!r} is a sentence encoder without a classifier on top. Give the folder of one that was trained "
+                "for classification."
+            )
         return SavedModel(path, TEXT, config, is_sentence_encoder=True)
     kind = _kind_of_class(config.architectures or ())
     if kind is None:

@@ -6,6 +6,7 @@ some of sentence-transformers' own, with weights in safetensors. What is saved i
 sentence-transformers loads by itself.
 """
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,13 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
+from transformers.utils import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    CONFIG_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+)
 
 from ..utils.errors import reading
 from ..utils.files import FileError, read_json
@@ -37,13 +44,12 @@ from ..utils.validation import ConfigError
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-logger = logging.get_logger(__name__)
-
 MODULES = "modules.json"
 MODEL_CONFIG = "config_sentence_transformers.json"
 TRANSFORMER_CONFIG = "sentence_bert_config.json"
 PAIR_HEAD = "pair_classifier"  # the folder of a head for pairs of texts
 EMBEDDING, LOGITS = "sentence_embedding", "logits"  # what modules read and write
+ADAPTED_HEAD = "base_model.model.classifier.weight"  # the name of the head's weight in an adapter
 SECOND = "_b"  # ends the names of the inputs that belong to the second of two texts
 # Set on the last layer of a model while its input is wanted in place of the logits.
 RETURN_FEATURES = "return_features"
@@ -240,6 +246,55 @@ def load_sentence_encoder(
             model_kwargs={"use_safetensors": True, **(model_kwargs or {})},
             **options,
         )
+
+
+def head_kind(path: str, **hub: Any) -> bool | None:
+    """
+    Return whether the head that was saved with a sentence encoder reads pairs of texts; `None` where there is none.
+
+    Args:
+        path (`str`): a folder of a sentence encoder, or its name on the Hub.
+        hub: options of `from_pretrained`, such as `revision`.
+    """
+    if find_file(path, f"{PAIR_HEAD}/{CONFIG_NAME}", **hub) is not None:
+        return True
+    modules = find_file(path, MODULES, **hub)
+    last = read_json(Path(modules))[-1] if modules is not None else {}
+    config = find_file(path, f"{last.get('path')}/{CONFIG_NAME}", **hub)
+    if config is None or not str(last.get("type")).endswith(".Dense"):
+        return None
+    return False if read_object(config).get("module_output_name") == LOGITS else None
+
+
+def load_adapter(base: str, adapter: str, **options: Any) -> Any:
+    """
+    Load an adapter of PEFT with the sentence encoder that it belongs to, and its head.
+
+    Args:
+        base (`str`): a folder of the sentence encoder, or its name on the Hub.
+        adapter (`str`): that of the adapter.
+        options: of [`SentenceEncoderForSequenceClassification.from_pretrained`].
+
+    Returns:
+        `peft.PeftModel`: in evaluation mode.
+
+    Raises:
+        FileError: one of them cannot be loaded, or the adapter has no head.
+    """
+    from peft import PeftModel
+
+    weights = find_file(adapter, ADAPTER_SAFE_WEIGHTS_NAME)
+    if weights is None:
+        raise FileError(f"{adapter!r} has no {ADAPTER_SAFE_WEIGHTS_NAME}.")
+    with reading(f"{weights} is damaged"), safe_open(weights, framework="pt") as file:
+        shape = next((file.get_slice(name).get_shape() for name in file.keys() if name == ADAPTED_HEAD), None)
+    if shape is None:
+        raise FileError(f"{weights} has no head: {ADAPTED_HEAD} is missing.")
+    config = load_config(base, num_labels=shape[0])
+    options = {"config": config, "head_features": shape[1], "ignore_mismatched_sizes": True, **options}
+    model = SentenceEncoderForSequenceClassification.from_pretrained(base, **options)
+    with reading(f"The adapter in {adapter!r} does not fit {base!r}"):
+        return PeftModel.from_pretrained(model, adapter).eval()
 
 
 # Tokens
@@ -527,7 +582,7 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
     @classmethod
     def from_pretrained(
         cls,
-        path: str,
+        path: str | os.PathLike,
         config: PretrainedConfig | None = None,
         pairs: bool | None = None,
         ignore_mismatched_sizes: bool = False,
@@ -562,6 +617,7 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
             raise ValueError(
                 f"{path!r} is a sentence encoder, of which no code is run: leave `trust_remote_code` out."
             )
+        path = os.fspath(path)
         hub = {name: options[name] for name in HUB_OPTIONS if options.get(name)}
         model_kwargs = {} if dtype is None else {"dtype": dtype}
         attention = getattr(config, "_attn_implementation", None)

@@ -14,6 +14,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.modelcard import METRIC_TAGS, TASK_MAPPING, TASK_TAG_TO_NAME_MAPPING
 
+from ..data.sentence_encoders import PAIR_HEAD
 from ..utils.loading import is_repo_id
 from ..utils.log_history import Evaluation, metric_title, training_table
 from ..utils.markdown import Markdown, cell, code, escape, visible
@@ -126,6 +127,8 @@ class CardContent:
         license, language, tags: as the user gave them.
         has_processor (`bool`): whether a tokenizer or a processor is beside it.
         is_adapter (`bool`): whether it is an adapter of PEFT.
+        sentence_pairs (`bool`, *optional*): of a sentence encoder whether it reads two texts apart; `None` for other
+            models.
         is_trained_here (`bool`): whether the versions of this process are those of the training.
     """
 
@@ -149,6 +152,7 @@ class CardContent:
     tags: list[str] = field(default_factory=list)
     has_processor: bool = False
     is_adapter: bool = False
+    sentence_pairs: bool | None = None
     is_trained_here: bool = True
 
 
@@ -167,7 +171,7 @@ def write_card(content: CardContent) -> ModelCard:
             title=escape(_short(content.title)),
             introduction=introduction(content),
             usage=usage(content),
-            usage_note="merlin_hf is not needed for that.",
+            usage_note=usage_note(content),
             labels_table=_labels_table(content.examples),
             evaluations=[_evaluation_section(content, evaluation) for evaluation in content.evaluations],
             data_table=_data_table(content),
@@ -175,7 +179,7 @@ def write_card(content: CardContent) -> ModelCard:
             options_table=_options_table("option", content.options),
             arguments_table=_options_table("argument", content.training_arguments),
             training_table=_training_table(content.log_history),
-            versions=_versions(content.is_adapter) if content.is_trained_here else "",
+            versions=_versions(content) if content.is_trained_here else "",
         )
     except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
         raise PublishError(f"The card's metadata would not be valid: {error}") from error
@@ -221,7 +225,7 @@ def metadata(content: CardContent) -> ModelCardData:
         if example.text_pair is None
     ]
     return ModelCardData(
-        library_name="peft" if content.is_adapter else "transformers",
+        library_name=_library(content),
         language=[_short(one) for one in language] if isinstance(language, list) else language and _short(language),
         license=content.license and _short(content.license),
         base_model=content.base_model,
@@ -346,9 +350,17 @@ def _training_table(log_history: list[dict[str, Any]]) -> str:
     return table(tuple(map(_short, rows[0])), [tuple(row.values()) for row in rows]) if rows else ""
 
 
-def _versions(is_adapter: bool) -> str:
+def _library(content: CardContent) -> str:
+    """Return the library that loads the model."""
+    if content.is_adapter:
+        return "peft"
+    return "transformers" if content.sentence_pairs is None else "sentence-transformers"
+
+
+def _versions(content: CardContent) -> str:
     found = {"Python": platform.python_version()}
-    for name in (*VERSIONS, *(["peft"] if is_adapter else [])):
+    more = {"peft": content.is_adapter, "sentence-transformers": content.sentence_pairs is not None}
+    for name in (*VERSIONS, *(name for name, is_used in more.items() if is_used)):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -372,6 +384,8 @@ def task_of(class_names: Iterable[str]) -> Task | None:
 def usage(content: CardContent) -> str:
     """Return the lines of Python that load the model without this package."""
     task, name = content.task, _code_name(content.repo_id)
+    if content.sentence_pairs is not None:
+        return _sentence_lines(content, name)
     auto_class = AUTO_CLASSES.get(task.tag) if task is not None else None
     if content.is_adapter and auto_class == "AutoModelForSequenceClassification":
         return _load_lines("peft", "AutoPeftModelForSequenceClassification", name)
@@ -387,6 +401,43 @@ def usage(content: CardContent) -> str:
         "from transformers import pipeline\n\n"
         f'classifier = pipeline("{task.tag}", model="{name}")\n'
         f"classifier({given})"
+    )
+
+
+def usage_note(content: CardContent) -> str:
+    """Return what to say of this package beside the lines that load the model."""
+    if content.sentence_pairs is not None and content.is_adapter:
+        return (
+            "Merged into its base model with `merge_and_unload()` and saved by `save_pretrained`, "
+            "sentence-transformers loads it without merlin_hf."
+        )
+    return "merlin_hf is not needed for that."
+
+
+def _sentence_lines(content: CardContent, name: str) -> str:
+    """Return the lines that load a sentence encoder and its head, and give the logits of a text or of a pair."""
+    if content.is_adapter:
+        base = quoted(content.base_model or "base-model")
+        return f'from merlin_hf.data.sentence_encoders import load_adapter\n\nmodel = load_adapter({base}, "{name}")'
+    texts = content.examples[0].texts if content.examples else content.texts
+    texts = (*texts, *PLACEHOLDERS[len(texts) :])
+    if not content.sentence_pairs:
+        return (
+            "from sentence_transformers import SentenceTransformer\n\n"
+            f'model = SentenceTransformer("{name}")\n'
+            f'logits = model.encode([{quoted(texts[0])}], output_value="logits")[0]\n'
+            "dict(zip(model[0].model.config.id2label.values(), logits.tolist()))"
+        )
+    return (
+        "import torch\n"
+        "from sentence_transformers import SentenceTransformer\n"
+        "from sentence_transformers.sentence_transformer.modules import Dense\n\n"
+        f'model = SentenceTransformer("{name}")\n'
+        f'head = Dense.load("{name}", subfolder="{PAIR_HEAD}").to(model.device)\n'
+        f"texts = [{quoted(texts[0])}, {quoted(texts[1])}]\n"
+        "u, v = model.encode(texts, convert_to_tensor=True)\n"
+        'logits = head({"sentence_embedding": torch.cat([u, v, (u - v).abs(), u * v])})["logits"]\n'
+        "dict(zip(model[0].model.config.id2label.values(), logits.tolist()))"
     )
 
 

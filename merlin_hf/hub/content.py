@@ -17,6 +17,7 @@ from ..utils.loading import is_repo_id
 from ..utils.log_history import last_evaluations
 from .card import (
     PLACEHOLDERS,
+    TEXT_CLASSIFICATION,
     CardContent,
     Example,
     MethodDescription,
@@ -138,6 +139,7 @@ def content_of(
         tags=_tags(tags, describe_method(type(trainer)).name),
         has_processor=_has_processor(trainer),
         is_adapter=is_adapter,
+        sentence_pairs=getattr(classifier, "pairs", None),
     )
 
 
@@ -158,9 +160,12 @@ def _class_names(model: Any) -> list[str]:
     return next((names[index:] for index in range(len(names)) if task_of(names[index : index + 1])), names)
 
 
+SENTENCE_ENCODER = "SentenceEncoderForSequenceClassification"
+
+
 def _task(given: str | Sequence[str] | None, model: Any) -> Task | None:
     tag = given if given is None or isinstance(given, str) else next(iter(given), None)
-    found = task_of(_class_names(model))
+    found = TEXT_CLASSIFICATION if SENTENCE_ENCODER in _class_names(model) else task_of(_class_names(model))
     return found if tag is None or (found and found.tag == tag) else Task(tag, tag.replace("-", " ").capitalize())
 
 

@@ -31,6 +31,7 @@ from transformers.utils import (
     logging,
 )
 
+from ..data.sentence_encoders import PAIR_HEAD, head_kind
 from ..utils.files import FileError
 from ..utils.loading import read_object
 from ..utils.log_history import check_log_history
@@ -68,6 +69,7 @@ WEIGHTS_PATTERN = re.compile(r"model(\.\w+)?\.safetensors")
 INDEX_PATTERN = re.compile(r"model\.safetensors\.index(\.\w+)?\.json")
 SHARD_PATTERN = re.compile(r"model(\.\w+)?-(\d{5})-of-(\d{5})\.safetensors")
 MODULE_PATTERN = re.compile(r"|\d{1,3}_\w+")  # a module may lie in the folder itself
+HEAD_CONFIG = rf"(\d+_Dense|{PAIR_HEAD})/{CONFIG_NAME}"  # of a module of a sentence encoder that must have weights
 TEMPLATE_PATTERN = re.compile(r"\w[\w.-]*\.jinja")
 
 LARGEST_FILE = 256 << 20  # bytes, of a file beside the weights
@@ -255,7 +257,7 @@ def _modules(root: Path, present: set[str], refused: dict[str, str]) -> list[str
     if not paths or not all(isinstance(path, str) and MODULE_PATTERN.fullmatch(path) for path in paths):
         refused[MODULES] = "names other folders than modules, such as 1_Pooling"
         return []
-    return sorted({path for path in paths if path in present})
+    return sorted({path for path in (*paths, PAIR_HEAD) if path in present})
 
 
 def _listed(root: Path, name: str, refused: dict[str, str]) -> list[str]:
@@ -424,6 +426,11 @@ class ModelFolder:
         self.config = _read_object(self.path / (ADAPTER_CONFIG_NAME if self.is_adapter else CONFIG_NAME))
 
     @property
+    def sentence_pairs(self) -> bool | None:
+        """Whether the head of a sentence encoder reads pairs of texts; `None` where there is none of either."""
+        return head_kind(str(self.path)) if MODULES in self.files else None
+
+    @property
     def has_processor(self) -> bool:
         """Return whether there is a tokenizer or a processor, which `pipeline` needs."""
         return not {TOKENIZER_CONFIG, *PROCESSOR_CONFIGS}.isdisjoint(self.files)
@@ -447,6 +454,8 @@ class ModelFolder:
             missing += self._check_shards()
         elif weights not in self.files:
             missing.append(weights)
+        for folder in sorted({name.split("/")[0] for name in self.files if re.fullmatch(HEAD_CONFIG, name)}):
+            missing += [f"{folder}/{SAFE_WEIGHTS_NAME}"] * (f"{folder}/{SAFE_WEIGHTS_NAME}" not in self.files)
         if missing:
             raise PublishError(f"{self.path} has no whole model: {', '.join(missing)} missing. {self._what_else()}")
 

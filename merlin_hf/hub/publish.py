@@ -13,7 +13,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..utils.log_history import last_evaluations
 from ..utils.markdown import escape
-from .card import TEXT_CLASSIFICATION, CardContent, hub_name, task_of, write_card
+from .card import PLACEHOLDERS, TEXT_CLASSIFICATION, CardContent, hub_name, task_of, write_card
 from .content import TAGS
 from .errors import PublishError, explained
 from .folder import CARD, ModelFolder
@@ -209,6 +209,8 @@ def _content_of_folder(model: ModelFolder, repo_id: str) -> CardContent:
     if model.is_adapter:
         task = TEXT_CLASSIFICATION if model.config.get("task_type") == "SEQ_CLS" else None
         class_names = ["PeftModel"]
+    if model.sentence_pairs is not None:
+        task, class_names = TEXT_CLASSIFICATION, ["SentenceTransformer"]
     return CardContent(
         repo_id=repo_id,
         title=repo_id.split("/")[-1],
@@ -220,5 +222,7 @@ def _content_of_folder(model: ModelFolder, repo_id: str) -> CardContent:
         tags=list(TAGS),
         has_processor=model.has_processor,
         is_adapter=model.is_adapter,
+        sentence_pairs=model.sentence_pairs,
+        texts=PLACEHOLDERS if model.sentence_pairs else PLACEHOLDERS[:1],
         is_trained_here=False,
     )

@@ -17,7 +17,7 @@ from ..data.sentence_encoders import (
     is_encoder,
     take_head,
 )
-from .labels import MULTI_LABEL, REGRESSION, class_names, column_names, infer_num_labels, label_values
+from .labels import MULTI_LABEL, REGRESSION, class_names, column_names, label_values
 
 
 logger = logging.get_logger(__name__)
@@ -53,22 +53,22 @@ def as_classifier(model: nn.Module | None, train_dataset: Any) -> nn.Module | No
 
 def take_labels(config: PretrainedConfig, dataset: Any) -> None:
     """Give a configuration the labels of a data set; what its numbers leave open is said at WARNING."""
-    names, count = class_names(dataset), infer_num_labels(dataset)
+    names, values = class_names(dataset), label_values(dataset)
     if names is not None:
         config.id2label, config.label2id = dict(enumerate(names)), {name: id for id, name in enumerate(names)}
         return
-    if count is None:
+    if values is None or len(values) == 0:
         logger.warning(
             "The sentence encoder's configuration names no labels, and `train_dataset` does not tell how many there "
             f"are: {config.num_labels} are taken. Set `id2label` in `model[0].model.config`."
         )
         return
-    config.num_labels = max(count, 1)
-    values = label_values(dataset)
-    if values is not None and values.ndim == 2:
-        config.problem_type = MULTI_LABEL
-    elif values is not None and values.dtype.kind == "f":
-        config.problem_type = REGRESSION
+    if values.ndim == 2:
+        config.num_labels, config.problem_type = values.shape[1], MULTI_LABEL
+    elif values.dtype.kind == "f":
+        config.num_labels, config.problem_type = 1, REGRESSION
+    else:
+        config.num_labels = int(values.max()) + 1
     logger.warning(
         f"The labels of `train_dataset` have no names: the head has {config.num_labels} "
         f"output{'s' if config.num_labels > 1 else ''}, as many as they need. Name them by `id2label` in "

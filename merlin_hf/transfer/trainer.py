@@ -169,7 +169,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
         self._step_metrics = MetricAverager()
         self._given_args = self._prepare_args(args)
         if isinstance(processing_class, SentenceTokenizer):
-            processing_class = processing_class.tokenizer
+            processing_class = None  # the model's own is saved with it
         self.train_dataset = train_dataset  # `_prepared` reads its labels before Trainer has set it
         super().__init__(
             self._prepared(model),
