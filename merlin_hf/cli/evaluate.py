@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from ..utils.tables import plain_table, show_table
 
 
-FILES = ("evaluation.json", "table.txt", "confusion_matrix.png")
+FILES = ("evaluation.json", "table.txt", "confusion_matrix.png", "reliability.png")
 CLASS_HEADINGS = ("class", "precision", "recall", "f1", "rows")
 
 
@@ -185,7 +185,9 @@ def _title(result: dict[str, Any]) -> str:
 def _write(result: dict[str, Any], folder: Path) -> None:
     from ..report.confusion import confusion_figure
     from ..report.plotting import save
+    from ..report.reliability import reliability_figure
     from ..utils.files import to_json, write_text
+    from ..utils.probabilities import Reliability
 
     write_text(folder / "evaluation.json", to_json(result, indent=2) + "\n")
     text = plain_table(("metric", "value"), list(result["metrics"].items()))
@@ -196,4 +198,6 @@ def _write(result: dict[str, Any], folder: Path) -> None:
 
         figure = confusion_figure(np.array(result["confusion_matrix"]), result["labels"])
         save(figure, folder, "confusion_matrix", formats=("png",))
+        bins = Reliability(**{name: np.array(values) for name, values in result["reliability"].items()})
+        save(reliability_figure(bins), folder, "reliability", formats=("png",))
     write_text(folder / "table.txt", text)

@@ -21,6 +21,7 @@ from ..data.unlabelled import Damaged, Piece, load_unlabelled
 from ..transfer.labels import MULTI_LABEL
 from ..utils.errors import reading
 from ..utils.files import FileError
+from ..utils.probabilities import log_probabilities
 from ..utils.validation import ConfigError
 from .evaluation import FLAGS_OF_OTHERS, Cut, check_no_flags, logits_of, media_encoder, text_encoder
 from .saved_model import SavedModel, read_saved
@@ -76,11 +77,6 @@ def names_of_labels(config: PretrainedConfig, given: list[str] | None) -> list[s
             f"The model has no names for its labels: they are {', '.join(names)}. `--label_names` gives them."
         )
     return names
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return the probabilities of rows of logits, `(n, num_labels)`."""
-    return np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
 
 
 class Predictor:
@@ -212,7 +208,7 @@ class Predictor:
             self.without_label += sum(not labels for labels in given)
             columns = [given, *probabilities.T]
         else:
-            probabilities = softmax(logits)
+            probabilities = np.exp(log_probabilities(logits))
             confidence = probabilities.max(-1)
             is_sure = confidence >= (threshold or 0)
             labels = [names[label] if sure else None for label, sure in zip(logits.argmax(-1), is_sure, strict=True)]

@@ -206,5 +206,5 @@ def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
     known: dict[str, Any] = {"features": features, "references": references}
     if ids is not None:
         names = names_of(rows.labels, ids, saved.config)
-        known.update(references=np.asarray(ids)[references], predictions=logits.argmax(-1), names=names)
+        known.update(references=np.asarray(ids)[references], predictions=logits.argmax(-1), names=names, logits=logits)
     return known

@@ -13,6 +13,7 @@ from ..data.models import is_unnamed, model_names
 from ..report.confusion import confusion_matrix
 from ..scripts.metrics import local_metric
 from ..transfer.labels import MULTI_LABEL, REGRESSION
+from ..utils.probabilities import reliability
 from ..utils.validation import ConfigError
 from .evaluation import model_ids
 
@@ -65,7 +66,7 @@ def metrics_of(
     """
     if ids is None:
         metrics = regression_metrics(logits.reshape(-1), references.astype(float))
-        return {"metrics": _plain(metrics), "classes": None, "labels": None, "confusion_matrix": None}
+        return {"metrics": _plain(metrics), **dict.fromkeys(("classes", "labels", "confusion_matrix", "reliability"))}
     if references.ndim == 2:
         return multi_label_metrics(logits, flags_of(references, ids, len(names)), names)
     predictions, classes = logits.argmax(-1), ids[references]
@@ -82,6 +83,7 @@ def metrics_of(
         "classes": _by_class(names, of_class, occurs),
         "labels": names,
         "confusion_matrix": matrix.tolist(),
+        "reliability": reliability(logits, classes).to_dict(),
     }
 
 
@@ -118,7 +120,8 @@ def multi_label_metrics(logits: np.ndarray, flags: np.ndarray, names: Sequence[s
         "brier_score": ((np.exp(-np.logaddexp(0, -logits)) - flags) ** 2).mean(),
     }
     classes = _by_class(names, of_class, occurs)
-    return {"metrics": _plain(metrics), "classes": classes, "labels": list(names), "confusion_matrix": None}
+    found = {"metrics": _plain(metrics), "classes": classes, "labels": list(names)}
+    return {**found, "confusion_matrix": None, "reliability": None}
 
 
 def _by_class(names: Sequence[str], scores: Sequence[np.ndarray], occurs: np.ndarray) -> list[dict[str, Any]]:

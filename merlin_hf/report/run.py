@@ -8,13 +8,15 @@ import numpy as np
 from ..utils.files import write_text
 from ..utils.log_history import training_table
 from ..utils.markdown import escape, visible
-from ..utils.tables import markdown_table
+from ..utils.probabilities import probability_metrics, reliability
+from ..utils.tables import markdown_table, shown
 from ..utils.validation import ConfigError
 from .confusion import confusion_figure, confusion_matrix
 from .curves import has_curves, read_log_history, training_curves
 from .final import final_score, score_section
 from .plotting import save
 from .projection import projection_figure
+from .reliability import reliability_figure
 from .summary import Report
 
 
@@ -29,6 +31,7 @@ def write_run_report(
     predictions: np.ndarray | None = None,
     features: Mapping[str, np.ndarray] | None = None,
     names: Sequence[str] | None = None,
+    logits: np.ndarray | None = None,
 ) -> str:
     """
     Report the final score and the course of a run, and its model's predictions of rows, where they are given.
@@ -40,6 +43,7 @@ def write_run_report(
         references, predictions (`np.ndarray` of shape `(n,)`, *optional*): labels of rows, and what the model says.
         features (`Mapping[str, np.ndarray]`, *optional*): of the same rows, as for [`projection_figure`].
         names (`Sequence[str]`, *optional*): of the classes; `None` for real labels.
+        logits (`np.ndarray` of shape `(n, num_labels)`, *optional*): of the same rows, where labels are classes.
 
     Returns:
         `str`: the text of `results.md`, without the figures where none are written.
@@ -48,7 +52,7 @@ def write_run_report(
         FileNotFoundError: there is no state of a Trainer.
         ConfigError: it has logged nothing.
     """
-    return make_run_report(folder, output_dir, references, predictions, features, names).text
+    return make_run_report(folder, output_dir, references, predictions, features, names, logits).text
 
 
 def name_of(path: str | Path) -> str:
@@ -64,6 +68,7 @@ def make_run_report(
     predictions: np.ndarray | None = None,
     features: Mapping[str, np.ndarray] | None = None,
     names: Sequence[str] | None = None,
+    logits: np.ndarray | None = None,
 ) -> Report:
     """Do as [`write_run_report`]; return the names of the files as well."""
     history = read_log_history(folder)
@@ -73,6 +78,9 @@ def make_run_report(
     if references is not None and predictions is not None and names is not None:
         matrix = confusion_matrix(references, predictions, len(names))
         figures["confusion_matrix"] = ("Classes and what they are taken for", confusion_figure(matrix, names))
+    if logits is not None and references is not None:
+        title = "How often the model is right, by how sure it is"
+        figures["reliability"] = (title, reliability_figure(reliability(logits, references)))
     if features and references is not None:
         title = "The target's features, by the two directions in which they vary most"
         figures["features"] = (title, projection_figure(features, references, names))
@@ -87,6 +95,10 @@ def make_run_report(
     if rows:
         parts.append("## Course of training")
         parts.append(markdown_table(list(rows[0]), [list(row.values()) for row in rows]))
+    if logits is not None and references is not None:
+        scores = probability_metrics(logits, references)
+        parts.append(f"## Probabilities\n\nOf {len(references)} rows, the lower the better.")
+        parts.append(markdown_table(["metric", "value"], [[name, shown(value)] for name, value in scores.items()]))
     if output_dir is None:
         return Report("\n\n".join(parts) + "\n", [])
     files = [RESULTS]

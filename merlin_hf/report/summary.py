@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..utils.probabilities import probability_metrics, reliability
 from .comparisons import Comparison, by_pair
 from .confusion import confusion_matrix
 from .curves import shown_series
@@ -79,6 +80,7 @@ def run_summary(
     predictions: np.ndarray | None = None,
     names: Sequence[str] | None = None,
     score: FinalScore | None = None,
+    logits: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """
     Return what is known of a training run as plain values.
@@ -86,13 +88,14 @@ def run_summary(
     Args:
         name (`str`): of its folder.
         history (`list[dict]`): as from [`~merlin_hf.report.curves.read_log_history`].
-        references, predictions, names (*optional*): as for [`~merlin_hf.report.run.write_run_report`].
+        references, predictions, names, logits (*optional*): as for [`~merlin_hf.report.run.write_run_report`].
         score (`FinalScore`, *optional*): as from [`~merlin_hf.report.final.final_score`].
 
     Returns:
         `dict`: `final` has the metrics, the file that they are `read_from` and their `rows`, and is `None` where the
         run was not evaluated; `logged` has of each number that the figure shows the last value and its step; `labels`,
-        `rows` and `confusion_matrix` are `None` without data.
+        `rows` and `confusion_matrix` are `None` without data, `probabilities` (their metrics) and `reliability` (the
+        bins) also where labels are real numbers.
     """
     lines = {name: line for panel in shown_series(history).values() for name, line in panel.items()}
     found: dict[str, Any] = {
@@ -103,7 +106,12 @@ def run_summary(
         "rows": None if references is None else len(references),
         "labels": None if names is None else list(names),
         "confusion_matrix": None,
+        "probabilities": None,
+        "reliability": None,
     }
+    if references is not None and logits is not None:
+        found["probabilities"] = probability_metrics(logits, references)
+        found["reliability"] = reliability(logits, references).to_dict()
     if references is not None and predictions is not None and names is not None:
         found["confusion_matrix"] = confusion_matrix(references, predictions, len(names)).tolist()
     return found

@@ -1,6 +1,7 @@
 """Read results and the course of training from the log history of a Trainer."""
 
 import math
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -118,7 +119,7 @@ def last_evaluations(
 
 def metric_title(name: str) -> str:
     """Return the title of a metric in a table."""
-    return name.replace("_", " ").capitalize()
+    return re.sub(r"\bEce\b", "Calibration error", name.replace("_", " ").capitalize())
 
 
 def training_table(log_history: list[dict[str, Any]]) -> list[dict[str, str]]:

@@ -21,19 +21,23 @@ class Reliability(NamedTuple):
     How often answers are right, by how sure the model is of them.
 
     Args:
-        count (`np.ndarray` of shape `(bins,)`): rows whose confidence is in each of as many equal parts of (0, 1].
+        counts (`np.ndarray` of shape `(bins,)`): rows whose confidence is in each of as many equal parts of (0, 1].
         confidence (`np.ndarray` of shape `(bins,)`): their mean confidence; 0 where there are no rows.
         accuracy (`np.ndarray` of shape `(bins,)`): the share of them that is right.
     """
 
-    count: np.ndarray
+    counts: np.ndarray
     confidence: np.ndarray
     accuracy: np.ndarray
 
     @property
     def error(self) -> float:
         """Return the expected calibration error: the mean over rows of their bin's |accuracy - confidence|."""
-        return float(self.count @ np.abs(self.accuracy - self.confidence) / max(self.count.sum(), 1))
+        return float(self.counts @ np.abs(self.accuracy - self.confidence) / max(self.counts.sum(), 1))
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Return the three as lists, for JSON."""
+        return {name: values.tolist() for name, values in self._asdict().items()}
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
@@ -84,9 +88,9 @@ def reliability(logits: np.ndarray, references: np.ndarray, bins: int = BINS) ->
     confidence = np.exp(log_probabilities(logits).max(-1))
     is_right = logits.argmax(-1) == references
     places = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
-    count = np.bincount(places, minlength=bins)
-    means = [np.bincount(places, values, minlength=bins) / np.maximum(count, 1) for values in (confidence, is_right)]
-    return Reliability(count, *means)
+    counts = np.bincount(places, minlength=bins)
+    means = [np.bincount(places, values, minlength=bins) / np.maximum(counts, 1) for values in (confidence, is_right)]
+    return Reliability(counts, *means)
 
 
 def calibration_error(logits: np.ndarray, references: np.ndarray, bins: int = BINS) -> float:

@@ -114,7 +114,11 @@ def test_metrics_of_texts(saved, tmp_path, run):
         assert one["class"] == NAMES[occurring[place]]
         found = [one[name] for name in ("precision", "recall", "f1", "rows")]
         assert found == pytest.approx([scores[place] for scores in by_class])
-    assert (tmp_path / "out" / "confusion_matrix.png").stat().st_size > 0
+    assert all((tmp_path / "out" / f"{name}.png").stat().st_size > 0 for name in ("confusion_matrix", "reliability"))
+    bins = result["reliability"]
+    assert sum(bins["counts"]) == 40 and np.dot(bins["counts"], bins["accuracy"]) / 40 == pytest.approx(
+        expected["accuracy"]
+    )
 
     status, shown, said = run("evaluate", saved, *flags, "--max_eval_samples", 5)
     assert (

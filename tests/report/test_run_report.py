@@ -15,7 +15,9 @@ from merlin_hf.report import (
 )
 from merlin_hf.report.curves import read_log_history, series
 from merlin_hf.report.final import final_score
+from merlin_hf.report.reliability import reliability_figure
 from merlin_hf.report.run import write_run_report
+from merlin_hf.utils.probabilities import reliability
 from merlin_hf.utils.validation import ConfigError
 
 
@@ -88,8 +90,10 @@ def test_a_report_of_a_run(tmp_path):
     draw = np.random.default_rng(0)
     features = {"before training": draw.normal(size=(9, 4)), "after training": draw.normal(size=(9, 4))}
     labels = np.arange(9) % 3
-    text = write_run_report(folder, tmp_path / "out", labels, labels, features, ["a", "b", "c"])
-    names = {"training_curves", "confusion_matrix", "features"}
+    logits = np.log([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])[labels]
+    text = write_run_report(folder, tmp_path / "out", labels, labels, features, ["a", "b", "c"], logits)
+    assert "## Probabilities" in text and "0.2231" in text, "the log loss, -log 0.8"
+    names = {"training_curves", "confusion_matrix", "features", "reliability"}
     expected = {"results.md", *(f"{name}.{ending}" for name in names for ending in ("png", "svg"))}
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
     assert all(f"({name}.png)" in text for name in names) and str(tmp_path) not in text
@@ -142,6 +146,18 @@ def test_components_where_there_are_few():
         principal_components(np.ones((1, 2)))
     with pytest.raises(ValueError, match="one for each of 3 rows, got 2"):
         projection_figure({"x": np.ones((3, 2))}, np.zeros(2), ["a"])
+
+
+def test_the_reliability_diagram():
+    """Confidences of 0.75 (a half of them right) and 0.55 (all right)."""
+    logits = np.log([[0.75, 0.25], [0.75, 0.25], [0.55, 0.45]])
+    figure = reliability_figure(reliability(logits, np.array([0, 1, 0]), bins=5))
+    axes, shares = figure.axes
+    assert [(round(bar.get_x(), 3), bar.get_height()) for bar in axes.patches] == [(0.4, 1.0), (0.6, 0.5)]
+    points = axes.get_lines()[1]
+    assert points.get_xdata() == pytest.approx([0.55, 0.75]) and points.get_ydata() == pytest.approx([1, 0.5])
+    assert [bar.get_height() for bar in shares.patches] == pytest.approx([0, 0, 1 / 3, 2 / 3, 0])
+    assert "0.317" in axes.get_title(), "(0.45 + 2 * 0.25) / 3"
 
 
 def test_the_confusion_matrix():

@@ -59,7 +59,7 @@ def test_bins_by_hand():
     """Confidences of 0.9 (right), 0.9 (wrong), 0.6 (right): errors of 0.4 twice, and 0.4."""
     logits = np.log([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4]])
     found = reliability(logits, np.array([0, 0, 0]), bins=4)
-    assert found.count.tolist() == [0, 0, 1, 2]
+    assert found.counts.tolist() == [0, 0, 1, 2]
     assert found.accuracy.tolist() == [0, 0, 1, 0.5] and found.confidence == pytest.approx([0, 0, 0.6, 0.9])
     assert found.error == pytest.approx((2 * abs(0.5 - 0.9) + abs(1 - 0.6)) / 3)
 
@@ -67,7 +67,7 @@ def test_bins_by_hand():
 def test_bins_are_open_below_and_closed_above():
     """A confidence of one half is in (0.25, 0.5], and one of 1 in the last bin."""
     logits = np.array([[0.0, 0.0], [1000.0, 0.0]])
-    assert reliability(logits, np.array([0, 0]), bins=4).count.tolist() == [0, 1, 0, 1]
+    assert reliability(logits, np.array([0, 0]), bins=4).counts.tolist() == [0, 1, 0, 1]
 
 
 def test_a_calibrated_model_has_no_error_and_a_sure_one_that_guesses_has_all():
