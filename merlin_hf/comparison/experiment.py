@@ -1,42 +1,33 @@
 """The data and the model of a comparison, and one training run on them."""
 
 import gc
-import hashlib
-import inspect
-import platform
-import sys
 import tempfile
 import time
 from functools import cached_property
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
-from transformers.utils import CONFIG_NAME
 
 from ..data.rows import Rows
 from ..data.tasks import IMAGE
 from ..transfer.shared_labels import shared_labels_line
-from ..utils.files import file_names, write_text
+from ..utils.files import file_names
 from ..utils.validation import ConfigError, first_sentence
 from .config import CompareConfig, MethodConfig
+from .identity import describe_environment, merlin_version, own_code
 from .metrics import CLASSIFICATION, REGRESSION, default_metric, make_compute_metrics
 from .models import build_model, load_encoder, load_model_config, model_identity
 from .pair import TaskPair
 from .progress import Progress, StepCallback
-from .store import FINAL, FORMAT, Run
+from .store import FORMAT, Run, SavedModels
 
 
 SETUP = ("use_cpu", "ddp_backend", "ddp_timeout")  # options that decide on the device and the processes
 DEFAULTS = {"per_device_eval_batch_size": 64, "report_to": "none"}
 TABLES = ("results.json", "table.md", "results.csv", "comparison.png")
-PACKAGES = ("torch", "transformers", "datasets", "accelerate", "numpy")
-KNOWN_BY_VERSION = {"merlin_hf", "transformers", "torch", *sys.stdlib_module_names}
 
 
 class Experiment:
@@ -58,6 +49,7 @@ class Experiment:
         given = {name: config.training[name] for name in SETUP if name in config.training}
         self.device = TrainingArguments(self._folder.name, **given).device
         self.processes = PartialState()
+        self.models = SavedModels(config.output_dir, self.folders if config.save_models else {}, self.processes)
         with self.processes.local_main_process_first():
             self.pair = TaskPair(config)
         self.labels = self.pair.labels
@@ -117,7 +109,7 @@ class Experiment:
         source = self.source_of(method)
         fingerprint = {
             "format": FORMAT,
-            "merlin_hf": _merlin_version(),
+            "merlin_hf": merlin_version(),
             "method": method.method,
             "options": self.options(method, setting),
             "steps": steps,
@@ -229,8 +221,7 @@ class Experiment:
         trainer.train()
         seconds = time.perf_counter() - start
         scores = trainer.evaluate(eval_dataset=eval_dataset)
-        if self.config.save_models and run.kind == FINAL:
-            self.save_model(trainer, method, run)
+        self.models.save(trainer, run)
         names = REGRESSION if self.labels.is_regression else CLASSIFICATION
         result = {
             "method": method.method,
@@ -251,38 +242,12 @@ class Experiment:
         self.clean_up()
         return result
 
-    def model_folder(self, method: MethodConfig, seed: int) -> Path:
-        """Return where `save_models` keeps the model of a final run."""
-        return Path(self.config.output_dir) / "models" / self.folders[method.name] / f"seed-{seed}"
-
-    def save_model(self, trainer: Trainer, method: MethodConfig, run: Run) -> None:
-        """Keep a run's model, with the run's key beside it."""
-        folder = self.model_folder(method, run.seed)
-        key = _key_of(folder)
-        if self.processes.is_main_process:
-            key.unlink(missing_ok=True)
-        trainer.save_model(str(folder))
-        if self.processes.is_main_process:
-            write_text(key, run.key)
-
-    def lacks_model(self, run: Run) -> bool:
-        """Return whether a finished run lacks the model that `save_models` asks for; the same on all processes."""
-        if not self.config.save_models or run.kind != FINAL:
-            return False
-        folder = self.model_folder(self.method_of(run), run.seed)
-        key = _key_of(folder)  # the folder may hold the model of another run with this label and seed
-        found = [(folder / CONFIG_NAME).is_file() and key.is_file() and key.read_bytes() == run.key.encode()]
-        return not broadcast_object_list(found)[0]
-
     @property
     def files(self) -> list[str]:
         """Return names of files that a comparison writes into `output_dir`, at least one of each folder in it."""
-        names = list(self.folders.values())
-        found = [*TABLES, *(f"runs/{name}/_" for name in names), *(f"errors/{name}.txt" for name in names)]
-        if self.config.save_models:
-            folders = [f"models/{name}/seed-{seed}" for name in names for seed in self.config.seeds]
-            found += [file for folder in folders for file in (f"{folder}/{CONFIG_NAME}", f"{folder}.key")]
-        return found
+        names = self.folders.values()
+        found = [*(f"runs/{name}/_" for name in names), *(f"errors/{name}.txt" for name in names)]
+        return [*TABLES, *found, *self.models.files(self.config.seeds)]
 
     def clean_up(self) -> None:
         """Free the memory of a finished run."""
@@ -293,14 +258,7 @@ class Experiment:
     @cached_property
     def environment(self) -> dict[str, Any]:
         """Return the versions and the device that runs are done with."""
-        device = self.device
-        return {
-            "merlin_hf": _merlin_version(),
-            **{name: version(name) for name in PACKAGES},
-            "python": platform.python_version(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            "processes": self.processes.num_processes,
-        }
+        return describe_environment(self.device, self.processes.num_processes)
 
 
 def check_settings(experiment: Experiment, method: MethodConfig, settings: list[dict[str, Any]]) -> None:
@@ -316,49 +274,3 @@ def check_settings(experiment: Experiment, method: MethodConfig, settings: list[
         except (ValueError, TypeError) as error:
             given = ", ".join(f"{name}={value!r}" for name, value in {**method.options, **setting}.items())
             raise ConfigError(f"`methods.{method.name}` ({given}): {first_sentence(error)}") from error
-
-
-def _key_of(model_folder: Path) -> Path:
-    return model_folder.with_name(f"{model_folder.name}.key")
-
-
-def _merlin_version() -> str:
-    from .. import __version__
-
-    return __version__
-
-
-def own_classes(trainer_class: type[Trainer]) -> list[type]:
-    """Return the classes of a method and of its options that are the user's; none for the package's methods."""
-    options = getattr(trainer_class, "training_args_class", object)
-    return [cls for cls in dict.fromkeys([*trainer_class.__mro__, *options.__mro__]) if is_own(cls)]
-
-
-def is_own(cls: type) -> bool:
-    """Return whether a class is the user's, and not of the package or of what it builds on."""
-    return cls.__module__.partition(".")[0] not in KNOWN_BY_VERSION
-
-
-def own_code(trainer_class: type[Trainer]) -> dict[str, str]:
-    """
-    Return a text that changes when the files change in which a method of the user's, or its options, are written.
-
-    Returns:
-        `dict[str, str]`: under `"code"`; empty for the package's methods, and where there is no file, as in a shell.
-    """
-    files = [_file_of(cls) for cls in own_classes(trainer_class)]
-    contents = {file.read_bytes() for file in files if file is not None}
-    if not contents:
-        return {}
-    digest = hashlib.blake2b(digest_size=8)
-    for content in sorted(contents):
-        digest.update(len(content).to_bytes(8, "big") + content)
-    return {"code": digest.hexdigest()}
-
-
-def _file_of(cls: type) -> Path | None:
-    try:
-        path = Path(inspect.getsourcefile(cls) or "")
-    except (TypeError, OSError):
-        return None
-    return path if path.is_file() else None

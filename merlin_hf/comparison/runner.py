@@ -286,7 +286,7 @@ class ComparisonRunner:
 
     def is_finished(self, run: Run) -> bool:
         """Return whether a run need not be done."""
-        return self.store.get(run) is not None and not self.experiment.lacks_model(run)
+        return self.store.get(run) is not None and not self.experiment.models.lacks(run)
 
     def take(self, run: Run, answer: Answer) -> None:
         """Keep the result of a run. An error ends its method, and is reported in the table."""

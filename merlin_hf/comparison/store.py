@@ -4,11 +4,15 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from transformers import Trainer
+from transformers.utils import CONFIG_NAME
 
 from ..utils.files import FileError, file_name, read_json, to_json, write_text
 from ..utils.log_history import is_number
@@ -135,6 +139,55 @@ class RunStore:
             else:
                 results.setdefault(result["key"], result)
         return results
+
+
+class SavedModels:
+    """
+    The plain models of final runs, each with the key of its run beside it.
+
+    Args:
+        output_dir (`str`): they are in its folder `models`.
+        folders (`Mapping[str, str]`): the name of a folder for each label; none where no models are kept.
+        processes ([`~accelerate.PartialState`]): the processes of the run.
+    """
+
+    def __init__(self, output_dir: str, folders: Mapping[str, str], processes: PartialState):
+        self.root, self.folders, self.processes = Path(output_dir) / "models", folders, processes
+
+    def _folder_of(self, run: Run) -> Path | None:
+        """Return where the model of a run is kept; `None` where it is not."""
+        known = run.kind == FINAL and run.label in self.folders
+        return self.root / self.folders[run.label] / f"seed-{run.seed}" if known else None
+
+    def save(self, trainer: Trainer, run: Run) -> None:
+        """Keep a run's model, where it is asked for."""
+        folder = self._folder_of(run)
+        if folder is None:
+            return
+        key = _key_of(folder)
+        if self.processes.is_main_process:
+            key.unlink(missing_ok=True)
+        trainer.save_model(str(folder))
+        if self.processes.is_main_process:
+            write_text(key, run.key)
+
+    def lacks(self, run: Run) -> bool:
+        """Return whether a finished run lacks the model that is asked for; the same on all processes."""
+        folder = self._folder_of(run)
+        if folder is None:
+            return False
+        key = _key_of(folder)  # the folder may hold the model of another run with this label and seed
+        found = [(folder / CONFIG_NAME).is_file() and key.is_file() and key.read_bytes() == run.key.encode()]
+        return not broadcast_object_list(found)[0]
+
+    def files(self, seeds: Sequence[int]) -> list[str]:
+        """Return names of files in `output_dir`, at least one of each folder."""
+        folders = [f"{self.root.name}/{name}/seed-{seed}" for name in self.folders.values() for seed in seeds]
+        return [file for folder in folders for file in (f"{folder}/{CONFIG_NAME}", f"{folder}.key")]
+
+
+def _key_of(model_folder: Path) -> Path:
+    return model_folder.with_name(f"{model_folder.name}.key")
 
 
 def digest(content: Any) -> str:

@@ -26,7 +26,8 @@ from ..heads import HEADS
 from ..methods import METHODS
 from ..utils.lock import host_name
 from ..utils.validation import ConfigError, first_sentence
-from .experiment import Experiment, is_own, own_classes
+from .experiment import Experiment
+from .identity import is_own, own_classes
 from .progress import Progress, quiet
 from .store import Run
 

@@ -297,7 +297,7 @@ def test_a_dry_run_trains_nothing_and_leaves_nothing(config, monkeypatch, tmp_pa
         ({"target": {"train_split": "train[:30]", "test_split": "train[20:]"}}, "shares 10 of its 60 rows with"),
         ({"model": "no/model"}, "`model='no/model'` cannot be loaded"),
         ({"freeze_layers": 9}, "`freeze_layers` must be at most 2"),
-        ({"metric": "mse"}, "`metric` must be one of accuracy, f1, matthews_correlation for labels that are classes"),
+        ({"metric": "mse"}, "`metric` must be one of accuracy, f1, .*, ece for labels that are classes"),
         ({"methods": {"merlin": {"search": {"head": ["rigde"]}}}}, r"`methods\.merlin` .*rigde"),
         (
             {"methods": {"bss": {"regularization_weight": -1.0}}},

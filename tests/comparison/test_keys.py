@@ -11,7 +11,7 @@ from PIL import Image
 from merlin_hf import MerlinTrainer
 from merlin_hf.comparison import compare
 from merlin_hf.comparison.config import TargetConfig
-from merlin_hf.comparison.experiment import own_code
+from merlin_hf.comparison.identity import own_code
 from merlin_hf.data.rows import load_rows, overlap
 from tests.comparison.conftest import cache, config, same_generators, texts  # noqa: F401
 from tests.examples.conftest import model_path  # noqa: F401
