@@ -5,6 +5,7 @@ import tempfile
 import torch
 import transformers as t
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
+from safetensors.torch import save_file
 
 
 NUM_LABELS = 3
@@ -152,7 +153,9 @@ def tiny_sentence_encoder(
         if model is None:
             config = t.BertConfig(**TEXT, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
             model = t.BertModel(config)
-        model.save_pretrained(folder)
+        # Not `save_pretrained`, which writes in the first process of several alone.
+        model.config.save_pretrained(folder)
+        save_file(model.state_dict(), f"{folder}/model.safetensors", {"format": "pt"})
         tiny_tokenizer().save_pretrained(folder)
         first = modules.Transformer(folder)
         first.config._name_or_path = first.model.name_or_path = ""

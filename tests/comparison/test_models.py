@@ -1,6 +1,8 @@
-"""Models of comparisons: frozen layers stay as they are."""
+"""Models of comparisons: frozen layers stay as they are, and sentence encoders have their own pooling."""
 
 import copy
+from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -10,9 +12,12 @@ import transformers
 from torch import nn
 
 from merlin_hf.comparison import ConfigError
-from merlin_hf.comparison.models import freeze
+from merlin_hf.comparison.models import build_model, freeze, load_model_config, model_identity
+from merlin_hf.data.labels import Labels
+from merlin_hf.data.tasks import TEXT
 from merlin_hf.methods.stochnorm import batch_norms
 from merlin_hf.transfer.layers import layer_stack
+from tests.tiny import tiny_sentence_encoder
 
 
 SIDE = 32
@@ -128,3 +133,43 @@ def test_a_model_without_embeddings_is_refused():
         ConfigError, match="`freeze_layers` needs a model with embeddings, and ResNetModel has nothing"
     ):
         freeze(model, 1)
+
+
+# Sentence encoders
+
+
+@pytest.fixture
+def section(tmp_path):
+    """What a configuration says of a sentence encoder."""
+    tiny_sentence_encoder().save(str(tmp_path / "encoder"), create_model_card=False)
+    return SimpleNamespace(
+        model=str(tmp_path / "encoder"), sentence_encoder=None, from_scratch=False, freeze_layers=0, image_size=None,
+        attn_implementation="eager", max_seq_length=7,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_sentence_encoder_is_built_for_texts_and_for_pairs(section, pairs):
+    config = load_model_config(section, Labels(names=["a", "b", "c"]))
+    models = [build_model(section, config, TEXT, seed, pairs) for seed in (1, 1, 2)]
+    weights = [model.classifier.weight for model in models]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert (models[0].pairs, models[0].config.num_labels, models[0].encoder.max_seq_length) == (pairs, 3, 7)
+    assert models[0].config._attn_implementation == "eager"
+    freeze(models[0], 1)
+    assert layer_stack(models[0]) == [f"encoder.0.model.encoder.layer.{n}" for n in range(2)]
+    section.from_scratch = True
+    scratch = build_model(section, config, TEXT, 1, pairs)
+    assert not torch.equal(scratch.get_input_embeddings().weight, models[1].get_input_embeddings().weight)
+
+
+def test_a_run_is_another_with_and_without_the_pooling_of_the_encoder(section):
+    config = load_model_config(section, Labels(names=["a", "b"]))
+    found = {model_identity(section, config)}
+    pooling = Path(section.model, "1_Pooling", "config.json")
+    pooling.write_text(pooling.read_text().replace("mean", "cls"))
+    found.add(model_identity(section, config))
+    section.sentence_encoder = False
+    found.add(model_identity(section, config))
+    assert len(found) == 3
+    assert isinstance(build_model(section, config, TEXT, 1), transformers.BertForSequenceClassification)

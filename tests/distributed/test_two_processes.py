@@ -50,6 +50,15 @@ def test_two_processes_with_several_sources(tmp_path, method):
     assert_equal_runs(one, two, keys=("loss", "grad_norm"))
 
 
+@pytest.mark.parametrize("sentences", [False, True])
+def test_two_processes_with_a_sentence_encoder(tmp_path, sentences):
+    """Single texts with a source of pairs, and the reverse; no parameter waits for a gradient that does not come."""
+    options = {"sentences": sentences, "target_chunk_size": 3 if sentences else None}
+    one = run(1, tmp_path / "one", per_device_train_batch_size=8, **options)
+    two = run(2, tmp_path / "two", per_device_train_batch_size=4, **options)
+    assert_equal_runs(one, two)
+
+
 def test_three_processes_with_uneven_batches_and_a_class_absent_on_one(tmp_path):
     """10 rows are 4, 4 and 2; the third class is on one process only."""
     options = {"rows": 10, "labels": [0, 1, 0, 1, 0, 1, 0, 1, 2, 2], "num_splits": 1, "evaluate": False}

@@ -20,7 +20,7 @@ from transformers import default_data_collator
 from merlin_hf import get_method
 from merlin_hf.transfer.distributed import end_training, gather_parameter
 from tests.methods.support import digits, tiny_resnet
-from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset
+from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset, tiny_sentence_encoder, tiny_texts, tokenized
 
 
 class FailingCollator:
@@ -72,6 +72,7 @@ def train(
     images=False,
     source=True,
     several=False,
+    sentences=None,
     **options,
 ):
     torch.use_deterministic_algorithms(True)
@@ -97,6 +98,10 @@ def train(
         target, held_out = digits([0, 1, 2], rows, dtype), digits([0, 1, 2], 13, dtype)
         source_dataset = digits([3, 4, 5, 6], 40, dtype)
         args.num_source_labels = 4
+    elif sentences is not None:  # whether the target has pairs of texts; the source has the other kind
+        model = tiny_sentence_encoder(dropout=dropout)
+        target, held_out = (tokenized(model, tiny_texts(n, seed=n, pairs=sentences)) for n in (rows, 13))
+        source_dataset = tokenized(model, tiny_texts(40, num_labels=4, seed=1, pairs=not sentences))
     else:
         model, target, held_out = tiny_bert(dropout=dropout), tiny_dataset(rows=rows), tiny_dataset(rows=13, seed=2)
         source_dataset = tiny_dataset(rows=40, num_labels=4, seed=1)
@@ -104,12 +109,15 @@ def train(
         source_dataset = {"first": source_dataset, "second": tiny_dataset(rows=24, num_labels=2, seed=5)}
     if labels is not None:
         target = target.remove_columns("label").add_column("label", labels)
+    collator = default_data_collator if fail is None else FailingCollator(**fail)
+    if sentences is not None:
+        collator = None  # the trainer's own
     trainer = trainer_class(
         model=model.to(dtype),
         args=args,
         train_dataset=target,
         eval_dataset=held_out,
-        data_collator=default_data_collator if fail is None else FailingCollator(**fail),
+        data_collator=collator,
         **({"source_dataset": source_dataset} if source and trainer_class.takes_source else {}),
     )
     assert (trainer.is_fsdp_enabled, trainer.is_deepspeed_enabled) == (sharded == "fsdp2", sharded == "deepspeed")

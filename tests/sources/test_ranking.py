@@ -17,7 +17,7 @@ from merlin_hf.sources.report import table
 from merlin_hf.sources.results import MEASURES, SourceScore, rank
 from merlin_hf.utils.files import to_json
 from tests.sources.conftest import COLUMNS, save, sentences
-from tests.tiny import CONV
+from tests.tiny import CONV, tiny_sentence_encoder, tiny_texts
 
 
 SMALL = {"max_seq_length": 16, "batch_size": 64}
@@ -202,3 +202,20 @@ def test_kinds_and_classes_that_do_not_fit(tasks, images, model_path, tmp_path):
         rank_sources(tasks["target"], {"each": each}, model_path, source_rows=10, **SMALL)
     with pytest.raises(ConfigError, match="`target_rows`: no class has two rows among the 20"):
         rank_sources(each, {"same": tasks["same"]}, model_path, **SMALL)
+
+
+def test_sentence_encoders_rank_pairs_of_texts_and_single_texts(tmp_path):
+    """By the alignment alone, as a head of the one cannot read features of the other."""
+    tiny_sentence_encoder().save(str(tmp_path / "encoder"), create_model_card=False)
+    pairs = tiny_texts(24, num_labels=2, pairs=True)
+    (tmp_path / "pairs" / "data").mkdir(parents=True)
+    pairs.to_parquet(tmp_path / "pairs" / "data" / "train-00000-of-00001.parquet")
+    (tmp_path / "texts" / "data").mkdir(parents=True)
+    tiny_texts(24, num_labels=2, seed=1).to_parquet(tmp_path / "texts" / "data" / "train-00000-of-00001.parquet")
+    target, sources = str(tmp_path / "pairs"), {"single": str(tmp_path / "texts"), "same": str(tmp_path / "pairs")}
+    columns = {name: {"text_columns": ["text", "second"]} for name in (target, "same")}
+    ranking = rank_sources(target, sources, str(tmp_path / "encoder"), num_splits=1, columns=columns)
+    found = {source.name: source for source in ranking.sources}
+    assert len(found["same"].values["leep"]) == 1 and not found["single"].values.get("leep")
+    assert all(len(source.values["alignment"]) == 1 for source in found.values())
+    assert [source.name for source in ranking.sources][0] == "same"
