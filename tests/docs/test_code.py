@@ -18,6 +18,7 @@ from merlin_hf.cli.arguments import argument_classes
 from merlin_hf.comparison import load_config
 from merlin_hf.heads import HEADS
 from tests.docs.conftest import DOCS, ROOT, WRITTEN, write_glue
+from tests.tiny import tiny_sentence_encoder
 
 
 BLOCK = re.compile(
@@ -54,6 +55,8 @@ def here(tmp_path, model_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))  # of the processes that code starts
     monkeypatch.setattr("merlin_hf.MerlinTrainer.push_to_hub", lambda trainer, **_: None)
     shutil.copytree(model_path, tmp_path / "google-bert" / "bert-base-uncased")
+    encoder = tmp_path / "sentence-transformers" / "all-MiniLM-L6-v2"
+    tiny_sentence_encoder().save(str(encoder), create_model_card=False)
     write_glue(tmp_path / "nyu-mll" / "glue")
     rows = [f"w{stars} w{row % 30 + 5},{stars}\n" for row in range(60) for stars in (row % 3,)]
     (tmp_path / "reviews.csv").write_text("text,stars\n" + "".join(rows))
