@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,9 +64,17 @@ def predict(arguments: argparse.Namespace) -> int:
     """Run the command; return the exit status."""
     stdout = sys.stdout
     # Whatever libraries print must not get between the rows and a program that reads them.
-    with contextlib.redirect_stdout(sys.stderr):
-        counts = _predictions(arguments, stdout)
-    if arguments.output == STDOUT:
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            counts = _predictions(arguments, stdout)
+        if arguments.output == STDOUT:
+            stdout.flush()
+            return 0
+    except BrokenPipeError:
+        if arguments.output != STDOUT:
+            raise
+        # Who reads the rows, such as `head`, has had enough. What is left in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
         return 0
     if arguments.json:
         from ..utils.files import to_json

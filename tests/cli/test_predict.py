@@ -30,6 +30,7 @@ from transformers import (
 from merlin_hf.cli import predict as command
 from merlin_hf.data import unlabelled
 from merlin_hf.data.audio import EncodeAudio, read_audio
+from merlin_hf.utils import row_files
 from tests.cli.test_evaluate import NAMES, answers, saved, spread_out, with_labels, write_images  # noqa: F401
 from tests.cli.test_evaluate_adapters import adapter  # noqa: F401
 from tests.cli.test_evaluate_kinds import TOPICS, save
@@ -139,6 +140,21 @@ def test_lines_of_a_text_file_and_printed_rows(saved, tmp_path, run):  # noqa: F
     assert "%|" not in said, "no bar where stderr is no terminal"
     status, shown, _ = run("predict", saved, tmp_path / "data.txt")
     assert shown.startswith("row,prediction,confidence,probability_no,") and len(shown.splitlines()) == 6
+
+
+def test_a_reader_that_has_had_enough_is_no_error(saved, tmp_path, run, monkeypatch):  # noqa: F811
+    data = write(tmp_path / "data.csv", {"text": texts(5)})
+    with open(tmp_path / "stdout", "w") as stdout:
+        monkeypatch.setattr(command.sys, "stdout", stdout)
+        monkeypatch.setattr(row_files.CsvWriter, "write", closed)
+        assert run("predict", saved, data)[0] == 0
+        monkeypatch.undo()
+    monkeypatch.setattr(row_files.CsvWriter, "write", closed)
+    assert run("predict", saved, data, "--output", tmp_path / "out.csv")[0] == 2, "a file is written whole"
+
+
+def closed(writer, table):
+    raise BrokenPipeError(32, "Broken pipe")
 
 
 def test_columns_are_kept_with_their_types(saved, tmp_path, predict):  # noqa: F811
