@@ -258,6 +258,19 @@ def test_regression(config, texts):
         compare(read(config, target=target, metric="f1"), show_progress=False)
 
 
+def test_settings_are_chosen_by_the_least_log_loss(config):
+    summary = compare(read(config, methods=["finetune", "merlin"], seeds=1, metric="log_loss"), show_progress=False)
+    summary = summary.summary
+    assert summary["metric"] == "log_loss" and summary["lower_is_better"] is True
+    means = [method["mean"] for method in summary["methods"]]
+    assert means == sorted(means), "best first"
+    for method in summary["methods"]:
+        scores = [trial["score"] for trial in method["trials"]]
+        assert len(set(scores)) > 1
+        assert method["setting"] == method["trials"][scores.index(min(scores))]["setting"]
+        assert method["scores"] == {0: method["runs"][0]["metrics"]["log_loss"]}
+
+
 def test_the_budget_may_be_steps(config):
     plan = dry_run(read(config, budget="steps", methods=["finetune", "joint", "r3f", "linear_probe"]))
     assert [set(method["steps"]) for method in plan.summary["methods"]] == [{3}, {3}, {3}, {0}]
