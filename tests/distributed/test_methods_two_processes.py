@@ -25,7 +25,6 @@ TEXT = {
     "zero_shot": {},
     "sequential": {},
     "l2_sp": {"regularization_weight": 1.0},
-    "wise_ft": {"mix": 0.5},
     "delta": {"regularization_weight": 1.0},
     "bss": {"regularization_weight": 100.0, "num_singular_values": 2},
     "lwf": {"regularization_weight": 1e4, "learning_rate": 0.05},
@@ -45,8 +44,9 @@ IMAGES = {
     "sequential": {},
     "delta": {"source": False, "regularization_weight": 1.0, "channel_attention": "none"},
 }
-# What depends on noise or on statistics of one process.
+# What depends on noise, on statistics of one process, or on a regulariser that is chosen.
 ONLY_RUN = {
+    "wise_ft": {"images": True},
     "r3f": {"noise_scale": 0.1, "dropout": 0.1},
     "stochnorm": {"images": True},
     "delta": {"images": True},

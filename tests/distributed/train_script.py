@@ -19,7 +19,7 @@ from transformers import default_data_collator
 
 from merlin_hf import get_method
 from merlin_hf.transfer.distributed import end_training, gather_parameter
-from tests.methods.support import digits, tiny_resnet
+from tests.methods.support import SAME_LABELS, digits, source_rows, source_rows_of_same_labels, tiny_resnet
 from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset, tiny_sentence_encoder, tiny_texts, tokenized
 
 
@@ -104,7 +104,7 @@ def train(
         source_dataset = tokenized(model, tiny_texts(40, num_labels=4, seed=1, pairs=not sentences))
     else:
         model, target, held_out = tiny_bert(dropout=dropout), tiny_dataset(rows=rows), tiny_dataset(rows=13, seed=2)
-        source_dataset = tiny_dataset(rows=40, num_labels=4, seed=1)
+        source_dataset = source_rows_of_same_labels() if method in SAME_LABELS else source_rows()
     if several:
         source_dataset = {"first": source_dataset, "second": tiny_dataset(rows=24, num_labels=2, seed=5)}
     if labels is not None:
