@@ -108,7 +108,13 @@ def rank(pair: str, model: str) -> dict:
     """What the measures say, with two draws of rows."""
     settings = PAIRS[pair]
     ranking = rank_sources(
-        settings["target"], settings["candidates"], model, seeds=2, progress=print, **settings["sizes"]
+        settings["target"],
+        settings["candidates"],
+        model,
+        seeds=2,
+        progress=print,
+        sentence_encoder=False,
+        **settings["sizes"],
     )
     save_figure(ranking, HERE / "results" / f"{pair}.png")
     found = ranking.to_dict()
@@ -124,6 +130,7 @@ def train(pair: str, model: str, folder: Path) -> dict:
     for number, candidate in enumerate(plan["candidates"] or settings["candidates"]):
         config = {
             "model": model,
+            "sentence_encoder": False,
             "target": {"path": settings["target"], "rows": settings["sizes"]["target_rows"], "test_rows": 900},
             "source": {"path": candidate, "rows": 5000},
             # The target alone is the same with every source.

@@ -67,6 +67,12 @@ def add_sources_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
         help="longer texts are cut to so many tokens (%(default)s)",
     )
     parser.add_argument("--image_size", type=int, metavar="N", help="in pixels, for models without an image processor")
+    parser.add_argument(
+        "--sentence_encoder",
+        choices=("true", "false"),
+        help="whether the model is one of sentence-transformers, whose own pooling is used; if not given, whether it "
+        "has a modules.json",
+    )
     for option, text in COLUMNS.items():
         parser.add_argument(f"--{option}", nargs="+", default=[], metavar="NAME=COLUMN", help=text)
     parser.add_argument("--output_dir", help="write ranking.json, table.txt and ranking.png there")
@@ -107,6 +113,7 @@ def _rank(arguments: argparse.Namespace):
         arguments.model,
         seeds=seeds,
         columns=_columns(arguments),
+        sentence_encoder={"true": True, "false": False}.get(arguments.sentence_encoder),
         progress=lambda text: print(visible(text, keep_lines=True), file=sys.stderr, flush=True),
         **{name: getattr(arguments, name) for name in names},
     )

@@ -39,6 +39,7 @@ def rank_sources(
     layers: int | None = None,
     max_seq_length: int = 128,
     image_size: int | None = None,
+    sentence_encoder: bool | None = None,
     columns: Mapping[str, Mapping[str, Any]] | None = None,
     device: torch.device | str | None = None,
     progress: Callable[[str], None] | None = None,
@@ -81,6 +82,8 @@ def rank_sources(
         image_size (`int`, *optional*): height and width in pixels, for models without an image processor.
         columns (mapping, *optional*): from names of data sets as given to their `text_columns`, `image_column`,
             `label_column` and `problem_type`.
+        sentence_encoder (`bool`, *optional*): whether the model is one of sentence-transformers, whose own pooling is
+            used; if it has a `modules.json` if not given.
         device (`torch.device` or `str`, *optional*): a GPU if there is one, else the CPU.
         progress (`Callable[[str], None]`, *optional*): gets a line for each candidate and seed.
 
@@ -110,6 +113,7 @@ def rank_sources(
         max_seq_length,
         image_size,
         device,
+        sentence_encoder=sentence_encoder,
     )
     target_name, target_section, sections = read_data_sets(target, candidates, columns or {})
     target_pool = load(target_section, "target")

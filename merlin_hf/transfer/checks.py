@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.utils import logging
 
 from ..data.models import positions_in
+from ..data.sentence_encoders import SECOND
 from .adapters import check_head_is_saved
 from .labels import (
     LABEL_COLUMNS,
@@ -781,7 +782,9 @@ def check_one_row_batches(model: nn.Module, batch: Mapping[str, Any], argument: 
 
 def check_tokens(dataset: Any, argument: str, model: Any) -> None:
     """
-    Check the column `input_ids` of a data set; data sets without it, or that make it when they are read, pass.
+    Check the column `input_ids` of a data set, and that of second texts.
+
+    Data sets without it, or that make it when they are read, pass.
 
     Args:
         model: a `PreTrainedModel`; others pass.
@@ -794,7 +797,8 @@ def check_tokens(dataset: Any, argument: str, model: Any) -> None:
     embeddings = getattr(_input_embeddings(model), "num_embeddings", None)
     positions = positions_in(model)
     longest = too_long = rows = 0
-    for column in _columns(dataset):
+    names = {INPUT_IDS, f"{INPUT_IDS}{SECOND}"} & set(column_names(dataset))
+    for name, column in ((each, column) for each in sorted(names) for column in _columns(dataset, each)):
         if not hasattr(column.type, "value_type") or not pa.types.is_integer(column.type.value_type):
             return
         lengths = pc.list_value_length(column)
@@ -806,7 +810,7 @@ def check_tokens(dataset: Any, argument: str, model: Any) -> None:
         if embeddings and found["max"] is not None and not 0 <= found["min"] <= found["max"] < embeddings:
             wrong = found["min"] if found["min"] < 0 else found["max"]
             raise ValueError(
-                f"`{argument}` has the token id {wrong} in its column {INPUT_IDS!r}, and the model has embeddings for "
+                f"`{argument}` has the token id {wrong} in its column {name!r}, and the model has embeddings for "
                 f"0 ... {embeddings - 1}. Tokenize with the model's own tokenizer, or, where tokens were added, call "
                 "`model.resize_token_embeddings(len(tokenizer))`."
             )
@@ -824,12 +828,12 @@ def _input_embeddings(model: PreTrainedModel) -> Any:
         return None
 
 
-def _columns(dataset: Any) -> Iterator[Any]:
-    """Yield the column in parts, so that a large data set is not read into memory at once."""
+def _columns(dataset: Any, name: str) -> Iterator[Any]:
+    """Yield a column in parts, so that a large data set is not read into memory at once."""
     if isinstance(dataset, datasets.Dataset):
-        for batch in dataset.select_columns([INPUT_IDS]).with_format("arrow").iter(ROWS_AT_ONCE):
-            yield batch[INPUT_IDS]
+        for batch in dataset.select_columns([name]).with_format("arrow").iter(ROWS_AT_ONCE):
+            yield batch[name]
     else:
-        column = arrow_column(dataset, INPUT_IDS)
+        column = arrow_column(dataset, name)
         if column is not None:
             yield column

@@ -24,6 +24,7 @@ from merlin_hf.data.sentence_encoders import (
     stack_pairs,
     text_collator,
 )
+from merlin_hf.transfer.model import TransferModel
 from merlin_hf.utils.files import FileError
 from merlin_hf.utils.validation import ConfigError
 from tests.tiny import NUM_LABELS, tiny_bert, tiny_sentence_encoder, tiny_texts
@@ -367,18 +368,34 @@ def test_encoders_that_cannot_be_saved_are_refused():
         SentenceEncoderForSequenceClassification(encoder)
 
 
-def test_pooling_that_a_configuration_chooses_is_a_plain_classifiers():
-    """ModernBERT with `classifier_pooling="mean"` means over real tokens, whatever stands in the padding."""
+@pytest.mark.parametrize(
+    ("config_class", "model_class", "after"),
+    [
+        (t.ModernBertConfig, t.ModernBertForSequenceClassification, lambda model, mean: model.drop(model.head(mean))),
+        (
+            t.EuroBertConfig,
+            t.EuroBertForSequenceClassification,
+            lambda model, mean: model.activation(model.dense(mean)),
+        ),
+    ],
+)
+def test_pooling_that_a_configuration_chooses_is_a_plain_classifiers(config_class, model_class, after):
+    """`classifier_pooling="mean"` means over real tokens, whatever stands in the padding; features are read there."""
     options = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-               "intermediate_size": 37, "pad_token_id": 0, "num_labels": NUM_LABELS}  # fmt: skip
+               "num_key_value_heads": 2, "intermediate_size": 37, "pad_token_id": 0}  # fmt: skip
     torch.manual_seed(0)
-    model = t.ModernBertForSequenceClassification(t.ModernBertConfig(**options, classifier_pooling="mean")).eval()
+    model = model_class(config_class(**options, num_labels=NUM_LABELS, classifier_pooling="mean")).eval()
     rows = torch.tensor([[2, 5, 6, 3, 0, 0], [2, 7, 8, 9, 10, 3]])
     mask = (rows != 0).long()
-    with torch.no_grad():
+    transfer_model = TransferModel(model, num_source_labels=0)
+    with torch.no_grad(), transfer_model.feature_mode():
         tokens = model.model(rows, mask).last_hidden_state
         mean = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        torch.testing.assert_close(model(rows, mask).logits, model.classifier(model.drop(model.head(mean))))
+        features = transfer_model.features({"input_ids": rows, "attention_mask": mask})
+        torch.testing.assert_close(features, after(model, mean))
+        torch.testing.assert_close(model(rows, mask).logits, model.classifier(after(model, mean)))
+        changed = torch.where(mask == 0, 40, rows)
+        torch.testing.assert_close(transfer_model.features({"input_ids": changed, "attention_mask": mask}), features)
 
 
 def test_rows_of_the_tests_can_be_tokenized():

@@ -176,11 +176,11 @@ def test_the_best_checkpoint_is_loaded_with_its_head(tmp_path):
     torch.testing.assert_close(found, predictions(trainer), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("pairs", [False, True])
-def test_an_adapter_is_trained_and_loaded_again(tmp_path, pairs):
+@pytest.mark.parametrize(("pairs", "task_type"), [(False, None), (True, None), (True, "SEQ_CLS")])
+def test_an_adapter_is_trained_and_loaded_again(tmp_path, pairs, task_type):
     tiny_sentence_encoder().save(str(tmp_path / "base"), create_model_card=False)
     encoder = SentenceTransformer(str(tmp_path / "base"), device="cpu")
-    config = LoraConfig(target_modules=["query", "value"], init_lora_weights=False)
+    config = LoraConfig(target_modules=["query", "value"], init_lora_weights=False, task_type=task_type)
     trainer = make(tmp_path / "run", encoder=encoder, pairs=pairs, options={"peft_config": config})
     frozen = bodies(trainer.model)
     trainer.train()
@@ -274,6 +274,14 @@ def test_rows_of_another_kind_are_refused_before_training(tmp_path):
         make(tmp_path, encoder=encoder, options={"eval_dataset": pairs})
     with pytest.raises(ValueError, match="LWFTrainer reads the target's rows by the source head"):
         make(tmp_path, LWFTrainer, source_pairs=True)
+
+
+def test_tokens_of_second_texts_are_checked(tmp_path):
+    encoder = tiny_sentence_encoder()
+    rows = data(encoder, pairs=True)["train_dataset"].remove_columns(["text", "second"])
+    wrong = rows.map(lambda row: {"input_ids_b": [2, 999, 3]})
+    with pytest.raises(ValueError, match="has the token id 999 in its column 'input_ids_b'"):
+        make(tmp_path, encoder=encoder, options={"train_dataset": wrong, "eval_dataset": None})
 
 
 def test_a_plain_classifier_from_the_folder_of_an_encoder_is_warned_of(tmp_path, caplog):
