@@ -43,7 +43,7 @@ def build(model_args: ModelArguments, data_args: AudioDataArguments, args) -> Pr
     """Load what the arguments name, and make the trainer; nothing is trained."""
     args.remove_unused_columns = False  # rows are encoded when read, from columns that the model does not take
 
-    def prepare(config, target, source):
+    def prepare(config, target, sources):
         path = model_args.feature_extractor_name or model_args.model_name_or_path
         extractor = load_processor(AutoFeatureExtractor, path, **model_args.hub_options)
         options = (extractor, data_args.max_length_seconds, data_args.array_sampling_rate)

@@ -30,13 +30,14 @@ def plan_training(request: Request) -> dict[str, Any] | None:
         output_dir, push = args.output_dir, args.push_to_hub
         args.output_dir, args.push_to_hub, args.report_to = folder, False, []
         program = build(request.task, model_args, data_args, args)
-        plan = {
+        plan: dict[str, Any] = {
             "method": request.method,
             "task": request.task,
             "model": model_args.model_name_or_path,
             "model_class": type(program.trainer.model).__name__,
             "target": _described(program.labels, program.trainer.train_dataset),
             "source": None,
+            "sources": None,
             "shared_labels": program.shared_labels_line,
             "evaluation_rows": sum(len(rows) for rows in program.validation.values()) or None,
             "prediction_rows": sum(len(rows) for rows in program.test.values()) or None,
@@ -44,8 +45,11 @@ def plan_training(request: Request) -> dict[str, Any] | None:
             "resumes_from": resumes_from(program.trainer, output_dir) if args.do_train else None,
             "push_to_hub": push,
         }
-        if program.source_labels is not None:
-            plan["source"] = _described(program.source_labels, program.trainer.source_dataset)
+        rows: Any = getattr(program.trainer, "source_dataset", None)
+        if len(program.source_labels) > 1:
+            plan["sources"] = {name: _described(labels, rows[name]) for name, labels in program.source_labels.items()}
+        elif program.source_labels:
+            plan["source"] = _described(program.source_labels[None], rows)
         if args.do_train:
             plan["training"] = _training(program)
     return plan if program.trainer.is_world_process_zero() else None
@@ -89,6 +93,7 @@ def _training(program: Program) -> dict[str, Any]:
         "epochs": steps / steps_per_epoch if takes_steps else None,
         "target_batch": args.train_batch_size,
         "source_batch": source_batch,
+        "source_mix": args.source_mix if len(program.source_labels) > 1 else None,
         "accumulation": accumulation,
         "processes": args.world_size,
         "device": str(args.device),
@@ -108,6 +113,7 @@ def text_of(plan: dict[str, Any]) -> str:
     ]
     if plan["source"] is not None:
         lines.append(f"source   {_counted(plan['source'])}")
+    lines += [f"source   {name}: {_counted(described)}" for name, described in (plan["sources"] or {}).items()]
     if plan["shared_labels"] is not None:
         lines.append(f"labels   {plan['shared_labels']}")
     for name, title in (("evaluation_rows", "evaluate"), ("prediction_rows", "predict ")):
@@ -134,6 +140,7 @@ def _training_lines(training: dict[str, Any]) -> list[str]:
     batch = f"{training['target_batch']} target rows"
     if training["source_batch"] is not None:
         batch += f" and {training['source_batch']} source rows"
+        batch += f" (source_mix {training['source_mix']})" if training["source_mix"] is not None else ""
     if training["accumulation"] > 1:
         batch += f", {training['accumulation']} times a step"
     if not training["steps"]:

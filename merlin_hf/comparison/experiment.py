@@ -93,7 +93,7 @@ class Experiment:
         if self.pair.source is None:
             return None
         users = [method.name for method in self.config.methods if self.uses_shared_labels(method)]
-        return shared_labels_line(self.pair.source.task.labels.names, self.labels.names, users)
+        return shared_labels_line({None: self.pair.source.task.labels.names}, self.labels.names, users)
 
     def encode(self, rows: Rows) -> datasets.Dataset:
         """Return the model's inputs and labels, made once for all runs that have these rows."""

@@ -331,10 +331,10 @@ def check_several_classes(task: Task) -> None:
         raise ConfigError(f"{task.origin(TRAIN)} has one class, {task.labels.names}; there is nothing to tell apart.")
 
 
-def warn_of_shared_texts(target: Task, source: Task | None = None) -> None:
+def warn_of_shared_texts(target: Task, sources: Sequence[Task] = ()) -> None:
     """Say how many texts that a model is judged by stand among those that it is trained on as well."""
     trained = [(target, TRAIN)] if TRAIN in target.splits else []
-    trained += [(source, TRAIN)] if source is not None and TRAIN in source.splits else []
+    trained += [(source, TRAIN) for source in sources if TRAIN in source.splits]
     for name in target.splits:
         if name == TRAIN or not trained:
             continue

@@ -5,7 +5,7 @@ import enum
 import inspect
 import os
 import re
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import datasets
@@ -117,7 +117,7 @@ def content_of(
         task=_task(tasks, classifier),
         base_model=hub_name(finetuned_from) or _base_model(model),
         targets=targets if trainer.train_dataset is not None or dataset_tags or dataset else [],
-        sources=origins_of(sources, source_dataset_tags, source_dataset, source_dataset_args)
+        sources=origins_of_sources(sources, source_dataset_tags, source_dataset, source_dataset_args)
         if sources is not None or named
         else [],
         evaluated_on=_evaluated_on(
@@ -306,6 +306,24 @@ def origins_of(
     origins = [origin_of(dataset, *given) for given in zip(*columns, strict=True)]
     if length > 1:  # nobody knows which of them has how many rows
         origins = [origin._replace(rows=None) for origin in origins]
+    return origins
+
+
+def origins_of_sources(
+    sources: Any,
+    tags: str | Sequence[str] | None = None,
+    names: str | Sequence[str] | None = None,
+    configs: str | Sequence[str] | None = None,
+) -> list[Origin]:
+    """Describe one source, as [`origins_of`], or several by name; what the user says is in their order."""
+    if not isinstance(sources, Mapping) or isinstance(sources, datasets.DatasetDict):
+        return origins_of(sources, tags, names, configs)
+    listed = [[given] if given is None or isinstance(given, str) else list(given) for given in (tags, names, configs)]
+    origins = []
+    for place, (key, dataset) in enumerate(sources.items()):
+        origin = origin_of(dataset, *(given[place] if place < len(given) else None for given in listed))
+        is_named = origin.hub_id is not None or origin.name is not None
+        origins.append(origin if is_named else origin._replace(name=key))
     return origins
 
 

@@ -153,12 +153,21 @@ def read_file(path: str) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
     """
     given = {name: value for name, value in read_mapping(path, "--config").items() if value is not None}
+    _find_paths(given, Path(path).parent)
+    sections = given.get("sources")
+    for section in sections.values() if isinstance(sections, dict) else sections if isinstance(sections, list) else ():
+        if isinstance(section, dict):
+            _find_paths(section, Path(path).parent)
+    return given
+
+
+def _find_paths(given: dict[str, Any], folder: Path) -> None:
+    """Replace paths that are not found, but are in the folder."""
     for name, value in given.items():
         is_path = isinstance(value, str) and (name in PATHS or name.endswith(PATH_ENDINGS)) and name not in OUTPUTS
-        beside = Path(path).parent / value if is_path else None
+        beside = folder / value if is_path else None
         if beside is not None and not os.path.exists(value) and os.path.exists(beside):
             given[name] = str(beside)
-    return given
 
 
 def split_file(argv: Sequence[str], config: str | None = None) -> tuple[dict[str, Any], list[str]]:
@@ -193,7 +202,7 @@ def named_method(given: Mapping[str, Any]) -> str:
     Raises:
         ConfigError: there is no such method.
     """
-    has_source = any(name.startswith("source_") and name.endswith(ORIGINS) for name in given)
+    has_source = any(name == "sources" or (name.startswith("source_") and name.endswith(ORIGINS)) for name in given)
     method = given.get("method") or ("merlin" if has_source else "finetune")
     get_method(method)
     return method

@@ -1,12 +1,30 @@
 """Arguments that name a target and a source, of texts, images or recordings."""
 
+import dataclasses
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from ..data.columns import GLUE, GLUE_COLUMNS, ColumnOptions
 from ..data.labels import PROBLEM_TYPES
 from ..data.tasks import AUDIO, IMAGE, TEST, TRAIN, VALIDATION, DataSpec
-from ..utils.validation import Count, check_options, interval
+from ..transfer.named_sources import check_source_name, names_of_sources
+from ..utils.validation import (
+    ConfigError,
+    Count,
+    check_mapping,
+    check_names,
+    check_options,
+    check_value,
+    interval,
+    rule,
+    rules,
+    shown,
+)
+
+
+PREFIX = "source_"  # of the arguments of a source
 
 
 @dataclass
@@ -36,6 +54,13 @@ class DataArguments:
     source_dataset_name: str | None = field(default=None, metadata={"help": "Source: name on the Hub, or a folder."})
     source_dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration."})
     source_problem_type: str | None = field(default=None, metadata={"help": "As problem_type, for the source."})
+    sources: dict | str | list | None = field(
+        default=None,
+        metadata={
+            "help": "Several sources: names with the arguments of each, without source_; in a file, or as JSON. "
+            "source_mix mixes them."
+        },
+    )
     max_train_samples: Count | None = field(
         default=None, metadata={"help": "Train on so many rows: the first ones of texts, others drawn at random."}
     )
@@ -48,13 +73,15 @@ class DataArguments:
         for name in ("problem_type", "source_problem_type"):
             if getattr(self, name) not in (None, *PROBLEM_TYPES):
                 raise ValueError(f"`{name}` must be {' or '.join(PROBLEM_TYPES)}, got {getattr(self, name)!r}.")
-        for prefix in ("", "source_"):
+        for prefix in ("", PREFIX):
             given = [name for name in self.origins(prefix) if getattr(self, name) is not None]
             if len(given) > 1:
                 raise ValueError(f"Give only one of {', '.join(f'`{name}`' for name in given)}.")
             if not given and not prefix and all(getattr(self, name) is None for name in self.validation_or_test):
                 *others, last = (f"`{name}`" for name in self.origins())
                 raise ValueError(f"The target is missing: give {', '.join(others)} or {last}.")
+        if self.sources is not None:
+            self.sources = self._read_sources(self.sources)
 
     @classmethod
     def origins(cls, prefix: str = "") -> tuple[str, ...]:
@@ -64,7 +91,95 @@ class DataArguments:
     @property
     def has_source(self) -> bool:
         """Return whether a source is named."""
-        return any(getattr(self, name) is not None for name in self.origins("source_"))
+        return bool(self.sources) or any(getattr(self, name) is not None for name in self.origins(PREFIX))
+
+    def spec(self, prefix: str = "") -> DataSpec:
+        """Return the target, or with `prefix="source_"` the source, as it is named."""
+        raise NotImplementedError
+
+    def source_specs(self) -> dict[str | None, tuple[DataSpec, int | None]]:
+        """Return each source as the user calls it, and how many of its rows are used; a single one has no name."""
+        if self.sources is None:
+            return {None: (self.spec(PREFIX), self.max_source_samples)}
+        assert isinstance(self.sources, dict)
+        specs = {name: self._source_spec(name, section) for name, section in self.sources.items()}
+        return {None: next(iter(specs.values()))} if len(specs) == 1 else {**specs}
+
+    def _read_sources(self, given: Any) -> dict[str, dict[str, Any]]:
+        """
+        Return the argument `sources` as sections by name, checked.
+
+        Raises:
+            ValueError: there are arguments of a single source as well, a source has a name that it cannot have, or an
+                argument of it is unknown or cannot be used.
+        """
+        fields = [one for one in dataclasses.fields(self) if one.name.startswith(PREFIX)]
+        single = next((one.name for one in fields if getattr(self, one.name) != one.default), None)
+        if single is not None:
+            raise ConfigError(
+                f"`{single}` is of a single source: give it in `sources`, as `{single.removeprefix(PREFIX)}` of each."
+            )
+        sections = json.loads(given) if isinstance(given, str) else given
+        if isinstance(sections, list):
+            for section in sections:
+                check_mapping(section, "sources")
+            origins = [self._origin_of_section(section) for section in sections]
+            sections = dict(zip(names_of_sources(origins), sections, strict=True))
+        if not sections:
+            raise ConfigError(f"`sources` must be one or more sources, got {shown(given)}.")
+        found = {}
+        for name, section in sections.items():
+            check_source_name(name, "sources")
+            found[name] = self._read_section(f"sources.{name}", section)
+            self._source_spec(name, found[name])
+        return found
+
+    def _origin_of_section(self, section: Mapping[str, Any]) -> tuple[str, str | None]:
+        path = next((section[name] for name in self.origins_of_target if section.get(name) is not None), "source")
+        configuration = section.get("dataset_config_name")
+        return str(path), None if configuration is None else str(configuration)
+
+    def _read_section(self, key: str, given: Any) -> dict[str, Any]:
+        """Return the arguments of one of the sources by their names without `source_`, their types checked."""
+        section = check_mapping(given, key)
+        fields = {one.name: one for one in dataclasses.fields(self) if one.name.startswith(PREFIX)}
+        fields.pop(f"{PREFIX}train_split_name", None)
+        aliases = {
+            alias.strip("-").removeprefix(PREFIX): name.removeprefix(PREFIX)
+            for name, one in fields.items()
+            for alias in one.metadata.get("aliases", ())
+        }
+        section = {aliases.get(name, name): value for name, value in section.items()}
+        cls: type = type(self)
+        known = {name.removeprefix(PREFIX): rules(cls)[name] for name in fields}
+        known |= {"split": rule(str), "max_samples": rules(cls)["max_source_samples"]}
+        check_names(section, known, key)
+        kept = {name: check_value(value, known[name], f"{key}.{name}") for name, value in section.items()}
+        if all(kept.get(name) is None for name in self.origins_of_target):
+            *others, last = (f"`{name}`" for name in self.origins_of_target)
+            raise ConfigError(f"`{key}` names no data set: give {', '.join(others)} or {last}.")
+        return kept
+
+    def _source_spec(self, name: str, section: Mapping[str, Any]) -> tuple[DataSpec, int | None]:
+        """Return one of the sources as if its arguments had been given with `source_`, called as they were given."""
+        options = {f"{PREFIX}{key}": value for key, value in section.items() if key not in ("split", "max_samples")}
+        prefix = f"sources.{name}."
+        try:
+            spec = dataclasses.replace(self, sources=None, **options).spec(PREFIX)
+        except ValueError as error:
+            raise ConfigError(str(error).replace(f"`{PREFIX}", f"`{prefix}")) from None
+        names = {key: value and value.replace(PREFIX, prefix, 1) for key, value in spec.options.names.items()}
+        spec = dataclasses.replace(
+            spec,
+            argument=spec.argument.replace(PREFIX, prefix, 1),
+            split_names={TRAIN: section.get("split", TRAIN)},
+            split_options={TRAIN: f"{prefix}split"},
+            lacking=(),
+            options=dataclasses.replace(spec.options, names=names),
+            prefix=prefix,
+        )
+        limit = section.get("max_samples")
+        return spec, self.max_source_samples if limit is None else limit
 
     def origin(self, prefix: str) -> str:
         """Return the argument that is given of [`DataArguments.origins`], else one of `validation_or_test`."""

@@ -6,6 +6,7 @@ labels and column names. One json or yaml file may hold all arguments. Where the
 names a folder of data sets (see `merlin_hf.data`). The output is a plain `AutoModelForImageClassification`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +34,7 @@ def build(model_args: ModelArguments, data_args: ImageDataArguments, args: Trans
     """Load what the arguments name, and make the trainer; see [`~merlin_hf.scripts.program.build_program`]."""
     args.remove_unused_columns = False  # rows are encoded when read, from columns that the model does not take
 
-    def prepare(config: PretrainedConfig, target: Task, source: Task | None) -> tuple[Any, Encode, Any]:
+    def prepare(config: PretrainedConfig, target: Task, sources: Sequence[Task]) -> tuple[Any, Encode, Any]:
         path = model_args.image_processor_name or model_args.model_name_or_path
         processor = load_image_processor(path, **model_args.hub_options)
         plain = EncodeImages(processor, mode_of(config))

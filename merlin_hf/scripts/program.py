@@ -26,6 +26,7 @@ from ..training_args import TransferTrainingArguments
 from ..transfer.checkpoint import NotFiniteError
 from ..transfer.distributed import end_training
 from ..transfer.shared_labels import shared_labels_line
+from ..transfer.source import shares
 from ..utils import loading
 from ..utils.exit_status import EXPECTED, FAILURE, fail, fail_with, guarded
 from ..utils.files import FileError, check_output_dir
@@ -52,7 +53,7 @@ class Program:
     Args:
         trainer ([`~transformers.Trainer`]): of the method, with the data to train on.
         labels ([`Labels`]): of the target.
-        source_labels ([`Labels`], *optional*): of the source.
+        source_labels (`dict[str | None, Labels]`): of each source; a single one has no name.
         validation, test (`dict[str, datasets.Dataset]`): what to evaluate on and to predict, by the suffix of its
             metrics.
         publish (`Callable`): called in the end; pushes the model, or writes its card.
@@ -61,7 +62,7 @@ class Program:
 
     trainer: Trainer
     labels: Labels
-    source_labels: Labels | None
+    source_labels: dict[str | None, Labels]
     validation: dict[str, datasets.Dataset]
     test: dict[str, datasets.Dataset]
     publish: Callable[[], None]
@@ -69,11 +70,11 @@ class Program:
 
     @property
     def shared_labels_line(self) -> str | None:
-        """Return a line that says that source and target have the same labels; `None` where they do not."""
-        if self.source_labels is None:
-            return None
-        users = [type(self.trainer).__name__] if type(self.trainer).uses_shared_labels else []
-        return shared_labels_line(self.source_labels.names, self.labels.names, users)
+        """Return a line that says which sources have the labels of the target; `None` where none does."""
+        uses = type(self.trainer).uses_shared_labels and len(self.source_labels) == 1
+        users = [type(self.trainer).__name__] if uses else []
+        names = {name: labels.names for name, labels in self.source_labels.items()}
+        return shared_labels_line(names, self.labels.names, users)
 
 
 # Building
@@ -85,7 +86,7 @@ def build_program(
     args: TransferTrainingArguments,
     tag: str,
     auto_class: Any,
-    prepare: Callable[[PretrainedConfig, Task, Task | None], tuple[Any, Encode, Callable]],
+    prepare: Callable[[PretrainedConfig, Task, Sequence[Task]], tuple[Any, Encode, Callable]],
     adapt: Callable[[Any], None] = lambda model: None,
     model_options: Mapping[str, Any] | None = None,
 ) -> Program:
@@ -95,7 +96,7 @@ def build_program(
     Args:
         tag (`str`): the Hub's name of the task, for the card.
         auto_class: of transformers, which loads the model.
-        prepare (`Callable`): from the model's configuration, the target and the source to the tokenizer or processor,
+        prepare (`Callable`): from the model's configuration, the target and the sources to the tokenizer or processor,
             a function that encodes so many rows of a task's split, and the data collator.
         adapt (`Callable`): takes the model before the trainer does.
         model_options (mapping, *optional*): of `auto_class.from_pretrained`; `prepare` may fill it in.
@@ -105,11 +106,12 @@ def build_program(
     """
     trainer_class = choose_method(model_args, data_args, args.do_train)
     with args.main_process_first(desc="loading the data"):
-        target, source = load_tasks(model_args, data_args, args, trainer_class)
+        target, sources = load_tasks(model_args, data_args, args, trainer_class)
         config = load_config(model_args, target.labels, args.do_train, data_args.labels_by_number)
-        processor, encode, collator = prepare(config, target, source)
+        processor, encode, collator = prepare(config, target, list(sources.values()))
         train_rows = encode(target, TRAIN, data_args.max_train_samples) if args.do_train else None
-        source_rows = None if source is None else encode(source, TRAIN, data_args.max_source_samples)
+        limits = {name: limit for name, (_, limit) in data_args.source_specs().items()} if sources else {}
+        source_rows = {name: encode(source, TRAIN, limits[name]) for name, source in sources.items()}
         evaluated: dict[str, dict[str, datasets.Dataset]] = {VALIDATION: {}, TEST: {}}
         limits = {VALIDATION: data_args.max_eval_samples, TEST: data_args.max_predict_samples}
         for kind, limit in limits.items():
@@ -129,13 +131,15 @@ def build_program(
         data_collator=collator,
         processing_class=processor,
         compute_metrics=make_compute_metrics(task_name, target.labels),
-        **({} if source is None else {"source_dataset": source_rows}),
+        **({"source_dataset": source_rows.get(None, source_rows)} if sources else {}),
     )
     check_best_metric(trainer, target.labels)
+    if len(sources) > 1:
+        shares(args.source_mix, trainer.source_dataset)  # the weights have the names of the sources
     return Program(
         trainer,
         target.labels,
-        None if source is None else source.labels,
+        {name: source.labels for name, source in sources.items()},
         evaluated[VALIDATION],
         evaluated[TEST],
         publish=lambda: publish(trainer, model_args, data_args, tag),
@@ -150,7 +154,7 @@ def choose_method(model_args: BaseModelArguments, data_args: DataArguments, do_t
     if trainer_class.depends_on_source() and not do_train:
         return get_method("finetune")  # to evaluate and predict, all are the same
     if trainer_class.depends_on_source() and not data_args.has_source:
-        given = ", ".join(f"`{name}`" for name in data_args.origins("source_"))
+        given = ", ".join(f"`{name}`" for name in (*data_args.origins("source_"), "sources"))
         raise ValueError(
             f"`method={method!r}` trains on a source as well: give one of {given}, or `--method finetune`."
         )
@@ -165,23 +169,27 @@ def choose_method(model_args: BaseModelArguments, data_args: DataArguments, do_t
 
 def load_tasks(
     model_args: BaseModelArguments, data_args: Any, args: TransferTrainingArguments, trainer_class: type[Trainer]
-) -> tuple[Task, Task | None]:
+) -> tuple[Task, dict[str | None, Task]]:
     """
-    Load the target with the splits that are asked for, and the source where the method trains on it.
+    Load the target with the splits that are asked for, and the sources where the method trains on them.
+
+    A single source has no name.
 
     Raises:
         ConfigError, FileError, FileNotFoundError: they are not there, or have nothing to tell apart.
     """
     hub: dict[str, Any] = {"cache_dir": model_args.cache_dir, "token": model_args.token}
     target = load_task(data_args.spec(), [kind for kind, asked in KINDS.items() if getattr(args, asked)], **hub)
-    source = None
+    sources: dict[str | None, Task] = {}
     if args.do_train:
         check_several_classes(target)
     if args.do_train and data_args.has_source and trainer_class.takes_source:
-        source = load_task(data_args.spec("source_"), [TRAIN], **hub)
-        check_several_classes(source)
-        args.num_source_labels = args.num_source_labels or source.labels.num_labels
-    return target, source
+        for name, (spec, _) in data_args.source_specs().items():
+            sources[name] = load_task(spec, [TRAIN], **hub)
+            check_several_classes(sources[name])
+        if None in sources:  # the number of each of several is read from its rows
+            args.num_source_labels = args.num_source_labels or sources[None].labels.num_labels
+    return target, sources
 
 
 def load_config(model_args: BaseModelArguments, labels: Labels, is_trained: bool = True, by_number: bool = False):

@@ -7,6 +7,7 @@ folder of data sets (see `merlin_hf.data`). The output is a plain `AutoModelForS
 encoder, what `SentenceTransformer` loads.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -50,12 +51,12 @@ def build(model_args: ModelArguments, data_args: TextDataArguments, args: Transf
     if model_class is SentenceEncoderForSequenceClassification and model_args.tokenizer_name is not None:
         raise ConfigError("`tokenizer_name` is not for a sentence encoder, which has its own: leave it out.")
 
-    def prepare(config: PretrainedConfig, target: Task, source: Task | None) -> tuple[Any, Encode, Any]:
+    def prepare(config: PretrainedConfig, target: Task, sources: Sequence[Task]) -> tuple[Any, Encode, Any]:
         name = "model_name_or_path" if model_args.tokenizer_name is None else "tokenizer_name"
         path = getattr(model_args, name)
         tokenizer = load_text_tokenizer(model_class, path, config, f"`{name}={path!r}`", **hub)
         max_length = longest_text(tokenizer, config, data_args.max_seq_length)
-        warn_of_shared_texts(target, source)
+        warn_of_shared_texts(target, sources)
 
         def encode(task: Task, split: str, limit: int | None) -> datasets.Dataset:
             # For the card; where Trainer leaves unused columns in, collators would fail on texts.

@@ -1,8 +1,10 @@
 """The argument `source_dataset`: one source, or several by name, with their columns, collators and losses."""
 
 import difflib
+import itertools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import datasets
@@ -14,6 +16,7 @@ from .source import Source
 
 
 SOURCE_NAMES = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+FILE_ENDINGS = {".csv", ".tsv", ".json", ".jsonl", ".parquet"}
 SPLIT_NAMES = {"train", "validation", "test", "dev", "eval"}
 
 
@@ -45,11 +48,7 @@ def check_source_dataset(dataset: Any, trainer: type[Trainer]) -> None:
         check_is_one_data_set(dataset, "source_dataset")
         return
     for name, part in dataset.items():
-        if not isinstance(name, str) or not SOURCE_NAMES.fullmatch(name) or hasattr(nn.ModuleDict, name):
-            raise ValueError(
-                f"`source_dataset` has the name {name!r}. Use letters, digits, `_` and `-`, with a letter first, and "
-                "no name of a method of dictionaries: it becomes part of the names of weights and of logged losses."
-            )
+        check_source_name(name, "source_dataset")
         check_is_one_data_set(part, f"source_dataset[{name!r}]")
         if part is None:
             raise ValueError(f"`source_dataset[{name!r}]` is None. Leave it out, or give a data set.")
@@ -58,6 +57,43 @@ def check_source_dataset(dataset: Any, trainer: type[Trainer]) -> None:
             f"{trainer.__name__} takes one source, and `source_dataset` has {', '.join(dataset)}. Choose one of them, "
             "or put sources with the same labels together with `datasets.concatenate_datasets`."
         )
+
+
+def check_source_name(name: Any, argument: str) -> None:
+    """
+    Check that a source can have a name.
+
+    Args:
+        name: what was given.
+        argument (`str`): where it stands, for the message.
+
+    Raises:
+        ValueError: it cannot be that of a module.
+    """
+    if not isinstance(name, str) or not SOURCE_NAMES.fullmatch(name) or hasattr(nn.ModuleDict, name):
+        raise ValueError(
+            f"`{argument}` has the name {name!r}. Use letters, digits, `_` and `-`, with a letter first, and "
+            "no name of a method of dictionaries: it becomes part of the names of weights and of logged losses."
+        )
+
+
+def names_of_sources(data_sets: Iterable[tuple[str, str | None]]) -> list[str]:
+    """
+    Return different names for sources that were given without: the configuration, else the last part of the path.
+
+    Args:
+        data_sets (`Iterable[tuple[str, str | None]]`): the path of each, and its configuration.
+    """
+    names: list[str] = []
+    for path, configuration in data_sets:
+        last = PurePath(path)
+        name = configuration or (last.stem if last.suffix in FILE_ENDINGS else last.name)
+        name = re.sub(r"[^A-Za-z0-9_-]+", "_", name)
+        if not SOURCE_NAMES.fullmatch(name) or hasattr(nn.ModuleDict, name):
+            name = f"source_{name}"
+        same = (f"{name}_{number}" if number > 1 else name for number in itertools.count(1))
+        names.append(next(one for one in same if one not in names))
+    return names
 
 
 def is_several(source_dataset: Any) -> bool:

@@ -45,18 +45,25 @@ def _match(source: tuple[str, ...], target: tuple[str, ...]) -> tuple[int, ...] 
         return None
 
 
-def shared_labels_line(source: Sequence[str] | None, target: Sequence[str] | None, users: Sequence[str]) -> str | None:
+def shared_labels_line(
+    sources: Mapping[str | None, Sequence[str] | None], target: Sequence[str] | None, users: Sequence[str]
+) -> str | None:
     """
-    Return the line by which commands say that source and target share their labels; `None` where they do not.
+    Return the line by which commands say that sources and target share their labels; `None` where none does.
 
     Args:
-        source, target (`Sequence[str]`, *optional*): the names of the classes.
+        sources (`Mapping[str | None, Sequence[str]]`): the names of the classes of each source; a single one has no
+            name.
+        target (`Sequence[str]`, *optional*): those of the target.
         users (`Sequence[str]`): methods of the run that use it.
     """
-    if target is None or match_labels(source, target) is None:
+    names = [name for name, classes in sources.items() if match_labels(classes, target) is not None]
+    if target is None or not names:
         return None
+    named = [name for name in names if name is not None]
+    which = f"source{'s' if len(named) > 1 else ''} {', '.join(named)}" if named else "source"
     used = f"{', '.join(users)} use{'s' if len(users) == 1 else ''} this" if users else "no method here uses this"
-    return f"The source and the target have the same labels, {', '.join(target)}: {used}."
+    return f"The {which} and the target have the same labels, {', '.join(target)}: {used}."
 
 
 def names_of_outputs(train_dataset: Any, config: Any) -> list[str] | None:

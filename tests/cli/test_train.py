@@ -85,6 +85,80 @@ def test_trains_by_a_file_and_flags(config, tmp_path, run):
     assert model.config.label2id == {"no": 0, "yes": 1}
 
 
+def several(config, **more):
+    """Have the configuration name two sources, of single texts with three classes and of pairs with real labels."""
+    values = yaml.safe_load(config.read_text())
+    del values["source_train_file"], values["source_label_column"]
+    table = rows(30, [0.5, 1.0, 3.5], columns=("left", "right"), seed=7).rename_column("label", "score")
+    table.to_csv(config.parent / "pairs.csv")
+    values["sources"] = {
+        "topics": {"train_file": "source.csv", "label_column": "kind"},
+        "scores": {"train_file": "pairs.csv", "label_column": "score", "max_samples": 20},
+    }
+    config.write_text(yaml.safe_dump({**values, **more}, sort_keys=False))
+
+
+def test_trains_on_several_sources(config, tmp_path, run):
+    several(config, source_mix="topics=1,scores=2")
+    status, shown, said = run("train", config, "--dry_run", "--json")
+    plan = json.loads(shown)
+    assert status == 0 and plan["method"] == "merlin" and plan["source"] is None, said
+    assert plan["sources"] == {
+        "topics": {"rows": 40, "classes": ["c", "e", "n"]},
+        "scores": {"rows": 20, "classes": None},
+    }
+    status, shown, said = run("train", config, "--dry_run")
+    lines = ["source   topics: 40 rows, 3 classes (c, e, n)", "source   scores: 20 rows, real labels"]
+    batch = "batch    8 target rows and 8 source rows (source_mix topics=1,scores=2), on each of 1 process"
+    assert status == 0 and {*lines, batch} <= set(shown.splitlines())
+
+    status, shown, said = run("train", config, "--do_train", "--do_eval", "--json", "--save_steps", 2)
+    assert status == 0 and json.loads(shown)["metrics"]["source_samples"] == 60, said
+    named = [name for entry in history(tmp_path / "out") for name in entry if name.startswith("source_loss_")]
+    assert named == ["source_loss_scores", "source_loss_topics", "source_loss_scores"]
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config.label2id == {"no": 0, "yes": 1}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert re.search(r"\| source +\| topics +\|.*\| 40 +\| c, e, n", card) and re.search(
+        r"\| source +\| scores ", card
+    )
+    assert "with the help of topics and scores (the source)" in card
+    data = json.loads((tmp_path / "out" / "checkpoint-2" / MANIFEST_NAME).read_text())["run"]["data"]
+    assert {name: described["rows"] for name, described in data.items() if name.startswith("source_dataset[")} == {
+        "source_dataset['topics']": 40,
+        "source_dataset['scores']": 20,
+    }
+
+
+def test_trains_on_several_sources_of_images(images, tmp_path, run):  # noqa: F811
+    sources = {
+        "letters": {"dataset_name": str(images / "source"), "image_column": "img", "label_column": "fine_label"},
+        "animals": {"train_dir": str(images / "target" / "validation"), "max_samples": 9},
+    }
+    flags = ["--train_dir", images / "target" / "train", "--sources", json.dumps(sources), "--source_mix", "equal"]
+    status, shown, said = run("train", *image_options(images, tmp_path / "out"), *flags, "--max_steps", 2, "--json")
+    assert status == 0 and json.loads(shown)["metrics"]["source_samples"] == 69, said
+    named = [name for entry in history(tmp_path / "out") for name in entry if name.startswith("source_loss_")]
+    assert named == ["source_loss_letters", "source_loss_animals"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--method", "lwf"], "takes one source, and `source_dataset` has topics, scores"),
+        (
+            ["--source_mix", "topics=1", "--dry_run"],
+            "`source_mix` has weights for topics, and the sources are scores, topics",
+        ),
+        (["--source_train_file", "source.csv"], "`source_train_file` is of a single source"),
+        (["--sources", '{"topics": {"train_file": "no.csv"}}'], "`sources.topics.train_file='no.csv'` is no file"),
+    ],
+)
+def test_several_sources_that_cannot_be_used_are_2(flags, message, config, run):
+    several(config)
+    status, _, said = run("train", config, *flags)
+    assert status == 2 and message in said.splitlines()[-1], said
+
+
 def test_the_card_of_a_model_of_pairs_runs(config, tmp_path, run):
     status, _, _ = run("train", config, "--max_steps", 1, "--do_train", "--do_eval", "--examples_per_label", 1)
     card = (tmp_path / "out" / "README.md").read_text()

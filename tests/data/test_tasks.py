@@ -186,7 +186,7 @@ def test_texts_that_are_trained_on_and_judged_by_are_counted(tmp_path, caplog):
     caplog.clear()
     others = load_task(of_files(tmp_path, train=table(4, text=[f"other {place}" for place in range(4)])))
     alone = Task("x", datasets.DatasetDict(validation=target.splits["validation"]), ["text"], target.labels)
-    warn_of_shared_texts(alone, others)
+    warn_of_shared_texts(alone, [others])
     assert not warnings_of(caplog)
-    warn_of_shared_texts(alone, target)
+    warn_of_shared_texts(alone, [target])
     assert "the validation split of `x`: 4 of its 4" in caplog.text
