@@ -135,7 +135,7 @@ def test_two_processes_do_the_runs_together(config_file, tmp_path):
     environment = {**os.environ, "PYTHONPATH": paths, "HF_DATASETS_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("| method") == 1 and done.stderr.count("[2/2]") == 1, "one process speaks"
+    assert done.stdout.count("difference to merlin |") == 1 and done.stderr.count("[2/2]") == 1, "one process speaks"
     results = sorted((tmp_path / "out" / "runs").glob("*/*.json"))
     assert len(results) == 2 and json.loads(results[0].read_text())["environment"]["processes"] == 2
 
