@@ -318,6 +318,16 @@ def test_a_dry_run_of_other_methods(flags, line, config, run):
     assert status == 0 and line in shown, said
 
 
+def test_a_dry_run_says_that_labels_are_shared(config, run):
+    flags = ["--source_train_file", config.parent / "train.csv", "--source_label_column", "stars"]
+    line = "labels   The source and the target have the same labels, no, yes: "
+    for method, used in (("zero_shot", "ZeroShotTrainer uses this."), ("merlin", "no method here uses this.")):
+        assert line + used in run("train", config, *flags, "--method", method, "--dry_run")[1]
+    assert "labels   " not in run("train", config, "--dry_run")[1]
+    status, shown, said = run("train", config, "--method", "pooled", "--dry_run")
+    assert status == 2 and shown == "" and "the source has ['c', 'e', 'n'], the target ['no', 'yes']" in said
+
+
 def test_a_dry_run_checks_what_training_checks(config, run, tmp_path):
     status, shown, said = run("train", config, "--dry_run", "--per_device_train_batch_size", 1)
     assert status == 2 and shown == "" and "per_device_train_batch_size" in said

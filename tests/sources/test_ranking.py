@@ -51,6 +51,7 @@ def test_the_source_of_the_same_task_is_first_by_every_measure(tasks, model_path
     assert [source["name"] for source in plain["sources"]][0] == "same" and plain["settings"]["seeds"] == [0, 1]
     text = table(ranking)
     assert text.splitlines()[2].startswith("same ") and "over 2 draws of rows" in text and "Warning: On the" in text
+    assert "With the labels of the target, so that `zero_shot` and `pooled` can use them: same, " in text
     save_figure(ranking, tmp_path / "new" / "ranking.png")
     assert (tmp_path / "new" / "ranking.png").read_bytes().startswith(b"\x89PNG")
 
