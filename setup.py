@@ -66,7 +66,7 @@ setup(
         "demo": demo,
         "sentence": sentence,
         "ray": ["ray[client]>=2.40"],
-        "sentence": sentence,
+        "seqeval": ["seqeval>=1.2"],
         "test": test,
         "types": ["mypy"],
         "build": ["build"],

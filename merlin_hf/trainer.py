@@ -19,7 +19,8 @@ from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .transfer.phases import Phase, share_between
 from .transfer.regularizer import at_least_float32
 from .transfer.seeding import derived_generator
-from .transfer.splits import Split, fold_by_class, leave_one_out, split_by_class
+from .transfer.splits import Split, fold_by_class, fold_by_sentence, leave_one_out, split_by_class, split_by_sentence
+from .transfer.tokens import check_sentence_batch, check_token_settings, gather_tokens
 from .transfer.trainer import TransferTrainer
 
 
@@ -178,11 +179,16 @@ class MerlinTrainer(TransferTrainer):
         """
         if self.args.head_scope == "local" or not is_distributed():
             return features, labels, None
+        if self.target_sentences is not None:
+            features, labels, present, self.target_sentences = gather_tokens(
+                features, labels, self.target_sentences, self._train_batch_size
+            )
+            return features, labels, present
         return gather_rows(features, labels, self._train_batch_size)
 
     def split(self, labels: Tensor, present: Tensor | None = None) -> Split:
         """
-        Divide a target batch as `args.split` says, by class where there are classes.
+        Divide a target batch as `args.split` says, by class where there are classes; tokens by their sentences.
 
         The result depends on the seed and the step alone: it is the same on every rank and in a resumed run.
 
@@ -194,6 +200,11 @@ class MerlinTrainer(TransferTrainer):
             labels = labels.new_zeros(len(labels), dtype=torch.long)
             labels = labels if present is None else labels.masked_fill(~present, -100)
         generator = derived_generator("split", self.args.seed, self.state.global_step, self.micro_step)
+        if self.target_sentences is not None:
+            groups = (labels, *self.target_sentences, self.transfer_model.num_labels)
+            if self.args.split == "kfold":
+                return fold_by_sentence(*groups, self.args.num_splits, generator)
+            return split_by_sentence(*groups, self.args.validation_fraction, self.args.num_splits, generator)
         if self.args.split == "loo":
             return leave_one_out(labels)
         if self.args.split == "kfold":
@@ -381,6 +392,8 @@ class MerlinTrainer(TransferTrainer):
             ValueError: nothing is trained in the target's phase, as the backbone is frozen and no scalar is learned.
         """
         super().check_settings()
+        if self.classifies_tokens:
+            check_token_settings(self.args)
         head = f"{self.transfer_model.head_name}."
         backbone = (p for name, p in self.transfer_model.model.named_parameters() if not name.startswith(head))
         if (
@@ -398,4 +411,6 @@ class MerlinTrainer(TransferTrainer):
         if self.train_dataset is not None:
             ranks = self.args.world_size if self.args.head_scope == "global" else 1
             batch_size = self._train_batch_size * ranks
+            if self.classifies_tokens:
+                return check_sentence_batch(self.train_dataset, batch_size)
             check_target_batch(self.train_dataset, self.transfer_model.num_labels, batch_size)

@@ -189,3 +189,46 @@ def tokenized(encoder, dataset: Dataset) -> Dataset:
     tokenizer = SentenceTokenizer(encoder)
     columns = [name for name in ("text", "second") if name in dataset.column_names]
     return dataset.map(lambda rows: tokenizer(*(rows[name] for name in columns)), batched=True)
+
+
+def tiny_token_bert(num_labels: int = NUM_LABELS, seed: int = 0, dropout: float = 0.1):
+    """A two-layer BertForTokenClassification, the same for the same seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = t.BertConfig(
+            **TEXT, num_labels=num_labels, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
+        )
+        return t.BertForTokenClassification(config)
+
+
+def tagged_dataset(rows: int = 24, num_labels: int = NUM_LABELS, seed: int = 0, longest: int = 9) -> Dataset:
+    """
+    Sentences of different lengths whose tags can be learned from the tokens, as a tokenizer would leave them.
+
+    Every third token is a piece of a word, and the first and last are special: these have the label -100.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    names = ["O", *(f"{part}-{kind}" for kind in ("PER", "LOC", "ORG") for part in "BI")][:num_labels]
+    columns = {"input_ids": [], "attention_mask": [], "labels": []}
+    for _ in range(rows):
+        length = int(torch.randint(4, longest + 1, (1,), generator=generator))
+        ids = torch.randint(16, VOCAB, (length,), generator=generator)
+        labels = ids % num_labels
+        labels[2::3] = -100
+        columns["input_ids"].append([2, *ids.tolist(), 3])
+        columns["attention_mask"].append([1] * (length + 2))
+        columns["labels"].append([-100, *labels.tolist(), -100])
+    numbers = Sequence(Value("int64"))
+    features = {"input_ids": numbers, "attention_mask": numbers, "labels": Sequence(ClassLabel(names=names))}
+    return Dataset.from_dict(columns, features=Features(features))
+
+
+def pad_tagged(rows) -> dict[str, torch.Tensor]:
+    """A collator for tagged rows: pads to the longest, labels with -100."""
+    longest = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+    return {
+        name: torch.tensor([[*row[name], *[value] * (longest - len(row[name]))] for row in rows])
+        for name, value in fill.items()
+        if name in rows[0]
+    }

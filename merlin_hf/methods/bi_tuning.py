@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from ..transfer.distributed import gather_rows, is_distributed
 from ..transfer.model import TransferModel
 from ..transfer.regularizer import at_least_float32
+from ..transfer.tokens import rows_of_full_batch
 from ..utils.validation import NonNegative, Positive, interval
 from .regularized import CopyRegularizer, RegularizedTrainer, RegularizedTrainingArguments, check_single_label
 
@@ -166,7 +167,7 @@ class Contrasts(CopyRegularizer):
 
         keys, key_labels = torch.cat([z_key, h_key], dim=-1), labels
         if is_distributed():
-            keys, key_labels, _ = gather_rows(keys, labels, self.batch_size)
+            keys, key_labels, _ = gather_rows(keys, labels, rows_of_full_batch(inputs, keys, self.batch_size))
         self.queue.add(keys, key_labels)
         counted = labels != -100
         return self.weight * (losses * counted).sum() / counted.sum().clamp(min=1)

@@ -7,6 +7,7 @@ import torch
 
 from ..transfer.distributed import gather_rows, is_distributed
 from ..transfer.regularizer import Regularizer
+from ..transfer.tokens import rows_of_full_batch
 from ..utils.validation import NonNegative, interval
 from .regularized import RegularizedTrainer, RegularizedTrainingArguments
 
@@ -30,7 +31,7 @@ class SpectralShrinkage(Regularizer):
         """Return `weight` times the sum, `()`."""
         features = output.target_features
         if is_distributed():
-            features, _, present = gather_rows(features, labels, self.batch_size)
+            features, _, present = gather_rows(features, labels, rows_of_full_batch(inputs, features, self.batch_size))
             features = features[present]
         with torch.autocast(features.device.type, enabled=False):
             features = features.to(torch.promote_types(features.dtype, torch.float32))

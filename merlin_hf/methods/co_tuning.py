@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ..transfer.distributed import sum_over_ranks
-from ..transfer.labels import split_labels
 from ..transfer.model import evaluating
 from ..transfer.regularizer import Regularizer, at_least_float32
 from ..transfer.seeding import isolated_rng
@@ -70,7 +69,7 @@ def category_relationship(trainer) -> Tensor:
     sums = at_least_float32(head.weight.new_zeros(transfer_model.num_labels, head.out_features))
     with isolated_rng("relationship", trainer.args.seed), transfer_model.feature_mode(), evaluating(transfer_model):
         for batch, is_own in trainer.rank_batches(trainer.train_dataset, trainer.args.eval_batch_size):
-            inputs, labels = split_labels(trainer._prepare_inputs(batch))
+            inputs, labels = trainer.split_batch(trainer._prepare_inputs(batch))
             probabilities = at_least_float32(transfer_model(source_inputs=inputs).source_logits).softmax(-1)
             if is_own:
                 counted = labels != -100

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..heads import LinearHead
 from ..transfer.distributed import sum_over_ranks
-from ..transfer.labels import split_labels
 from ..transfer.layers import channels_first, find_layers, layer_outputs
 from ..transfer.model import evaluating
 from ..transfer.regularizer import at_least_float32
@@ -195,7 +194,7 @@ def local_batches(trainer: Any) -> Iterator[tuple[dict[str, Any], Tensor]]:
     """Return the target's training rows, shared out over the ranks, as inputs and labels."""
     for batch, is_own in trainer.rank_batches(trainer.train_dataset, trainer.args.eval_batch_size):
         if is_own:
-            yield split_labels(trainer._prepare_inputs(batch))
+            yield trainer.split_batch(trainer._prepare_inputs(batch))
 
 
 @dataclass

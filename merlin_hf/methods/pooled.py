@@ -30,8 +30,12 @@ class Relabelled(Dataset[dict[str, Any]]):
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         row = dict(self.dataset[place])
-        label = int(row.pop(self.column))
-        return {**row, self.name: self.ids[label] if label >= 0 else label}  # -100 is no class
+        label = row.pop(self.column)
+        return {**row, self.name: [self.new(one) for one in label] if isinstance(label, list) else self.new(label)}
+
+    def new(self, label: int) -> int:
+        """Return the new id of a class; -100 is none."""
+        return self.ids[int(label)] if label >= 0 else int(label)
 
 
 class PooledTrainer(TransferTrainer):

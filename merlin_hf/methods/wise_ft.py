@@ -157,7 +157,7 @@ class WiseFTTrainer(RegularizedTrainer):
         if not hasattr(dataset, "__len__"):
             raise ValueError("`mix='auto'` holds rows of `train_dataset` out, which does not tell how many it has.")
         labels = label_values(dataset)
-        is_class_id = labels is not None and labels.ndim == 1 and labels.dtype.kind in "iu"
+        is_class_id = labels is not None and labels.shape == (len(dataset),) and labels.dtype.kind in "iu"
         ids = torch.as_tensor(labels).long() if is_class_id else torch.zeros(len(dataset), dtype=torch.long)
         generator = derived_generator("mix", self.args.seed)
         held = split_by_class(ids, self.args.mix_fraction, 1, generator).validation[0]

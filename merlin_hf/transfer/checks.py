@@ -42,6 +42,7 @@ from .labels import (
 from .seeding import isolated_rng
 from .sentences import check_pairs
 from .source import is_iterable
+from .tokens import check_token_batch, check_token_labels
 
 
 logger = logging.get_logger(__name__)
@@ -73,7 +74,7 @@ def check_data(trainer: Trainer) -> None:
     for argument, dataset in known.items():
         check_is_one_data_set(dataset, argument)
         needs_column = trainer.args.remove_unused_columns and argument not in evaluated
-        check_has_labels(dataset, argument, needs_column)
+        check_has_labels(dataset, argument, needs_column, trainer.classifies_tokens)
     transfer_model = trainer.build_transfer_model()
     check_head_is_saved(transfer_model.model, transfer_model.head_name)
     config = getattr(trainer.model, "config", None)
@@ -140,6 +141,9 @@ def check_task(
         check_pairs(trainer.model, batch, argument)
     if batch.get("labels") is None:
         return
+    if trainer.classifies_tokens:
+        check_token_batch(batch, argument)
+        batch["labels"] = torch.as_tensor(batch["labels"]).flatten()
     if argument == "train_dataset" and trainer.target_compute_loss_func is None:
         check_label_lists(batch["labels"], dataset)
     check_kind_of_labels(batch["labels"], argument, num_labels, problem_type)
@@ -169,7 +173,7 @@ def check_evaluated(trainer: Trainer, dataset: Any, argument: str) -> None:
     if any(dataset is one for one in (*eval_data_sets(trainer.eval_dataset).values(), trainer.train_dataset)):
         return
     check_is_one_data_set(dataset, argument)
-    check_has_labels(dataset, argument, needs_column=False)
+    check_has_labels(dataset, argument, needs_column=False, is_for_tokens=trainer.classifies_tokens)
     if label_column(dataset) is not None:
         config, num_labels = getattr(trainer.model, "config", None), trainer.build_transfer_model().num_labels
         check_labels(dataset, argument, num_labels, getattr(config, "problem_type", None))
@@ -289,16 +293,17 @@ def check_head_can_be_written(trainer: Any) -> None:
         )
 
 
-def check_has_labels(dataset: Any, argument: str, needs_column: bool = True) -> None:
+def check_has_labels(dataset: Any, argument: str, needs_column: bool = True, is_for_tokens: bool = False) -> None:
     """
     Check that a `datasets.Dataset` has a label column; other data sets are checked when they are collated.
 
     Args:
         needs_column (`bool`): `False` where a transform or collator may make labels of any column.
+        is_for_tokens (`bool`): whether the model is a token classifier.
 
     Raises:
         ValueError: there is none, or it holds text, missing values or lists of different lengths; or there are two
-            that differ.
+            that differ; or tokens have labels and the model classifies rows, or the reverse.
     """
     names = getattr(dataset, "column_names", None)
     if needs_column and names is not None and not any(name in names for name in LABEL_COLUMNS):
@@ -332,7 +337,9 @@ def check_has_labels(dataset: Any, argument: str, needs_column: bool = True) -> 
             f"The labels of `{argument}` are text, such as {first!r}. Make class ids of them: "
             f"`dataset.class_encode_column({column!r})`."
         )
-    if isinstance(first, list) and len(set(pc.list_value_length(values).unique().to_pylist())) > 1:
+    check_token_labels(dataset, argument, first, is_for_tokens)
+    lengths = pc.list_value_length(values).unique() if isinstance(first, list) and not is_for_tokens else ()
+    if len(lengths) > 1:
         raise ValueError(
             f"The labels of `{argument}` are lists of different lengths, such as {first}. Turn each into a list of "
             "zeros and ones, one for each label."

@@ -116,6 +116,15 @@ def end_training(accelerator: Accelerator) -> None:
     accelerator.end_training()
 
 
+def most_over_ranks(number: int, device: torch.device) -> int:
+    """Return the largest `number` of all ranks; a collective that waits for the device."""
+    if not is_distributed():
+        return number
+    most = torch.tensor(number, device=device)
+    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    return int(most)
+
+
 def is_distributed() -> bool:
     """Return whether this process is one of several."""
     return (

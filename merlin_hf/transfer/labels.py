@@ -14,6 +14,7 @@ from ..heads.base import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
 LABEL_COLUMNS = ("labels", "label", "label_ids")
+IGNORED = -100  # the class id of rows and tokens that no loss counts
 
 
 def problem_type_of(labels: Tensor, num_labels: int, problem_type: str | None = None) -> str:
@@ -70,16 +71,53 @@ def label_column(dataset: Any) -> str | None:
 
 
 def label_values(dataset: Any) -> np.ndarray | None:
-    """Return the labels of a data set in memory, as stored; `None` where they cannot be read without its rows."""
+    """
+    Return the labels of a data set in memory, as stored; `None` where they cannot be read without its rows.
+
+    Labels of tokens are those of all rows in one array `(number of tokens,)`.
+    """
     column = label_column(dataset)
     if column is None:
         return None
+    if has_token_labels(dataset):
+        lists = arrow_column(dataset, column)
+        return None if lists is None else pc.list_flatten(lists.combine_chunks()).to_numpy(zero_copy_only=False)
     if hasattr(dataset, "select_columns") and hasattr(dataset, "__len__"):
         return dataset.select_columns([column]).with_format("numpy")[:][column]
     values = arrow_column(dataset, column)
     if values is None:
         return None
     return np.array(values.to_pylist()) if hasattr(values.type, "value_type") else values.to_numpy()
+
+
+def has_token_labels(dataset: Any) -> bool:
+    """
+    Return whether the label of a row is a list of class ids, one for each of its tokens.
+
+    That is where lists have different lengths, where they are a `Sequence(ClassLabel)`, or where each is as long as
+    `input_ids`; other lists of integers are several labels of a row.
+    """
+    column = label_column(dataset)
+    values = None if column is None else arrow_column(dataset, column)
+    if values is None or not hasattr(values.type, "value_type") or not pa.types.is_integer(values.type.value_type):
+        return False
+    lengths = pc.list_value_length(values).to_numpy()
+    if len(np.unique(lengths)) > 1 or class_names(dataset) is not None:
+        return True
+    return are_as_long_as_tokens(dataset)
+
+
+def are_as_long_as_tokens(dataset: Any) -> bool:
+    """Return whether labels are lists, each as long as `input_ids`."""
+    columns = [arrow_column(dataset, name) for name in (label_column(dataset), "input_ids") if name is not None]
+    lists = [column for column in columns if column is not None and hasattr(column.type, "value_type")]
+    return len(lists) == 2 and np.array_equal(*(pc.list_value_length(column).to_numpy() for column in lists))
+
+
+def class_feature(dataset: Any) -> Any:
+    """Return the feature that names the classes of a data set, that of a token where each has a label, or `None`."""
+    feature = (getattr(dataset, "features", None) or {}).get(label_column(dataset))
+    return getattr(feature, "feature", feature)
 
 
 def arrow_column(dataset: Any, column: str) -> pa.ChunkedArray | None:
@@ -116,7 +154,7 @@ def class_names(dataset: Any) -> list[str] | None:
     """Return the names of a data set's classes in the order of their ids; `None` where it does not name them."""
     if isinstance(dataset, Subset):
         return class_names(dataset.dataset)
-    names = getattr((getattr(dataset, "features", None) or {}).get(label_column(dataset)), "names", None)
+    names = getattr(class_feature(dataset), "names", None)
     return list(names) if names else None
 
 
@@ -138,8 +176,7 @@ def infer_num_labels(dataset: Any) -> int | None:
     column = label_column(dataset)
     if column is None or not hasattr(dataset, "column_names"):
         return None
-    feature = (getattr(dataset, "features", None) or {}).get(column)
-    num_classes = getattr(feature, "num_classes", None)
+    num_classes = getattr(class_feature(dataset), "num_classes", None)
     if num_classes is not None:
         return num_classes
     values = label_values(dataset)

@@ -18,6 +18,7 @@ from .batches import SOURCE_INPUTS, SOURCE_NAME, not_taken_error
 from .regularizer import Regularizer
 from .seeding import isolated_rng
 from .sentences import sentence_classifier
+from .tokens import TOKENS
 
 
 # peft keeps the layer it replaced beside the trained copy; only the copy takes part in the forward pass.
@@ -368,10 +369,11 @@ class TransferModel(nn.Module):
         Return the input of the last layer, after the model's own pooling.
 
         Args:
-            inputs (`Mapping[str, Any]`): the model's arguments, without labels.
+            inputs (`Mapping[str, Any]`): the model's arguments, without labels; of a token classifier with the mask of
+                [`~merlin_hf.transfer.tokens.take_tokens`].
 
         Returns:
-            `torch.FloatTensor` of shape `(batch, hidden_size)`.
+            `torch.FloatTensor` of shape `(batch, hidden_size)`, or `(number of labelled tokens, hidden_size)`.
 
         Raises:
             ValueError: the model changes its logits after the last layer, so that features cannot be read there.
@@ -379,15 +381,19 @@ class TransferModel(nn.Module):
         head = self.head
         setattr(head, RETURN_FEATURES, True)
         try:
-            outputs = self.model(**inputs)
+            outputs = self.model(**{name: value for name, value in inputs.items() if name != TOKENS})
         finally:
             setattr(head, RETURN_FEATURES, False)
         features = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+        tokens = inputs.get(TOKENS)
+        if tokens is not None and features.shape[:-1] == tokens.shape:
+            features = features[tokens]
         if features.ndim != 2 or features.shape[-1] != self.num_features(inputs):
+            wanted = f"({'batch' if tokens is None else 'batch, tokens'}, {head.in_features})"
             raise ValueError(
                 f"Layer {self.head_name!r} of {type(self.model).__name__} takes {head.in_features} features, but "
-                f"handing them on gave logits of shape {tuple(features.shape)} instead of (batch, "
-                f"{head.in_features}). Name the layer whose output is the logits with `head_module=`."
+                f"handing them on gave logits of shape {tuple(features.shape)} instead of {wanted}. Name the layer "
+                "whose output is the logits with `head_module=`."
             )
         return features
 

@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from ..heads import HeadSolver, LinearHead
 from .distributed import assign_parameter, broadcast_buffers, gather_parameter, is_distributed, reshard, sum_over_ranks
-from .labels import REGRESSION, SINGLE_LABEL, split_labels
+from .labels import REGRESSION, SINGLE_LABEL
 from .model import evaluating
 from .seeding import isolated_rng
 
@@ -36,7 +36,7 @@ class FeatureBatches:
             row is this rank's own on one rank only.
         features (`Callable`): maps a batch without labels to features `(n, hidden_size)`.
         encode (`Callable`): maps labels to targets `(n, num_labels)` and sample weights `(n,)`.
-        prepare_inputs (`Callable`): moves a batch to the device.
+        divide (`Callable`): moves a batch to the device, and divides it into inputs and labels.
         keep (`bool`): keep features for later passes.
         sample_size (`int`): the number of rows, the first ones, that `sample` has at least after a pass.
     """
@@ -46,14 +46,14 @@ class FeatureBatches:
         batches: Callable[[], Iterable[tuple[Any, bool]]],
         features: Callable[[Mapping[str, Any]], Tensor],
         encode: Callable[[Tensor], tuple[Tensor, Tensor]],
-        prepare_inputs: Callable[[Any], Any],
+        divide: Callable[[Any], tuple[dict[str, Any], Tensor]],
         keep: bool = False,
         sample_size: int = 10_000,
     ):
         self.batches = batches
         self.features = features
         self.encode = encode
-        self.prepare_inputs = prepare_inputs
+        self.divide = divide
         self.keep = keep
         self.sample_size = sample_size
         self.sample: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -66,7 +66,7 @@ class FeatureBatches:
             return
         kept, rows, self.target_sum = [], 0, 0.0
         for batch, is_own in self.batches():
-            inputs, labels = split_labels(self.prepare_inputs(batch))
+            inputs, labels = self.divide(batch)
             features = self.features(inputs)
             targets, weight = self.encode(labels)
             if not is_own:
@@ -128,13 +128,13 @@ def fit_final_head(trainer: Trainer, scalars: dict[str, Tensor]) -> tuple[Linear
     with isolated_rng("refit", args.seed), transfer_model.feature_mode(), evaluating(transfer_model):
         if trainer.target_problem_type is None:
             batch, _ = next(iter(trainer.rank_batches(trainer.train_dataset, args.eval_batch_size)))
-            trainer.target_problem_type = trainer.problem_type(split_labels(batch)[1])
+            trainer.target_problem_type = trainer.problem_type(trainer.split_batch(batch)[1])
         solver = trainer.head_solver(trainer.target_problem_type)
         batches = FeatureBatches(
             lambda: trainer.rank_batches(trainer.train_dataset, args.eval_batch_size),
             features=lambda inputs: model(target_inputs=inputs, with_target_logits=False).target_features,
             encode=trainer.fit_targets,
-            prepare_inputs=trainer._prepare_inputs,
+            divide=lambda batch: trainer.split_batch(trainer._prepare_inputs(batch)),
             keep=not solver.single_pass,
         )
         head = solver.fit_batches(batches, l2, reduce=sum_over_ranks if is_distributed() else None)

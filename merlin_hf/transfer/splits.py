@@ -94,6 +94,80 @@ def fold_by_class(
     return Split(train=train, validation=kept & in_fold & trained_on)
 
 
+def split_by_sentence(
+    labels: Tensor,
+    sentences: Tensor,
+    num_sentences: int,
+    num_labels: int,
+    validation_fraction: float = 0.5,
+    num_splits: int = 1,
+    generator: torch.Generator | None = None,
+    ignore_index: int = -100,
+) -> Split:
+    """
+    Draw random splits of tokens that have all tokens of a sentence on one side.
+
+    A token is not validated on if no token of the train side has its class.
+
+    Args:
+        labels (`torch.LongTensor` of shape `(n,)`): class ids; tokens with `ignore_index` land on neither side.
+        sentences (`torch.LongTensor` of shape `(n,)`): the sentence of each token, below `num_sentences`.
+        num_sentences, num_labels (`int`): how many sentences and classes there are at most.
+        validation_fraction (`float`): share of the sentences that is validated on, in (0, 1); one at least, if
+            there are two.
+        num_splits (`int`): how many independent splits to draw.
+        generator (`torch.Generator`, *optional*): as in [`split_by_class`].
+
+    Returns:
+        [`Split`]: with masks of shape `(num_splits, n)`.
+    """
+    present, rank = _order_of_sentences(labels != ignore_index, sentences, num_sentences, num_splits, generator)
+    is_held_out = rank < _num_validation_rows(present.sum(), validation_fraction)
+    return _hold_out(labels, is_held_out[:, sentences], num_labels, ignore_index)
+
+
+def fold_by_sentence(
+    labels: Tensor,
+    sentences: Tensor,
+    num_sentences: int,
+    num_labels: int,
+    num_folds: int,
+    generator: torch.Generator | None = None,
+    ignore_index: int = -100,
+) -> Split:
+    """
+    Draw the folds of a cross-validation over sentences; see [`split_by_sentence`].
+
+    Args:
+        num_folds (`int`): at least 2.
+
+    Returns:
+        [`Split`]: with masks of shape `(num_folds, n)`.
+    """
+    _, rank = _order_of_sentences(labels != ignore_index, sentences, num_sentences, 1, generator)
+    is_held_out = rank % num_folds == torch.arange(num_folds, device=labels.device)[:, None]
+    return _hold_out(labels, is_held_out[:, sentences], num_labels, ignore_index)
+
+
+def _order_of_sentences(
+    kept: Tensor, sentences: Tensor, num_sentences: int, num_splits: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Return which sentences have a token that counts `(count,)`, and their ranks in random orders of these."""
+    is_of = sentences[:, None] == torch.arange(num_sentences, device=sentences.device)
+    present = (is_of & kept[:, None]).any(0)
+    order = _random_order((num_splits, num_sentences), generator, sentences.device)[:, _position(present)]
+    return present, (present & (order[:, None, :] < order[:, :, None])).sum(-1)
+
+
+def _hold_out(labels: Tensor, is_held_out: Tensor, num_labels: int, ignore_index: int) -> Split:
+    """Return the split with these tokens `(num_splits, n)` held out, if a token of the train side has their class."""
+    kept = labels != ignore_index
+    train = kept & ~is_held_out
+    is_of_class = labels[:, None] == torch.arange(num_labels, device=labels.device)
+    trained_on = (train.float() @ is_of_class.float()) > 0
+    return Split(train=train, validation=kept & is_held_out & trained_on[:, labels.clamp(min=0)])
+
+
 def leave_one_out(labels: Tensor, ignore_index: int = -100) -> Split:
     """
     Return the rows that leave-one-out trains on, over all its fits, and those it validates on.

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import SequentialLR
-from transformers import Trainer, TrainingArguments
+from transformers import DataCollatorForTokenClassification, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import has_length
 
@@ -56,6 +56,7 @@ from .source import (
     plain_dataloader,
     shares,
 )
+from .tokens import Sentences, average_over_tokens, is_token_classifier, sentences_of, take_tokens
 from .whole_checkpoints import make_output_dir
 
 
@@ -132,6 +133,8 @@ class TransferTrainer(ModelCardMixin, Trainer):
     target_problem_type: str | None = None
     _head_needs_refit: bool = False
     source_name: str | None = None  # of several sources, that of the current batch
+    target_sentences: Sentences | None = None  # of the current batch of a token classifier, or None
+    _is_in_step: bool = False
     _source_stream: SourceStream | MixedSourceStream | None = None
     _checked: tuple[Any, ...] = ()  # the data sets that `check_data` has seen
 
@@ -189,6 +192,8 @@ class TransferTrainer(ModelCardMixin, Trainer):
         if self.averages_loss:
             self._use_mean_loss()
         self._use_encoders_tokenizer(data_collator)
+        if data_collator is None and self.classifies_tokens and isinstance(processing_class, PreTrainedTokenizerBase):
+            self.data_collator = DataCollatorForTokenClassification(processing_class)
         self._get_ready()
 
     def _prepare_args(self, args: TrainingArguments | None) -> TrainingArguments | None:
@@ -227,6 +232,11 @@ class TransferTrainer(ModelCardMixin, Trainer):
     def is_active(self) -> bool:
         """Whether the method is in use; if not, this trainer behaves as `Trainer`."""
         return self.source_dataset is not None or self.trains_without_source
+
+    @property
+    def classifies_tokens(self) -> bool:
+        """Whether the model is a token classifier, whose rows of features are labelled tokens."""
+        return is_token_classifier(self.model if self.transfer_model is None else self.transfer_model.model)
 
     @property
     def is_sharded(self) -> bool:
@@ -485,6 +495,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
         for batch in batches:
             labels = batch.get("labels") if isinstance(batch, Mapping) else None
             if isinstance(labels, Tensor) and (labels.device.type == "cpu" or self.state.global_step == 0):
+                labels = labels.flatten() if self.classifies_tokens else labels
                 check_batch_labels(labels, argument, num_labels)
 
     def rank_batches(self, dataset: Rows, batch_size: int) -> Iterator[tuple[Any, bool]]:
@@ -516,9 +527,15 @@ class TransferTrainer(ModelCardMixin, Trainer):
         self.batches_taken += 1
         source_inputs = inputs.pop(SOURCE_INPUTS)
         self.source_name = None if source_inputs is None else source_inputs.get(SOURCE_NAME)
-        source_inputs, source_labels = (None, None) if source_inputs is None else split_labels(source_inputs)
-        target_inputs, target_labels = split_labels(inputs)
+        source_inputs, source_labels = (None, None) if source_inputs is None else self.split_batch(source_inputs)
+        target_inputs, target_labels = self.split_batch(inputs)
+        self.target_sentences = sentences_of(target_inputs)
         return Batches(source_inputs, source_labels, target_inputs, target_labels)
+
+    def split_batch(self, batch: dict[str, Any]) -> tuple[dict[str, Any], Tensor]:
+        """Divide a batch into inputs and labels `(n,)` or `(n, num_labels)`; rows of a token classifier are tokens."""
+        inputs, labels = split_labels(batch)
+        return take_tokens(inputs, labels) if self.classifies_tokens else (inputs, labels)
 
     # The step
 
@@ -537,7 +554,11 @@ class TransferTrainer(ModelCardMixin, Trainer):
         elif not self.draws_source:
             inputs = {**inputs, SOURCE_INPUTS: None}
         taken, needs_refit = self.batches_taken, self.fits_head
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._is_in_step = True
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self._is_in_step = False
         if self.batches_taken == taken:
             raise not_taken_error()
         self.micro_step += 1
@@ -560,7 +581,12 @@ class TransferTrainer(ModelCardMixin, Trainer):
         else:
             given = inputs.pop("labels", None)
             outputs = model(**inputs)
-            loss = self.target_compute_loss_func(outputs, given)
+            if self.classifies_tokens:
+                loss = self.target_loss(outputs["logits"] if isinstance(outputs, Mapping) else outputs[0], given)
+            else:
+                loss = self.target_compute_loss_func(outputs, given)
+        if model.training and self.classifies_tokens:
+            loss = average_over_tokens(loss, labels)
         if not model.training and labels is not None:  # without the rows that pad the last batches of all ranks
             rows = real_rows(len(labels), self.accelerator)
             if 0 < rows < len(labels):
@@ -581,6 +607,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
         else:
             problem_type = problem_type_of(labels, logits.shape[-1])
             loss = task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)
+        loss = self._mean_of_step(loss, labels)
         if self.source_name is not None:
             self.record(**{f"source_loss_{self.source_name}": loss})
         return loss
@@ -589,13 +616,22 @@ class TransferTrainer(ModelCardMixin, Trainer):
         """
         Return the mean loss of the target task, of shape `()`.
 
-        It is `compute_loss_func`, or the loss that the model itself would compute.
+        It is `compute_loss_func`, or the loss that the model itself would compute. Of tokens it is the mean over those
+        that are labelled; logits `(batch, length, num_labels)` and labels `(batch, length)` will do as well.
         """
+        if logits.ndim == 3:
+            logits, labels = logits.flatten(0, 1), labels.flatten()
         if self.target_compute_loss_func is not None:
-            return self.target_compute_loss_func(SequenceClassifierOutput(logits=logits), labels)
+            loss = self.target_compute_loss_func(SequenceClassifierOutput(logits=logits), labels)
+            return self._mean_of_step(loss, labels)
         config = getattr(self.model, "config", None)
         problem_type = problem_type_of(labels, logits.shape[-1], getattr(config, "problem_type", None))
-        return task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)
+        loss = task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)
+        return self._mean_of_step(loss, labels)
+
+    def _mean_of_step(self, loss: Tensor, labels: Tensor) -> Tensor:
+        """Return a loss of a training step; of tokens weighted, as ranks have different numbers of them."""
+        return average_over_tokens(loss, labels) if self._is_in_step and self.classifies_tokens else loss
 
     def _use_mean_loss(self) -> None:
         self.loss_is_scaled_for_ga = False

@@ -41,6 +41,16 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path, method, chunk):
     assert_equal_runs(one, two)
 
 
+@pytest.mark.parametrize("method", ["merlin", "joint"])
+def test_two_processes_on_tokens(tmp_path, method):
+    """Each has another number of labelled tokens: sentences are split, and means taken, as by one process."""
+    options = {"method": method, "tokens": True, "per_device_source_batch_size": 4}
+    one = run(1, tmp_path / "one", per_device_train_batch_size=8, **options)
+    options["per_device_source_batch_size"] = 2
+    two = run(2, tmp_path / "two", per_device_train_batch_size=4, **options)
+    assert_equal_runs(one, two)
+
+
 @pytest.mark.parametrize("method", ["merlin", "sequential"])
 def test_two_processes_with_several_sources(tmp_path, method):
     """Each head has a gradient on each process in every step, also where no batch is of its source."""

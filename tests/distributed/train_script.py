@@ -20,7 +20,17 @@ from transformers import default_data_collator
 from merlin_hf import get_method
 from merlin_hf.transfer.distributed import end_training, gather_parameter
 from tests.methods.support import SAME_LABELS, digits, source_rows, source_rows_of_same_labels, tiny_resnet
-from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset, tiny_sentence_encoder, tiny_texts, tokenized
+from tests.tiny import (
+    NUM_LABELS,
+    pad_tagged,
+    tagged_dataset,
+    tiny_bert,
+    tiny_dataset,
+    tiny_sentence_encoder,
+    tiny_texts,
+    tiny_token_bert,
+    tokenized,
+)
 
 
 class FailingCollator:
@@ -73,6 +83,7 @@ def train(
     source=True,
     several=False,
     sentences=None,
+    tokens=False,
     **options,
 ):
     torch.use_deterministic_algorithms(True)
@@ -105,11 +116,16 @@ def train(
     else:
         model, target, held_out = tiny_bert(dropout=dropout), tiny_dataset(rows=rows), tiny_dataset(rows=13, seed=2)
         source_dataset = source_rows_of_same_labels() if method in SAME_LABELS else source_rows()
+    if tokens:  # each rank has another number of them
+        model, target, held_out = tiny_token_bert(dropout=dropout), tagged_dataset(rows), tagged_dataset(13, seed=2)
+        source_dataset = tagged_dataset(rows=40, num_labels=5, seed=1, longest=14)
     if several:
         source_dataset = {"first": source_dataset, "second": tiny_dataset(rows=24, num_labels=2, seed=5)}
     if labels is not None:
         target = target.remove_columns("label").add_column("label", labels)
     collator = default_data_collator if fail is None else FailingCollator(**fail)
+    if tokens:
+        collator = pad_tagged
     if sentences is not None:
         collator = None  # the trainer's own
     trainer = trainer_class(
@@ -128,7 +144,7 @@ def train(
     if evaluate:
         metrics = trainer.evaluate()
         predictions = torch.tensor(trainer.predict(trainer.eval_dataset).predictions)
-        assert predictions.shape == (13, NUM_LABELS), predictions.shape
+        assert (*predictions.shape[:1], *predictions.shape[-1:]) == (13, NUM_LABELS), predictions.shape
     trainer.save_model()
     if sharded == "deepspeed":
         trainer.deepspeed.empty_partition_cache()

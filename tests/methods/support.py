@@ -73,12 +73,16 @@ def build(method, output_dir, model=None, target=None, source=True, trainer_clas
     """
     The trainer of a method on tiny texts, or for a ResNet on digits; `source` may be a data set of one's own.
 
-    Options are those of the training arguments, `callbacks`, `peft_config` and `eval_dataset` of the trainer, and
-    `image_size`. MeRLin-FT has the paper's two phases unless told otherwise.
+    Options are those of the training arguments, some of the trainer, and `image_size`. MeRLin-FT has the paper's two
+    phases unless told otherwise.
     """
     trainer_class = trainer_class or METHODS[method]
     image_size = options.pop("image_size", 16)
-    given = {name: options.pop(name) for name in ("callbacks", "peft_config", "eval_dataset") if name in options}
+    given = {
+        name: options.pop(name)
+        for name in ("callbacks", "data_collator", "peft_config", "eval_dataset")
+        if name in options
+    }
     defaults = {
         "per_device_train_batch_size": 8,
         "max_steps": 4,
@@ -167,6 +171,11 @@ def traced(trainer_class, steps: list[Step]):
     return Traced
 
 
+def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean over labelled rows, or over labelled tokens of logits `(batch, length, num_labels)`."""
+    return cross_entropy(logits.flatten(0, -2), labels.flatten())
+
+
 class Written:
     """The modules of a trainer, copied to be trained by a plain loop: the classifier, source head and projector."""
 
@@ -193,17 +202,19 @@ class Written:
         model = self.model if model is None else model
         if model.config.model_type == "resnet":
             return model.resnet(inputs["pixel_values"]).pooler_output.flatten(1)
-        return model.bert(**inputs).pooler_output  # there is no dropout in these tests
+        output = model.bert(**inputs)  # there is no dropout in these tests
+        is_of_tokens = output.pooler_output is None
+        return output.last_hidden_state if is_of_tokens else output.pooler_output
 
     def head(self):
         return self.model.classifier[-1] if isinstance(self.model.classifier, nn.Sequential) else self.model.classifier
 
     def source_loss(self, step):
         inputs = {name: value for name, value in step.source.items() if name != "labels"}
-        return cross_entropy(self.source_head(self.features(inputs)), step.source["labels"])
+        return mean_cross_entropy(self.source_head(self.features(inputs)), step.source["labels"])
 
     def target_loss(self, step):
-        return cross_entropy(self.model(**step.inputs).logits, step.labels)  # the mean over labelled rows
+        return mean_cross_entropy(self.model(**step.inputs).logits, step.labels)
 
     def descend(self, loss, learning_rate):
         gradients = torch.autograd.grad(loss, self.parameters(), allow_unused=True)

@@ -21,7 +21,15 @@ from tests.methods.support import (
     tiny_resnet,
     traced,
 )
-from tests.tiny import NUM_LABELS, TINY_CLASSIFIERS, tiny_bert, tiny_dataset
+from tests.tiny import (
+    NUM_LABELS,
+    TINY_CLASSIFIERS,
+    pad_tagged,
+    tagged_dataset,
+    tiny_bert,
+    tiny_dataset,
+    tiny_token_bert,
+)
 
 
 def written_out(tmp_path, method, *functions, model=None, target=None, source=True, tolerance=1e-9, **options):
@@ -46,6 +54,17 @@ def test_sequential(tmp_path):
     written_out(tmp_path, "sequential", lambda written, memory, step: 0.0, target=partly_labelled(tiny_dataset()))
 
 
+def of_tokens():
+    """A token classifier and its data; batches have different numbers of labelled tokens."""
+    source = tagged_dataset(rows=40, num_labels=5, seed=1, longest=14)
+    data = {"target": tagged_dataset(), "source": source, "eval_dataset": tagged_dataset(rows=7)}
+    return {"model": tiny_token_bert(dropout=0.0), "data_collator": pad_tagged, **data}
+
+
+def test_sequential_on_tokens(tmp_path):
+    written_out(tmp_path, "sequential", lambda written, memory, step: 0.0, **of_tokens())
+
+
 # L2-SP
 
 
@@ -57,6 +76,7 @@ def starting_weights(written):
     ("name", "source", "new"),
     [
         ("bert", True, {"classifier.weight", "classifier.bias"}),
+        ("tokens", True, {"classifier.weight", "classifier.bias"}),
         ("bert", False, {"classifier.weight", "classifier.bias"}),
         (
             "roberta",
@@ -77,9 +97,9 @@ def test_l2_sp(tmp_path, name, source, new):
                 total = total + 0.7 / 2 * ((weight - start[parameter]) ** 2).sum()
         return total
 
-    model = tiny_bert(dropout=0.0)
+    given = of_tokens() if name == "tokens" else {"model": tiny_bert(dropout=0.0), "source": source}
     if name == "roberta":
-        model = TINY_CLASSIFIERS[name]()
+        given["model"] = model = TINY_CLASSIFIERS[name]()
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -91,10 +111,9 @@ def test_l2_sp(tmp_path, name, source, new):
         "l2_sp",
         penalty,
         starting_weights,
-        model=model,
-        source=source,
         regularization_weight=0.7,
         head_regularization_weight=0.3,
+        **given,
     )
     assert min(penalties) > 1e-3
 

@@ -85,3 +85,44 @@ def test_evaluate_is_used_where_it_can_be_reached(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "evaluate", SimpleNamespace(load=fail))
     assert metrics.load_metric("rte", False)(ones, ones) == {"accuracy": 1.0}
     assert "could not be loaded: no route" in caplog.text
+
+
+# Tags of tokens
+
+
+def tagged(names, references, predictions):
+    """What Trainer hands on: rows padded with -100."""
+    label_ids = np.full((len(references), max(map(len, references))), -100)
+    logits = np.full((*label_ids.shape, len(names)), -100.0)
+    for row, tags in enumerate(zip(references, predictions, strict=True)):
+        for place, (reference, prediction) in enumerate(zip(*tags, strict=True)):
+            label_ids[row, place] = names.index(reference) if reference else -100
+            logits[row, place, names.index(prediction)] = 5.0
+    return SimpleNamespace(predictions=logits, label_ids=label_ids)
+
+
+def test_spans_are_scored_as_a_whole_by_seqeval():
+    """Of three spans one is right, one has a wrong end, one is of another kind; a piece of a word does not count."""
+    pytest.importorskip("seqeval")
+    names = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    references = [["B-PER", None, "I-PER", "O"], ["B-LOC", "I-LOC", "O", "B-PER", "O"]]
+    predictions = [["B-PER", "O", "I-PER", "O"], ["B-LOC", "O", "O", "B-LOC", "O"]]
+    output = tagged(names, references, predictions)
+    found = metrics.make_tag_metrics(names)(output)
+    assert found == pytest.approx(
+        {"precision": 1 / 3, "recall": 1 / 3, "f1": 1 / 3, "f1_PER": 2 / 3, "f1_LOC": 0.0, "accuracy": 6 / 8}
+    )
+    output.predictions = output.predictions.argmax(-1)
+    assert metrics.make_tag_metrics(names)(output) == pytest.approx(found)
+
+
+def test_other_tags_are_scored_token_by_token():
+    output = tagged(["NOUN", "VERB"], [["NOUN", "VERB", None]], [["NOUN", "NOUN", "VERB"]])
+    found = metrics.make_tag_metrics(["NOUN", "VERB"])(output)
+    assert found == pytest.approx({"accuracy": 0.5, "macro_f1": 1 / 3})
+
+
+def test_spans_without_seqeval_say_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "seqeval.metrics", None)
+    with pytest.raises(ImportError, match=r"pip install merlin-hf\[seqeval\]"):
+        metrics.make_tag_metrics(["O", "B-PER"])

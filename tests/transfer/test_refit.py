@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from merlin_hf import MerlinTrainer
 from merlin_hf.heads import get_head, whole_set
+from merlin_hf.transfer.labels import split_labels
 from merlin_hf.transfer.refit import FeatureBatches
 from merlin_hf.transfer.source import RankRows
 from tests.support import make_args, make_trainer
@@ -97,7 +98,7 @@ def test_features_are_kept_for_solvers_that_read_them_again_and_else_a_sample(ke
 
     loader = [{"x": torch.full((4, 2), float(number)), "labels": torch.zeros(4)} for number in range(6)]
     own = lambda: ((batch, True) for batch in loader)  # noqa: E731
-    batches = FeatureBatches(own, features, lambda labels: (labels, labels), lambda x: x, keep=keep, sample_size=5)
+    batches = FeatureBatches(own, features, lambda labels: (labels, labels), split_labels, keep=keep, sample_size=5)
     passes = [torch.cat([x for x, _, _ in batches]) for _ in range(2)]
     assert torch.equal(*passes) and len(passes[0]) == 24
     assert sum(calls) == (24 if keep else 48)

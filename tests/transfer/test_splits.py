@@ -3,7 +3,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from merlin_hf.transfer.seeding import derived_generator
-from merlin_hf.transfer.splits import fold_by_class, leave_one_out, split_by_class
+from merlin_hf.transfer.splits import (
+    fold_by_class,
+    fold_by_sentence,
+    leave_one_out,
+    split_by_class,
+    split_by_sentence,
+)
 
 
 labels_of_batches = st.lists(st.sampled_from([-100, 0, 1, 2, 3, 90]), min_size=1, max_size=40).map(torch.tensor)
@@ -64,3 +70,38 @@ def test_leave_one_out_judges_rows_that_have_company():
     split = leave_one_out(torch.tensor([0, 1, 0, -100, 2, 2]))
     assert split.validation.tolist() == [[True, False, True, False, True, True]]
     assert split.train.tolist() == [[True, True, True, False, True, True]]
+
+
+tokens_of_batches = st.lists(
+    st.tuples(st.sampled_from([-100, 0, 1, 2, 7]), st.integers(0, 5)), min_size=1, max_size=40
+).map(
+    lambda tokens: (torch.tensor([label for label, _ in tokens]), torch.tensor([sentence for _, sentence in tokens]))
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(batch=tokens_of_batches, fraction=st.floats(0.05, 0.95), folds=st.integers(2, 6), seed=st.integers(0, 9))
+def test_all_tokens_of_a_sentence_are_on_one_side(batch, fraction, folds, seed):
+    labels, sentences = batch
+    kept = labels != -100
+    count = len(sentences[kept].unique())
+    drawn = split_by_sentence(labels, sentences, 6, 8, fraction, 3, derived_generator(seed))
+    for split in (drawn, fold_by_sentence(labels, sentences, 6, 8, folds, derived_generator(seed))):
+        assert not (split.train & split.validation).any()
+        assert not (split.train | split.validation)[:, ~kept].any()
+        for train, validation in zip(split.train, split.validation, strict=True):
+            assert not set(sentences[train].tolist()) & set(sentences[validation].tolist())
+            left_out = kept & ~train & ~validation  # no token of the train side has their class
+            assert set(labels[validation].tolist()) <= set(labels[train].tolist())
+            assert not set(labels[left_out].tolist()) & set(labels[train].tolist())
+    for train in drawn.train:
+        held_out = count - len(sentences[train].unique())
+        assert held_out == min(max(round(fraction * count), 1), max(count - 1, 0))
+
+
+def test_sentences_that_are_numbered_with_gaps_are_divided_alike():
+    """Those of several processes are, where a last batch is not full."""
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    one = split_by_sentence(labels, torch.tensor([0, 0, 1, 1, 2, 2]), 3, 2, 0.5, 1, derived_generator(0))
+    two = split_by_sentence(labels, torch.tensor([0, 0, 1, 1, 4, 4]), 8, 2, 0.5, 1, derived_generator(0))
+    assert torch.equal(one.validation, two.validation)
