@@ -26,6 +26,7 @@ test = [
     "pytest",
     "pytest-xdist",
     "ruff",
+    "seqeval>=1.2",
     "tensorboard",
     *notebooks,
     *demo,
