@@ -257,8 +257,9 @@ class ComparisonRunner:
                 self.progress.say(f"{outcome.plan.name} is not applicable: {outcome.reason}")
         self.methods = [MethodRuns(one, self.stages(one)) for one in outcomes if one.status == "ok"]
         with start_workers(self.experiment, self.progress, runs - finished) as workers:
-            for run, answer in workers.do(self.next_run):
-                self.take(run, answer)
+            with contextlib.closing(workers.do(self.next_run)) as answers:
+                for run, answer in answers:
+                    self.take(run, answer)
         return outcomes
 
     def stages(self, outcome: Outcome) -> Iterator[list[Run]]:

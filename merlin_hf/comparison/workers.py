@@ -15,7 +15,7 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -349,9 +349,9 @@ class Workers(ABC):
     """Do the runs of a comparison."""
 
     @abstractmethod
-    def do(self, next_run: Callable[[], Run | None]) -> Iterator[tuple[Run, Answer]]:
+    def do(self, next_run: Callable[[], Run | None]) -> Generator[tuple[Run, Answer], None, None]:
         """
-        Yield each run with its result or its error, as it ends.
+        Yield each run with its result or its error, as it ends. Close the generator, whatever happens.
 
         Args:
             next_run: gives a run to do; `None` where there is none, or none until another has ended.
@@ -370,7 +370,7 @@ class OneByOne(Workers):
     def __init__(self, experiment: Experiment, progress: Progress):
         self.experiment, self.progress = experiment, progress
 
-    def do(self, next_run: Callable[[], Run | None]) -> Iterator[tuple[Run, Answer]]:
+    def do(self, next_run: Callable[[], Run | None]) -> Generator[tuple[Run, Answer], None, None]:
         """Yield each run with its result or its error."""
         experiment = self.experiment
         while (run := next_run()) is not None:
@@ -410,7 +410,7 @@ class SideBySide(Workers):
         self.workers: list[Worker] = []
         self.losses: Counter = Counter()  # of runs, and of places without a run
 
-    def do(self, next_run: Callable[[], Run | None]) -> Iterator[tuple[Run, Answer]]:
+    def do(self, next_run: Callable[[], Run | None]) -> Generator[tuple[Run, Answer], None, None]:
         """Yield each run with its result or its error, as it ends; end all workers at last, also when interrupted."""
         idle: deque[Worker] = deque()
         again: deque[Run] = deque()

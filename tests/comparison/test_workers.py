@@ -1,5 +1,6 @@
 """Several runs at a time: with the results of one after another, whatever happens to a worker."""
 
+import contextlib
 import json
 import os
 import signal
@@ -278,11 +279,10 @@ def test_an_interruption_ends_the_workers():
     crew = Crew()
     left = runs(5)
     side_by_side = SideBySide([Place(1)] * 2, crew, Progress())
-    with pytest.raises(KeyboardInterrupt):
-        for _ in side_by_side.do(lambda: left.pop(0) if left else None):
+    with pytest.raises(KeyboardInterrupt), contextlib.closing(side_by_side.do(lambda: left.pop(0))) as answers:
+        for _ in answers:
             raise KeyboardInterrupt
-    side_by_side = None  # closes the generator
-    assert crew.stopped == crew.started == 2
+    assert crew.stopped == crew.started == 2 and not side_by_side.workers
 
 
 # What cannot be had
