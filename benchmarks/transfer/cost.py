@@ -105,7 +105,7 @@ def measure(name: str, rows: int, turns: int, methods: list[str]) -> dict:
 
 def read_once(experiment: Experiment) -> None:
     """Read all rows, so that what is computed once for all runs is not counted against the method that comes first."""
-    for rows in (experiment.pair.source, experiment.pair.pool):
+    for rows in (*experiment.pair.sources.values(), experiment.pair.pool):
         encoded = experiment.encode(rows)
         for start in range(0, len(encoded), READ_ROWS):
             encoded[start : start + READ_ROWS]

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,7 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from transformers import TrainingArguments
 
 from ..methods import METHODS, get_method
-from ..training_args import TransferTrainingArguments
+from ..training_args import TransferTrainingArguments, parse_mix
+from ..transfer.named_sources import check_source_name, names_of_sources
 from ..transfer.trainer import TransferTrainer
 from ..utils.config_file import read_mapping
 from ..utils.validation import (
@@ -152,14 +153,14 @@ class MethodConfig:
         method (`str`): a name in `merlin_hf.METHODS`.
         options (`dict`): options that are the same in all its runs, and are not searched.
         search (`dict[str, list]`, *optional*): values to try instead of those of the method's `search_space`.
-        use_source (`bool`): give it the source.
+        use_source (`bool` or `list[str]`): give it the source; of several sources all, or those of these names.
     """
 
     name: str
     method: str
     options: dict[str, Any] = field(default_factory=dict)
     search: dict[str, list] | None = None
-    use_source: bool = True
+    use_source: bool | list[str] = True
 
     @property
     def trainer_class(self) -> type[TransferTrainer]:
@@ -171,7 +172,8 @@ class MethodConfig:
         mapping = {"method": self.method, **self.options}
         if self.search is not None:
             mapping["search"] = self.search
-        if self.trainer_class.takes_source and not self.trainer_class.depends_on_source():
+        is_a_choice = self.trainer_class.takes_source and not self.trainer_class.depends_on_source()
+        if is_a_choice or isinstance(self.use_source, list):
             mapping["use_source"] = self.use_source
         return mapping
 
@@ -185,8 +187,10 @@ class CompareConfig:
         model (`str`): a name on the Hub or a folder.
         target ([`TargetConfig`] or mapping): the target task.
         methods (`list[str]` or mapping): names of methods; or names to their options, with `search:` for another
-            search space, `use_source: false`, and `method:` where the name is a label of your own.
-        source ([`SourceConfig`] or mapping, *optional*): the source task.
+            search space, `use_source: false`, `use_source: [mnli]` for some of several sources, and `method:` where
+            the name is a label of your own.
+        source ([`SourceConfig`] or mapping, *optional*): the source task; or a mapping of names to several, or a list
+            of them, whose names are those of their configurations and files.
         seeds (`int` or `list[int]`): how many, or which. A seed decides which rows are drawn, the first weights of new
             layers (of all with `from_scratch`) and the order of rows.
         reference (`str`, *optional*): the method that the others are tested against; `merlin`, else the first.
@@ -218,7 +222,7 @@ class CompareConfig:
     model: Text
     target: TargetConfig
     methods: Any
-    source: SourceConfig | None = None
+    source: SourceConfig | dict[str, SourceConfig] | None = None
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     reference: str | None = None
     metric: str | None = field(default=None, metadata={"choices": tuple(METRICS)})
@@ -242,12 +246,12 @@ class CompareConfig:
         if self.target is None:
             raise ConfigError("`target` is missing.")
         self.target = _section(self.target, TargetConfig, "target")
-        self.source = _section(self.source, SourceConfig, "source")
+        self.source = _read_source(self.source)
         self.search = _section(self.search, SearchConfig, "search") or SearchConfig()
         self.seeds = check_seeds(self.seeds, "seeds")
         self.workers = check_workers(self.workers)
         self.training = check_training(self.training)
-        self.methods: list[MethodConfig] = read_methods(self.methods, has_source=self.source is not None)
+        self.methods: list[MethodConfig] = read_methods(self.methods, list(self.sources))
         labels = [method.name for method in self.methods]
         if self.reference is None:
             self.reference = "merlin" if "merlin" in labels else labels[0]
@@ -256,6 +260,7 @@ class CompareConfig:
             raise ConfigError(f"`reference` must be one of {', '.join(labels)}, got {shown(self.reference)}.{hint}")
         for method in self.methods:
             self._check_space(method)
+            self._check_mix(method)
         if self.from_scratch and self.freeze_layers:
             raise ConfigError("`freeze_layers` would keep random weights: leave it out with `from_scratch: true`.")
 
@@ -267,6 +272,37 @@ class CompareConfig:
                 f"`methods.{method.name}.search` and `search.learning_rates` make {settings} settings, more than "
                 f"{MAX_SETTINGS}: leave values out."
             )
+
+    def _check_mix(self, method: MethodConfig) -> None:
+        """
+        Check that weights of several sources are given for each source that a method has, and for no others.
+
+        Raises:
+            ConfigError: they are not.
+        """
+        names = {name for name in self.sources if name is not None}
+        needed = set(method.use_source) if isinstance(method.use_source, list) else names
+        if not method.use_source or len(needed) < 2:
+            return
+        where, key = {**self.training, **method.options, **(method.search or {})}, "source_mix"
+        given = where.get(key, ())
+        for mix in [given] if isinstance(given, str) else given:
+            try:
+                weights = parse_mix(mix)
+            except ValueError as error:
+                raise ConfigError(f"`methods.{method.name}`: {error}") from None
+            if isinstance(weights, dict) and not needed <= set(weights) <= names:
+                raise ConfigError(
+                    f"`methods.{method.name}`: `source_mix` has weights for {', '.join(weights)}, and the sources are "
+                    f"{', '.join(sorted(needed))}. Give a weight for each."
+                )
+
+    @property
+    def sources(self) -> dict[str | None, SourceConfig]:
+        """Return the sources by name; one that was given alone has none."""
+        if self.source is None:
+            return {}
+        return dict(self.source.items()) if isinstance(self.source, dict) else {None: self.source}
 
     @property
     def default_learning_rate(self) -> float:
@@ -360,7 +396,10 @@ def load_config(config: Any, **overrides: Any) -> CompareConfig:
 
 def _read(path: Path) -> dict[str, Any]:
     config = read_mapping(path)
-    for section, name in ((config, "model"), (config.get("target"), "path"), (config.get("source"), "path")):
+    source = config.get("source")
+    several = source.values() if isinstance(source, dict) else source if isinstance(source, list) else ()
+    sections = [config.get("target"), source, *several]
+    for section, name in ((config, "model"), *((section, "path") for section in sections)):
         if not isinstance(section, dict) or not isinstance(given := section.get(name), str):
             continue
         if not os.path.exists(given) and os.path.exists(path.parent / given):
@@ -372,6 +411,30 @@ def _section(given: Any, cls: type, key: str) -> Any:
     if given is None or isinstance(given, cls):
         return given
     return cls(**check_fields(given, cls, key))
+
+
+def _read_source(given: Any) -> SourceConfig | dict[str, SourceConfig] | None:
+    """
+    Return the source, or several by name.
+
+    Raises:
+        ConfigError: one cannot be used, or has a name that it cannot have.
+    """
+    if isinstance(given, list | tuple):
+        sections = [one if isinstance(one, SourceConfig) else _section(one, SourceConfig, "source") for one in given]
+        if not sections or None in sections:
+            raise ConfigError(f"`source` must be a data set or several of them, got {shown(given)}.")
+        given = dict(zip(names_of_sources((one.path, one.name) for one in sections), sections, strict=True))
+    if not isinstance(given, Mapping) or not any(isinstance(one, Mapping | SourceConfig) for one in given.values()):
+        return _section(given, SourceConfig, "source")
+    found = {}
+    for name, section in given.items():
+        try:
+            check_source_name(name, "source")
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        found[name] = _section({} if section is None else section, SourceConfig, f"source.{name}")
+    return found
 
 
 # Methods
@@ -445,9 +508,13 @@ def check_training(given: Any) -> dict[str, Any]:
     return options
 
 
-def read_methods(given: Any, has_source: bool) -> list[MethodConfig]:
+def read_methods(given: Any, sources: Sequence[str | None]) -> list[MethodConfig]:
     """
     Return the methods, from a list of names or a mapping of names, or labels, to options.
+
+    Args:
+        given: the list or mapping.
+        sources (`Sequence[str | None]`): names of the sources; `None` for one that was given alone.
 
     Raises:
         ConfigError: one is unknown, has an option that it does not have, or needs a source and there is none.
@@ -466,10 +533,10 @@ def read_methods(given: Any, has_source: bool) -> list[MethodConfig]:
                 f"`{given[0]}_2: {{method: {given[0]}}}`."
             )
         given = dict.fromkeys(given)
-    return [_read_method(label, options, has_source) for label, options in given.items()]
+    return [_read_method(label, options, sources) for label, options in given.items()]
 
 
-def _read_method(label: Any, given: Any, has_source: bool) -> MethodConfig:
+def _read_method(label: Any, given: Any, sources: Sequence[str | None]) -> MethodConfig:
     if not isinstance(label, str) or not LABEL.fullmatch(label):
         raise ConfigError(f"`methods` has the name {shown(label)}; letters, digits and _ . + - make a name.")
     key = f"methods.{label}"
@@ -489,7 +556,7 @@ def _read_method(label: Any, given: Any, has_source: bool) -> MethodConfig:
         name,
         options,
         None if search is None else _check_search(search, options, args_class, f"{key}.search", name),
-        _check_use_source(use_source, trainer_class, has_source, key),
+        _check_use_source(use_source, trainer_class, sources, key),
     )
 
 
@@ -506,16 +573,26 @@ def _check_search(given: Any, options: dict, args_class: type, key: str, method:
     return space
 
 
-def _check_use_source(given: Any, trainer_class: type[TransferTrainer], has_source: bool, key: str) -> bool:
-    takes, needs = trainer_class.takes_source, trainer_class.depends_on_source()
-    if given is not None and not isinstance(given, bool):
-        raise ConfigError(f"`{key}.use_source` must be true or false, got {shown(given)}.")
+def _check_use_source(
+    given: Any, trainer_class: type[TransferTrainer], sources: Sequence[str | None], key: str
+) -> bool | list[str]:
+    takes, needs, has_source = trainer_class.takes_source, trainer_class.depends_on_source(), bool(sources)
+    names = [name for name in sources if name is not None]
+    asked = given if isinstance(given, list | tuple) else [given]
+    is_names = bool(asked) and all(name in names for name in asked) and len(set(asked)) == len(asked)
+    if given is not None and not isinstance(given, bool) and not is_names:
+        what = f"true, false or a list of some of {', '.join(names)}" if names else "true or false"
+        hint = did_you_mean(asked[0], names) if asked else ""
+        raise ConfigError(f"`{key}.use_source` must be {what}, got {shown(given)}.{hint}")
     if needs and (given is False or not has_source):
         remedy = "leave `use_source` out" if has_source else "give `source`"
         raise ConfigError(f"`{key}` trains on a source: {remedy}, or leave the method out.")
     if given and not (takes and has_source):
         reason = "there is no `source`" if takes else "the method trains on the target alone"
-        raise ConfigError(f"`{key}.use_source` cannot be true: {reason}.")
+        raise ConfigError(f"`{key}.use_source` cannot be {'true' if given is True else shown(given)}: {reason}.")
+    chosen = [name for name in names if name in asked]
+    if is_names and len(chosen) < len(names):
+        return chosen
     return takes and has_source and given is not False
 
 

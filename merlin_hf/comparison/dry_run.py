@@ -10,7 +10,7 @@ from ..utils.tables import plain_table
 from .config import load_config
 from .experiment import Experiment
 from .progress import Progress, quiet
-from .results import data_name
+from .results import data_name, described_sources
 from .runner import ComparisonRunner, find_unusable, hold_output_dir, make_plans
 from .store import RunStore
 from .workers import check_can_work
@@ -85,14 +85,14 @@ def dry_run(config: Any, **overrides: Any) -> DryRun:
 
 
 def _data_lines(summary: dict[str, Any]) -> list[str]:
-    target, source = summary["data"]["target"], summary["data"]["source"]
+    target = summary["data"]["target"]
     lines = [
         f"target  {data_name(target)}: {target['train_rows']} labelled rows of {target['pool_rows']} for each seed, "
         f"{target['test_rows']} test rows, {_classes(target['classes'])}, from {', '.join(target['columns'])}"
     ]
-    if source is not None:
+    for name, source in described_sources(summary["data"]):
         lines.append(
-            f"source  {data_name(source)}: {source['rows']} rows, {_classes(source['classes'])}, "
+            f"source  {'' if name is None else f'{name}: '}{data_name(source)}: {source['rows']} rows, {_classes(source['classes'])}, "
             f"from {', '.join(source['columns'])}"
         )
     if summary["shared_labels"] is not None:
@@ -111,7 +111,8 @@ def _method_lines(summary: dict[str, Any]) -> list[str]:
         steps = sorted(set(method["steps"]))
         shown = "closed form" if steps == [0] else str(steps[0]) if len(steps) == 1 else f"{steps[0]}-{steps[-1]}"
         counts = (method["trials"], shown, method["runs"], method["finished"])
-        rows.append([method["label"], "yes" if method["use_source"] else "no", *counts])
+        use = method["use_source"]
+        rows.append([method["label"], "+".join(use) if isinstance(use, list) else "yes" if use else "no", *counts])
     left = sum(method["runs"] - method["finished"] for method in summary["methods"])
     table = plain_table(("method", "source", "trials", "steps", "runs", "finished"), rows).splitlines() if rows else []
     return [*table, *others, "", f"{left} runs to do; results in {summary['output_dir']}"]

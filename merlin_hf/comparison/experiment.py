@@ -13,7 +13,8 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArg
 
 from ..data.rows import Rows
 from ..data.tasks import IMAGE
-from ..transfer.shared_labels import shared_labels_line
+from ..training_args import parse_mix
+from ..transfer.shared_labels import match_labels, shared_labels_line
 from ..utils.files import file_names
 from ..utils.validation import ConfigError, first_sentence
 from .config import CompareConfig, MethodConfig
@@ -78,22 +79,26 @@ class Experiment:
         """Return the method of a run."""
         return next(method for method in self.config.methods if method.name == run.label)
 
-    def source_of(self, method: MethodConfig) -> Rows | None:
-        """Return the source's rows for a method that is given the source."""
-        return self.pair.source if method.use_source else None
+    def sources_of(self, method: MethodConfig) -> dict[str | None, Rows]:
+        """Return the rows of each source that a method is given; a single one has no name."""
+        chosen = method.use_source
+        found = {
+            name: rows for name, rows in self.pair.sources.items() if chosen is True or (chosen and name in chosen)
+        }
+        return found if len(found) > 1 else {None: rows for rows in found.values()}
 
-    def uses_shared_labels(self, method: MethodConfig) -> bool:
-        """Return whether a method uses that the labels of source and target have the same names, as they do here."""
+    def shared_labels(self, method: MethodConfig) -> list[int] | None:
+        """Return the target's class for each class of a method's only source, where it uses that their names agree."""
         uses = method.trainer_class.uses_shared_labels and method.options.get("start_from_source_head", True)
-        return uses and self.source_of(method) is not None and self.pair.shared_labels is not None
+        source = self.sources_of(method).get(None)
+        return match_labels(source.task.labels.names, self.labels.names) if uses and source is not None else None
 
     @property
     def shared_labels_line(self) -> str | None:
         """Return a line that says which methods use shared labels; `None` where there are none."""
-        if self.pair.source is None:
-            return None
-        users = [method.name for method in self.config.methods if self.uses_shared_labels(method)]
-        return shared_labels_line({None: self.pair.source.task.labels.names}, self.labels.names, users)
+        users = [method.name for method in self.config.methods if self.shared_labels(method) is not None]
+        sources = {name: rows.task.labels.names for name, rows in self.pair.sources.items()}
+        return shared_labels_line(sources, self.labels.names, users)
 
     def encode(self, rows: Rows) -> datasets.Dataset:
         """Return the model's inputs and labels, made once for all runs that have these rows."""
@@ -106,7 +111,7 @@ class Experiment:
         """Describe a run, with all that determines its result."""
         train, eval_rows = self.pair.rows_of(kind, seed)
         steps = self.steps(method, setting)
-        source = self.source_of(method)
+        sources, shared_labels = self.sources_of(method), self.shared_labels(method)
         fingerprint = {
             "format": FORMAT,
             "merlin_hf": merlin_version(),
@@ -116,15 +121,18 @@ class Experiment:
             "seed": seed,
             "train_rows": train.identity,
             "judged_by": eval_rows.identity,
-            "source_rows": None if source is None else source.identity,
-            "columns": [train.task.columns, None if source is None else source.task.columns],
+            "source_rows": in_order({name: rows.identity for name, rows in sources.items()}),
+            "columns": [
+                train.task.columns,
+                in_order({name: rows.task.columns for name, rows in sources.items()}),
+            ],
             "model": self._model_identity,
             "from_scratch": self.config.from_scratch,
             "freeze_layers": self.config.freeze_layers,
             **({"frozen_batch_norm": True} if self.config.freeze_layers and train.kind == IMAGE else {}),
             **own_code(method.trainer_class),
             **({"attn_implementation": self.config.attn_implementation} if self.config.attn_implementation else {}),
-            **({"shared_labels": self.pair.shared_labels} if self.uses_shared_labels(method) else {}),
+            **({} if shared_labels is None else {"shared_labels": shared_labels}),
             "input_size": self.config.image_size if train.kind == IMAGE else self.config.max_seq_length,
             "processes": self.processes.num_processes,
         }
@@ -135,9 +143,16 @@ class Experiment:
         return model_identity(self.config, self.model_config)
 
     def options(self, method: MethodConfig, setting: dict[str, Any]) -> dict[str, Any]:
-        """Return the options that the configuration and the search give."""
+        """Return the options that the configuration and the search give; weights of the method's sources alone."""
         rate = self.config.default_learning_rate
-        return {"learning_rate": rate, **self.config.training, **method.options, **setting}
+        options = {"learning_rate": rate, **self.config.training, **method.options, **setting}
+        if "source_mix" in options and None not in self.pair.sources:
+            sources, mix = self.sources_of(method), parse_mix(options["source_mix"])
+            if None in sources or not sources:
+                del options["source_mix"]
+            elif isinstance(mix, dict):
+                options["source_mix"] = ",".join(f"{name}={mix[name]}" for name in sources if name is not None)
+        return options
 
     def training_args(self, method: MethodConfig, setting: dict[str, Any], **more: Any) -> TrainingArguments:
         """Return the training arguments of a method with a setting, checked by their class."""
@@ -151,9 +166,9 @@ class Experiment:
             "remove_unused_columns": not self.encoder.reads_lazily,  # a transform needs its columns
             **more,
         }
-        source = self.source_of(method)
-        if source is not None:
-            options["num_source_labels"] = source.task.labels.num_labels
+        sources = self.sources_of(method)
+        if None in sources:  # of several, each is read from its rows
+            options["num_source_labels"] = sources[None].task.labels.num_labels
         args = method.trainer_class.training_args_class(**options)
         if self.config.workers != 1 and args.n_gpu > 1:  # each worker sees one GPU; this process only plans
             args._n_gpu = 1
@@ -162,7 +177,7 @@ class Experiment:
     def steps(self, method: MethodConfig, setting: dict[str, Any]) -> int:
         """Return how many steps fit into the budget of the comparison; 0 for a method that trains in closed form."""
         args = self.training_args(method, setting)
-        rows = method.trainer_class.rows_per_step(args, self.source_of(method) is not None)
+        rows = method.trainer_class.rows_per_step(args, bool(self.sources_of(method)))
         if not rows:
             return 0
         if self.config.budget == "steps":
@@ -187,7 +202,7 @@ class Experiment:
         """
         train, eval_rows = self.pair.rows_of(run.kind, run.seed)
         set_seed(run.seed)
-        source = self.source_of(method)
+        sources = {name: self.encode(rows) for name, rows in self.sources_of(method).items()}
         pairs = len(train.task.columns) == 2
         model = build_model(self.config, self.model_config, train.kind, run.seed, pairs)
         args = self.training_args(
@@ -200,7 +215,7 @@ class Experiment:
             data_collator=self.encoder.collator,
             processing_class=getattr(self.encoder, "tokenizer", None),
             compute_metrics=make_compute_metrics(self.labels.is_regression),
-            **({} if source is None else {"source_dataset": self.encode(source)}),
+            **({"source_dataset": sources.get(None, sources)} if sources else {}),
         )
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
@@ -259,6 +274,11 @@ class Experiment:
     def environment(self) -> dict[str, Any]:
         """Return the versions and the device that runs are done with."""
         return describe_environment(self.device, self.processes.num_processes)
+
+
+def in_order(values: dict[str | None, Any]) -> Any:
+    """Return what is known of each source: of a single one its value, of several a list of names and values."""
+    return values.get(None) if len(values) < 2 else [[name, value] for name, value in values.items()]
 
 
 def check_settings(experiment: Experiment, method: MethodConfig, settings: list[dict[str, Any]]) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 from ..data.rows import Rows, load_rows, load_splits_of, overlap
 from ..data.sampling import draw_rows, split_off_validation
-from ..transfer.shared_labels import match_labels
 from ..utils.validation import ConfigError
 from .config import CompareConfig
 from .store import FINAL
@@ -21,7 +20,8 @@ class TaskPair:
     Attributes:
         pool ([`Rows`]): the target's rows that labelled ones are drawn from.
         test ([`Rows`]): the rows that final runs are judged by, and no others.
-        source ([`Rows`], *optional*): the source's rows, the same in all runs.
+        sources (`dict[str | None, Rows]`): the rows of each source, the same in all runs; one that was given alone has
+            no name.
 
     Raises:
         ConfigError: the data are not there, or do not fit together.
@@ -33,10 +33,11 @@ class TaskPair:
         self.pool = target["train"]
         _check_rows(self.pool, "target.rows", config.target.rows)
         self.test = _draw(target["test"], "target.test_rows", config.target.test_rows, "test")
-        self.source: Rows | None = None
-        if config.source is not None:
-            rows = load_rows(config.source, "source", "split")
-            self.source = _draw(rows, "source.rows", config.source.rows, "source")
+        self.sources: dict[str | None, Rows] = {}
+        for name, section in config.sources.items():
+            key = "source" if name is None else f"source.{name}"
+            rows = load_rows(section, key, "split")
+            self.sources[name] = _draw(rows, f"{key}.rows", section.rows, "source")
         self.labels = self.pool.task.labels
         self._rows: dict[tuple[str, int], tuple[Rows, Rows]] = {}
         self._check()
@@ -45,10 +46,12 @@ class TaskPair:
         target, config = self.pool, self.config.target
         if not target.is_regression and self.labels.num_labels < 2:
             raise ConfigError(f"`target.path` has one class, {self.labels.names}; there is nothing to tell apart.")
-        if self.source is not None and self.source.kind != target.kind:
-            raise ConfigError(
-                f"The source has {self.source.kind}s and the target {target.kind}s; a comparison needs one kind."
-            )
+        for name, source in self.sources.items():
+            if source.kind != target.kind:
+                raise ConfigError(
+                    f"{_called(name).capitalize()} has {source.kind}s and the target {target.kind}s; a comparison needs "
+                    "one kind."
+                )
         shared = overlap(self.test, self.pool)
         if shared and config.train_split.partition("[")[0] == config.test_split.partition("[")[0]:
             raise ConfigError(
@@ -61,16 +64,12 @@ class TaskPair:
     def warnings(self) -> list[str]:
         """Return warnings about data that make scores less reliable than they look."""
         found = []
-        for others, name in ((self.pool, "the target's train split"), (self.source, "the source")):
-            shared = overlap(self.test, others) if others is not None else 0
+        sources = [(rows, _called(name)) for name, rows in self.sources.items()]
+        for others, name in ((self.pool, "the target's train split"), *sources):
+            shared = overlap(self.test, others)
             if shared:
                 found.append(f"{shared} of {len(self.test)} test rows stand in {name} as well.")
         return found
-
-    @cached_property
-    def shared_labels(self) -> list[int] | None:
-        """Return the target's class for each class of the source, where both name the same classes."""
-        return None if self.source is None else match_labels(self.source.task.labels.names, self.labels.names)
 
     def train_rows(self, seed: int) -> Rows:
         """Return the labelled target rows of a seed."""
@@ -99,8 +98,8 @@ class TaskPair:
         return drawn.select(train), drawn.select(validation)
 
     def describe(self) -> dict[str, Any]:
-        """Return the numbers of rows, the columns and the classes of both tasks as plain values."""
-        drawn, source = self.train_rows(self.config.seeds[0]), self.config.source
+        """Return the numbers of rows, the columns and the classes of all tasks as plain values; sources by name."""
+        drawn = self.train_rows(self.config.seeds[0])
         described: dict[str, Any] = {
             "kind": self.pool.kind,
             "target": {
@@ -114,15 +113,23 @@ class TaskPair:
             },
             "source": None,
         }
-        if self.source is not None and source is not None:
-            described["source"] = {
-                "path": source.path,
-                "name": source.name,
-                "columns": self.source.task.columns,
-                "classes": self.source.task.labels.names or None,
-                "rows": len(self.source),
+        sources = {
+            name: {
+                "path": section.path,
+                "name": section.name,
+                "columns": self.sources[name].task.columns,
+                "classes": self.sources[name].task.labels.names or None,
+                "rows": len(self.sources[name]),
             }
+            for name, section in self.config.sources.items()
+        }
+        if sources:
+            described["source"] = sources.get(None, sources)
         return described
+
+
+def _called(name: str | None) -> str:
+    return "the source" if name is None else f"the source {name}"
 
 
 def _check_rows(rows: Rows, key: str, given: int | None) -> None:

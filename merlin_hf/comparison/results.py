@@ -55,6 +55,7 @@ def summarize(config: Any, experiment: Any, outcomes: list[Any]) -> dict[str, An
 
 
 def _summarize_method(outcome: Any, metric: str) -> dict[str, Any]:
+    use_source = outcome.plan.method.use_source
     summary = {
         "label": outcome.plan.name,
         "method": outcome.plan.method.method,
@@ -62,6 +63,7 @@ def _summarize_method(outcome: Any, metric: str) -> dict[str, Any]:
         "reason": outcome.reason,
         "options": outcome.plan.method.options,
         "trials": outcome.trials,
+        **({"use_source": use_source} if isinstance(use_source, list) else {}),
     }
     if outcome.status != "ok":
         return summary
@@ -161,13 +163,16 @@ def _table_row(method: dict[str, Any], reference: str) -> list[str]:
         p = method.get("p_value_holm")
         p_value = "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
     options = {**method["options"], **method["setting"]}
+    if "use_source" in method:
+        options = {"use_source": "+".join(method["use_source"]), **options}
     setting = short_paths(", ".join(f"{name} {value}" for name, value in options.items())) or "defaults"
     steps = str(method["steps"]) if method["steps"] else "closed form"
     return [method["label"], f"{method['mean']:.4f}{spread}", Markdown(difference), p_value, steps, setting]
 
 
 def _legend(summary: dict[str, Any]) -> list[str]:
-    target, source = summary["data"]["target"], summary["data"]["source"]
+    target, sources = summary["data"]["target"], described_sources(summary["data"])
+    names = [f"{'' if name is None else f'{name}, '}{data_name(one)}, {one['rows']} rows" for name, one in sources]
     seeds = summary["seeds"]
     counted = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"seed {seeds[0]}"
     lower = ", the lower the better" if summary["lower_is_better"] else ""
@@ -175,7 +180,7 @@ def _legend(summary: dict[str, Any]) -> list[str]:
         f"{escape(summary['metric'])} on {target['test_rows']} test rows{lower}: mean"
         + (" ± sample standard deviation" if len(seeds) > 1 else "")
         + f" over {counted}. Target: {escape(data_name(target))}, {target['train_rows']} labelled rows"
-        + (f". Source: {escape(data_name(source))}, {source['rows']} rows." if source else ", without a source."),
+        + (f". Source{'s' * (len(names) > 1)}: {escape('; '.join(names))}." if names else ", without a source."),
     ]
     if len(seeds) > 1:
         lines.append(
@@ -192,6 +197,14 @@ def _legend(summary: dict[str, Any]) -> list[str]:
             reason = short_paths(str(method["reason"]))
             lines.append(f"{escape(method['label'])} {verb}{method['status']}: {escape(reason)}")
     return lines + [f"Warning: {escape(short_paths(warning))}" for warning in summary["warnings"]]
+
+
+def described_sources(data: dict[str, Any]) -> list[tuple[str | None, dict[str, Any]]]:
+    """Return the sources that `data` of results describes, by name; one that was given alone has none."""
+    source = data["source"]
+    if source is None:
+        return []
+    return [(None, source)] if isinstance(source.get("path"), str) else list(source.items())
 
 
 def data_name(data: dict[str, Any]) -> str:

@@ -418,6 +418,10 @@ def find_unusable(experiment: Experiment, plans: list[MethodPlan], store: RunSto
         ConfigError: a value of the configuration is why.
     """
     for plan in plans:
+        sources = list(experiment.sources_of(plan.method))
+        if len(sources) > 1 and not getattr(plan.method.trainer_class, "takes_several_sources", True):
+            plan.reason = f"it takes one source, as `use_source: [{sources[0]}]` gives it"
+            continue
         first = next(plan.all_trials(experiment), None) or plan.final_runs(experiment, plan.settings[0])[0]
         if store.get(first) is not None:
             continue

@@ -54,6 +54,7 @@ class PooledTrainer(TransferTrainer):
 
     needs_source: ClassVar[bool] = True
     averages_loss: ClassVar[bool] = True
+    takes_several_sources: ClassVar[bool] = False
     uses_shared_labels: ClassVar[bool] = True
 
     @classmethod

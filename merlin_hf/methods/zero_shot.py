@@ -20,6 +20,7 @@ class ZeroShotTrainer(SourceOnlyTrainer):
     A step costs a batch of the source.
     """
 
+    takes_several_sources: ClassVar[bool] = False
     uses_shared_labels: ClassVar[bool] = True
 
     def refit_head(self):

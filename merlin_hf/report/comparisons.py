@@ -354,16 +354,28 @@ def _classes(task: dict[str, Any]) -> list[str] | None:
 
 def _shared(config: dict[str, Any], data: dict[str, Any]) -> str:
     """Return the rest of the configuration and the data, which must agree in comparisons that are put together."""
-    kept = {name: value for name, value in config.items() if name not in NOT_SHARED}
-    for name in ("target", "source"):
-        section, described = config.get(name) or {}, data.get(name) or {}
-        _need(isinstance(section, dict) and isinstance(described, dict), f"its `{name}` is no mapping")
-        kept[name] = {key: value for key, value in section.items() if key not in NOT_OF_A_TASK}
-        kept[f"{name} of the data"] = [
-            _classes(described),
-            *(described.get(key) for key in ("columns", "pool_rows", "test_rows")),
-        ]
+    tasks = ("target", "source")
+    kept = {name: value for name, value in config.items() if name not in (*NOT_SHARED, *tasks)}
+    for name in tasks:
+        sections, described = _by_name(config.get(name), name), _by_name(data.get(name), name)
+        _need(sections.keys() == described.keys(), f"its `{name}` is described otherwise than it is configured")
+        for key, section in sections.items():
+            kept[f"{name}{key}"] = {option: value for option, value in section.items() if option not in NOT_OF_A_TASK}
+            kept[f"{name}{key} of the data"] = [
+                _classes(described[key]),
+                *(described[key].get(option) for option in ("columns", "pool_rows", "test_rows")),
+            ]
     return json.dumps(kept, sort_keys=True)
+
+
+def _by_name(given: Any, name: str) -> dict[str, dict[str, Any]]:
+    """Return what is said of a task, with a name of ``, or of each of several sources by name; `None` is empty."""
+    section = {} if given is None else given
+    _need(isinstance(section, dict), f"its `{name}` is no mapping")
+    if not any(isinstance(value, dict) for value in section.values()):
+        return {"": section}
+    _need(all(isinstance(value, dict) for value in section.values()), f"its `{name}` is no mapping of data sets")
+    return {f".{key}": value for key, value in section.items()}
 
 
 def _read_method(method: Any, metric: str) -> MethodScores:
@@ -414,7 +426,11 @@ def _task(config: dict[str, Any], name: str) -> str:
     section = config.get(name)
     if section is None and name == "source":
         return ""
-    section = _section(config, name)
+    sections = _by_name(_section(config, name), name)
+    return " + ".join(_data_name(section, name) for section in sections.values())
+
+
+def _data_name(section: dict[str, Any], name: str) -> str:
     path: Any = section.get("path")
     configuration: Any = section.get("name")
     _need(isinstance(path, str) and path, f"its `{name}` has no path")

@@ -234,7 +234,7 @@ def test_a_token_is_not_taken_into_results():
 
 def test_an_unknown_option_is_told_in_a_few_lines(tmp_path):
     with pytest.raises(ConfigError) as raised:
-        read_methods({"mine": {"method": "merlin", "num_split": 3}}, has_source=True)
+        read_methods({"mine": {"method": "merlin", "num_split": 3}}, [None])
     said = str(raised.value)
     suggested = re.findall(r"'(\w+)'", said.split("Known here")[0])
     assert suggested[0] == "num_splits" and len(set(suggested)) == len(suggested) <= 3
