@@ -118,7 +118,7 @@ class SourceConfig(TaskConfig):
 @dataclass
 class SearchConfig:
     """
-    How hyper-parameters are chosen, for each method alike.
+    The search of hyper-parameters, alike for each method.
 
     Args:
         trials (`int`): settings tried per method, its defaults among them; 0 and 1 mean that the defaults are used.

@@ -1,4 +1,4 @@
-"""How predictions are scored."""
+"""Score predictions."""
 
 import math
 from collections.abc import Callable

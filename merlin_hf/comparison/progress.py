@@ -1,4 +1,4 @@
-"""What a comparison says while it runs: bars in a terminal, lines elsewhere."""
+"""Show the progress of a comparison: bars in a terminal, lines elsewhere."""
 
 import contextlib
 import sys
@@ -150,7 +150,7 @@ class StepCallback(TrainerCallback):
 
 
 def make_progress(is_main: bool, stream: Any = None) -> Progress:
-    """Bars where `stream` (stderr if not given) is a terminal and rich is installed, else lines."""
+    """Return bars where `stream` (stderr if not given) is a terminal and rich is installed, else lines."""
     stream = stream or sys.stderr
     if not is_main:
         return Progress()
@@ -164,7 +164,7 @@ def make_progress(is_main: bool, stream: Any = None) -> Progress:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the messages and bars of transformers and datasets, which repeat with every run."""
+    """Silence the messages and bars of transformers and datasets, which repeat with every run, within a block."""
     transformers_level, datasets_level = transformers.logging.get_verbosity(), datasets.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled(), not datasets.utils.are_progress_bars_disabled()
     transformers.logging.set_verbosity_error()

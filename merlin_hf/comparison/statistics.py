@@ -1,4 +1,4 @@
-"""What the scores of several seeds say: mean, spread, and whether two methods differ."""
+"""Statistics of scores over seeds: mean, spread, and whether two methods differ."""
 
 import math
 from collections.abc import Sequence
