@@ -148,7 +148,6 @@ def test_the_source_probe_takes_no_gradient_from_the_target(tmp_path):
 def test_zero_shot_is_the_source_model_with_permuted_outputs(tmp_path, caplog, names):
     source = source_rows_of_same_labels(names)
     trainer = build("zero_shot", tmp_path, model=a_pretrained_bert(), source=source, max_steps=5, learning_rate=1e-2)
-    caplog.clear()
     trainer.train()
     trainer.save_model()
     saved = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()

@@ -523,5 +523,6 @@ def test_target_loss_is_over_labelled_rows():
 def test_every_regularizer_is_written_out():
     """A new method needs a test here."""
     written = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
-    assert {name for name in METHODS if hasattr(METHODS[name], "regularizer_class")} == set(REGULARIZED) <= written
-    assert set(WITHOUT_SOURCE) == {name for name in REGULARIZED if not METHODS[name].needs_source}
+    having = {name for name in METHODS if hasattr(METHODS[name], "regularizer_class")}
+    assert having - {"wise_ft"} == set(REGULARIZED) <= written, "the one of WiSE-FT adds nothing to the loss"
+    assert set(WITHOUT_SOURCE) == {name for name in having if not METHODS[name].needs_source}
