@@ -32,6 +32,7 @@ AUTO_CLASSES = {
     "audio-classification": "AutoModelForAudioClassification",
     "image-classification": "AutoModelForImageClassification",
     "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
 }
 INPUTS = {"audio-classification": "recording.wav", "image-classification": "picture.png"}
 

@@ -288,8 +288,9 @@ def _from_info(info: Any, split: Any) -> Origin:
 def _label_names(dataset: Any) -> tuple[str, ...] | None:
     features = getattr(dataset, "features", None) or {}
     for column in ("label", "labels"):
-        if isinstance(features.get(column), datasets.ClassLabel):
-            return tuple(features[column].names)
+        feature = getattr(features.get(column), "feature", features.get(column))  # of tokens a list of these
+        if isinstance(feature, datasets.ClassLabel):
+            return tuple(feature.names)
     return None
 
 

@@ -53,3 +53,13 @@ def write_glue(folder):
             rows.to_parquet(folder / name / f"{split}.parquet")
             header += [f"  - split: {split}\n    path: {name}/{split}.parquet"]
     (folder / "README.md").write_text("\n".join([*header, "---", ""]))
+
+
+def write_tags(folder):
+    """`tweets.jsonl` and `news.jsonl`, sentences of words that tell their tags."""
+    tags = ["B-PER", "B-LOC", "O", "O"]
+    for name, count in (("tweets", 40), ("news", 60)):
+        places = [[(row + 3 * at) % 16 for at in range(row % 4 + 3)] for row in range(count)]
+        rows = {"tokens": [[WORDS[place] for place in row] for row in places]}
+        rows["tags"] = [[tags[place // 4] for place in row] for row in places]
+        datasets.Dataset.from_dict(rows).to_json(folder / f"{name}.jsonl")

@@ -17,7 +17,7 @@ from merlin_hf.cli import main as cli
 from merlin_hf.cli.arguments import argument_classes
 from merlin_hf.comparison import load_config
 from merlin_hf.heads import HEADS
-from tests.docs.conftest import DOCS, ROOT, WRITTEN, write_glue
+from tests.docs.conftest import DOCS, ROOT, WRITTEN, write_glue, write_tags
 from tests.tiny import tiny_sentence_encoder
 
 
@@ -60,6 +60,7 @@ def here(tmp_path, model_path, monkeypatch):
     write_glue(tmp_path / "nyu-mll" / "glue")
     rows = [f"w{stars} w{row % 30 + 5},{stars}\n" for row in range(60) for stars in (row % 3,)]
     (tmp_path / "reviews.csv").write_text("text,stars\n" + "".join(rows))
+    write_tags(tmp_path)
     before = [(registry, dict(registry)) for registry in (HEADS, METHODS)]
     yield tmp_path
     for registry, content in before:

@@ -1,0 +1,134 @@
+"""Tagged sentences: rows of words and a tag for each, encoded as tokens with the label of their word."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from ..utils.loading import load_processor
+from ..utils.validation import ConfigError, did_you_mean
+
+
+IGNORED = -100
+OUTSIDE = "O"
+# Their byte-level tokenizers take words for the beginnings of texts unless a space is put before each.
+NEED_SPACES = {"bloom", "deberta", "gpt2", "longformer", "modernbert", "roberta"}
+
+
+def load_word_tokenizer(path: str, config: PretrainedConfig, called: str | None = None, **options: Any) -> Any:
+    """
+    Load a tokenizer of words that are divided already.
+
+    Args:
+        path, called, options: as for [`~merlin_hf.utils.loading.load_processor`].
+        config ([`~transformers.PretrainedConfig`]): of the model.
+
+    Raises:
+        ConfigError: it does not tell which word a token is of.
+    """
+    spaces = {"add_prefix_space": True} if config.model_type in NEED_SPACES else {}
+    tokenizer = load_processor(AutoTokenizer, path, called, **spaces, **options)
+    check_tells_words(tokenizer, called or repr(path))
+    return tokenizer
+
+
+def check_tells_words(tokenizer: PreTrainedTokenizerBase, called: str = "The tokenizer") -> None:
+    """
+    Check that a tokenizer tells which word a token is of.
+
+    Raises:
+        ConfigError: it does not, as it is not one of the library tokenizers.
+    """
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"{called} has a {type(tokenizer).__name__}, which does not tell which word a token is of: a tokenizer "
+            "with a `tokenizer.json` is needed."
+        )
+
+
+def tag_names(rows: datasets.Dataset, column: str, argument: str) -> list[str]:
+    """
+    Return the tags of a data set, in the order of their ids; of text, `O` first and the others sorted.
+
+    Args:
+        rows (`datasets.Dataset`): with a list of tags in each row.
+        column (`str`): of the tags.
+        argument (`str`): how the user calls the data set, for messages.
+
+    Raises:
+        ConfigError: there is no such column, or it has no lists of tags.
+    """
+    if column not in rows.column_names:
+        raise ConfigError(
+            f"`{argument}` has no column {column!r}, only {', '.join(rows.column_names)}."
+            f"{did_you_mean(column, rows.column_names)}"
+        )
+    feature = getattr(rows.features[column], "feature", None)
+    if isinstance(feature, datasets.ClassLabel):
+        return list(feature.names)
+    found = sorted({tag for tags in rows[column] for tag in tags}) if feature is not None else []
+    if not found or not all(isinstance(tag, str) for tag in found):
+        raise ConfigError(
+            f"The column {column!r} of `{argument}` has no tags with names but {rows.features[column]}: a list of "
+            "text, or a `Sequence(ClassLabel)`, is needed in each row."
+        )
+    return sorted(found, key=lambda tag: (tag != OUTSIDE, tag))
+
+
+def encode_tags(
+    rows: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    names: Sequence[str],
+    words: str = "tokens",
+    tags: str = "tags",
+    max_length: int = 128,
+    argument: str = "dataset",
+) -> datasets.Dataset:
+    """
+    Tokenize sentences of words; the first token of a word has the label of its tag, and all others -100.
+
+    Args:
+        rows (`datasets.Dataset`): with a list of words and one of tags in each row.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): one that tells which word a token is of.
+        names (`Sequence[str]`): the tags in the order of the model's outputs.
+        words, tags (`str`): the columns.
+        max_length (`int`): longer sentences are cut to so many tokens.
+        argument (`str`): how the user calls the data set, for messages.
+
+    Returns:
+        `datasets.Dataset`: with the tokenizer's columns and `labels`, a `Sequence(ClassLabel)`.
+
+    Raises:
+        ConfigError: a column is missing, a row has another number of tags than of words, or a tag is unknown.
+    """
+    check_tells_words(tokenizer)
+    missing = next((column for column in (words, tags) if column not in rows.column_names), None)
+    if missing is not None:
+        raise ConfigError(f"`{argument}` has no column {missing!r}, only {', '.join(rows.column_names)}.")
+    own = getattr(getattr(rows.features[tags], "feature", None), "names", None)
+    outputs = {name: place for place, name in enumerate(names)}
+
+    def encode(batch: dict[str, list], numbers: list[int]) -> dict[str, list]:
+        encoded = tokenizer(batch[words], is_split_into_words=True, truncation=True, max_length=max_length)
+        labels = []
+        for row, (sentence, given) in enumerate(zip(batch[words], batch[tags], strict=True)):
+            if len(sentence) != len(given):
+                raise ConfigError(
+                    f"Row {numbers[row]} of `{argument}` has {len(sentence)} words and {len(given)} tags: each word "
+                    "needs one."
+                )
+            named = given if own is None else [own[tag] for tag in given]
+            unknown = next((tag for tag in named if tag not in outputs), None)
+            if unknown is not None:
+                raise ConfigError(
+                    f"Row {numbers[row]} of `{argument}` has the tag {unknown!r}, which is none of {', '.join(names)}."
+                )
+            places = encoded.word_ids(row)
+            pairs = itertools.pairwise([None, *places])  # the word of the token before, and that of the token
+            labels.append([IGNORED if word in (None, last) else outputs[named[word]] for last, word in pairs])
+        return {**encoded, "labels": labels}
+
+    encoded = rows.map(encode, batched=True, with_indices=True, remove_columns=rows.column_names)
+    return encoded.cast_column("labels", datasets.Sequence(datasets.ClassLabel(names=list(names))))
