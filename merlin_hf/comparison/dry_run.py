@@ -91,8 +91,9 @@ def _data_lines(summary: dict[str, Any]) -> list[str]:
         f"{target['test_rows']} test rows, {_classes(target['classes'])}, from {', '.join(target['columns'])}"
     ]
     for name, source in described_sources(summary["data"]):
+        called = data_name(source) if name is None else f"{name}: {data_name(source)}"
         lines.append(
-            f"source  {'' if name is None else f'{name}: '}{data_name(source)}: {source['rows']} rows, {_classes(source['classes'])}, "
+            f"source  {called}: {source['rows']} rows, {_classes(source['classes'])}, "
             f"from {', '.join(source['columns'])}"
         )
     if summary["shared_labels"] is not None:

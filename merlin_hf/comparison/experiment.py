@@ -85,7 +85,10 @@ class Experiment:
         found = {
             name: rows for name, rows in self.pair.sources.items() if chosen is True or (chosen and name in chosen)
         }
-        return found if len(found) > 1 else {None: rows for rows in found.values()}
+        if len(found) != 1:
+            return found
+        (rows,) = found.values()
+        return {None: rows}
 
     def shared_labels(self, method: MethodConfig) -> list[int] | None:
         """Return the target's class for each class of a method's only source, where it uses that their names agree."""
