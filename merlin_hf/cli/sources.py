@@ -75,6 +75,9 @@ def add_sources_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
     )
     for option, text in COLUMNS.items():
         parser.add_argument(f"--{option}", nargs="+", default=[], metavar="NAME=COLUMN", help=text)
+    parser.add_argument(
+        "--mix", action="store_true", help="weights for training on several of them, as the option source_mix"
+    )
     parser.add_argument("--output_dir", help="write ranking.json, table.txt and ranking.png there")
     parser.add_argument("--json", action="store_true", help="print ranking.json instead of the table")
     return parser
@@ -141,10 +144,10 @@ def _write(ranking, arguments: argparse.Namespace) -> None:
     if arguments.output_dir is not None:
         folder = Path(arguments.output_dir)
         write_text(folder / "ranking.json", text)
-        write_text(folder / "table.txt", table(ranking))
+        write_text(folder / "table.txt", table(ranking, arguments.mix))
         save_figure(ranking, folder / "ranking.png")
         print(f"Results in {visible(folder)}", file=sys.stderr)
     if arguments.json:
         print(text, end="")
     else:
-        show(ranking, sys.stdout)
+        show(ranking, sys.stdout, arguments.mix)

@@ -49,8 +49,8 @@ class TaskPair:
         for name, source in self.sources.items():
             if source.kind != target.kind:
                 raise ConfigError(
-                    f"{_called(name).capitalize()} has {source.kind}s and the target {target.kind}s; a comparison "
-                    "needs one kind."
+                    f"The source{'' if name is None else f' {name}'} has {source.kind}s and the target "
+                    f"{target.kind}s; a comparison needs one kind."
                 )
         shared = overlap(self.test, self.pool)
         if shared and config.train_split.partition("[")[0] == config.test_split.partition("[")[0]:

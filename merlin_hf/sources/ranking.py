@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..comparison.config import SourceConfig, check_seeds
 from ..data.rows import Rows, overlap
+from ..transfer.named_sources import names_of_sources
 from ..transfer.seeding import derived_generator
 from ..transfer.shared_labels import match_labels
 from .data import check_fit, check_halves, draw, load, read_data_sets
@@ -122,7 +123,11 @@ def rank_sources(
     settings.set_model(target_pool.kind)
     ranking = SourceRanking(target_name, settings=vars(settings))
     ranking.sources = [SourceScore(name, len(pool), pool.task.labels.num_labels) for name, pool in pools.items()]
+    is_named = isinstance(candidates, Mapping)
+    pairs = ((name, None) if is_named else (section.path, section.name) for name, section in sections.items())
+    source_names = iter(names_of_sources(pairs))
     for score, pool in zip(ranking.sources, pools.values(), strict=True):
+        score.source_name = next(source_names)
         score.has_target_labels = match_labels(pool.task.labels.names, target_pool.task.labels.names) is not None
     _measure_all(ranking, target_pool, pools, settings, progress or (lambda text: None))
     ranking.warnings = _warnings(ranking, target_pool, pools)

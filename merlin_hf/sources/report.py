@@ -12,15 +12,37 @@ HEADINGS = ("source", "mean rank", *MEASURES.values(), "rows", "classes", "secon
 DECIMALS = {"alignment": 3, "leep": 4}
 
 
-def table(ranking: SourceRanking) -> str:
-    """Return the table with its legend as plain text, the same in every terminal."""
-    return "\n".join([plain_table(HEADINGS, rows(ranking)), *legend(ranking)]) + "\n"
+def table(ranking: SourceRanking, with_mix: bool = False) -> str:
+    """Return the table with its legend, and with weights for a mix, as plain text, the same in every terminal."""
+    return "\n".join([plain_table(HEADINGS, rows(ranking)), *_below(ranking, with_mix)]) + "\n"
 
 
-def show(ranking: SourceRanking, stream: Any) -> None:
-    """Print the table: with rich in a terminal where it is installed, plain elsewhere."""
+def show(ranking: SourceRanking, stream: Any, with_mix: bool = False) -> None:
+    """Print what [`table`] returns: with rich in a terminal where it is installed, plain elsewhere."""
     show_table(HEADINGS, rows(ranking), stream)
-    stream.write("\n".join(["", *legend(ranking)]) + "\n")
+    stream.write("\n".join(["", *_below(ranking, with_mix)]) + "\n")
+
+
+def _below(ranking: SourceRanking, with_mix: bool) -> list[str]:
+    return [*legend(ranking), *(["", *mix_lines(ranking)] if with_mix else [])]
+
+
+def mix_lines(ranking: SourceRanking) -> list[str]:
+    """Return the option `source_mix` as it can be pasted, after lines that say where its weights are from."""
+    mix = ranking.mix
+    if not mix:
+        return ["No source has an alignment above 0: there are no weights for a mix."]
+    names = {score.source_name: score.name for score in ranking.sources}
+    given = ", ".join(f"{name} ({visible(short_path(names[name]))})" for name in mix)
+    left_out = [visible(short_path(name)) for source, name in names.items() if source not in mix]
+    lines = [f"For training on several sources, which you call {given}:"]
+    if left_out:
+        lines.append(f"Left out, with an alignment of 0 or less: {', '.join(left_out)}.")
+    lines.append(
+        "Weights are in proportion to the alignment, which says what a first small step does. It is a heuristic: "
+        "compare it with `source_mix: equal`, and with each source left out."
+    )
+    return [*lines, f"source_mix: {','.join(f'{name}={weight:.2g}' for name, weight in mix.items())}"]
 
 
 def rows(ranking: SourceRanking) -> list[list[str]]:

@@ -35,6 +35,7 @@ class SourceScore:
         largest_class (`list[float]`): its share of the rows, the accuracy of a head that has learned nothing.
         seconds (`float`): for all seeds.
         has_target_labels (`bool`): its classes have the names of the target's.
+        source_name (`str`): what to call it among several sources.
         ranks (`dict[str, float]`): 1 for the best by each measure that is defined for all candidates; equals share
             theirs.
     """
@@ -50,6 +51,7 @@ class SourceScore:
     largest_class: list[float] = field(default_factory=list)
     seconds: float = 0.0
     has_target_labels: bool = False
+    source_name: str = ""
     ranks: dict[str, float] = field(default_factory=dict)
 
     def mean(self, measure: str) -> float | None:
@@ -133,6 +135,19 @@ class SourceRanking:
         """Return what a measure is for a source that says nothing, over seeds."""
         return mean_and_spread(self.baselines[measure])[0]
 
+    @property
+    def mix(self) -> dict[str, float]:
+        """
+        Weights for training on several of the candidates, as the option `source_mix` takes them; they add up to 1.
+
+        They are in proportion to the alignment; a candidate without a positive one is left out. The alignment is the
+        cosine of a source's gradient with that of the meta loss, so that a small step on a source lowers the meta loss
+        in proportion to it. That is a heuristic, about the first step alone: how well a mix trains is not measured.
+        """
+        gains = {score.source_name: score.mean("alignment") or 0.0 for score in self.sources}
+        total = sum(gain for gain in gains.values() if gain > 0)
+        return {name: gain / total for name, gain in gains.items() if gain > 0}
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, for JSON."""
         return {
@@ -141,6 +156,7 @@ class SourceRanking:
             "target_seconds": self.target_seconds,
             "sources": [score.to_dict() for score in self.sources],
             "measures": self.measures,
+            "mix": self.mix,
             "baselines": self.baselines,
             "settings": self.settings,
             "warnings": self.warnings,

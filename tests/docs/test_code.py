@@ -14,7 +14,7 @@ import yaml
 
 from merlin_hf import METHODS
 from merlin_hf.cli import main as cli
-from merlin_hf.cli.arguments import argument_classes
+from merlin_hf.cli.arguments import argument_classes, read_request
 from merlin_hf.comparison import load_config
 from merlin_hf.heads import HEADS
 from tests.docs.conftest import DOCS, ROOT, WRITTEN, write_glue, write_tags
@@ -80,9 +80,14 @@ def test_python_runs(path, here, monkeypatch):
 
 
 @with_blocks("yaml")
-def test_yaml_is_a_comparison(path):
+def test_yaml_is_a_comparison_or_has_arguments_of_train(path, here):
     for text, _ in blocks(path, "yaml"):
-        assert load_config(yaml.safe_load(text)).methods
+        values = yaml.safe_load(text)
+        if "model_name_or_path" in values:
+            (here / "run.yaml").write_text(text)
+            assert read_request([], str(here / "run.yaml")).arguments()
+        else:
+            assert load_config(values).methods
 
 
 def commands(text: str) -> list[list[str]]:

@@ -8,6 +8,7 @@ import pytest
 from merlin_hf.cli import main as cli
 from merlin_hf.sources import ranking as ranking_module
 from merlin_hf.sources.report import show
+from merlin_hf.training_args import parse_mix
 
 
 def run(*arguments):
@@ -28,11 +29,13 @@ def arguments(tasks, model_path, monkeypatch):
 
 
 def test_the_table_is_on_stdout_and_progress_on_stderr(arguments, capsys, tmp_path):
-    assert run(*arguments, "--seeds", 3, 5, "--output_dir", tmp_path / "out") == 0
+    assert run(*arguments, "--seeds", 3, 5, "--output_dir", tmp_path / "out", "--mix") == 0
     shown = capsys.readouterr()
     assert shown.out == (tmp_path / "out" / "table.txt").read_text()
     lines = shown.out.splitlines()
     assert lines[0].split()[:3] == ["source", "mean", "rank"] and lines[2].startswith("same@train ")
+    mix = parse_mix(lines[-1].removeprefix("source_mix: "))
+    assert set(mix) <= {"same", "random"} and mix["same"] > mix.get("random", 0.0)
     assert "Target: me/target, 24 rows" in shown.out and "\x1b" not in shown.out
     assert "same@train, seed 3: alignment" in shown.err and "random, seed 5: alignment" in shown.err
     found = json.loads((tmp_path / "out" / "ranking.json").read_text())
@@ -46,6 +49,7 @@ def test_json_and_nothing_written(arguments, capsys, tmp_path, monkeypatch):
     assert run(*arguments, "--layers", 1, "--seeds", 2, "--json", *columns) == 0
     found = json.loads(capsys.readouterr().out)
     assert {source["name"] for source in found["sources"]} == {"random", "same@train"}
+    assert {source["source_name"] for source in found["sources"]} == {"random", "same"} and "same" in found["mix"]
     assert found["settings"]["layers"] == 1 and found["settings"]["seeds"] == [0, 1] and not list(tmp_path.iterdir())
 
 

@@ -14,7 +14,8 @@ from merlin_hf.sources import rank_sources
 from merlin_hf.sources.data import parse_data_set
 from merlin_hf.sources.figure import save_figure
 from merlin_hf.sources.report import table
-from merlin_hf.sources.results import MEASURES, SourceScore, rank
+from merlin_hf.sources.results import MEASURES, SourceRanking, SourceScore, rank
+from merlin_hf.training_args import parse_mix
 from merlin_hf.utils.files import to_json
 from tests.sources.conftest import COLUMNS, save, sentences
 from tests.tiny import CONV, tiny_sentence_encoder, tiny_texts
@@ -120,6 +121,34 @@ def test_the_order_is_by_the_mean_of_the_ranks_and_the_alignment_decides_between
     assert [score.name for score in ranked] == ["a", "b", "c", "d"]
     without = [SourceScore(name, 10, 2, values={"alignment": [v], "leep": []}) for name, v in (("x", 0.1), ("y", 0.2))]
     assert [score.name for score in rank(without)] == ["y", "x"] and without[0].mean_rank == 2
+
+
+@pytest.mark.parametrize(
+    ("alignments", "mix"),
+    [
+        ({"a": 0.3, "b": 0.1, "c": -0.2}, {"a": 0.75, "b": 0.25}),
+        ({"a": 0.02, "b": 0.0}, {"a": 1.0}),
+        ({"a": -0.1, "b": -0.2}, {}),
+    ],
+)
+def test_the_mix_is_in_proportion_to_alignments_above_0(alignments, mix):
+    scores = [
+        SourceScore(
+            f"me/{name}", 10, 2, source_name=name, values={"alignment": [value - 0.01, value + 0.01], "leep": []}
+        )
+        for name, value in alignments.items()
+    ]
+    ranking = SourceRanking("target", sources=rank(scores), settings={"seeds": [0, 1]}, baselines={"alignment": [0.0]})
+    assert ranking.mix == pytest.approx(mix) and ranking.to_dict()["mix"] == ranking.mix
+    text = table(ranking, with_mix=True)
+    if mix:
+        last = text.splitlines()[-1]
+        assert last.startswith("source_mix: a=") and "a (me/a)" in text and "heuristic" in text
+        assert parse_mix(last.removeprefix("source_mix: ")) == pytest.approx(mix)
+    else:
+        assert text.endswith("No source has an alignment above 0: there are no weights for a mix.\n")
+    assert ("Left out, with an alignment of 0 or less: me/" in text) == (0 < len(mix) < len(alignments))
+    assert "source_mix" not in table(ranking)
 
 
 # Data sets by name
