@@ -75,7 +75,8 @@ class ModelCardMixin(TrainerBase):
                 model's may not be that of the result.
             dataset_tags, dataset, dataset_args (`str` or `Sequence[str]`, *optional*): the target's names on the Hub,
                 how to call them, and configurations; found in `train_dataset` where it comes from the Hub.
-            source_dataset_tags, source_dataset, source_dataset_args: the same for the source.
+            source_dataset_tags, source_dataset, source_dataset_args: the same for the source; of several sources in
+                their order, `None` for what is not to be said.
             examples_per_label (`int`, *optional*): texts of the target to show for each label, none if not given, as
                 they become public with the model.
 

@@ -78,8 +78,9 @@ def series(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[fl
 def shown_series(history: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
     """Return the steps and values of each line of the figure, by panel and by name."""
     evaluated = sorted({f"eval_{name}" for entry in history for name in metrics_of(entry)} - {"eval_loss"})
+    by_source = sorted({name for entry in history for name in entry if name.startswith("source_loss_")})
     groups = {
-        "loss": LOSSES,
+        "loss": (*LOSSES, *by_source[:MOST_METRICS]),
         "accuracy of the head": ACCURACIES,
         "evaluation": tuple(evaluated[:MOST_METRICS]),
         "learning rate": ("learning_rate",),

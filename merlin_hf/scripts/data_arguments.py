@@ -158,6 +158,9 @@ class DataArguments:
         if all(kept.get(name) is None for name in self.origins_of_target):
             *others, last = (f"`{name}`" for name in self.origins_of_target)
             raise ConfigError(f"`{key}` names no data set: give {', '.join(others)} or {last}.")
+        of_files = [name for name in ("train_file", "train_dir") if kept.get(name) is not None]
+        if of_files and kept.get("split") is not None:
+            raise ConfigError(f"`{key}.split` is for a data set with splits, and `{key}.{of_files[0]}` has none.")
         return kept
 
     def _source_spec(self, name: str, section: Mapping[str, Any]) -> tuple[DataSpec, int | None]:

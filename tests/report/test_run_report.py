@@ -27,6 +27,7 @@ HISTORY = [
         "epoch": 0.5,
         "loss": 1.5,
         "source_loss": 1.0,
+        "source_loss_mnli": 1.0,
         "meta_loss": 0.5,
         "head_train_accuracy": 0.7,
         "rho": 0.3,
@@ -36,6 +37,7 @@ HISTORY = [
         "epoch": 1.0,
         "loss": 1.2,
         "source_loss": 0.9,
+        "source_loss_snli": 0.9,
         "meta_loss": 0.3,
         "head_train_accuracy": 0.9,
         "rho": 0.2,
@@ -76,6 +78,8 @@ def test_curves_are_what_was_logged():
         "source_loss": [1.0, 0.9],
         "meta_loss": [0.5, 0.3],
         "eval_loss": [0.6],
+        "source_loss_mnli": [1.0],
+        "source_loss_snli": [0.9],
     }
     assert drawn["evaluation"] == {"eval_accuracy": [0.8]} and drawn["rho"] == {"rho": [0.3, 0.2]}
     assert set(drawn) == {"loss", "accuracy of the head", "evaluation", "rho"}

@@ -100,6 +100,7 @@ def test_paths_beside_the_file_are_found(tmp_path):
         ({"a": {"task_name": "mnli", "train_file": "a.csv"}}, "only one of `sources.a.task_name`, `so"),
         ({"a": {"task_name": "mnli", "problem_type": "ordinal"}}, "`sources.a.problem_type` must be single_label"),
         ({"a": {"task_name": "mnli", "max_samples": 0}}, "`sources.a.max_samples` must be"),
+        ({"a": {"train_file": "a.csv", "split": "test"}}, "`sources.a.split` is for a data set with splits, and `so"),
         ({"a": {"task_name": "mnli", "text_columns": "x"}}, "`sources.a.text_columns` must be a list"),
         ("[1]", "`sources` must be a mapping, or JSON of one or list or null"),
     ],
