@@ -22,9 +22,9 @@ from merlin_hf.data.labels import Labels
 from merlin_hf.data.models import configure_labels, longest_text
 from merlin_hf.data.tags import encode_tags, load_word_tokenizer, tag_names
 from merlin_hf.scripts.arguments import BaseModelArguments
-from merlin_hf.scripts.metrics import make_tag_metrics
 from merlin_hf.scripts.program import Program, choose_method, load_model, publish, run_as_main
 from merlin_hf.utils.loading import load_config
+from merlin_hf.utils.tag_metrics import make_tag_metrics
 from merlin_hf.utils.validation import ConfigError, Count, check_options
 
 

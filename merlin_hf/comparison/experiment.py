@@ -11,15 +11,16 @@ import torch
 from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
 
+from ..data.encoding import names_by_output
 from ..data.rows import Rows
-from ..data.tasks import IMAGE
+from ..data.tasks import IMAGE, TAGGED
 from ..training_args import parse_mix
 from ..transfer.shared_labels import match_labels, shared_labels_line
 from ..utils.files import file_names
 from ..utils.validation import ConfigError, first_sentence
 from .config import CompareConfig, MethodConfig
 from .identity import describe_environment, merlin_version, own_code
-from .metrics import CLASSIFICATION, REGRESSION, default_metric, make_compute_metrics
+from .metrics import CLASSIFICATION, REGRESSION, TAGGING, default_metric, make_compute_metrics
 from .models import build_model, load_encoder, load_model_config, model_identity
 from .pair import TaskPair
 from .progress import Progress, StepCallback
@@ -57,14 +58,25 @@ class Experiment:
         self.model_config = load_model_config(config, self.labels)
         self.encoder = load_encoder(config, self.model_config, self.pair.pool.kind)
         self.metric = self._choose_metric()
+        tags = names_by_output(self.labels) if self.is_of_tags else None
+        self.compute_metrics = make_compute_metrics(self.labels.is_regression, tags)
         self._encoded: dict[str, datasets.Dataset] = {}
 
+    @property
+    def is_of_tags(self) -> bool:
+        """Return whether each word of a row has a label."""
+        return self.pair.pool.kind == TAGGED
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Return the metrics of a run."""
+        return TAGGING if self.is_of_tags else REGRESSION if self.labels.is_regression else CLASSIFICATION
+
     def _choose_metric(self) -> str:
-        is_regression = self.labels.is_regression
-        metric = self.config.metric or default_metric(is_regression)
-        fitting = REGRESSION if is_regression else CLASSIFICATION
+        is_regression, fitting = self.labels.is_regression, self.metric_names
+        metric = self.config.metric or default_metric(is_regression, self.is_of_tags)
         if metric not in fitting:
-            kind = "real numbers" if is_regression else "classes"
+            kind = "tags" if self.is_of_tags else "real numbers" if is_regression else "classes"
             raise ConfigError(
                 f"`metric` must be one of {', '.join(fitting)} for labels that are {kind}, got {metric!r}."
             )
@@ -217,7 +229,7 @@ class Experiment:
             train_dataset=self.encode(train),
             data_collator=self.encoder.collator,
             processing_class=getattr(self.encoder, "tokenizer", None),
-            compute_metrics=make_compute_metrics(self.labels.is_regression),
+            compute_metrics=self.compute_metrics,
             **({"source_dataset": sources.get(None, sources)} if sources else {}),
         )
         for callback in (PrinterCallback, ProgressCallback):
@@ -240,14 +252,13 @@ class Experiment:
         seconds = time.perf_counter() - start
         scores = trainer.evaluate(eval_dataset=eval_dataset)
         self.models.save(trainer, run)
-        names = REGRESSION if self.labels.is_regression else CLASSIFICATION
         result = {
             "method": method.method,
             "seed": run.seed,
             "setting": run.setting,
             "steps": run.steps,
             "budget_rows": self.budget_rows,
-            "metrics": {name: scores[f"eval_{name}"] for name in names},
+            "metrics": {name: scores[f"eval_{name}"] for name in self.metric_names},
             "train_rows": len(self.pair.rows_of(run.kind, run.seed)[0]),
             "judged_rows": len(eval_dataset),
             "train_seconds": seconds,

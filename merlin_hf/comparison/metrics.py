@@ -1,7 +1,7 @@
 """Score predictions."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,12 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from ..utils.log_history import is_number
 from ..utils.probabilities import LOWER_IS_BETTER, PROBABILITY_METRICS, probability_metrics
+from ..utils.tag_metrics import make_tag_metrics
 
 
 CLASSIFICATION = ("accuracy", "f1", "macro_f1", "matthews_correlation", *PROBABILITY_METRICS)
 REGRESSION = ("pearson", "spearmanr", "mse")
+TAGGING = ("f1", "macro_f1", "accuracy")  # of spans where tags are those of spans; accuracy of words
 METRICS = (*CLASSIFICATION, *REGRESSION)
 # The least and the largest value.
 RANGES = {
@@ -30,9 +32,9 @@ RANGES = {
 }
 
 
-def default_metric(is_regression: bool) -> str:
-    """Return `pearson` for real labels, else `accuracy`."""
-    return "pearson" if is_regression else "accuracy"
+def default_metric(is_regression: bool, is_of_tags: bool = False) -> str:
+    """Return `pearson` for real labels, `f1` for tags of words, else `accuracy`."""
+    return "pearson" if is_regression else "f1" if is_of_tags else "accuracy"
 
 
 def can_be_score(value: Any, metric: str) -> bool:
@@ -99,13 +101,24 @@ def regression_metrics(predictions: np.ndarray, references: np.ndarray) -> dict[
     }
 
 
-def make_compute_metrics(is_regression: bool) -> Callable:
-    """Make `compute_metrics` for [`~transformers.Trainer`]; it returns NaN where logits are not finite."""
+def make_compute_metrics(is_regression: bool, tags: Sequence[str] | None = None) -> Callable:
+    """
+    Make `compute_metrics` for [`~transformers.Trainer`]; it returns NaN where logits are not finite.
+
+    Args:
+        is_regression (`bool`): whether labels are real numbers.
+        tags (`Sequence[str]`, *optional*): of words, in the order of the model's outputs.
+    """
+    score_tags = None if tags is None else make_tag_metrics(tags)
 
     def compute_metrics(output) -> dict[str, float]:
         logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
         if not np.isfinite(logits).all():  # whose largest one would be class 0
-            return dict.fromkeys(REGRESSION if is_regression else CLASSIFICATION, float("nan"))
+            names = TAGGING if score_tags is not None else REGRESSION if is_regression else CLASSIFICATION
+            return dict.fromkeys(names, float("nan"))
+        if score_tags is not None:
+            scores = score_tags(output)
+            return {name: scores.get(name, scores["macro_f1"]) for name in TAGGING}
         references = np.asarray(output.label_ids).reshape(-1)
         if is_regression:
             return regression_metrics(logits.reshape(-1).astype(float), references.astype(float))

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForImageClassification,
+    AutoModelForTokenClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
 
-from ..data.encoding import ImageEncoder, TextEncoder, by_processor, resize_and_scale
+from ..data.encoding import ImageEncoder, TagEncoder, TextEncoder, by_processor, resize_and_scale
 from ..data.labels import Labels
-from ..data.models import configure_labels, load_image_processor, load_text_tokenizer, longest_text
+from ..data.models import configure_labels, load_image_processor, load_text_tokenizer, longest_text, pad_by_known_token
 from ..data.sentence_encoders import SentenceEncoderForSequenceClassification, classifier_class
-from ..data.tasks import IMAGE
+from ..data.tags import load_word_tokenizer
+from ..data.tasks import IMAGE, TAGGED
 from ..transfer.layers import KEPT_STATISTICS, layer_stack
 from ..utils.loading import load_config, load_model
 from ..utils.validation import ConfigError
@@ -54,7 +56,9 @@ def load_model_config(config: ModelSection, labels: Labels) -> PretrainedConfig:
     return model_config
 
 
-def load_encoder(config: ModelSection, model_config: PretrainedConfig, kind: str) -> TextEncoder | ImageEncoder:
+def load_encoder(
+    config: ModelSection, model_config: PretrainedConfig, kind: str
+) -> TextEncoder | ImageEncoder | TagEncoder:
     """
     Load the encoder, which makes the model's inputs of texts or images.
 
@@ -63,6 +67,10 @@ def load_encoder(config: ModelSection, model_config: PretrainedConfig, kind: str
     """
     if kind == IMAGE:
         return ImageEncoder(_preprocess(config, model_config))
+    if kind == TAGGED:
+        tokenizer = load_word_tokenizer(config.model, model_config, f"`model={config.model!r}`")
+        pad_by_known_token(tokenizer, model_config)
+        return TagEncoder(tokenizer, longest_text(tokenizer, model_config, config.max_seq_length))
     tokenizer = load_text_tokenizer(model_class(config, kind), config.model, model_config, f"`model={config.model!r}`")
     return TextEncoder(tokenizer, longest_text(tokenizer, model_config, config.max_seq_length))
 
@@ -90,6 +98,10 @@ def model_class(config: ModelSection, kind: str) -> Any:
     """
     if kind == IMAGE:
         return AutoModelForImageClassification
+    if kind == TAGGED:
+        if config.sentence_encoder:
+            raise ConfigError("`sentence_encoder` is for whole texts, not for tagged sentences: leave it out.")
+        return AutoModelForTokenClassification
     return classifier_class(config.model, config.sentence_encoder)
 
 

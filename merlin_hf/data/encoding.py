@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import datasets
 import numpy as np
-from transformers import PretrainedConfig, default_data_collator
+from transformers import DataCollatorForTokenClassification, PretrainedConfig, default_data_collator
 
 from .columns import warn_of_empty_texts
 from .images import IMAGES, EncodeImages, mode_of, to_mode
@@ -14,6 +14,7 @@ from .labels import Labels
 from .media import check_media, read_media
 from .rows import Rows
 from .sentence_encoders import text_collator
+from .tags import encode_tags
 from .tasks import MEDIA, ROW, Task, select
 
 
@@ -301,3 +302,36 @@ def by_processor(processor: Any, config: PretrainedConfig) -> Callable:
         return encode(images)["pixel_values"].numpy()
 
     return preprocess
+
+
+@dataclass
+class TagEncoder:
+    """
+    Tokens of tagged sentences with the labels of their words, of which each batch is padded to its longest.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): one that tells which word a token is of.
+        max_seq_length (`int`): longer sentences are cut to so many tokens.
+    """
+
+    tokenizer: Any
+    max_seq_length: int
+    reads_lazily: ClassVar[bool] = False
+
+    def __call__(self, rows: Rows) -> datasets.Dataset:
+        """Return the model's inputs and `labels`, one of each token."""
+        labels, words = rows.task.labels, rows.task.columns[0]
+        names = names_by_output(labels)
+        return encode_tags(
+            rows.dataset, self.tokenizer, names, words, "label", self.max_seq_length, argument=rows.task.argument
+        )
+
+    @property
+    def collator(self) -> Callable:
+        """Return the function that makes a batch of rows."""
+        return DataCollatorForTokenClassification(self.tokenizer)
+
+
+def names_by_output(labels: Labels) -> list[str]:
+    """Return the tags in the order of the model's outputs."""
+    return [name for _, name in sorted(zip(labels.ids, labels.names, strict=True))]

@@ -13,7 +13,7 @@ import numpy as np
 from ..utils.validation import ConfigError
 from .columns import ColumnOptions, warn_of_empty_texts
 from .media import check_media
-from .tasks import MEDIA, TEXT, TRAIN, DataSpec, Task, load_splits, make_task
+from .tasks import MEDIA, TAGGED, TEXT, TRAIN, DataSpec, Task, load_splits, make_task
 
 
 class DataSection(Protocol):
@@ -38,9 +38,11 @@ class Rows:
     Args:
         dataset (`datasets.Dataset`): the columns of the task as they are stored, and `label`.
         task ([`~merlin_hf.data.tasks.Task`]): its columns (of texts, or the one of images) and labels.
-        kind (`str`): `"text"` or `"image"`.
-        labels (`np.ndarray` of shape `(n,)`): places of classes among the names, or real numbers.
-        digests (`np.ndarray` of shape `(n,)`, `uint64`): a number for the content of each row, without its label.
+        kind (`str`): `"text"`, `"image"` or `"tagged sentence"`.
+        labels (`np.ndarray` of shape `(n,)`): places of classes among the names, or real numbers; zeros where each
+            word has a label.
+        digests (`np.ndarray` of shape `(n,)`, `uint64`): a number for the content of each row, without its label; of a
+            tagged sentence with its tags.
     """
 
     dataset: datasets.Dataset
@@ -143,6 +145,9 @@ def rows_of(task: Task, split: str) -> Rows:
     if task.kind == TEXT:
         dataset = dataset.select_columns([*task.columns, "label"])
         warn_of_empty_texts(dataset, task.columns, task.origin(split))
+    elif task.kind == TAGGED:  # any rows may be drawn; their tags are part of what they are
+        digests = _digests(dataset, [*task.columns, "label"])
+        return Rows(dataset, task, task.kind, np.zeros(len(dataset), dtype=np.int64), digests)
     else:
         check_media(dataset, task.columns[0], MEDIA[task.kind], task.origin(split).rstrip(","))
     labels = np.asarray(dataset["label"], dtype=np.float64 if task.labels.is_regression else np.int64)

@@ -13,6 +13,7 @@ from ..utils.validation import ConfigError, did_you_mean
 
 IGNORED = -100
 OUTSIDE = "O"
+WORDS = ("tokens", "words")  # what the column of words is called
 # Their byte-level tokenizers take words for the beginnings of texts unless a space is put before each.
 NEED_SPACES = {"bloom", "deberta", "gpt2", "longformer", "modernbert", "roberta"}
 
@@ -75,6 +76,34 @@ def tag_names(rows: datasets.Dataset, column: str, argument: str) -> list[str]:
             "text, or a `Sequence(ClassLabel)`, is needed in each row."
         )
     return sorted(found, key=lambda tag: (tag != OUTSIDE, tag))
+
+
+def find_tag_columns(
+    rows: datasets.Dataset, words: Sequence[str] | None = None, tags: str | None = None
+) -> tuple[str, str] | None:
+    """
+    Return the columns of words and of tags; `None` where rows are no tagged sentences.
+
+    Args:
+        rows (`datasets.Dataset`): perhaps with a list of words and one of tags in each row.
+        words (`Sequence[str]`, *optional*): the column of the words; that of `tokens` or `words` that there is, if not
+            given.
+        tags (`str`, *optional*): the column of the tags; the only `Sequence(ClassLabel)` if not given.
+    """
+    inner = {name: getattr(feature, "feature", None) for name, feature in rows.features.items()}
+    if tags is None and "label" in inner and inner["label"] is None:
+        return None  # a label of the row
+    if tags is None:
+        named = [name for name, feature in inner.items() if isinstance(feature, datasets.ClassLabel)]
+        tags = named[0] if len(named) == 1 else None
+    found = next((name for name in words or WORDS if _is_text(inner.get(name))), None)
+    if found is None or tags is None:
+        return None
+    return (found, tags) if isinstance(inner.get(tags), datasets.ClassLabel) or _is_text(inner.get(tags)) else None
+
+
+def _is_text(feature: Any) -> bool:
+    return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
 
 
 def encode_tags(

@@ -23,10 +23,11 @@ from .images import IMAGES
 from .labels import Labels, join_label_columns, settle_labels, several_labels
 from .load import load_dataset, take_split
 from .media import MediaKind, find_media_column, load_media_folders, media_label_column
+from .tags import find_tag_columns, tag_names
 
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-TEXT, IMAGE, AUDIO = "text", "image", "audio"  # kinds of rows
+TEXT, IMAGE, AUDIO, TAGGED = "text", "image", "audio", "tagged sentence"  # kinds of rows
 MEDIA: dict[str, MediaKind] = {IMAGE: IMAGES, AUDIO: RECORDINGS}
 HELD_OUT_SEED = 0  # rows held out for evaluation are the same in every run, also in one that only evaluates
 ROW = "row"  # the column that numbers the rows as stored
@@ -79,9 +80,9 @@ class Task:
         argument (`str`): how the user named it, for messages.
         splits (`datasets.DatasetDict`): `label` is the place of a class among the names, a real number, or zeros and
             ones; `None` where there is none. Media are as they are stored, and `row` numbers them.
-        columns (`list[str]`): of the texts that are tokenized together, or the one of media.
+        columns (`list[str]`): of the texts that are tokenized together, or the one of media or of words.
         labels ([`~merlin_hf.data.labels.Labels`]).
-        kind (`str`): `"text"`, `"image"` or `"audio"`.
+        kind (`str`): `"text"`, `"image"`, `"audio"` or `"tagged sentence"`.
         origins (mapping of `str`): how the user named each split, for messages.
     """
 
@@ -219,6 +220,8 @@ def make_task(
     """
     main = TRAIN if TRAIN in splits else next(iter(splits))
     kind = spec.kind or _kind_of(splits[main], spec.options)
+    if kind == TAGGED:
+        return _tagged_task(splits, origins, spec, main)
     options = spec.options
     if kind in MEDIA and options.label_column is None:
         options = dataclasses.replace(options, label_column=media_label_column(splits[main], origins[main], options))
@@ -236,7 +239,29 @@ def make_task(
     return Task(spec.argument, labelled, columns, labels, kind, dict(origins))
 
 
+def _tagged_task(
+    splits: Mapping[str, datasets.Dataset], origins: Mapping[str, str], spec: DataSpec, main: str
+) -> Task:
+    """Find words and tags; in each row, `label` is the list of its tags, as they are stored."""
+    found = find_tag_columns(splits[main], spec.options.text_columns, spec.options.label_column)
+    assert found is not None  # as `_kind_of` makes sure
+    words, tags = found
+    for name, split in splits.items():
+        missing = next((column for column in found if column not in split.column_names), None)
+        if missing is not None:
+            raise ConfigError(
+                f"{origins[name]} has no column {missing!r}, which {origins[main]} has: its columns are "
+                f"{', '.join(split.column_names)}."
+            )
+    labels = Labels(tag_names(splits[main], tags, spec.argument))
+    named = {name: split.select_columns([words, tags]).rename_column(tags, "label") for name, split in splits.items()}
+    logger.info(f"{spec.argument}: {TAGGED}s {words}, tags {labels.names}")
+    return Task(spec.argument, datasets.DatasetDict(named), [words], labels, TAGGED, dict(origins))
+
+
 def _kind_of(split: datasets.Dataset, options: ColumnOptions) -> str:
+    if find_tag_columns(split, options.text_columns, options.label_column) is not None:
+        return TAGGED
     has_images = any(IMAGES.is_media(feature) for feature in split.features.values())
     return IMAGE if options.media_column is not None or (has_images and options.text_columns is None) else TEXT
 

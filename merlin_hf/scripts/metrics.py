@@ -1,8 +1,7 @@
-"""Score the predictions of a classifier: GLUE's metrics, or accuracy, or error and correlations; tags by seqeval."""
+"""Score the predictions of a classifier: GLUE's metrics, or accuracy, or error and correlations."""
 
 import logging
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from huggingface_hub import constants
@@ -10,11 +9,8 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from ..data.labels import Labels
-from ..transfer.labels import IGNORED
 from ..utils.probabilities import probability_metrics
 
-
-SPAN_TAG = re.compile(r"O|[BIESLU]-.+")
 
 logger = logging.getLogger("merlin_hf.scripts")
 
@@ -80,50 +76,6 @@ def make_compute_metrics(task_name: str | None, labels: Labels) -> Callable:
         scores = [value for name, value in result.items() if name != "mse"]
         combined = {"combined_score": float(np.mean(scores))} if len(scores) > 1 else {}
         return {**result, **combined, **probabilities}
-
-    return compute_metrics
-
-
-def make_tag_metrics(names: Sequence[str]) -> Callable:
-    """
-    Return the `compute_metrics` of [`~transformers.Trainer`] for tags of tokens; the label -100 is left out.
-
-    Spans (`O`, `B-PER`, `I-PER` and so on) are scored by seqeval, as CoNLL does: `precision`, `recall` and `f1` of
-    whole spans, `f1_PER` of each kind, and `accuracy` of tokens. Other tags have `accuracy` and `macro_f1` of tokens.
-
-    Args:
-        names (`Sequence[str]`): the tags in the order of their ids.
-
-    Raises:
-        ImportError: there are spans, and seqeval is missing.
-    """
-    is_of_spans = all(SPAN_TAG.fullmatch(name) for name in names)
-    if is_of_spans:
-        try:
-            from seqeval.metrics import classification_report
-        except ImportError as error:
-            raise ImportError(
-                "The tags are those of spans, whose metrics need seqeval: `pip install merlin-hf[seqeval]`."
-            ) from error
-
-    def compute_metrics(output):
-        logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-        predictions = logits.argmax(-1) if logits.ndim == 3 else logits  # of `preprocess_logits_for_metrics`
-        references = np.asarray(output.label_ids)
-        counted = references != IGNORED
-        accuracy = {"accuracy": float(np.mean(predictions[counted] == references[counted]))}
-        if not is_of_spans:
-            macro_f1 = f1_score(references[counted], predictions[counted], average="macro", zero_division=0)
-            return {**accuracy, "macro_f1": float(macro_f1)}
-        tags = [
-            [[names[tag] for tag in row[kept]] for row, kept in zip(ids, counted, strict=True)]
-            for ids in (references, predictions)
-        ]
-        found = classification_report(*tags, output_dict=True, zero_division=0)
-        whole = found["micro avg"]
-        scores = {"precision": whole["precision"], "recall": whole["recall"], "f1": whole["f1-score"]}
-        kinds = {f"f1_{kind}": one["f1-score"] for kind, one in found.items() if not kind.endswith(" avg")}
-        return {name: float(value) for name, value in {**scores, **kinds, **accuracy}.items()}
 
     return compute_metrics
 

@@ -9,6 +9,7 @@ from ..comparison.config import SourceConfig
 from ..comparison.progress import quiet
 from ..data.rows import Rows, load_rows
 from ..data.sampling import draw_rows
+from ..data.tasks import TAGGED
 from ..utils.validation import ConfigError, check_fields
 
 
@@ -137,6 +138,8 @@ def check_fit(target: Rows, pools: Mapping[str, Rows]) -> None:
     Raises:
         ConfigError: they are not of one kind, or labels have one class.
     """
+    if target.kind == TAGGED:
+        raise ConfigError("`target` has tagged sentences, and rankings are for texts and images with one label a row.")
     if not target.is_regression and len(set(target.labels.tolist())) < 2:
         raise ConfigError("`target` has rows of one class; there is nothing to tell apart.")
     for name, pool in pools.items():

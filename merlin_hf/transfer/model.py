@@ -18,7 +18,7 @@ from .batches import SOURCE_INPUTS, SOURCE_NAME, not_taken_error
 from .regularizer import Regularizer
 from .seeding import isolated_rng
 from .sentences import sentence_classifier
-from .tokens import TOKENS
+from .tokens import TOKENS, features_of_tokens
 
 
 # peft keeps the layer it replaced beside the trained copy; only the copy takes part in the forward pass.
@@ -386,14 +386,13 @@ class TransferModel(nn.Module):
             setattr(head, RETURN_FEATURES, False)
         features = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
         tokens = inputs.get(TOKENS)
-        if tokens is not None and features.shape[:-1] == tokens.shape:
-            features = features[tokens]
+        if tokens is not None:
+            features = features_of_tokens(features, tokens)
         if features.ndim != 2 or features.shape[-1] != self.num_features(inputs):
-            wanted = f"({'batch' if tokens is None else 'batch, tokens'}, {head.in_features})"
             raise ValueError(
                 f"Layer {self.head_name!r} of {type(self.model).__name__} takes {head.in_features} features, but "
-                f"handing them on gave logits of shape {tuple(features.shape)} instead of {wanted}. Name the layer "
-                "whose output is the logits with `head_module=`."
+                f"handing them on gave logits of shape {tuple(features.shape)} instead of (batch, "
+                f"{head.in_features}). Name the layer whose output is the logits with `head_module=`."
             )
         return features
 

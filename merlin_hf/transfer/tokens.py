@@ -50,10 +50,34 @@ def take_tokens(inputs: Mapping[str, Any], labels: Tensor) -> tuple[dict[str, An
 
     Returns:
         The inputs, with the mask `(batch, length)` under `TOKENS`, and labels `(n,)`.
+
+    Raises:
+        ValueError: there is one label for each row, as in a stream, which is not checked before.
     """
+    if labels.ndim != 2:
+        raise no_token_labels_error("a batch")
     mask = labels != IGNORED
     mask[0, 0] |= ~mask.any()
     return {**inputs, TOKENS: mask}, labels[mask]
+
+
+def features_of_tokens(features: Tensor, tokens: Tensor) -> Tensor:
+    """
+    Return the features of labelled tokens, `(n, hidden_size)`.
+
+    Args:
+        features (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): of all tokens.
+        tokens (`torch.BoolTensor` of shape `(batch, length)`): those that are labelled.
+
+    Raises:
+        ValueError: the model gives features to other tokens than those with labels.
+    """
+    if features.shape[:-1] != tokens.shape:
+        raise ValueError(
+            f"A batch has labels of shape {tuple(tokens.shape)}, and the model gives features to tokens of shape "
+            f"{tuple(features.shape[:-1])}: each token needs a label, -100 where it has none."
+        )
+    return features[tokens]
 
 
 def sentences_of(inputs: Mapping[str, Any]) -> Sentences | None:
@@ -149,8 +173,9 @@ def check_token_labels(dataset: Any, argument: str, first: Any, is_for_tokens: b
 
 def no_token_labels_error(argument: str) -> ValueError:
     """Return the error for rows with one label each, where the model classifies tokens."""
+    shown = argument if argument == "a batch" else f"`{argument}`"
     return ValueError(
-        f"The model classifies tokens, and `{argument}` has one label for each row. Source and target must both have "
+        f"The model classifies tokens, and {shown} has one label for each row. Source and target must both have "
         "a list of class ids for each row, one for each token (-100 where it has none): label the tokens, or load "
         "the model with `AutoModelForSequenceClassification`."
     )

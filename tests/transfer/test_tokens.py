@@ -6,15 +6,25 @@ import numpy as np
 import pytest
 import torch
 from datasets import Sequence, Value
+from peft import AutoPeftModelForTokenClassification, LoraConfig, TaskType
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFast
 
 from merlin_hf import METHODS, MerlinTrainer
 from merlin_hf.heads import get_head
 from merlin_hf.transfer.labels import class_names, has_token_labels, infer_num_labels, label_values
+from merlin_hf.transfer.model import TransferModel
 from merlin_hf.transfer.tokens import TOKENS, take_tokens
 from tests.methods.support import NO_STEPS, PLAIN_SGD, SAME_LABELS, assert_same_weights, build
-from tests.tiny import NUM_LABELS, pad_tagged, tagged_dataset, tiny_bert, tiny_dataset, tiny_token_bert
+from tests.tiny import (
+    NUM_LABELS,
+    TINY_CLASSIFIERS,
+    pad_tagged,
+    tagged_dataset,
+    tiny_bert,
+    tiny_dataset,
+    tiny_token_bert,
+)
 
 
 SOURCE_TAGS = 5
@@ -151,6 +161,19 @@ def test_sentences_without_a_label_count_for_nothing(tmp_path):
     assert np.isfinite(trainer.evaluate()["eval_loss"])
 
 
+@pytest.mark.parametrize("name", ["roberta", "distilbert", "deberta_v2", "modernbert", "gpt2", "llama", "t5"])
+def test_the_last_layer_of_other_models_reads_these_features(name):
+    config = TINY_CLASSIFIERS[name]().config
+    model = AutoModelForTokenClassification.from_config(config).eval()
+    transfer_model = TransferModel(model, SOURCE_TAGS)
+    batch = pad_tagged(list(tagged_dataset(5)))
+    inputs, _ = take_tokens(batch, batch.pop("labels"))
+    with torch.no_grad(), transfer_model.feature_mode():
+        logits = transfer_model.head(transfer_model.features(inputs))
+    with torch.no_grad():
+        torch.testing.assert_close(logits, model(**batch).logits[inputs[TOKENS]])
+
+
 # The whole run
 
 
@@ -238,6 +261,31 @@ def test_the_default_collator_pads_labels(tmp_path, tokenizer):
     assert trainer.state.global_step == 1
 
 
+def test_an_adapter(tmp_path):
+    tiny_token_bert().save_pretrained(tmp_path / "base")
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "base")
+    adapter = LoraConfig(task_type=TaskType.TOKEN_CLS, r=2, target_modules=["query"])
+    trainer = make(tmp_path / "out", model=model, peft_config=adapter, max_steps=2)
+    trainer.train()
+    found = trainer.predict(trainer.eval_dataset).predictions
+    trainer.save_model()
+    loaded = AutoPeftModelForTokenClassification.from_pretrained(tmp_path / "out", num_labels=NUM_LABELS).eval()
+    batch = pad_tagged(list(trainer.eval_dataset))
+    with torch.no_grad():
+        logits = loaded(batch["input_ids"], batch["attention_mask"]).logits.numpy()
+    real = batch["attention_mask"].bool().numpy()
+    np.testing.assert_allclose(logits[real], found[real], atol=1e-5)
+
+
+def test_streams(tmp_path):
+    streams = {"target": tagged_dataset().to_iterable_dataset(), "source": source_rows().to_iterable_dataset()}
+    trainer = make(tmp_path, num_source_labels=SOURCE_TAGS, **streams)
+    trainer.train()
+    assert np.isfinite(trainer.evaluate()["eval_loss"])
+    with pytest.raises(ValueError, match="`source_dataset` has labels such as 4, .* class ids in 0 ... 3"):
+        make(tmp_path, num_source_labels=4, **streams).train()
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     from tokenizers import Tokenizer, models
@@ -286,5 +334,7 @@ def test_errors(tmp_path, options, message):
 def test_a_list_of_rows_with_one_label_each(tmp_path):
     rows = [{**row, "labels": row.pop("label")} for row in tiny_dataset()]
     collate = lambda rows: {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}  # noqa: E731
+    with pytest.raises(ValueError, match="classifies tokens, and a batch has one label for each row"):
+        take_tokens({}, torch.zeros(2))
     with pytest.raises(ValueError, match="classifies tokens, and `source_dataset` has one label for each row"):
         make(tmp_path, target=rows, data_collator=collate, source=[dict(row) for row in rows], num_source_labels=3)
