@@ -51,8 +51,9 @@ class TaskConfig:
         text_columns (`str` or `list[str]`, *optional*): one or two; those of a GLUE task, `text`, or the only one or
             two if not given.
         image_column (`str`, *optional*): the column of images; found if there is one.
-        label_column (`str`, *optional*): `label`, `labels` or the only column of classes if not given. A column of lists
-            of tags, one for each of the words in `text_columns` (`tokens` or `words`), makes it a task of tags.
+        label_column (`str`, *optional*): `label`, `labels` or the only column of classes if not given. A column
+            of lists of tags, one for each of the words in `text_columns` (`tokens` or `words`), makes it a task of
+            tags.
         problem_type (`str`, *optional*): `single_label_classification` or `regression`, where labels are numbers that
             could be either.
     """
