@@ -11,11 +11,12 @@ import datasets
 from torch import nn
 from transformers import Trainer
 
+from ..utils.validation import shown
 from .checks import check_is_one_data_set, is_data_set
 from .source import Source
 
 
-SOURCE_NAMES = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+SOURCE_NAMES = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 FILE_ENDINGS = {".csv", ".tsv", ".json", ".jsonl", ".parquet"}
 SPLIT_NAMES = {"train", "validation", "test", "dev", "eval"}
 
@@ -72,8 +73,8 @@ def check_source_name(name: Any, argument: str) -> None:
     """
     if not isinstance(name, str) or not SOURCE_NAMES.fullmatch(name) or hasattr(nn.ModuleDict, name):
         raise ValueError(
-            f"`{argument}` has the name {name!r}. Use letters, digits, `_` and `-`, with a letter first, and "
-            "no name of a method of dictionaries: it becomes part of the names of weights and of logged losses."
+            f"`{argument}` has the name {shown(name)}. Use up to 64 letters, digits, `_` and `-`, with a letter "
+            "first, and no name of a method of dictionaries: it becomes part of the names of weights and of logged losses."
         )
 
 
@@ -88,7 +89,7 @@ def names_of_sources(data_sets: Iterable[tuple[str, str | None]]) -> list[str]:
     for path, configuration in data_sets:
         last = PurePath(path)
         name = configuration or (last.stem if last.suffix in FILE_ENDINGS else last.name)
-        name = re.sub(r"[^A-Za-z0-9_-]+", "_", name)
+        name = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:50]
         if not SOURCE_NAMES.fullmatch(name) or hasattr(nn.ModuleDict, name):
             name = f"source_{name}"
         same = (f"{name}_{number}" if number > 1 else name for number in itertools.count(1))

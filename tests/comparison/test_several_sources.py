@@ -130,6 +130,24 @@ def test_a_list_is_named_by_the_paths_and_found_beside_the_file(config, sources,
     assert list(found.sources) == ["pairs", "same"] and found.sources["pairs"].path == str(tmp_path / "pairs")
 
 
+def test_sources_of_images(config, images):
+    changes = {
+        "model": str(images / "resnet"),
+        "from_scratch": True,
+        "image_size": 16,
+        "target": {"path": str(images / "target")},
+        "source": {"first": {"path": str(images / "source")}, "second": {"path": str(images / "source"), "rows": 10}},
+        "methods": ["joint"],
+        "seeds": 1,
+        "search": {"trials": 1},
+    }
+    summary = compare(read(config, **changes), show_progress=False).summary
+    assert summary["methods"][0]["status"] == "ok", summary["methods"][0]["reason"]
+    assert [one["rows"] for one in summary["data"]["source"].values()] == [40, 10]
+    with pytest.raises(ConfigError, match="The source first has images and the target texts"):
+        dry_run(read(config, source=changes["source"]))
+
+
 @pytest.mark.parametrize("mixed", ["proportional", "equal"])
 def test_mixes_by_name_hold_for_any_sources(config, sources, mixed):
     training = {**config["training"], "source_mix": mixed}

@@ -187,7 +187,14 @@ LARGE: dict[str, list[dict[str, Any]]] = {
             {"max_steps": 10**30}, {"max_train_samples": 10**12}, {"max_seq_length": 10**12}, {"method": ["merlin"]},
             {"method": {"a": 1}}, {"task": ["text"]}, {"seed": 10**12}, {"text_columns": [["a"]]},
             {"label_column": {"a": "b"}}, {"method": "delta", "num_layers": 10**7}, {"model_name_or_path": 1},
-            {"method": "x" * 100_000}, {"learning_rate": 10**400},
+            {"method": "x" * 100_000}, {"learning_rate": 10**400}, {"sources": {"a": {}}},
+        )
+    ] + [
+        {**{name: value for name, value in TRAIN.items() if not name.startswith("source")}, "sources": sources}
+        for sources in (
+            3, [], {}, [3], [[]], "mnli", {"a": 3}, {"a": []}, {1: {"task_name": "mnli"}}, {"a": {"task_name": [1]}},
+            {"a": {"task_name": "mnli", "max_samples": 10**12}}, {"x" * 100_000: {"task_name": "mnli"}},
+            {"a": {"train_file": 3}}, {"a": {"task_name": "mnli", "text_columns": [["a"]]}}, [{"task_name": {"a": 1}}],
         )
     ],
     "compare": [
@@ -204,7 +211,10 @@ LARGE: dict[str, list[dict[str, Any]]] = {
             {"training": [1]}, {"training": {"max_steps": 5, "per_device_train_batch_size": 10**12}},
             {"target": {"path": "t", "rows": 10**12}}, {"target": []}, {"target": {"path": ["t"]}}, {"metric": ["f1"]},
             {"metric": {"a": 1}}, {"budget": []}, {"reference": ["merlin"]}, {"reference": "x" * 100_000},
-            {"search": 3},
+            {"search": 3}, {"source": {"a": 3}}, {"source": {"a": {"path": "s"}, "b": [1]}}, {"source": [1]},
+            {"source": [[]]}, {"source": [{}]}, {"source": {"a": {"path": ["s"]}}}, {"source": {1: {"path": "s"}}},
+            {"source": {"x" * 100_000: {"path": "s"}}}, {"source": {"a": {"path": "s", "rows": 10**12}}},
+            {"methods": {"joint": {"use_source": [["a"]]}}}, {"methods": {"joint": {"use_source": {"a": 1}}}},
         )
     ],
 }  # fmt: skip
