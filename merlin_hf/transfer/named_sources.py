@@ -74,7 +74,7 @@ def check_source_name(name: Any, argument: str) -> None:
     if not isinstance(name, str) or not SOURCE_NAMES.fullmatch(name) or hasattr(nn.ModuleDict, name):
         raise ValueError(
             f"`{argument}` has the name {shown(name)}. Use up to 64 letters, digits, `_` and `-`, with a letter "
-            "first, and no name of a method of dictionaries: it becomes part of the names of weights and of logged losses."
+            "first, and no name of a method of dictionaries: it becomes part of the names of weights and of losses."
         )
 
 
