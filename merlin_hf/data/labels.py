@@ -165,8 +165,8 @@ class LabelColumn:
         if not isinstance(feature, datasets.Value | datasets.ClassLabel) or _is_strange(feature):
             raise ConfigError(
                 f"{origin} needs a column of labels with one label per row, of one kind, got {feature} in the columns "
-                f"{', '.join(split.column_names)}. Name the column (`label_column`); for several labels per row, use "
-                "`MerlinTrainer` directly."
+                f"{', '.join(split.column_names)}. Name the column (`label_column`); for several labels per row, or a "
+                "tag for each word, use `MerlinTrainer` directly."
             )
         column = split.select_columns(["label"]).with_format("arrow")[:]["label"]
         encoded = pc.dictionary_encode(column.combine_chunks() if hasattr(column, "combine_chunks") else column)

@@ -118,3 +118,12 @@ def test_an_output_dir_that_cannot_be_written_to_is_found_before_anything_is_rea
     assert run("--target", "nowhere", "--candidates", "nowhere", "--output_dir", tmp_path / "out") == 2
     said = capsys.readouterr().err
     assert "`output_dir=" in said and "a folder has the name of a file" in said
+
+
+def test_tagged_sentences_are_refused(tmp_path, model_path, capsys):
+    rows = [{"tokens": ["Ada", "sings"], "tags": ["B-PER", "O"]}] * 4
+    path = tmp_path / "tags.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    given = ["--target", path, "--candidates", path, "--label_column", f"{path}=tags", "--model", model_path]
+    assert run(*given) == 2
+    assert "`target` has tagged sentences, and rankings are for texts and images" in capsys.readouterr().err
