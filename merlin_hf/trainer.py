@@ -1,5 +1,6 @@
 """MeRLin: train a backbone such that a head fit on part of the target data does well on the rest."""
 
+import functools
 import math
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -16,6 +17,7 @@ from .transfer.class_prior import add_log_prior
 from .transfer.compat.mean_loss import MeanLoss
 from .transfer.distributed import gather_rows, is_distributed, sum_over_ranks
 from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .transfer.mixing import HALVES, SOURCE, Branches
 from .transfer.phases import Phase, share_between
 from .transfer.regularizer import at_least_float32
 from .transfer.seeding import derived_generator
@@ -33,6 +35,10 @@ class LeaveOneOutSolver(Protocol):
     ) -> Tensor:
         """Return logits of each row, by the head fit on the others."""
         ...
+
+
+# The share of the steps on each half of the target, where weights are mixed.
+HALF_FRACTION = 1 / 14
 
 
 class _LeaveOneOutHead(NamedTuple):
@@ -81,13 +87,16 @@ class MerlinTrainer(TransferTrainer):
 
     training_args_class: ClassVar = MerlinTrainingArguments
     trains_target_head: ClassVar[bool] = False
-    search_space: ClassVar = {"rho": (0.1, 0.3, 1.0)}
+    search_space: ClassVar = {}
 
     @classmethod
     def plan_phases(cls, args, has_source):
-        """Return the source's phase, that of both losses, and the target's."""
+        """Return the phases of both halves of the target and of the source, or without `mix_weights` those given."""
         if not has_source:
             return super().plan_phases(args, has_source)
+        if args.mix_weights:
+            halves = [Phase(name, HALF_FRACTION, uses_source=True, uses_target=True) for name in HALVES]
+            return (*halves, Phase(SOURCE, 1 - 2 * HALF_FRACTION, uses_source=True, uses_target=False))
         source, target = args.source_phase_fraction, args.target_phase_fraction
         return (
             Phase("source", source, uses_source=True, uses_target=False),
@@ -95,10 +104,57 @@ class MerlinTrainer(TransferTrainer):
             Phase("target", target, uses_source=False, uses_target=True),
         )
 
+    # The mix of weights
+
+    @property
+    def mixes_weights(self) -> bool:
+        """Whether this run mixes the weights of its phases."""
+        return self.source_dataset is not None and self.args.mix_weights
+
+    @functools.cached_property
+    def branches(self) -> Branches:
+        """The weights of the phases, where they are mixed."""
+        return Branches(self)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Return the target's micro-batches of one update; in the phase of a half of the target, of its rows."""
+        samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if samples and self.mixes_weights:
+            if self.state.global_step == 0:
+                self.branches.start()
+            if self.phase.name in HALVES:
+                samples = self.branches.batches(self.phase.name, len(samples))
+        return samples, items
+
+    def start_phase(self, phase):
+        """Start a phase; where weights are mixed, from those that the run started from."""
+        super().start_phase(phase)
+        if self.mixes_weights and self.state.global_step:
+            self.branches.keep_phase_before()
+            self.branches.restart()
+
+    def finish_phases(self):
+        """Mix the weights of the phases, so that the final head, and what is saved, are those of the mix."""
+        super().finish_phases()
+        if self.mixes_weights:
+            self.branches.keep_phase_before()
+            self.branches.mix_weights()
+            self._head_needs_refit = True
+
+    def run_state(self):
+        """Return that of TransferTrainer, with the weights of the phases so far."""
+        return {**super().run_state(), **(self.branches.state() if self.mixes_weights else {})}
+
+    def check_run_state(self, saved):
+        """Check as TransferTrainer does, and take over the weights of the phases so far."""
+        super().check_run_state(saved)
+        if self.mixes_weights:
+            self.branches.load_state(saved)
+
     @property
     def has_unused_parameters(self):
         """Whether a phase does not use all trained parameters: it leaves out a head, or the learned scalars."""
-        leaves_a_head = self.trains_target_head or self.args.target_phase_fraction > 0
+        leaves_a_head = self.trains_target_head or self.args.target_phase_fraction > 0 or self.mixes_weights
         return self.has_phases and (leaves_a_head or bool(self.learned_scalars()))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -315,7 +371,8 @@ class MerlinTrainer(TransferTrainer):
 
     def finish_head(self, head, batches, scalars):
         """Return the head; to class means the log prior of the classes, by all target rows, is added."""
-        if self.target_problem_type is None or not self.adds_class_prior(self.target_problem_type):
+        problem_type = self.target_problem_type
+        if problem_type is None or self.mixes_weights or not self.adds_class_prior(problem_type):
             return head
         counts = torch.zeros_like(head.bias)
         counts += torch.as_tensor(batches.target_sum).to(counts)  # a plain 0 on a rank without rows
@@ -370,9 +427,22 @@ class MerlinTrainer(TransferTrainer):
             return scalars["log_logit_scale"].exp()
         return self.args.logit_scale or self._default_solver.default_logit_scale
 
+    def final_solver(self, problem_type):
+        """Return logistic regression, for real labels ridge regression, where weights are mixed."""
+        if not self.mixes_weights:
+            return super().final_solver(problem_type)
+        name = "ridge" if problem_type == REGRESSION else "logistic"
+        return get_head(name, problem_type=problem_type, fit_intercept=self.transfer_model.head.bias is not None)
+
+    def final_logit_scale(self, scalars):
+        """Return the scale of the final head's logits: 1 for the heads that weights are mixed for."""
+        return 1.0 if self.mixes_weights else super().final_logit_scale(scalars)
+
     def final_head_l2(self, scalars: dict[str, Tensor]) -> float | str:
-        """Return the final head's regulariser: that of training with `refit_l2="meta"`, else as given."""
-        return float(self.head_l2(scalars)) if self.args.refit_l2 == "meta" else self.args.refit_l2
+        """Return the final head's regulariser: as given, or with `refit_l2="meta"` that of training or of the mix."""
+        if self.args.refit_l2 != "meta":
+            return self.args.refit_l2
+        return self.branches.l2 if self.mixes_weights else float(self.head_l2(scalars))
 
     def parameters_with_learning_rates(self):
         """Return those of TransferTrainer, and the learned scalars with `scalar_learning_rate`."""

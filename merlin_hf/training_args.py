@@ -185,6 +185,11 @@ class MerlinTrainingArguments(TransferTrainingArguments):
     [`TransferTrainingArguments`] for [`MerlinTrainer`].
 
     Args:
+        mix_weights (`bool`): train on each half of the target rows, with both losses in every step, and on the source
+            alone, all from the same weights. Then add up what each has learned, with the factors that rows of the
+            other half choose (see [`~merlin_hf.transfer.mixing`]), and fit the final head by logistic regression.
+            Between a fourteenth and a seventh of the steps have target rows, which are not memorised. `False`: one
+            run with both losses in every step.
         source_phase_fraction (`float`): share of all steps, at their beginning, that train on the source alone, in [0,
             1); MeRLin starts from the features that they lead to, with a fresh optimizer and a schedule of its own:
             warm-up and decay take place in each phase. Target batches are drawn in all, so that epochs count all
@@ -229,9 +234,16 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         scalar_learning_rate (`float`): learning rate of the learned scalars, which are logarithms.
         refit_l2 (`str`): regulariser of the final head, fit on the whole target set: `"auto"` (chosen by
             cross-validation on the target's training rows; class means keep their default), `"meta"` (the one used in
-            training), or a number.
+            training; with `mix_weights` the one that rows of the other half choose), or a number.
     """
 
+    mix_weights: bool = field(
+        default=True,
+        metadata={
+            "help": "Train on two halves of the target and on the source from the same weights, and mix what each has "
+            "learned. False: both losses in every step, as in the paper."
+        },
+    )
     source_phase_fraction: Annotated[float, interval("[0, 1)")] = field(
         default=0.0,
         metadata={"help": "Share of the steps, at their beginning, that train on the source alone, in [0, 1)."},
@@ -240,9 +252,9 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         default=0.0,
         metadata={"help": "Share of the steps, at their end, that train on the meta loss alone, in [0, 1)."},
     )
-    rho: NonNegative = field(default=0.3, metadata={"help": "Factor of the meta loss (rho in the paper)."})
+    rho: NonNegative = field(default=1.0, metadata={"help": "Factor of the meta loss (rho in the paper)."})
     balance_gradients: bool = field(
-        default=True,
+        default=False,
         metadata={
             "help": "Scale rho down where the meta loss would drown the source loss. False: the paper's fixed rho."
         },
@@ -313,11 +325,16 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         if args.source_weight == 0 and args.rho == 0:
             raise ValueError(
                 "`source_weight=0` and `rho=0` leave no loss to train on. Set one of them above 0; the defaults are "
-                "1.0 and 0.3."
+                "1.0 and 1.0."
             )
         if args.split == "kfold" and args.num_splits < 2:
             raise ValueError(f"`split='kfold'` needs `num_splits` of at least 2 folds, got {args.num_splits}.")
         source, target = args.source_phase_fraction, args.target_phase_fraction
+        if args.mix_weights and (source or target):
+            raise ValueError(
+                f"`source_phase_fraction={source}` and `target_phase_fraction={target}` divide a run that "
+                "`mix_weights=True` divides by itself. Leave them out, or set `mix_weights=False`."
+            )
         if source + target > 1 + 1e-9:
             raise ValueError(
                 "`source_phase_fraction` and `target_phase_fraction` are shares of the same steps and must not add "

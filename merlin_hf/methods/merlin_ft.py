@@ -1,7 +1,7 @@
 """MeRLin, then fine-tuning from its features and its head."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from transformers import TrainingArguments
 
@@ -28,6 +28,7 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
             `source_phase_fraction` and `target_phase_fraction`.
     """
 
+    mix_weights: Literal[False] = field(default=False, metadata={"help": "Cannot be: fine-tuning ends the run."})
     source_phase_fraction: Annotated[float, interval("[0, 1)")] = field(
         default=0.4,
         metadata={"help": "Share of the steps, at their beginning, that train on the source alone, in [0, 1)."},

@@ -84,6 +84,13 @@ class TransferCallback(TrainerCallback):
                 "be what is evaluated and saved. Replace it before `train()`, or give `model_init=`."
             )
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let the method finish after the last update, before evaluation and saving."""
+        if state.global_step >= state.max_steps:
+            self.trainer.finish_phases()
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -11,7 +11,7 @@ each is good for rows that no weights have seen.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +19,11 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from ..heads import HeadSolver
 from .distributed import assign_parameter, gather_parameter, is_distributed, reshard
-from .seeding import derived_generator
-from .source import Rows, SeededBatches
+from .labels import MULTI_LABEL, SINGLE_LABEL, label_values, split_labels
+from .model import evaluating
+from .seeding import derived_generator, isolated_rng
+from .source import Rows, SeededBatches, is_iterable
 from .splits import fold_by_class
 
 
@@ -30,10 +31,9 @@ SHARES = (0.0, 0.5, 1.0)  # of alpha and of beta
 L2 = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of the final head
 PARTS = 5  # of the rows that a half has not been trained on; the head is fit on all others
 MAX_ROWS = 256  # that choose
+MEMORISED_L2 = 0.3  # of a head on features that have been trained on its rows
 START, FIRST_HALF, SECOND_HALF, SOURCE = "start", "first half", "second half", "source"
 HALVES = (FIRST_HALF, SECOND_HALF)
-
-Features = Callable[[], tuple[Tensor, Tensor, Tensor]]
 
 
 class Mix(NamedTuple):
@@ -106,141 +106,242 @@ class HalfBatches:
 
 class Branches:
     """
-    The weights that a run started from, and those at the end of each of its phases, on the CPU.
+    The weights that a run started from, those that each of its phases has led to, and their mix.
+
+    They are kept on the CPU, whole where the model is sharded, and are part of checkpoints.
 
     Args:
-        model (`torch.nn.Module`): a [`~merlin_hf.transfer.model.TransferModel`].
+        trainer ([`~merlin_hf.MerlinTrainer`]): whose weights they are.
     """
 
-    def __init__(self, model: nn.Module):
-        self.model = model
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
         self.weights: dict[str, dict[str, Tensor]] = {}
+        self.mix: Mix | None = None
+        self._halves: Tensor | None = None
+        self._rows: Rows = None
+
+    @property
+    def l2(self) -> float:
+        """The regulariser of the final head; before the mix that for features that know the rows."""
+        return MEMORISED_L2 if self.mix is None else self.mix.l2
+
+    # The phases
+
+    def start(self) -> None:
+        """Keep the weights of now as those that all phases start from; forget those of an earlier run."""
+        self.weights, self.mix, self._halves = {}, None, None
+        self.keep(START)
+
+    def restart(self) -> None:
+        """Write the weights that the run started from."""
+        self.write(self.weights[START])
+
+    def keep_phase_before(self) -> None:
+        """Keep the weights of now as those of the phase that has just ended."""
+        trainer = self.trainer
+        ended = sum(end <= trainer.state.global_step for end in trainer.phase_ends)
+        self.keep(trainer.phases[ended - 1].name)
 
     @torch.no_grad()
     def keep(self, name: str) -> None:
-        """Keep the weights of now under the name of a phase; a collective where they are sharded."""
+        """Keep the weights of now under a name; a collective where they are sharded."""
         self.weights[name] = {key: gather_parameter(value).cpu().clone() for key, value in self._tensors()}
-        reshard(self.model)
+        reshard(self.trainer.transfer_model)
 
     @torch.no_grad()
     def write(self, weights: Mapping[str, Tensor]) -> None:
         """Write weights into the model; a collective where it is sharded."""
-        reshard(self.model)
+        reshard(self.trainer.transfer_model)
         for key, value in self._tensors():
             if key in weights:
                 assign_parameter(value, weights[key])
 
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Return all that training changes but the target's head: parameters, and buffers such as BatchNorm's."""
+        model = self.trainer.transfer_model
+        head = {id(value) for value in model.head.parameters()}
+        for key, value in model.named_parameters():
+            if value.requires_grad and id(value) not in head:
+                yield key, value
+        for module_name, module in model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                yield from module.named_buffers(module_name, recurse=False)
+
+    def batches(self, half: str, count: int) -> list[Any]:
+        """Return the next batches of a half of the target, a function of the step."""
+        trainer = self.trainer
+        ends = [0, *trainer.phase_ends]
+        updates = trainer.state.global_step - ends[[phase.name for phase in trainer.phases].index(half)]
+        first = updates * trainer.args.gradient_accumulation_steps
+        args = trainer.args
+        dataset, collate_fn = trainer._with_collator(self.rows, None, "training")
+        batches = HalfBatches(
+            dataset,
+            collate_fn=collate_fn,
+            rows=torch.nonzero(self.halves == HALVES.index(half)).squeeze(-1).tolist(),
+            batch_size=trainer._train_batch_size,
+            seed=args.seed,
+            rank=args.process_index,
+            world_size=args.world_size,
+        )
+        return [batches[number] for number in range(first, first + count)]
+
+    @property
+    def rows(self) -> Rows:
+        """All rows of the target by number; those of a stream are read once, and kept."""
+        dataset = self.trainer.train_dataset
+        if not is_iterable(dataset):
+            return dataset
+        if self._rows is None:
+            self._rows = list(dataset)
+        return self._rows
+
+    @property
+    def halves(self) -> Tensor:
+        """The half, 0 or 1, that each row of the target belongs to, of shape `(n,)`."""
+        if self._halves is None:
+            rows = self.rows
+            labels = (
+                [row.get("labels", row.get("label")) for row in rows] if isinstance(rows, list) else label_values(rows)
+            )
+            self._halves = halves_of(class_ids(labels, len(rows)), self.trainer.args.seed)
+        return self._halves
+
+    # The mix
+
+    @torch.no_grad()
+    def mix_weights(self) -> None:
+        """Write the mix of weights with the least loss on target rows that its weights were not trained on."""
+        trainer = self.trainer
+        number = rows_that_choose(self.halves, trainer.args.seed)
+        halves = self.halves[number]
+        with isolated_rng("mix", trainer.args.seed), evaluating(trainer.transfer_model):
+            found = [
+                self._loss_of(source, target, number.tolist(), halves)
+                for source, target in itertools.product(self._shares(SOURCE), self._shares(*HALVES))
+            ]
+        mix = min(found, key=lambda mix: mix.loss)
+        if is_distributed():  # the same on all ranks, whatever the rounding
+            chosen = [tuple(mix)]
+            broadcast_object_list(chosen)
+            mix = Mix(*chosen[0])
+        self.mix = mix
+        self.write(self.mixed(mix.source, dict.fromkeys(HALVES, mix.target / 2) if mix.target else {}))
+        self.weights = {}  # a finished run needs them no more
+        trainer.log({"mix_source": mix.source, "mix_target": mix.target, "mix_loss": mix.loss})
+
+    def _shares(self, *names: str) -> tuple[float, ...]:
+        return SHARES if all(name in self.weights for name in names) else SHARES[:1]
+
+    def _loss_of(self, source: float, target: float, rows: list[int], halves: Tensor) -> Mix:
+        """
+        Return the mix of these shares with the best regulariser.
+
+        The weights trained on one half are judged by rows of the other half, by heads that are fit on all rows but a
+        fifth of that half.
+        """
+        losses, count = torch.zeros(len(L2), dtype=torch.float64), 0.0
+        features = None
+        for half, name in enumerate(HALVES):
+            if target or features is None:
+                self.write(self.mixed(source, {name: target} if target else {}))
+                features = self._features(rows)
+            found, judged = self._held_out_losses(*features, halves != half)
+            losses, count = losses + found, count + judged
+        place = int(losses.argmin())
+        return Mix(source, target, L2[place], float(losses[place]) / max(count, 1.0))
+
     def mixed(self, source: float, targets: Mapping[str, float]) -> dict[str, Tensor]:
         """
-        Return the weights of the classifier without its head.
+        Return weights of the classifier: phi(alpha, beta) above.
 
         Args:
-            source (`float`): the factor of what the source's phase has changed.
-            targets (`Mapping[str, float]`): the factors of what the phases of the halves have changed.
+            source (`float`): alpha.
+            targets (`Mapping[str, float]`): what the changes on each half are multiplied by.
         """
-        factors = {SOURCE: source, **targets}
-        start = self.weights[START]
+        factors = {name: factor for name, factor in {SOURCE: source, **targets}.items() if factor}
         mixed = {}
-        for key, first in start.items():
-            if not key.startswith("model."):
-                continue
-            value = first.double() if first.is_floating_point() else first
-            for name, factor in factors.items():
-                if factor and first.is_floating_point():
-                    value = value + factor * (self.weights[name][key].double() - first.double())
-            if key.endswith("running_var"):  # which a sum of changes could make negative
-                smallest = [self.weights[name][key].double() for name in (START, *factors) if name in self.weights]
-                value = value.clamp(min=torch.stack(smallest).amin(0))
-            mixed[key] = value.to(first.dtype)
+        for key, start in self.weights[START].items():
+            if key.startswith("model."):
+                changes = [f * (self.weights[name][key].double() - start.double()) for name, f in factors.items()]
+                value = start.double() + sum(changes)
+                if key.endswith("running_var"):  # a sum of changes could make it negative
+                    value = value.clamp(min=torch.stack([start, *(self.weights[n][key] for n in factors)]).amin(0))
+                mixed[key] = value.to(start.dtype)
         return mixed
 
+    def _features(self, rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features, targets and sample weights of rows of the target, the same on all ranks."""
+        trainer = self.trainer
+        dataset, collate_fn = trainer._with_collator(self.rows, None, "training")
+        model = trainer.model_wrapped if trainer.is_fsdp_enabled else trainer.transfer_model
+        found = []
+        for start in range(0, len(rows), trainer.args.eval_batch_size):
+            batch = collate_fn([dataset[index] for index in rows[start : start + trainer.args.eval_batch_size]])
+            inputs, labels = split_labels(trainer._prepare_inputs(batch))
+            if trainer.target_problem_type is None:
+                trainer.target_problem_type = trainer.problem_type(labels)
+            solver = trainer.final_solver(trainer.target_problem_type)
+            features = model(target_inputs=inputs, with_target_logits=False).target_features
+            found.append((features.float(), *trainer.fit_targets(labels, solver)))
+        features, targets, weight = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return features, targets, weight
+
+    def _held_out_losses(
+        self, features: Tensor, targets: Tensor, weight: Tensor, judged: Tensor
+    ) -> tuple[Tensor, float]:
+        """
+        Return the sum of the losses of some rows for each of `L2`, of shape `(len(L2),)`, and the number of the rows.
+
+        Args:
+            features, targets, weight: of all rows, `(n, hidden_size)`, `(n, num_labels)` and `(n,)`.
+            judged (`torch.BoolTensor` of shape `(n,)`): those that are judged, a fifth of them at a time.
+        """
+        trainer = self.trainer
+        problem_type = trainer.target_problem_type
+        solver = trainer.final_solver(problem_type)
+        judged = judged.to(weight.device) & (weight > 0)
+        classes = targets.argmax(-1) if problem_type == SINGLE_LABEL else torch.zeros_like(judged, dtype=torch.long)
+        generator = derived_generator("parts", trainer.args.seed)
+        folds = fold_by_class(torch.where(judged, classes, -100), PARTS, generator)
+        parts = folds.validation
+        fit_on = (weight * ~parts).to(features)
+        losses = []
+        for l2 in L2:
+            logits = solver.fit(features, targets.to(features), l2, fit_on)(features)
+            losses.append((row_losses(logits, targets, problem_type) * parts).sum())
+        return torch.stack(losses).double().cpu(), float(parts.sum())
+
+    # Checkpoints
+
     def state(self) -> dict[str, Tensor]:
-        """Return all tensors, for a checkpoint."""
+        """Return all weights that are kept, for a checkpoint."""
         return {f"{name}|{key}": value for name, kept in self.weights.items() for key, value in kept.items()}
 
     def load_state(self, saved: Mapping[str, Tensor]) -> None:
         """Restore what [`Branches.state`] returned; other tensors are ignored."""
-        self.weights = {}
+        self.weights, self.mix, self._halves = {}, None, None
         for key, value in saved.items():
             name, found, weight = key.partition("|")
             if found:
                 self.weights.setdefault(name, {})[weight] = value
 
-    def _tensors(self) -> Iterable[tuple[str, Tensor]]:
-        """Return all that training changes but the target's head: parameters, and buffers such as BatchNorm's."""
-        head = {id(value) for value in self.model.head.parameters()}
-        for key, value in self.model.named_parameters():
-            if value.requires_grad and id(value) not in head:
-                yield key, value
-        persistent = self.model.state_dict(keep_vars=True)
-        yield from ((key, value) for key, value in self.model.named_buffers() if key in persistent)
 
-
-@torch.no_grad()
-def choose_mix(branches: Branches, halves: Tensor, features: Features, solver: HeadSolver, is_scored_by: Any) -> Mix:
+def row_losses(logits: Tensor, targets: Tensor, problem_type: str) -> Tensor:
     """
-    Return the mix with the least loss on target rows that neither its weights nor its head were trained on.
-
-    For each half, the weights trained on it are mixed with the source's, and rows of the other half are judged by heads
-    that are fit on all rows but a fifth of that half.
+    Return the loss of each row by each head, `(num_heads, n)`: cross-entropy, or squared error.
 
     Args:
-        branches ([`Branches`]): with the phases that there were.
-        halves (`torch.LongTensor` of shape `(n,)`): the half of each row, as in training.
-        features (`Callable`): computes features `(n, hidden_size)`, targets `(n, num_labels)` and sample weights
-            `(n,)` of these rows with the model's current weights.
-        solver ([`~merlin_hf.heads.HeadSolver`]): fits the heads.
-        is_scored_by (`Callable`): maps logits `(num_heads, n, num_labels)` and targets to losses `(num_heads, n)`.
+        logits (`torch.FloatTensor` of shape `(num_heads, n, num_labels)`).
+        targets (`torch.FloatTensor` of shape `(n, num_labels)`): as heads are fit to.
     """
-    has_halves = all(name in branches.weights for name in HALVES)
-    sources = SHARES if SOURCE in branches.weights else SHARES[:1]
-    best: Mix | None = None
-    cache: dict[tuple[float, float, str], tuple[Tensor, Tensor, Tensor]] = {}
-    for source, target in itertools.product(sources, SHARES if has_halves else SHARES[:1]):
-        total = torch.zeros(len(L2), dtype=torch.float64)
-        counted = 0.0
-        for number, name in enumerate(HALVES):
-            key = (source, target, name if target else "")
-            if key not in cache:
-                branches.write(branches.mixed(source, {name: target} if target else {}))
-                cache[key] = features()
-            rows, targets, weight = cache[key]
-            losses, count = held_out_losses(rows, targets, weight, halves != number, solver, is_scored_by)
-            total, counted = total + losses, counted + count
-        losses = total / max(counted, 1.0)
-        place = int(losses.argmin())
-        if best is None or losses[place] < best.loss:
-            best = Mix(source, target, L2[place], float(losses[place]))
-        if not target:
-            cache.clear()
-    assert best is not None
-    if is_distributed():  # the same on all ranks, whatever the rounding
-        chosen = [tuple(best)]
-        broadcast_object_list(chosen)
-        best = Mix(*chosen[0])
-    return best
-
-
-def held_out_losses(
-    features: Tensor, targets: Tensor, weight: Tensor, judged: Tensor, solver: HeadSolver, is_scored_by: Any
-) -> tuple[Tensor, float]:
-    """
-    Return the sum of the losses of some rows for each of `L2`, of shape `(len(L2),)`, and the number of the rows.
-
-    Args:
-        features, targets, weight: of all rows, see [`choose_mix`].
-        judged (`torch.BoolTensor` of shape `(n,)`): the rows; a part of them at a time is judged by a head that is fit
-            on all others.
-    """
-    classes = targets.argmax(-1) if targets.shape[-1] > 1 else torch.zeros(len(targets), dtype=torch.long)
-    classes = torch.where(judged.to(classes.device) & (weight > 0), classes, -100)
-    folds = fold_by_class(classes, PARTS, derived_generator("parts", 0)).validation
-    fit_on = (weight * ~folds).to(features)
-    losses = []
-    for l2 in L2:
-        head = solver.fit(features, targets, l2, fit_on)
-        losses.append((is_scored_by(head(features), targets).double() * folds).sum())
-    return torch.stack(losses).cpu(), float(folds.sum())
+    targets = targets.to(logits).expand_as(logits)
+    if problem_type == SINGLE_LABEL:
+        return -(targets * logits.log_softmax(-1)).sum(-1)
+    if problem_type == MULTI_LABEL:
+        return nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
+    return (logits - targets).square().mean(-1)
 
 
 def rows_that_choose(halves: Tensor, seed: int) -> Tensor:

@@ -104,7 +104,7 @@ def refit_head(trainer: Trainer) -> None:
     reshard(transfer_model)
     if trainer.is_deepspeed_enabled:  # the same for ZeRO-3
         trainer.deepspeed.empty_partition_cache()
-    write_head(transfer_model.head, head, float(trainer.logit_scale(scalars)))
+    write_head(transfer_model.head, head, trainer.final_logit_scale(scalars))
 
 
 @torch.no_grad()
@@ -115,7 +115,7 @@ def fit_final_head(trainer: Trainer, scalars: dict[str, Tensor]) -> tuple[Linear
     Each row is on one rank. Nothing is drawn from the global generators.
 
     Args:
-        trainer: its `head_solver`, `final_head_l2` and `finish_head` are used.
+        trainer: its `final_solver`, `final_head_l2` and `finish_head` are used.
         scalars (`dict[str, torch.FloatTensor]`): the learned scalars, each of shape `()`.
 
     Returns:
@@ -129,11 +129,11 @@ def fit_final_head(trainer: Trainer, scalars: dict[str, Tensor]) -> tuple[Linear
         if trainer.target_problem_type is None:
             batch, _ = next(iter(trainer.rank_batches(trainer.train_dataset, args.eval_batch_size)))
             trainer.target_problem_type = trainer.problem_type(trainer.split_batch(batch)[1])
-        solver = trainer.head_solver(trainer.target_problem_type)
+        solver = trainer.final_solver(trainer.target_problem_type)
         batches = FeatureBatches(
             lambda: trainer.rank_batches(trainer.train_dataset, args.eval_batch_size),
             features=lambda inputs: model(target_inputs=inputs, with_target_logits=False).target_features,
-            encode=trainer.fit_targets,
+            encode=lambda labels: trainer.fit_targets(labels, solver),
             divide=lambda batch: trainer.split_batch(trainer._prepare_inputs(batch)),
             keep=not solver.single_pass,
         )

@@ -373,6 +373,9 @@ class TransferTrainer(ModelCardMixin, Trainer):
         if self.state.global_step and not self.is_deepspeed_enabled:  # whose optimizer keeps its state elsewhere
             getattr(self.optimizer, "optimizer", self.optimizer).state.clear()
 
+    def finish_phases(self) -> None:
+        """Called after the last update of a run, before it is evaluated and saved."""
+
     def create_scheduler(self, num_training_steps, optimizer=None):
         """Create Trainer's scheduler; with several phases, one for each."""
         phases = [steps for steps in self.split_steps(num_training_steps) if steps] if self.is_active else []
@@ -830,6 +833,14 @@ class TransferTrainer(ModelCardMixin, Trainer):
         fit_intercept = self.transfer_model.head.bias is not None
         return get_head(self.solver_name(problem_type), problem_type=problem_type, fit_intercept=fit_intercept)
 
+    def final_solver(self, problem_type: str) -> HeadSolver:
+        """Return the solver of the final head: that of training, unless a method has another."""
+        return self.head_solver(problem_type)
+
+    def final_logit_scale(self, scalars: dict[str, Tensor]) -> float:
+        """Return the factor of the final head's outputs, so that their softmax is calibrated."""
+        return float(self.logit_scale(scalars))
+
     def final_head_l2(self, scalars: dict[str, Tensor]) -> float | str:
         """Return the final head's regulariser; `"auto"` has it chosen by cross-validation."""
         return "auto"
@@ -838,7 +849,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
         """Return the factor of the head's outputs with which their softmax is calibrated."""
         return 1.0 if self.is_regression else self.head_solver(SINGLE_LABEL).default_logit_scale
 
-    def fit_targets(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def fit_targets(self, labels: Tensor, solver: HeadSolver | None = None) -> tuple[Tensor, Tensor]:
         """
         Return the targets of a fit `(n, num_labels)`, and sample weights `(n,)`, which are 0 for ignored rows.
 
@@ -847,7 +858,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
         problem_type = self.problem_type(labels)
         targets, sample_weight = encode_targets(labels, self.transfer_model.num_labels, problem_type)
         if problem_type == MULTI_LABEL:
-            targets = targets - self.head_solver(problem_type).decision_threshold
+            targets = targets - (solver or self.head_solver(problem_type)).decision_threshold
         return targets, sample_weight
 
     @property
