@@ -459,11 +459,17 @@ class MerlinTrainer(TransferTrainer):
         Check the settings as TransferTrainer does.
 
         Raises:
-            ValueError: nothing is trained in the target's phase, as the backbone is frozen and no scalar is learned.
+            ValueError: nothing is trained in the target's phase, as the backbone is frozen and no scalar is learned; or
+                weights are to be mixed under DeepSpeed.
         """
         super().check_settings()
         if self.classifies_tokens:
             check_token_settings(self.args)
+        if self.mixes_weights and self.is_deepspeed_enabled:
+            raise ValueError(
+                f"{type(self).__name__} mixes the weights of several phases, and DeepSpeed, which trains copies of its "
+                "own, would undo it. Set `mix_weights=False`, or use `ddp` or `fsdp2` as the configuration of accelerate."
+            )
         head = f"{self.transfer_model.head_name}."
         backbone = (p for name, p in self.transfer_model.model.named_parameters() if not name.startswith(head))
         if (

@@ -314,6 +314,17 @@ class MerlinTrainingArguments(TransferTrainingArguments):
     )
 
     @classmethod
+    def paper(cls, *args: Any, **kwargs: Any) -> "MerlinTrainingArguments":
+        """
+        Return arguments with the objective of the paper: both losses in every step, a fixed rho and ridge regression.
+
+        Args:
+            args, kwargs: other arguments, as of the constructor; they win.
+        """
+        objective = {"mix_weights": False, "balance_gradients": False, "head": "ridge", "rho": 1.0}
+        return cls(*args, **{**objective, **kwargs})
+
+    @classmethod
     def check_options(cls, args: TrainingArguments) -> None:
         """Check the options, and that they fit together; a number for `refit_l2` may come as text."""
         super().check_options(args)

@@ -9,6 +9,9 @@ from tests.tiny import tiny_bert, tiny_dataset
 
 SOURCE_LABELS = 4
 
+# Both losses in every step: what most tests of the objective are about; tests/transfer/test_mixing.py has the default.
+EVERY_STEP = {"mix_weights": False, "rho": 0.3, "balance_gradients": True}
+
 
 def make_args(output_dir, **kwargs):
     defaults = {
@@ -20,6 +23,7 @@ def make_args(output_dir, **kwargs):
         "disable_tqdm": True,
         "use_cpu": True,
         "save_strategy": "no",
+        **EVERY_STEP,
     }
     return MerlinTrainingArguments(str(output_dir), **{**defaults, **kwargs})
 

@@ -239,7 +239,7 @@ def test_without_a_source_it_is_trainer(tmp_path):
 
 def test_plain_training_arguments_and_positional_arguments(tmp_path):
     args = TrainingArguments(
-        str(tmp_path), max_steps=1, logging_steps=1, report_to="none", disable_tqdm=True, use_cpu=True
+        str(tmp_path), max_steps=3, logging_steps=1, report_to="none", disable_tqdm=True, use_cpu=True
     )
     trainer = MerlinTrainer(tiny_bert(), args, None, tiny_dataset(), source_dataset=tiny_dataset(num_labels=4))
     trainer.train()

@@ -101,7 +101,8 @@ class HalfBatches:
         passes, place = divmod(number, len(self.rows) // self.size)
         generator = derived_generator("half", self.seed, passes)
         order = torch.randperm(len(self.rows), generator=generator)[place * self.size : (place + 1) * self.size]
-        return self.batches[number, [self.rows[index] for index in order[self.rank :: self.world_size]]]
+        own = order.tensor_split(self.world_size)[self.rank]
+        return self.batches[number, [self.rows[index] for index in own]]
 
 
 class Branches:
@@ -202,9 +203,9 @@ class Branches:
         """The half, 0 or 1, that each row of the target belongs to, of shape `(n,)`."""
         if self._halves is None:
             rows = self.rows
-            labels = (
-                [row.get("labels", row.get("label")) for row in rows] if isinstance(rows, list) else label_values(rows)
-            )
+            labels = label_values(rows)
+            if labels is None and isinstance(rows, list) and isinstance(rows[0], Mapping):
+                labels = np.asarray([row.get("labels", row.get("label")) for row in rows])
             self._halves = halves_of(class_ids(labels, len(rows)), self.trainer.args.seed)
         return self._halves
 
@@ -303,15 +304,24 @@ class Branches:
         solver = trainer.final_solver(problem_type)
         judged = judged.to(weight.device) & (weight > 0)
         classes = targets.argmax(-1) if problem_type == SINGLE_LABEL else torch.zeros_like(judged, dtype=torch.long)
-        generator = derived_generator("parts", trainer.args.seed)
-        folds = fold_by_class(torch.where(judged, classes, -100), PARTS, generator)
-        parts = folds.validation
+        parts = self.parts(classes, judged)
         fit_on = (weight * ~parts).to(features)
         losses = []
         for l2 in L2:
             logits = solver.fit(features, targets.to(features), l2, fit_on)(features)
             losses.append((row_losses(logits, targets, problem_type) * parts).sum())
         return torch.stack(losses).double().cpu(), float(parts.sum())
+
+    def parts(self, classes: Tensor, judged: Tensor) -> Tensor:
+        """
+        Return the rows that are judged together, `(PARTS, n)`: every class is shared out evenly.
+
+        Args:
+            classes (`torch.LongTensor` of shape `(n,)`): class ids.
+            judged (`torch.BoolTensor` of shape `(n,)`): the rows.
+        """
+        generator = derived_generator("parts", self.trainer.args.seed)
+        return fold_by_class(torch.where(judged, classes, -100), PARTS, generator).validation
 
     # Checkpoints
 

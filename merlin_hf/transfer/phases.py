@@ -129,7 +129,7 @@ def check_phases(trainer: Any) -> None:
     if trainer.has_phases and schedule in ("reduce_lr_on_plateau", "greedy"):
         raise ValueError(
             f"{name} has phases with a schedule each, and `lr_scheduler_type={schedule!r}` is none. Use 'linear', "
-            "'cosine' or 'constant'."
+            "'cosine' or 'constant', or a run without phases (`mix_weights=False` for MeRLin)."
         )
     for phase in trainer.phases:
         if phase.fraction > 0 and phase.uses_source and not phase.uses_target and args.source_weight == 0:

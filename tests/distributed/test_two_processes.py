@@ -51,6 +51,13 @@ def test_two_processes_on_tokens(tmp_path, method):
     assert_equal_runs(one, two)
 
 
+def test_two_processes_mix_weights_as_one(tmp_path):
+    options = {"mix_weights": True, "max_steps": 14, "learn_head_l2": False, "evaluate": False}
+    one = run(1, tmp_path / "one", per_device_train_batch_size=8, **options)
+    two = run(2, tmp_path / "two", per_device_train_batch_size=4, **options)
+    assert_equal_runs(one, two, keys=("loss", "grad_norm"), tolerance=1e-6, relative=1e-5)
+
+
 @pytest.mark.parametrize("method", ["merlin", "sequential"])
 def test_two_processes_with_several_sources(tmp_path, method):
     """Each head has a gradient on each process in every step, also where no batch is of its source."""

@@ -20,6 +20,7 @@ from transformers import default_data_collator
 from merlin_hf import get_method
 from merlin_hf.transfer.distributed import end_training, gather_parameter
 from tests.methods.support import SAME_LABELS, digits, source_rows, source_rows_of_same_labels, tiny_resnet
+from tests.support import EVERY_STEP
 from tests.tiny import (
     NUM_LABELS,
     pad_tagged,
@@ -91,7 +92,7 @@ def train(
     defaults = {
         "max_steps": 4, "learning_rate": 1e-3, "optim": "sgd", "max_grad_norm": 0.0, "num_splits": 2,
         "learn_head_l2": True, "logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
-        "use_cpu": True, "refit_l2": "meta", "per_device_eval_batch_size": 4,
+        "use_cpu": True, "refit_l2": "meta", "per_device_eval_batch_size": 4, **EVERY_STEP,
     }  # fmt: skip
     if sharded == "deepspeed":
         defaults.update(

@@ -14,7 +14,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from merlin_hf import METHODS
 from merlin_hf.transfer.trainer import SOURCE_INPUTS
-from tests.support import SOURCE_LABELS
+from tests.support import EVERY_STEP, SOURCE_LABELS
 from tests.tiny import CONV, NUM_LABELS, tiny_bert, tiny_dataset
 
 
@@ -93,8 +93,10 @@ def build(method, output_dir, model=None, target=None, source=True, trainer_clas
         "use_cpu": True,
         "save_strategy": "no",
     }
+    if method == "merlin":
+        defaults.update(EVERY_STEP)
     if method == "merlin_ft":
-        defaults["source_phase_fraction"] = 0.0
+        defaults.update(source_phase_fraction=0.0, rho=0.3, balance_gradients=True)
     model = tiny_bert() if model is None else model
     if source is True:
         source = METHODS[method].takes_source

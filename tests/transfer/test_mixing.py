@@ -1,0 +1,184 @@
+"""Weights that were trained on two halves of the target and on the source, and the mix that target rows choose."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from sklearn.linear_model import LogisticRegression
+from torch.nn.functional import cross_entropy
+
+from merlin_hf import METHODS, MerlinTrainer, MerlinTrainingArguments
+from merlin_hf.transfer.mixing import HALVES, L2, SOURCE, START, HalfBatches, halves_of, rows_that_choose
+from tests.methods.support import digits, tiny_resnet
+from tests.support import make_trainer
+from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset
+
+
+def mixing(output_dir, trainer_class=MerlinTrainer, **options):
+    options = {"max_steps": 14, "target": tiny_dataset(rows=24), "rho": 1.0, "balance_gradients": False, **options}
+    return make_trainer(output_dir, trainer_class=trainer_class, mix_weights=True, **options)
+
+
+class Watched(MerlinTrainer):
+    """Keeps the weights of the phases, which a finished run forgets, and the target rows of each step."""
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        self.__dict__.setdefault("seen", []).append((self.phase.name, inputs["input_ids"].tolist()))
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def finish_phases(self):
+        self.branches.mix_weights, mix_weights = self.keep_and_mix, self.branches.mix_weights
+        self.mix_weights = mix_weights
+        super().finish_phases()
+
+    def keep_and_mix(self):
+        self.kept = dict(self.branches.weights)
+        self.mix_weights()
+
+
+def test_it_is_the_default_and_the_paper_is_a_call_away(tmp_path):
+    assert MerlinTrainingArguments(str(tmp_path)).mix_weights
+    paper = MerlinTrainingArguments.paper(str(tmp_path), max_steps=7)
+    assert (paper.mix_weights, paper.balance_gradients, paper.head, paper.max_steps) == (False, False, "ridge", 7)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_halves_share_out_each_class(classes):
+    labels = torch.arange(31) % classes
+    halves = halves_of(labels, seed=0)
+    for number in range(classes):
+        counts = torch.bincount(halves[labels == number], minlength=2)
+        assert abs(int(counts[0] - counts[1])) <= 1
+    assert not torch.equal(halves, halves_of(labels, seed=1))
+
+
+def test_batches_of_a_half_have_no_row_twice_and_are_shared_out():
+    rows = [1, 3, 5, 7, 9, 11, 13]
+    seen = []
+    for number in range(6):
+        parts = [
+            HalfBatches(range(20), rows, list, batch_size=2, seed=0, rank=rank, world_size=2)[number]
+            for rank in (0, 1)
+        ]
+        whole = HalfBatches(range(20), rows, list, batch_size=4, seed=0)[number]
+        assert sorted(parts[0] + parts[1]) == sorted(whole)
+        assert len(set(whole)) == 4
+        seen += whole
+    assert set(seen) == set(rows)
+
+
+def test_rows_that_choose_are_of_both_halves():
+    halves = torch.arange(1000) % 2
+    chosen = rows_that_choose(halves, seed=0)
+    assert len(chosen) == 256
+    assert torch.bincount(halves[chosen]).tolist() == [128, 128]
+
+
+def test_each_phase_starts_from_the_same_weights_and_sees_its_rows(tmp_path):
+    model = tiny_bert()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    trainer = mixing(tmp_path, Watched, model=model, max_steps=28)
+    trainer.train()
+    assert list(trainer.kept) == [START, *HALVES, SOURCE]
+    for name, weight in trainer.kept[START].items():
+        if name.startswith("model."):
+            assert torch.equal(weight, before[name.removeprefix("model.")])
+    rows = [tuple(ids) for ids in trainer.train_dataset["input_ids"]]
+    for number, half in enumerate(HALVES):
+        own = {rows[index] for index in torch.nonzero(trainer.branches.halves == number).squeeze(-1).tolist()}
+        steps = [{tuple(ids) for ids in batch} for name, batch in trainer.seen if name == half]
+        assert len(steps) == 2
+        assert all(step <= own for step in steps)
+    weights = trainer.model.state_dict()
+    mix = trainer.branches.mix
+    for name, start in trainer.kept[START].items():
+        if name.startswith("model."):
+            change = mix.source * (trainer.kept[SOURCE][name] - start)
+            change += mix.target * ((trainer.kept[HALVES[0]][name] + trainer.kept[HALVES[1]][name]) / 2 - start)
+            torch.testing.assert_close(weights[name.removeprefix("model.")], start + change)
+
+
+def test_the_choice_is_that_of_heads_of_scikit_learn(tmp_path):
+    """The loss of the chosen mix, with scikit-learn's logistic regression in place of the package's."""
+    trainer = mixing(tmp_path, Watched, model=tiny_bert(dropout=0.0).double(), max_steps=28)
+    trainer.train()
+    branches, mix = trainer.branches, trainer.branches.mix
+    branches.weights = trainer.kept
+    labels = np.array(trainer.train_dataset["label"])
+    ids = torch.tensor(trainer.train_dataset["input_ids"])
+    total = 0.0
+    for half, name in enumerate(HALVES):
+        branches.write(branches.mixed(mix.source, {name: mix.target} if mix.target else {}))
+        trainer.model.eval()
+        with torch.no_grad():
+            features = trainer.model.bert(input_ids=ids).pooler_output.numpy()
+        judged = np.flatnonzero(branches.halves.numpy() != half)
+        parts = branches.parts(torch.tensor(labels), torch.from_numpy(branches.halves.numpy() != half)).numpy()
+        assert sorted(np.flatnonzero(parts.any(0))) == sorted(judged)
+        for part in parts[parts.any(1)]:
+            rest, centre = ~part, features[~part].mean(0)
+            spread = np.square(features[rest] - centre).sum(1).mean()
+            head = LogisticRegression(C=1 / (mix.l2 * spread), tol=1e-10, max_iter=10_000)
+            head.fit(features[rest] - centre, labels[rest])
+            logits = torch.tensor(head.predict_log_proba(features[part] - centre))
+            total += cross_entropy(logits, torch.tensor(labels[part]), reduction="sum").item()
+    assert NUM_LABELS > 2
+    assert mix.l2 in L2
+    assert mix.loss == pytest.approx(total / len(labels), rel=1e-3)
+
+
+@pytest.mark.parametrize("step", [1, 2, 8])
+def test_a_resumed_run_is_the_same(tmp_path, step):
+    whole = mixing(tmp_path / "whole", max_steps=14, save_strategy="steps", save_steps=1)
+    whole.train()
+    resumed = mixing(tmp_path / "whole", max_steps=14)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+    assert resumed.branches.mix == whole.branches.mix
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], weight), name
+
+
+@pytest.mark.parametrize("labels", ["regression", "several", "stream"])
+def test_other_targets(tmp_path, labels):
+    target, options = tiny_dataset(rows=24), {}
+    if labels == "stream":
+        target = target.to_iterable_dataset()
+    else:
+        values = [float(value) for value in target["label"]]
+        if labels == "several":
+            values = [[float(label == value) for label in range(NUM_LABELS)] for value in values]
+        columns = {"input_ids": target["input_ids"], "attention_mask": target["attention_mask"], "labels": values}
+        target = Dataset.from_dict(columns)
+        options["model"] = tiny_bert(num_labels=1 if labels == "regression" else NUM_LABELS)
+    trainer = mixing(tmp_path, target=target, evaluation=None if labels == "stream" else target, **options)
+    trainer.train()
+    assert np.isfinite(trainer.branches.mix.loss)
+    assert np.isfinite(trainer.evaluate()["eval_loss"])
+
+
+def test_statistics_of_batch_norm_are_mixed(tmp_path):
+    kind = {"dtype": torch.float32, "size": 16}
+    trainer = METHODS["merlin"](
+        model=tiny_resnet(),
+        args=MerlinTrainingArguments(
+            str(tmp_path), max_steps=14, per_device_train_batch_size=8, num_source_labels=4, report_to="none",
+            disable_tqdm=True, use_cpu=True, save_strategy="no", learning_rate=1e-2,
+        ),
+        train_dataset=digits([0, 1, 2], 24, **kind),
+        source_dataset=digits([3, 4, 5, 6], 40, **kind),
+    )  # fmt: skip
+    trainer.train()
+    variances = [value for name, value in trainer.model.named_buffers() if name.endswith("running_var")]
+    assert variances
+    assert all((value >= 0).all() for value in variances)
+
+
+def test_fewer_steps_than_phases_and_no_rows_to_spare(tmp_path):
+    trainer = mixing(tmp_path, max_steps=1, target=tiny_dataset(rows=6))
+    trainer.train()
+    assert trainer.branches.mix.target == 0.0
+
+
+def test_phases_of_ones_own_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"`source_phase_fraction=0.5`.*Leave them out, or set `mix_weights=False`"):
+        MerlinTrainingArguments(str(tmp_path), source_phase_fraction=0.5)
