@@ -70,11 +70,20 @@ class MerlinTrainer(TransferTrainer):
     or used, and the checkpoint is a plain model of the class that came in. A streamed `train_dataset` therefore has to
     end (`dataset.take(n)` of an endless one).
 
-    With `source_phase_fraction` the first steps train on the source alone, and phi starts from what they lead to. With
-    `target_phase_fraction` the last steps train on the second term alone.
+    A few labelled rows are soon memorised. So by default (`mix_weights=True`) the run has three phases, each from the
+    weights that the model came with: this objective on one half of the target rows, the same on the other half, and the
+    source loss alone. What they have learned is added up,
 
-    A step costs a batch of each task and a small solve, in the source's own phase a batch of the source, and in the
-    target's a batch of the target and the solve.
+        phi = phi_0 + alpha (phi_source - phi_0) + beta ((phi_1 + phi_2) / 2 - phi_0),
+
+    with the alpha and beta, from 0, 0.5 and 1, that do best on rows of the half that phi_1 or phi_2 has not seen, and
+    the final head is a logistic regression, whose regulariser these rows choose as well. alpha = 0 leaves out a source
+    that does not help, beta = 0 what the target has taught. See [`~merlin_hf.transfer.mixing`]; it is not in the paper.
+    It needs a pretrained model: with random weights set `mix_weights=False`. `MerlinTrainingArguments.paper()` is the
+    paper's objective, with both losses in every step.
+
+    A step costs a batch of each task and a small solve; with `mix_weights` six of seven steps cost a batch of the
+    source. The choice costs 15 forward passes over at most 256 target rows.
 
     Args:
         source_dataset, source_collator: see [`~merlin_hf.transfer.trainer.TransferTrainer`].

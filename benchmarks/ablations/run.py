@@ -36,7 +36,9 @@ PAIRS = (
     "tweet_sentiment-tweet_emotion",
 )
 # Said explicitly, so that the rows of the table stay what they are whatever the package's defaults are.
-BASE = {"method": "merlin", "head": "ridge", "class_frequencies": False, "source_phase_fraction": 0.0}
+# Both losses in every step; the ridge head, no class frequencies and no phase on the source alone.
+EVERY_STEP = {"mix_weights": False, "rho": 0.3, "balance_gradients": True}
+BASE = {"method": "merlin", "head": "ridge", "class_frequencies": False, "source_phase_fraction": 0.0, **EVERY_STEP}
 HALVES = {"train_split": "train[:50%]", "test_split": "train[50%:]", "test_rows": 1000}
 # Some rows are in both halves.
 SPLITS = {"tweet_sentiment-tweet_emotion": {"train_split": "train", "test_split": "validation", "test_rows": 374}}

@@ -9,7 +9,7 @@ from ..trainer import MerlinTrainer
 from ..training_args import MerlinTrainingArguments
 from ..transfer.checks import check_head_can_be_written
 from ..transfer.phases import Phase, share_between
-from ..utils.validation import Share, interval
+from ..utils.validation import NonNegative, Share, interval
 
 
 FINETUNING = "fine-tuning"
@@ -21,6 +21,8 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
     [`MerlinTrainingArguments`] for [`MerlinFinetuneTrainer`].
 
     Args:
+        mix_weights (`bool`): `False`: the run ends with fine-tuning.
+        rho, balance_gradients: as there, with the defaults that did best here.
         source_phase_fraction (`float`): as there; with a default of its own, which did better on average than none
             with 100 labelled rows (`benchmarks/ablations`). 0 leaves the source's phase out, as in the paper.
         target_phase_fraction (`float`): as there; these steps come before those of fine-tuning.
@@ -29,6 +31,10 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
     """
 
     mix_weights: Literal[False] = field(default=False, metadata={"help": "Cannot be: fine-tuning ends the run."})
+    rho: NonNegative = field(default=0.3, metadata={"help": "Factor of the meta loss (rho in the paper)."})
+    balance_gradients: bool = field(
+        default=True, metadata={"help": "Scale rho down where the meta loss would drown the source loss."}
+    )
     source_phase_fraction: Annotated[float, interval("[0, 1)")] = field(
         default=0.4,
         metadata={"help": "Share of the steps, at their beginning, that train on the source alone, in [0, 1)."},
@@ -75,6 +81,7 @@ class MerlinFinetuneTrainer(MerlinTrainer):
     """
 
     training_args_class: ClassVar = MerlinFinetuneTrainingArguments
+    search_space: ClassVar = {"rho": (0.1, 0.3, 1.0)}
     # The optimizer and the wrapper of distributed training must know it from the start; only fine-tuning uses it.
     trains_target_head: ClassVar[bool] = True
 

@@ -108,7 +108,10 @@ def test_the_search_never_sees_test_rows_and_every_method_gets_the_same(config, 
 
 @pytest.mark.parametrize(
     ("method", "steps"),
-    [({"target_phase_fraction": 0.5}, 4), ({"source_phase_fraction": 0.5, "target_phase_fraction": 0.5}, 6)],
+    [
+        ({"mix_weights": False, "target_phase_fraction": 0.5}, 4),
+        ({"mix_weights": False, "source_phase_fraction": 0.5, "target_phase_fraction": 0.5}, 6),
+    ],
 )
 def test_phases_take_as_many_rows_as_the_others(config, spied, method, steps):
     methods = {"joint": None, "phases": {"method": "merlin", **method}}
