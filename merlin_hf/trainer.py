@@ -71,14 +71,14 @@ class MerlinTrainer(TransferTrainer):
     end (`dataset.take(n)` of an endless one).
 
     A few labelled rows are soon memorised. So by default (`mix_weights=True`) the run has three phases, each from the
-    weights that the model came with: this objective on one half of the target rows, the same on the other half, and the
-    source loss alone. What they have learned is added up,
+    weights that the model came with: this objective on one half of the target rows, on the other half, and the source
+    loss alone. What they have learned is added up,
 
         phi = phi_0 + alpha (phi_source - phi_0) + beta ((phi_1 + phi_2) / 2 - phi_0),
 
     with the alpha and beta, from 0, 0.5 and 1, that do best on rows of the half that phi_1 or phi_2 has not seen, and
-    the final head is a logistic regression, whose regulariser these rows choose as well. alpha = 0 leaves out a source
-    that does not help, beta = 0 what the target has taught. See [`~merlin_hf.transfer.mixing`]; it is not in the paper.
+    the final head is a logistic regression, whose regulariser these rows choose as well. alpha = 0 leaves out a
+    source that does not help. This is not in the paper; see [`~merlin_hf.transfer.mixing`].
     It needs a pretrained model: with random weights set `mix_weights=False`. `MerlinTrainingArguments.paper()` is the
     paper's objective, with both losses in every step.
 
@@ -468,16 +468,17 @@ class MerlinTrainer(TransferTrainer):
         Check the settings as TransferTrainer does.
 
         Raises:
-            ValueError: nothing is trained in the target's phase, as the backbone is frozen and no scalar is learned; or
-                weights are to be mixed under DeepSpeed.
+            ValueError: nothing is trained in the target's phase, as the backbone is frozen and no scalar is learned;
+                or weights are to be mixed under DeepSpeed.
         """
         super().check_settings()
         if self.classifies_tokens:
             check_token_settings(self.args)
         if self.mixes_weights and self.is_deepspeed_enabled:
             raise ValueError(
-                f"{type(self).__name__} mixes the weights of several phases, and DeepSpeed, which trains copies of its "
-                "own, would undo it. Set `mix_weights=False`, or use `ddp` or `fsdp2` as the configuration of accelerate."
+                f"{type(self).__name__} mixes the weights of several phases, and DeepSpeed, which trains copies of "
+                "its own, would undo it. Set `mix_weights=False`, or use `ddp` or `fsdp2` as the configuration of "
+                "accelerate."
             )
         head = f"{self.transfer_model.head_name}."
         backbone = (p for name, p in self.transfer_model.model.named_parameters() if not name.startswith(head))

@@ -1,7 +1,7 @@
 """MeRLin, then fine-tuning from its features and its head."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from transformers import TrainingArguments
 
@@ -30,7 +30,7 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
             `source_phase_fraction` and `target_phase_fraction`.
     """
 
-    mix_weights: Literal[False] = field(default=False, metadata={"help": "Cannot be: fine-tuning ends the run."})
+    mix_weights: bool = field(default=False, metadata={"help": "Not possible here: the run ends with fine-tuning."})
     rho: NonNegative = field(default=0.3, metadata={"help": "Factor of the meta loss (rho in the paper)."})
     balance_gradients: bool = field(
         default=True, metadata={"help": "Scale rho down where the meta loss would drown the source loss."}
@@ -54,6 +54,8 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
     def check_options(cls, args: TrainingArguments) -> None:
         """Check the options, and that there are steps for each phase."""
         super().check_options(args)
+        if args.mix_weights:
+            raise ValueError("`mix_weights=True` is not possible: MeRLin-FT ends with fine-tuning. Use MerlinTrainer.")
         source, target, before = args.source_phase_fraction, args.target_phase_fraction, args.first_phase_fraction
         if source >= before or target >= before or source + target > before + 1e-9:
             raise ValueError(
