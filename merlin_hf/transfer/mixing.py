@@ -20,11 +20,12 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from .distributed import assign_parameter, gather_parameter, is_distributed, reshard
-from .labels import MULTI_LABEL, SINGLE_LABEL, label_values, split_labels
+from .labels import MULTI_LABEL, SINGLE_LABEL, label_values
 from .model import evaluating
 from .seeding import derived_generator, isolated_rng
 from .source import Rows, SeededBatches, is_iterable
 from .splits import fold_by_class
+from .tokens import sentences_of
 
 
 SHARES = (0.0, 0.5, 1.0)  # of alpha and of beta
@@ -203,7 +204,7 @@ class Branches:
         """The half, 0 or 1, that each row of the target belongs to, of shape `(n,)`."""
         if self._halves is None:
             rows = self.rows
-            labels = label_values(rows)
+            labels = None if self.trainer.classifies_tokens else label_values(rows)
             if labels is None and isinstance(rows, list) and isinstance(rows[0], Mapping):
                 labels = np.asarray([row.get("labels", row.get("label")) for row in rows])
             self._halves = halves_of(class_ids(labels, len(rows)), self.trainer.args.seed)
@@ -215,7 +216,7 @@ class Branches:
     def mix_weights(self) -> None:
         """Write the mix of weights with the least loss on target rows that its weights were not trained on."""
         trainer = self.trainer
-        number = rows_that_choose(self.halves, trainer.args.seed)
+        number = rows_that_choose(self.halves, trainer.args.seed, MAX_ROWS // (8 if trainer.classifies_tokens else 1))
         halves = self.halves[number]
         with isolated_rng("mix", trainer.args.seed), evaluating(trainer.transfer_model):
             found = [
@@ -272,39 +273,51 @@ class Branches:
                 mixed[key] = value.to(start.dtype)
         return mixed
 
-    def _features(self, rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features, targets and sample weights of rows of the target, the same on all ranks."""
+    def _features(self, rows: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """
+        Return what heads are fit on and judged by, the same on all ranks.
+
+        Args:
+            rows (`list[int]`): of the target.
+
+        Returns:
+            Features `(n, hidden_size)`, targets `(n, num_labels)`, sample weights `(n,)` and the places of their rows
+            in `rows`, `(n,)`, which are several times the same where features are of tokens.
+        """
         trainer = self.trainer
         dataset, collate_fn = trainer._with_collator(self.rows, None, "training")
         model = trainer.model_wrapped if trainer.is_fsdp_enabled else trainer.transfer_model
         found = []
         for start in range(0, len(rows), trainer.args.eval_batch_size):
             batch = collate_fn([dataset[index] for index in rows[start : start + trainer.args.eval_batch_size]])
-            inputs, labels = split_labels(trainer._prepare_inputs(batch))
+            inputs, labels = trainer.split_batch(trainer._prepare_inputs(batch))
+            sentences = sentences_of(inputs)
+            places = torch.arange(len(labels)) if sentences is None else sentences.ids.cpu()
             if trainer.target_problem_type is None:
                 trainer.target_problem_type = trainer.problem_type(labels)
             solver = trainer.final_solver(trainer.target_problem_type)
             features = model(target_inputs=inputs, with_target_logits=False).target_features
-            found.append((features.float(), *trainer.fit_targets(labels, solver)))
-        features, targets, weight = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return features, targets, weight
+            found.append((features.float(), *trainer.fit_targets(labels, solver), start + places))
+        features, targets, weight, places = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return features, targets, weight, places
 
     def _held_out_losses(
-        self, features: Tensor, targets: Tensor, weight: Tensor, judged: Tensor
+        self, features: Tensor, targets: Tensor, weight: Tensor, places: Tensor, judged: Tensor
     ) -> tuple[Tensor, float]:
         """
         Return the sum of the losses of some rows for each of `L2`, of shape `(len(L2),)`, and the number of the rows.
 
         Args:
-            features, targets, weight: of all rows, `(n, hidden_size)`, `(n, num_labels)` and `(n,)`.
-            judged (`torch.BoolTensor` of shape `(n,)`): those that are judged, a fifth of them at a time.
+            features, targets, weight, places: see [`Branches._features`].
+            judged (`torch.BoolTensor`): the rows that are judged, a fifth of them at a time, among all rows.
         """
         trainer = self.trainer
         problem_type = trainer.target_problem_type
         solver = trainer.final_solver(problem_type)
-        judged = judged.to(weight.device) & (weight > 0)
-        classes = targets.argmax(-1) if problem_type == SINGLE_LABEL else torch.zeros_like(judged, dtype=torch.long)
-        parts = self.parts(classes, judged)
+        classes = torch.zeros(len(judged), dtype=torch.long)
+        if problem_type == SINGLE_LABEL and not trainer.classifies_tokens:
+            classes, judged = targets.argmax(-1).cpu(), judged & (weight > 0).cpu()
+        parts = self.parts(classes, judged)[:, places].to(weight.device) & (weight > 0)
         fit_on = (weight * ~parts).to(features)
         losses = []
         for l2 in L2:
@@ -354,13 +367,13 @@ def row_losses(logits: Tensor, targets: Tensor, problem_type: str) -> Tensor:
     return (logits - targets).square().mean(-1)
 
 
-def rows_that_choose(halves: Tensor, seed: int) -> Tensor:
-    """Return the numbers of at most `MAX_ROWS` rows, half of them of each half, in their order."""
+def rows_that_choose(halves: Tensor, seed: int, number: int = MAX_ROWS) -> Tensor:
+    """Return the numbers of at most `number` rows, half of them of each half, in their order."""
     generator = derived_generator("rows that choose", seed)
     chosen = []
     for half in (0, 1):
         rows = torch.nonzero(halves == half).squeeze(-1)
-        chosen.append(rows[torch.randperm(len(rows), generator=generator)[: MAX_ROWS // 2]])
+        chosen.append(rows[torch.randperm(len(rows), generator=generator)[: number // 2]])
     return torch.cat(chosen).sort().values
 
 

@@ -461,7 +461,7 @@ def test_each_phase_has_its_share_of_the_steps(fractions, steps, expected):
         ),
         (
             "merlin",
-            {"source_phase_fraction": 0.6, "target_phase_fraction": 0.5},
+            {"mix_weights": False, "source_phase_fraction": 0.6, "target_phase_fraction": 0.5},
             "add up to more than 1, got 0.6 and 0.5",
         ),
         ("merlin_ft", {"target_phase_fraction": 0.5}, "together not more, got 0.4, 0.5 and 0.8"),
@@ -480,10 +480,15 @@ def test_fractions_that_leave_merlin_no_steps_are_refused(method, options, messa
 @pytest.mark.parametrize(
     ("method", "options", "expected"),
     [
-        ("merlin", {}, 20 + 8),
-        ("merlin", {"source_phase_fraction": 0.25}, 0.75 * 20 + 8),
-        ("merlin", {"source_phase_fraction": 0.7, "target_phase_fraction": 0.3}, 0.3 * 20 + 0.7 * 8),
-        ("merlin", {"target_phase_fraction": 0.25}, 20 + 0.75 * 8),
+        ("merlin", {}, 8 + 20 / 7),
+        ("merlin", {"mix_weights": False}, 20 + 8),
+        ("merlin", {"mix_weights": False, "source_phase_fraction": 0.25}, 0.75 * 20 + 8),
+        (
+            "merlin",
+            {"mix_weights": False, "source_phase_fraction": 0.7, "target_phase_fraction": 0.3},
+            0.3 * 20 + 0.7 * 8,
+        ),
+        ("merlin", {"mix_weights": False, "target_phase_fraction": 0.25}, 20 + 0.75 * 8),
         ("merlin_ft", {"target_phase_fraction": 0.4}, 0.6 * 20 + 0.4 * 8),
         ("merlin_ft", {"source_phase_fraction": 0.0}, 20 + 0.8 * 8),
         ("merlin_ft", {}, 0.6 * 20 + 0.8 * 8),

@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 from merlin_hf import METHODS, MerlinTrainer, MerlinTrainingArguments
 from merlin_hf.transfer.mixing import HALVES, L2, SOURCE, START, HalfBatches, halves_of, rows_that_choose
 from tests.methods.support import digits, tiny_resnet
-from tests.support import make_trainer
-from tests.tiny import NUM_LABELS, tiny_bert, tiny_dataset
+from tests.support import make_args, make_trainer
+from tests.tiny import NUM_LABELS, pad_tagged, tagged_dataset, tiny_bert, tiny_dataset, tiny_token_bert
 
 
 def mixing(output_dir, trainer_class=MerlinTrainer, **options):
@@ -151,6 +151,21 @@ def test_other_targets(tmp_path, labels):
         target = Dataset.from_dict(columns)
         options["model"] = tiny_bert(num_labels=1 if labels == "regression" else NUM_LABELS)
     trainer = mixing(tmp_path, target=target, evaluation=None if labels == "stream" else target, **options)
+    trainer.train()
+    assert np.isfinite(trainer.branches.mix.loss)
+    assert np.isfinite(trainer.evaluate()["eval_loss"])
+
+
+def test_tokens(tmp_path):
+    """Heads are fit on tokens and judged on those of other sentences."""
+    trainer = MerlinTrainer(
+        model=tiny_token_bert(),
+        args=make_args(tmp_path, max_steps=14, mix_weights=True),
+        train_dataset=tagged_dataset(24),
+        eval_dataset=tagged_dataset(12),
+        source_dataset=tagged_dataset(40),
+        data_collator=pad_tagged,
+    )
     trainer.train()
     assert np.isfinite(trainer.branches.mix.loss)
     assert np.isfinite(trainer.evaluate()["eval_loss"])
