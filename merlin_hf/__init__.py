@@ -29,7 +29,7 @@ __all__ = [
     "register_head",
 ]
 
-# Where each name is from. It is imported when it is asked for: torch and transformers take seconds, also to say `--help`.
+# Where each name is from. It is imported on first use: torch and transformers take seconds, even for `--help`.
 _ORIGINS = {
     "METHODS": "methods",
     "CompareConfig": "comparison",

@@ -687,8 +687,8 @@ def probe_batch(
             tokenizer = getattr(getattr(collate, "data_collator", collate), "tokenizer", None)
             remedy = padding_remedy(tokenizer) or "Tokenize or preprocess it like the other data set"
             raise ValueError(
-                f"The collator cannot make a batch of `{argument}` ({layout}): {error} {remedy}, or pass a collator of "
-                f"its own as `{collator_argument}=`."
+                f"The collator cannot make a batch of `{argument}` ({layout}): {error} {remedy}, or pass a collator "
+                f"of its own as `{collator_argument}=`."
             ) from error
     if not isinstance(batch, Mapping):
         raise ValueError(
