@@ -96,6 +96,9 @@ class SequentialTrainer(TransferTrainer):
             loss = self.target_loss(outputs.target_logits, batches.target_labels)
             self.record(target_loss=loss)
             if outputs.penalty is not None:
-                self.record(penalty=outputs.penalty)
-                loss = loss + outputs.penalty
+                penalty = outputs.penalty
+                if not self.build_transfer_model().regularizer.uses_hidden_states:  # means over sentences
+                    penalty = self._mean_of_step(penalty, batches.target_labels)
+                self.record(penalty=penalty)
+                loss = loss + penalty
         return (loss, outputs) if return_outputs else loss
