@@ -95,9 +95,9 @@ class SequentialTrainer(TransferTrainer):
             outputs = model(target_inputs=batches.target_inputs, target_labels=batches.target_labels)
             loss = self.target_loss(outputs.target_logits, batches.target_labels)
             self.record(target_loss=loss)
-            if outputs.penalty is not None:
-                penalty = outputs.penalty
-                if not self.build_transfer_model().regularizer.uses_hidden_states:  # means over sentences
+            penalty, regularizer = outputs.penalty, self.build_transfer_model().regularizer
+            if penalty is not None and regularizer is not None:
+                if not regularizer.uses_hidden_states:  # others are means over sentences
                     penalty = self._mean_of_step(penalty, batches.target_labels)
                 self.record(penalty=penalty)
                 loss = loss + penalty
