@@ -224,7 +224,7 @@ def test_all_rows_of_source_and_target_are_read_once(modules):
         def __getitem__(self, places):
             read[self.name].extend(range(600)[places])
 
-    pair = SimpleNamespace(source="source", pool="pool")
+    pair = SimpleNamespace(sources={None: "source"}, pool="pool")
     modules["cost"].read_once(SimpleNamespace(pair=pair, encode=Encoded))
     assert read == {"source": list(range(600)), "pool": list(range(600))}
 

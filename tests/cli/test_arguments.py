@@ -12,6 +12,7 @@ from merlin_hf.cli.arguments import read_request
 from merlin_hf.methods import METHODS
 from merlin_hf.utils.validation import ConfigError
 from tests.fuzz import configs as fuzz
+from tests.fuzz.options import FAULTS, NAMED
 
 
 BASE = {"model_name_or_path": "m", "task_name": "rte", "source_task_name": "mnli", "output_dir": "out"}
@@ -44,9 +45,9 @@ def test_what_to_do_is_to_train_unless_something_is_said(tmp_path):
 
 def test_flags_that_are_off(tmp_path):
     path = write(tmp_path, **BASE, do_eval=True, pad_to_max_length=True)
-    request = read_request(["--do_eval", "false", "--no_balance_gradients", "--no_pad_to_max_length"], path)
+    request = read_request(["--do_eval", "false", "--no_mix_weights", "--no_pad_to_max_length"], path)
     _, data_args, args = request.arguments()
-    assert not args.do_eval and not args.balance_gradients and not data_args.pad_to_max_length
+    assert not args.do_eval and not args.mix_weights and not data_args.pad_to_max_length
 
 
 def test_each_method_has_its_own_options(tmp_path):
@@ -146,9 +147,9 @@ def test_a_slice_of_the_fuzz_of_values(command, name):
     """One key in four; `make fuzz` has all."""
     some = [key for key in fuzz.keys() if key[0] == command][:: 4 if command != "sources" else 1]
     found = [fuzz.give(*key, name) for key in some]
-    assert found and not [one for one in found if one.verdict in fuzz.FAULTS]
+    assert found and not [one for one in found if one.verdict in FAULTS]
 
 
 @pytest.mark.parametrize("attack", list(fuzz.attacks())[::4], ids=lambda attack: f"{attack[0]} {attack[1]}"[:40])
 def test_a_slice_of_the_bombs(attack):
-    assert fuzz.attack(*attack).verdict == fuzz.NAMED
+    assert fuzz.attack(*attack).verdict == NAMED
