@@ -83,7 +83,7 @@ class MerlinTrainer(TransferTrainer):
     paper's objective, with both losses in every step.
 
     A step costs a batch of each task and a small solve; with `mix_weights` six of seven steps cost a batch of the
-    source. The choice costs 15 forward passes over at most 256 target rows.
+    source. The choice costs 17 forward passes over at most 256 target rows.
 
     Args:
         source_dataset, source_collator: see [`~merlin_hf.transfer.trainer.TransferTrainer`].
@@ -436,12 +436,13 @@ class MerlinTrainer(TransferTrainer):
             return scalars["log_logit_scale"].exp()
         return self.args.logit_scale or self._default_solver.default_logit_scale
 
-    def final_solver(self, problem_type):
+    def final_solver(self, problem_type, **options):
         """Return logistic regression, for real labels ridge regression, where weights are mixed."""
         if not self.mixes_weights:
             return super().final_solver(problem_type)
         name = "ridge" if problem_type == REGRESSION else "logistic"
-        return get_head(name, problem_type=problem_type, fit_intercept=self.transfer_model.head.bias is not None)
+        fit_intercept = self.transfer_model.head.bias is not None
+        return get_head(name, problem_type=problem_type, fit_intercept=fit_intercept, **options)
 
     def final_logit_scale(self, scalars):
         """Return the scale of the final head's logits: 1 for the heads that weights are mixed for."""

@@ -20,7 +20,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from .distributed import assign_parameter, gather_parameter, is_distributed, reshard
-from .labels import MULTI_LABEL, SINGLE_LABEL, label_values
+from .labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, label_values
 from .model import evaluating
 from .seeding import derived_generator, isolated_rng
 from .source import Rows, SeededBatches, is_iterable
@@ -29,9 +29,11 @@ from .tokens import sentences_of
 
 
 SHARES = (0.0, 0.5, 1.0)  # of alpha and of beta
-L2 = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of the final head
+L2 = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of the final head; the choice of the weights looks at COARSE_L2
+COARSE_L2 = (0.03, 0.3, 3.0)
 PARTS = 5  # of the rows that a half has not been trained on; the head is fit on all others
 MAX_ROWS = 256  # that choose
+MAX_FLOAT32 = 2**20  # classes times rows squared, above which small regularisers need float64
 MEMORISED_L2 = 0.3  # of a head on features that have been trained on its rows
 START, FIRST_HALF, SECOND_HALF, SOURCE = "start", "first half", "second half", "source"
 HALVES = (FIRST_HALF, SECOND_HALF)
@@ -220,10 +222,11 @@ class Branches:
         halves = self.halves[number]
         with isolated_rng("mix", trainer.args.seed), evaluating(trainer.transfer_model):
             found = [
-                self._loss_of(source, target, number.tolist(), halves)
+                self._loss_of(source, target, number.tolist(), halves, COARSE_L2)
                 for source, target in itertools.product(self._shares(SOURCE), self._shares(*HALVES))
             ]
-        mix = min(found, key=lambda mix: mix.loss)
+            mix = min(found, key=lambda mix: mix.loss)
+            mix = self._loss_of(mix.source, mix.target, number.tolist(), halves, L2)
         if is_distributed():  # the same on all ranks, whatever the rounding
             chosen = [tuple(mix)]
             broadcast_object_list(chosen)
@@ -236,23 +239,25 @@ class Branches:
     def _shares(self, *names: str) -> tuple[float, ...]:
         return SHARES if all(name in self.weights for name in names) else SHARES[:1]
 
-    def _loss_of(self, source: float, target: float, rows: list[int], halves: Tensor) -> Mix:
+    def _loss_of(
+        self, source: float, target: float, rows: list[int], halves: Tensor, regularisers: tuple[float, ...]
+    ) -> Mix:
         """
         Return the mix of these shares with the best regulariser.
 
         The weights trained on one half are judged by rows of the other half, by heads that are fit on all rows but a
         fifth of that half.
         """
-        losses, count = torch.zeros(len(L2), dtype=torch.float64), 0.0
+        losses, count = torch.zeros(len(regularisers), dtype=torch.float64), 0.0
         features = None
         for half, name in enumerate(HALVES):
             if target or features is None:
                 self.write(self.mixed(source, {name: target} if target else {}))
                 features = self._features(rows)
-            found, judged = self._held_out_losses(*features, halves != half)
+            found, judged = self._held_out_losses(*features, halves != half, regularisers)
             losses, count = losses + found, count + judged
         place = int(losses.argmin())
-        return Mix(source, target, L2[place], float(losses[place]) / max(count, 1.0))
+        return Mix(source, target, regularisers[place], float(losses[place]) / max(count, 1.0))
 
     def mixed(self, source: float, targets: Mapping[str, float]) -> dict[str, Tensor]:
         """
@@ -302,25 +307,35 @@ class Branches:
         return features, targets, weight, places
 
     def _held_out_losses(
-        self, features: Tensor, targets: Tensor, weight: Tensor, places: Tensor, judged: Tensor
+        self,
+        features: Tensor,
+        targets: Tensor,
+        weight: Tensor,
+        places: Tensor,
+        judged: Tensor,
+        regularisers: tuple[float, ...],
     ) -> tuple[Tensor, float]:
         """
-        Return the sum of the losses of some rows for each of `L2`, of shape `(len(L2),)`, and the number of the rows.
+        Return the sum of the losses of some rows for each regulariser, and the number of these rows.
 
         Args:
             features, targets, weight, places: see [`Branches._features`].
             judged (`torch.BoolTensor`): the rows that are judged, a fifth of them at a time, among all rows.
+            regularisers (`tuple[float, ...]`): of the heads.
         """
         trainer = self.trainer
         problem_type = trainer.target_problem_type
-        solver = trainer.final_solver(problem_type)
+        options: dict[str, Any] = {}
+        if problem_type != REGRESSION and targets.shape[-1] * len(targets) ** 2 <= MAX_FLOAT32:
+            options = {"dtype": torch.float32, "tolerance": 1e-3}  # a third of the time, and the loss to three digits
+        solver = trainer.final_solver(problem_type, **options)
         classes = torch.zeros(len(judged), dtype=torch.long)
         if problem_type == SINGLE_LABEL and not trainer.classifies_tokens:
             classes, judged = targets.argmax(-1).cpu(), judged & (weight > 0).cpu()
         parts = self.parts(classes, judged)[:, places].to(weight.device) & (weight > 0)
         fit_on = (weight * ~parts).to(features)
         losses = []
-        for l2 in L2:
+        for l2 in regularisers:
             logits = solver.fit(features, targets.to(features), l2, fit_on)(features)
             losses.append((row_losses(logits, targets, problem_type) * parts).sum())
         return torch.stack(losses).double().cpu(), float(parts.sum())

@@ -100,7 +100,9 @@ def test_each_phase_starts_from_the_same_weights_and_sees_its_rows(tmp_path):
 
 def test_the_choice_is_that_of_heads_of_scikit_learn(tmp_path):
     """The loss of the chosen mix, with scikit-learn's logistic regression in place of the package's."""
-    trainer = mixing(tmp_path, Watched, model=tiny_bert(dropout=0.0).double(), max_steps=28)
+    noisy = np.random.default_rng(0).integers(NUM_LABELS, size=24).tolist()
+    target = tiny_dataset(rows=24).remove_columns("label").add_column("label", noisy)
+    trainer = mixing(tmp_path, Watched, model=tiny_bert(dropout=0.0).double(), max_steps=28, target=target)
     trainer.train()
     branches, mix = trainer.branches, trainer.branches.mix
     branches.weights = trainer.kept
@@ -124,7 +126,8 @@ def test_the_choice_is_that_of_heads_of_scikit_learn(tmp_path):
             total += cross_entropy(logits, torch.tensor(labels[part]), reduction="sum").item()
     assert NUM_LABELS > 2
     assert mix.l2 in L2
-    assert mix.loss == pytest.approx(total / len(labels), rel=1e-3)
+    assert mix.loss == pytest.approx(total / len(labels), rel=1e-2)
+    assert mix.loss > 0.5
 
 
 @pytest.mark.parametrize("step", [1, 2, 8])
