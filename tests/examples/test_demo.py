@@ -77,9 +77,9 @@ def test_the_demo_from_data_to_saved_model(cache, model_path, tmp_path, capsys):
     flags = ["--model", model_path, "--output_dir", str(output_dir), "--target_rows", "16", "--max_steps", "3"]
     results = demo.main([*flags, "--batch_size", "8", "--freeze_layers", "1", "--seeds", "0", "1"])
     assert [(result["method"], result["seed"]) for result in results] == [
-        (method, seed) for seed in (0, 1) for method in ("finetune", "joint", "merlin")
+        (method, seed) for seed in (0, 1) for method in ("embeddings", "finetune", "joint", "merlin")
     ]
-    assert all(0 <= result["accuracy"] <= 1 for result in results)
+    assert all(0 <= result["accuracy"] <= 1 and result["log_loss"] > 0 for result in results)
     assert json.loads((output_dir / "results.json").read_text())["results"] == results
     assert (output_dir / "comparison.png").stat().st_size > 1000
     model = AutoModelForSequenceClassification.from_pretrained(output_dir / "merlin-1")
