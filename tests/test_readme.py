@@ -1,45 +1,127 @@
-"""What README names is there."""
+"""What README and the pages that it gave its tables to say is there, and is what was measured."""
 
-import os
 import re
+from pathlib import Path
 
 import pytest
+import yaml
+
+from merlin_hf import METHODS
+from merlin_hf.cli.main import COMMANDS
+from merlin_hf.comparison import load_config
 
 
-ROOT = os.path.dirname(os.path.dirname(__file__))
-with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
-    README = file.read()
-COMPATIBILITY = README[README.index("## Coming from `Trainer`") : README.index("## The solvers alone")]
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMPATIBILITY = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+DISTRIBUTED = (ROOT / "docs" / "howto" / "distributed.md").read_text(encoding="utf-8")
+
+
+def section(heading):
+    return re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)[1]
+
+
+# Names
 
 
 def named_tests():
-    path = None
-    for folder, name, test in re.findall(r"`(tests/(?:\w+/)*)?(test_\w+\.py)?(?:::(test_\w+))?`", COMPATIBILITY):
-        if name:
-            path = os.path.join(ROOT, folder or "tests/compatibility/", name)
-        if name or test:
-            yield pytest.param(path, test, id=f"{os.path.basename(path)}::{test}")
+    for text in (COMPATIBILITY, DISTRIBUTED):
+        path = None
+        for folder, name, test in re.findall(r"`(tests/(?:\w+/)*)?(test_\w+\.py)?(?:::(test_\w+))?`", text):
+            if name:
+                path = ROOT / (folder or "tests/compatibility/") / name
+            if name or test:
+                yield pytest.param(path, test, id=f"{path.name}::{test}")
+
+
+def test_the_pages_name_tests():
+    assert len(list(named_tests())) > 25
 
 
 @pytest.mark.parametrize(("path", "test"), list(named_tests()))
-def test_the_compatibility_table_names_tests_that_exist(path, test):
-    with open(path, encoding="utf-8") as file:
-        assert f"def {test or 'test_'}" in file.read()
+def test_the_tests_that_pages_name_exist(path, test):
+    assert f"def {test or 'test_'}" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)(?!#)([^)#]+)\)", README))))
 def test_links_to_files(link):
-    assert os.path.exists(os.path.join(ROOT, link))
+    assert (ROOT / link).exists()
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:`|^)make ([\w-]+)", README, re.MULTILINE))))
 def test_make_targets(target):
-    with open(os.path.join(ROOT, "Makefile"), encoding="utf-8") as file:
-        assert re.search(rf"^{target}:", file.read(), re.MULTILINE)
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_methods_commands_and_versions_are_those_of_the_package():
+    supported = section("What is supported")
+    numbers = {20: "twenty", 21: "twenty-one", 22: "twenty-two", 23: "twenty-three", 24: "twenty-four"}
+    assert f"[{numbers[len(METHODS)]}](docs/methods/index.md)" in supported
+    commands = re.search(r"\| commands \| \[(.*?)\]", supported)[1]
+    assert set(re.findall(r"`(\w+)`", commands)) == set(COMMANDS)
+    pinned = dict(re.findall(r"^(\w+)==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    oldest = dict(re.findall(r"^(\w+)==(.+)$", (ROOT / "constraints-oldest.txt").read_text(), re.MULTILINE))
+    for text in (supported, COMPATIBILITY):
+        assert f"transformers {pinned['transformers']}" in text and f"torch {pinned['torch']}" in text
+    assert f"transformers {oldest['transformers']}" in COMPATIBILITY
+    assert f"torch {oldest['torch']}" in re.sub(r"\s+", " ", COMPATIBILITY)
+
+
+def test_the_comparison_can_be_run():
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert "merlin" in {method.method for method in load_config(yaml.safe_load(text)).methods}
+
+
+# Numbers
+
+COMPARED = ("finetune", "joint", "sequential")
 
 
 def test_the_comparison_is_the_table_of_its_command():
-    """Every line of README's table of methods stands in the file that `make compare-table` writes."""
-    with open(os.path.join(ROOT, "benchmarks", "compare", "table.md"), encoding="utf-8") as file:
-        written = [line for line in file.read().splitlines() if line.startswith("|")]
-    assert len(written) > 5 and "\n".join(written) in README
+    """Every line of the page's table of methods stands in the file that `make compare-table` writes."""
+    written = (ROOT / "benchmarks" / "compare" / "table.md").read_text(encoding="utf-8").splitlines()
+    written = [line for line in written if line.startswith("|")]
+    page = (ROOT / "docs" / "howto" / "compare.md").read_text(encoding="utf-8")
+    assert len(written) > 5 and "\n".join(written) in page
+
+
+def test_the_results_are_those_of_the_summary():
+    """Each gain stands in the file that `make transfer-report` writes, for its number of rows and its method."""
+    summary = (ROOT / "benchmarks" / "transfer" / "results" / "summary.md").read_text(encoding="utf-8")
+    measured = {}
+    for rows, pairs, text in re.findall(
+        r"^## (\d+) labelled rows, (\d+) pairs\n(.*?)(?=^## |\Z)", summary, re.M | re.S
+    ):
+        gains = {name: re.search(rf"^\| `{name}` [^\[]*\| +(\S+ \[.*?\])", text, re.MULTILINE)[1] for name in COMPARED}
+        measured[int(rows)] = [pairs, *gains.values()]
+    shown = {}
+    for line in section("Results").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if re.fullmatch(r"[\d,]+", cells[0]):
+            shown[int(cells[0].replace(",", ""))] = cells[1:]
+    assert len(shown) == 4 and shown == measured
+
+
+# Words
+
+
+def prose():
+    """The sentences of README outside of code, tables and lists of links."""
+    text = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
+    blocks = [block for block in re.split(r"\n\s*\n|\n(?=- )", text) if not block.lstrip().startswith(("|", "#"))]
+    sentences = []
+    for block in blocks:
+        block = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", block).replace("*", "")
+        block = re.sub(r"^\|.*$", "", block, flags=re.MULTILINE)
+        if " · " not in block:
+            sentences += [one for one in re.split(r"(?<=[.!?])\s+", re.sub(r"\s+", " ", block).strip()) if one]
+    return [[word for word in one.split() if re.search(r"\w", word)] for one in sentences]
+
+
+def test_readme_is_short_and_its_sentences_too():
+    lengths = [len(sentence) for sentence in prose() if sentence]
+    assert len(lengths) > 40, "nothing was counted"
+    assert sum(lengths) < 1000
+    assert max(lengths) <= 30
+    assert sum(lengths) / len(lengths) < 17
+    assert len(README.splitlines()) < 180

@@ -34,7 +34,11 @@ def surroundings(tmp_path, monkeypatch):
 
 
 def write_texts(folder):
-    test_quickstart.write(folder)
+    """RTE, MNLI and STS-B."""
+    nli = ["entailment", "neutral", "contradiction"]
+    for split in ("train", "validation"):
+        test_quickstart.pairs(("sentence1", "sentence2"), nli[:2], 40).to_parquet(folder / "rte" / f"{split}.parquet")
+    test_quickstart.pairs(("premise", "hypothesis"), nli, 60).to_parquet(folder / "mnli" / "train.parquet")
     scores = test_quickstart.pairs(("sentence1", "sentence2"), list("abc"), 30)
     scores = scores.cast_column("label", datasets.Value("float32"))
     for split in ("train", "validation"):

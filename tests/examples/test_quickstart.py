@@ -1,26 +1,24 @@
-"""The README's ten lines, run as they stand there, and quickstart.py, which is the same with arguments."""
+"""The README's quickstart, run as it stands there, and quickstart.py, which is the same with arguments."""
 
 import ast
-import os
 import re
-import shutil
 
 import datasets
 import pytest
 import quickstart
-import transformers
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from sentence_transformers import SentenceTransformer
 
 from tests.examples.conftest import ROOT, WORDS
+from tests.tiny import tiny_sentence_encoder
 
 
-README = (ROOT / "README.md").read_text()
-CODE = re.search(r"## Ten lines\n\n```python\n(.*?)```", README, re.DOTALL).group(1)
-NLI = ["entailment", "neutral", "contradiction"]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CODE = re.search(r"## Quickstart\n.*?```python\n(.*?)```", README, re.DOTALL).group(1)
+MOODS = ["negative", "neutral", "positive"]
 
 
 def pairs(columns, names, count):
-    """Rows of a GLUE task; the first word of each text tells the label."""
+    """Rows of labelled texts; the first word of each text tells the label."""
     labels = [number % len(names) for number in range(count)]
     table = {name: [f"w{label} {WORDS[5 + row % 30]}" for row, label in enumerate(labels)] for name in columns}
     features = {name: datasets.Value("string") for name in columns}
@@ -31,11 +29,10 @@ def pairs(columns, names, count):
 
 
 def write(folder):
-    """`folder/rte` and `folder/mnli`."""
-    rte = pairs(("sentence1", "sentence2"), ["entailment", "not_entailment"], 40)
-    rte.to_parquet(folder / "rte" / "train.parquet")
-    rte.to_parquet(folder / "rte" / "validation.parquet")
-    pairs(("premise", "hypothesis"), NLI, 60).to_parquet(folder / "mnli" / "train.parquet")
+    """`folder/sentiment` and `folder/sst2`."""
+    for split, count in (("train", 120), ("validation", 40)):
+        pairs(["text"], MOODS, count).to_parquet(folder / "sentiment" / f"{split}.parquet")
+    pairs(["sentence"], MOODS[::2], 60).to_parquet(folder / "sst2" / "train.parquet")
 
 
 @pytest.fixture
@@ -46,32 +43,36 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def check_is_plain(folder, words="w0 w7"):
-    model = AutoModelForSequenceClassification.from_pretrained(folder)
-    assert type(model) is transformers.BertForSequenceClassification and model.config.num_labels == 2
-    assert len(AutoTokenizer.from_pretrained(folder)(words)["input_ids"]) == 4
+def check_is_plain(folder):
+    """The folder is an encoder of sentence-transformers, with the classes of the target."""
+    model = SentenceTransformer(str(folder))
+    assert list(model[0].model.config.id2label.values()) == MOODS
+    assert model.encode(["w0 w7"], output_value="logits")[0].shape == (len(MOODS),)
 
 
-def test_the_readme_runs_word_for_word(here, model_path, monkeypatch):
+def test_the_readme_runs_word_for_word(here, monkeypatch):
     """Folders with the names of the Hub stand in for it; the number of steps and the push alone are changed."""
-    shutil.copytree(model_path, here / "google-bert" / "bert-base-uncased")
-    glue = here / "nyu-mll" / "glue"
-    write(glue)
-    files = {name: sorted((glue / name).iterdir()) for name in ("rte", "mnli")}
-    header = ["---", "configs:"]
-    for name, paths in files.items():
-        header += [f"- config_name: {name}", "  data_files:"]
-        header += [f"  - split: {path.stem}\n    path: {name}/{path.name}" for path in paths]
-    (glue / "README.md").write_text("\n".join([*header, "---", ""]))
+    tiny_sentence_encoder().save(str(here / "sentence-transformers" / "all-MiniLM-L6-v2"), create_model_card=False)
+    write(here / "data")
+    (here / "stanfordnlp").mkdir()
+    (here / "data" / "sst2").rename(here / "stanfordnlp" / "sst2")
+    tweets = here / "cardiffnlp" / "tweet_eval"
+    tweets.parent.mkdir()
+    (here / "data").rename(tweets)
+    files = sorted((tweets / "sentiment").iterdir())
+    header = ["---", "configs:", "- config_name: sentiment", "  data_files:"]
+    header += [f"  - split: {path.stem}\n    path: sentiment/{path.name}" for path in files]
+    (tweets / "README.md").write_text("\n".join([*header, "---", ""]))
 
     pushed = []
     monkeypatch.setattr("merlin_hf.MerlinTrainer.push_to_hub", lambda trainer: pushed.append(trainer))
-    assert "max_steps=2000" in CODE
-    exec(compile(CODE.replace("max_steps=2000", "max_steps=4"), "README.md", "exec"), {})
+    assert "max_steps=280" in CODE
+    exec(compile(CODE.replace("max_steps=280", "max_steps=14"), "README.md", "exec"), {})
     (trainer,) = pushed
-    assert trainer.state.global_step == 4 and trainer.transfer_model.source_head.out_features == len(NLI)
+    assert trainer.state.global_step == 14 and trainer.transfer_model.source_head.out_features == 2
+    assert trainer.branches.mix is not None and len(trainer.train_dataset) == 100
     trainer.save_model()
-    check_is_plain(here / "rte-merlin")
+    check_is_plain(here / "tweets-merlin")
 
 
 def statements(code):
@@ -116,10 +117,11 @@ def test_the_example_is_the_readme_with_arguments():
     assert order == [text for text in wanted if text in order]
 
 
-def test_the_example_runs_without_a_network(here, model_path, monkeypatch, capsys):
+def test_the_example_runs_without_a_network(here, monkeypatch, capsys):
+    encoder = here / "encoder"
+    tiny_sentence_encoder().save(str(encoder), create_model_card=False)
     write(here / "data")
     monkeypatch.setenv("MERLIN_DATA_ROOT", str(here / "data"))
-    quickstart.main(["--model_name_or_path", model_path, "--max_steps", "6", "--output_dir", "out"])
-    assert "eval_head_train_accuracy" in capsys.readouterr().out
+    quickstart.main(["--model_name_or_path", str(encoder), "--max_steps", "6", "--output_dir", "out"])
+    assert "eval_accuracy" in capsys.readouterr().out
     check_is_plain(here / "out")
-    assert {"model.safetensors", "tokenizer.json"} <= set(os.listdir(here / "out"))

@@ -272,7 +272,7 @@ def calls(path):
                 yield ast.unparse(node.func.value), {keyword.arg for keyword in node.keywords}
 
 
-# Classes of a known model, which run no code of others; quickstart.py is the README's ten lines.
+# Classes of a known model, which run no code of others; quickstart.py is the README's quickstart.
 KNOWN_CLASSES = {"PeftModel", "PeftConfig", "type(model)"}
 
 
