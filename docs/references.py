@@ -25,6 +25,8 @@ TRANSFORMERS = "https://huggingface.co/docs/transformers/"
 # Packages that are not installed where the site is built, and what of them is named.
 ELSEWHERE = {
     "transformers.BaseImageProcessor": f"{TRANSFORMERS}main_classes/image_processor",
+    "transformers.DataCollatorWithPadding": f"{TRANSFORMERS}main_classes/data_collator",
+    "transformers.PreTrainedModel": f"{TRANSFORMERS}main_classes/model#transformers.PreTrainedModel",
     "transformers.SequenceFeatureExtractor": (
         f"{TRANSFORMERS}main_classes/feature_extractor#transformers.SequenceFeatureExtractor"
     ),

@@ -225,8 +225,8 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             each row judged once, by a head fit on all but one fold. The same cost. With many folds it nears `"loo"`.
             `"loo"`: each row is judged by the head fit on all others, in closed form from one fit (`head="ridge"`
             only), the cheapest. A head fit on nearly all rows does well on features that have memorised them. With 100
-            labelled rows it and `"kfold"` did better than `"half"` on digits and worse on texts
-            (`benchmarks/ablations`).
+            labelled rows it and `"kfold"` did better than `"half"` on digits and worse on texts:
+            see `benchmarks/ablations`.
         validation_fraction (`float`): share of each target batch that the head is judged by with `split="half"`, in
             (0, 1).
         num_splits (`int`): random splits, or folds, of the same features per step, averaged.
