@@ -39,7 +39,11 @@ def main(argv: list[str] | None = None) -> None:
     trainer = MerlinTrainer(
         model=encoder,
         args=MerlinTrainingArguments(
-            args.output_dir, max_steps=args.max_steps, learning_rate=1e-4, per_device_train_batch_size=32
+            args.output_dir,
+            max_steps=args.max_steps,
+            per_device_train_batch_size=32,
+            learning_rate=1e-4,
+            head_learning_rate=1e-3,  # of the source's head, on normalised embeddings
         ),
         train_dataset=tweets["train"].shuffle(seed=0).select(range(100)),  # the target
         source_dataset=films,  # the source, with its own labels: the one new argument
