@@ -38,7 +38,7 @@ target (the small one):
   --max_train_samples           train on so many rows
 source (the large one), the same with source_ in front:
   --source_task_name, --source_dataset_name, --source_train_file, ...
-  sources: (in FILE)            several, each with a name and these without source_; --source_mix mixes them
+  sources: (in FILE)            several by name, with these flags less source_
 training (of transformers.TrainingArguments):
   --output_dir                  where the model and the logs go
   --do_train, --do_eval, --do_predict

@@ -201,7 +201,7 @@ def test_trains_in_processes_of_a_configuration(name, config, tmp_path):
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "merlin_hf.cli.main", "train", "--accelerate_config", name]
-    command += ["--main_process_port", "0", "--max_steps", "2", "--config", str(config), "--json"]
+    command += ["--main_process_port", "0", "--max_steps", "2", "--no_mix_weights", "--config", str(config), "--json"]
     run = subprocess.run(
         command,
         env={**environment, "HF_DATASETS_CACHE": str(tmp_path / "cache")},
@@ -355,14 +355,17 @@ def test_a_folder_with_the_checkpoint_of_another_run_is_refused(config, run, tmp
 def test_a_finished_command_leaves_the_model_as_it_is(config, run, tmp_path, caplog):
     found = []
     for _ in range(3):
-        status, shown, said = run("train", config, "--do_train", "--do_eval", "--json")
+        status, shown, said = run("train", config, "--no_mix_weights", "--do_train", "--do_eval", "--json")
         assert status == 0, said
         model = (tmp_path / "out" / "model.safetensors").read_bytes()
         metrics = json.loads(shown)["metrics"]
         found.append((model, {name: metrics[name] for name in ("train_loss", "eval_loss", "eval_accuracy")}))
     assert found[0] == found[1] == found[2] and "is finished" in caplog.text
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-3"]
-    assert run("train", config, "--max_steps", 4)[0] == 0 and (tmp_path / "out" / "checkpoint-4").exists()
+    assert (
+        run("train", config, "--no_mix_weights", "--max_steps", 4)[0] == 0
+        and (tmp_path / "out" / "checkpoint-4").exists()
+    )
 
 
 @pytest.mark.parametrize("method", ["joint", "finetune"])
@@ -402,9 +405,9 @@ def test_a_metric_that_is_not_computed_is_no_measure_of_the_best_model(config, r
 
 
 def test_fewer_steps_than_a_finished_run_has_leave_it_as_it_is(config, run, tmp_path, caplog):
-    assert run("train", config, "--save_steps", 3, "--max_steps", 3)[0] == 0
+    assert run("train", config, "--save_steps", 5, "--max_steps", 5)[0] == 0
     before = (tmp_path / "out" / "model.safetensors").read_bytes()
-    assert run("train", config, "--max_steps", 2)[0] == 0 and "no further step is trained" in caplog.text
+    assert run("train", config, "--max_steps", 4)[0] == 0 and "no further step is trained" in caplog.text
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
 
 

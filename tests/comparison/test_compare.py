@@ -171,7 +171,7 @@ def test_files_and_table(config):
     for row in rows:
         assert float(row["score"]) == by_label[row["label"]]["scores"][row["seed"]]
     run = json.loads(next((folder / "runs" / "merlin").glob("final-seed1-*.json")).read_text())
-    assert run["steps"] == 3 and run["train_seconds"] > 0 and run["environment"]["device"] == "cpu"
+    assert run["steps"] == 5 and run["train_seconds"] > 0 and run["environment"]["device"] == "cpu"
     assert run["config"]["seeds"] == [0, 1] and run["determined_by"]["options"]["rho"] in (0.1, 1.0)
     assert set(run["metrics"]) == set(CLASSIFICATION)
     others = result.table.split("Other metrics, means over seeds; log_loss")[1]

@@ -93,7 +93,11 @@ def summary_of(scores, metric="accuracy"):
         outcomes.append(outcome)
     data = {"target": {"path": "t", "test_rows": 5, "train_rows": 9}, "source": None}
     pair = SimpleNamespace(describe=lambda: data, warnings=["Mind the gap."])
-    return summarize(config, SimpleNamespace(metric=metric, pair=pair, budget_rows=1, environment={}), outcomes)
+    return summarize(
+        config,
+        SimpleNamespace(metric=metric, pair=pair, budget_rows=1, environment={}, shared_labels_line=None),
+        outcomes,
+    )
 
 
 def test_the_summary_orders_and_tests_methods():

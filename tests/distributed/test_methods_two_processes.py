@@ -23,6 +23,7 @@ TEXT = {
     "lp_ft": {"probe_l2": "0.1"},
     "source_probe": {},
     "zero_shot": {},
+    "pooled": {},
     "sequential": {},
     "l2_sp": {"regularization_weight": 1.0},
     "delta": {"regularization_weight": 1.0},

@@ -43,7 +43,7 @@ def test_a_whole_card(tmp_path):
     model = tiny_bert(id2label={0: "bad", 1: "good", 2: "plain"}, label2id={"bad": 0, "good": 1, "plain": 2})
     model.config._name_or_path = "google-bert/bert-base-uncased"
     trainer = text_trainer(
-        tmp_path / "films", rho=1.0, num_splits=2, max_steps=4, eval_strategy="steps", eval_steps=2,
+        tmp_path / "films", rho=2.0, num_splits=2, max_steps=4, eval_strategy="steps", eval_steps=2,
         trainer={
             "model": model,
             "train_dataset": of_the_hub(text_dataset(tokenizer), "rte", "train"),
@@ -72,7 +72,7 @@ def test_a_whole_card(tmp_path):
         "How to use", "Labels", "Results", "Data", "Training", "Training log", "Framework versions", "Citation",
     ]  # fmt: skip
     assert "trained from [google-bert/bert-base-uncased]" in text and "with **MeRLin** on" in text
-    assert "| `rho` | 1.0 |" in text and "| `num_splits` | 2 |" in text and "`head_l2`" not in text
+    assert "| `rho` | 2.0 |" in text and "| `num_splits` | 2 |" in text and "`head_l2`" not in text
     assert "| `max_steps` | 4 |" in text and "eval_strategy" not in text
     assert "| source | [nyu-mll/glue](https://huggingface.co/datasets/nyu-mll/glue) | mnli | train | 40 |" in text
     assert "9 rows, after step 4." in text

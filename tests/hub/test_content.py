@@ -148,11 +148,11 @@ def test_defaults_are_not_told(tmp_path):
 
 def test_what_differs_is_told(tmp_path):
     args = arguments(
-        MerlinTrainingArguments, tmp_path, rho=1.0, head="logistic", source_weight=0.0, learning_rate=1e-4,
+        MerlinTrainingArguments, tmp_path, rho=3.0, head="logistic", source_weight=0.0, learning_rate=1e-4,
         lr_scheduler_type="cosine", data_seed=0, bf16=True,
     )  # fmt: skip
     assert changed_options(args, MerlinTrainingArguments) == {
-        "rho": "1.0",
+        "rho": "3.0",
         "head": "logistic",
         "source_weight": "0.0",
     }
@@ -174,7 +174,7 @@ def test_what_the_user_is_told(tmp_path):
     args = arguments(
         MerlinTrainingArguments,
         tmp_path / "out",
-        rho=1.0,
+        rho=3.0,
         eval_steps=7,
         hub_token="hf_secret",
         resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-1"),
@@ -186,13 +186,13 @@ def test_what_the_user_is_told(tmp_path):
         "hub_token": "<HUB_TOKEN>",
         "output_dir": str(tmp_path / "out"),
         "resume_from_checkpoint": str(tmp_path / "out" / "checkpoint-1"),
-        "rho": "1.0",
+        "rho": "3.0",
         "use_cpu": "True",
     }
 
 
 def test_options_that_the_method_does_not_have_are_not_told(tmp_path):
-    args = arguments(MerlinTrainingArguments, tmp_path, rho=1.0, source_weight=2.0)
+    args = arguments(MerlinTrainingArguments, tmp_path, rho=3.0, source_weight=2.0)
     assert changed_options(args, TransferTrainingArguments) == {"source_weight": "2.0"}
     assert changed_options(args, None) == {}
 

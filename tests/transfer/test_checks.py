@@ -238,7 +238,7 @@ DATA = tiny_dataset()
 NOT_ONE = {
     "dictionary of splits": (DatasetDict(train=DATA), r"DatasetDict, a dictionary of splits \('train'\).*\['train'\]"),
     "dictionary of streams": (IterableDatasetDict(train=DATA.to_iterable_dataset()), "a dictionary of splits"),
-    "several by name": ({"one": DATA, "two": DATA}, r"splits \('one', 'two'\).*`datasets.concatenate_datasets`"),
+    "splits by name": ({"train": DATA, "test": DATA}, r"splits \('train', 'test'\).*`datasets.concatenate_datasets`"),
     "several in a list": ([DATA, DATA], "list of 2 data sets.*`datasets.concatenate_datasets`"),
     "columns": ({"input_ids": [[1]], "label": [0]}, "`datasets.Dataset.from_dict`"),
     "a path": ("train.csv", "is 'train.csv'.*`datasets.load_dataset`"),
