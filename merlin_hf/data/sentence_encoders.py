@@ -666,9 +666,9 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
         return set()
 
     @staticmethod
-    def from_config(config: PretrainedConfig, **options: Any) -> PreTrainedModel:
+    def from_config(config: PretrainedConfig, trust_remote_code: bool = False, **options: Any) -> PreTrainedModel:
         """Return the transformer alone; its size tells whether a configuration describes the weights beside it."""
-        return AutoModel.from_config(config, **options)
+        return AutoModel.from_config(config, trust_remote_code=trust_remote_code, **options)
 
 
 def is_encoder(model: Any) -> bool:

@@ -62,6 +62,10 @@ ONLY_RUN = {
 }
 
 
+# They need label names, or do on images what they do on texts.
+ONLY_TEXT = {"embeddings", "source_probe", "zero_shot", "pooled"}
+
+
 def runs(processes):
     listed = []
     for name, options in TEXT.items():
@@ -129,4 +133,4 @@ def test_the_head_of_merlin_fits_the_features_of_the_model_that_is_saved(folders
 
 def test_every_method_is_run():
     assert {run["method"] for run in runs(2)} == set(METHODS)
-    assert {run["method"] for run in runs(2) if run.get("images")} == set(METHODS), "on images too"
+    assert {run["method"] for run in runs(2) if run.get("images")} == set(METHODS) - ONLY_TEXT, "on images too"
