@@ -76,9 +76,10 @@ class MerlinTrainer(TransferTrainer):
 
         phi = phi_0 + alpha (phi_source - phi_0) + beta ((phi_1 + phi_2) / 2 - phi_0),
 
-    with the alpha and beta, from 0, 0.5 and 1, that do best on rows of the half that phi_1 or phi_2 has not seen, and
-    the final head is a logistic regression, whose regulariser these rows choose as well. alpha = 0 leaves out a
-    source that does not help. This is not in the paper; see [`~merlin_hf.transfer.mixing`].
+    with alpha and beta of 0.5, or those of 0, 0.5 and 1 that do better, by more than a standard error, on rows of the
+    half that phi_1 or phi_2 has not seen. The final head is a logistic regression, whose regulariser these rows choose
+    too. alpha = 0 leaves out a source that does not help. This is not in the paper; see
+    [`~merlin_hf.transfer.mixing`].
     It needs a pretrained model: with random weights set `mix_weights=False`. `MerlinTrainingArguments.paper()` is the
     paper's objective, with both losses in every step.
 

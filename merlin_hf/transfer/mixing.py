@@ -29,6 +29,7 @@ from .tokens import sentences_of
 
 
 SHARES = (0.0, 0.5, 1.0)  # of alpha and of beta
+MIDDLE = (0.5, 0.5)
 L2 = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of the final head; the choice of the weights looks at COARSE_L2
 COARSE_L2 = (0.03, 0.3, 3.0)
 PARTS = 5  # of the rows that a half has not been trained on; the head is fit on all others
@@ -221,12 +222,15 @@ class Branches:
         number = rows_that_choose(self.halves, trainer.args.seed, MAX_ROWS // (8 if trainer.classifies_tokens else 1))
         halves = self.halves[number]
         with isolated_rng("mix", trainer.args.seed), evaluating(trainer.transfer_model):
-            found = [
-                self._loss_of(source, target, number.tolist(), halves, COARSE_L2)
-                for source, target in itertools.product(self._shares(SOURCE), self._shares(*HALVES))
-            ]
-            mix = min(found, key=lambda mix: mix.loss)
-            mix = self._loss_of(mix.source, mix.target, number.tolist(), halves, L2)
+            rows = number.tolist()
+            found = {
+                shares: self._losses_of(*shares, rows, halves, COARSE_L2)
+                for shares in itertools.product(self._shares(SOURCE), self._shares(*HALVES))
+            }
+            shares = choose_shares(found)
+            losses = self._losses_of(*shares, rows, halves, L2).mean(1)
+        place = int(losses.argmin())
+        mix = Mix(*shares, L2[place], float(losses[place]))
         if is_distributed():  # the same on all ranks, whatever the rounding
             chosen = [tuple(mix)]
             broadcast_object_list(chosen)
@@ -239,25 +243,23 @@ class Branches:
     def _shares(self, *names: str) -> tuple[float, ...]:
         return SHARES if all(name in self.weights for name in names) else SHARES[:1]
 
-    def _loss_of(
+    def _losses_of(
         self, source: float, target: float, rows: list[int], halves: Tensor, regularisers: tuple[float, ...]
-    ) -> Mix:
+    ) -> Tensor:
         """
-        Return the mix of these shares with the best regulariser.
+        Return the loss of each row for each regulariser, `(len(regularisers), n)`, always in the same order.
 
         The weights trained on one half are judged by rows of the other half, by heads that are fit on all rows but a
         fifth of that half.
         """
-        losses, count = torch.zeros(len(regularisers), dtype=torch.float64), 0.0
+        losses: list[Tensor] = []
         features = None
         for half, name in enumerate(HALVES):
             if target or features is None:
                 self.write(self.mixed(source, {name: target} if target else {}))
                 features = self._features(rows)
-            found, judged = self._held_out_losses(*features, halves != half, regularisers)
-            losses, count = losses + found, count + judged
-        place = int(losses.argmin())
-        return Mix(source, target, regularisers[place], float(losses[place]) / max(count, 1.0))
+            losses.append(self._held_out_losses(*features, halves != half, regularisers))
+        return torch.cat(losses, dim=1)
 
     def mixed(self, source: float, targets: Mapping[str, float]) -> dict[str, Tensor]:
         """
@@ -314,9 +316,9 @@ class Branches:
         places: Tensor,
         judged: Tensor,
         regularisers: tuple[float, ...],
-    ) -> tuple[Tensor, float]:
+    ) -> Tensor:
         """
-        Return the sum of the losses of some rows for each regulariser, and the number of these rows.
+        Return the loss of each judged row for each regulariser.
 
         Args:
             features, targets, weight, places: see [`Branches._features`].
@@ -337,8 +339,8 @@ class Branches:
         losses = []
         for l2 in regularisers:
             logits = solver.fit(features, targets.to(features), l2, fit_on)(features)
-            losses.append((row_losses(logits, targets, problem_type) * parts).sum())
-        return torch.stack(losses).double().cpu(), float(parts.sum())
+            losses.append((row_losses(logits, targets, problem_type) * parts).sum(0)[parts.any(0)])
+        return torch.stack(losses).double().cpu()
 
     def parts(self, classes: Tensor, judged: Tensor) -> Tensor:
         """
@@ -364,6 +366,23 @@ class Branches:
             name, found, weight = key.partition("|")
             if found:
                 self.weights.setdefault(name, {})[weight] = value
+
+
+def choose_shares(losses: Mapping[tuple[float, float], Tensor]) -> tuple[float, float]:
+    """
+    Return alpha and beta: one half each, unless others are better by more than a standard error.
+
+    A few rows choose, so that the least loss is often a matter of chance.
+
+    Args:
+        losses (`Mapping`): from alpha and beta to the losses `(num_regularisers, n)` of the same rows.
+    """
+    of_best = {shares: rows[rows.mean(1).argmin()] for shares, rows in losses.items()}
+    best = min(of_best, key=lambda shares: float(of_best[shares].mean()))
+    if MIDDLE not in of_best:
+        return best
+    lead = of_best[MIDDLE] - of_best[best]
+    return best if float(lead.mean()) > float(lead.std()) / len(lead) ** 0.5 else MIDDLE
 
 
 def row_losses(logits: Tensor, targets: Tensor, problem_type: str) -> Tensor:

@@ -8,7 +8,16 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import cross_entropy
 
 from merlin_hf import METHODS, MerlinTrainer, MerlinTrainingArguments
-from merlin_hf.transfer.mixing import HALVES, L2, SOURCE, START, HalfBatches, halves_of, rows_that_choose
+from merlin_hf.transfer.mixing import (
+    HALVES,
+    L2,
+    SOURCE,
+    START,
+    HalfBatches,
+    choose_shares,
+    halves_of,
+    rows_that_choose,
+)
 from tests.methods.support import digits, tiny_resnet
 from tests.support import make_args, make_trainer
 from tests.tiny import NUM_LABELS, pad_tagged, tagged_dataset, tiny_bert, tiny_dataset, tiny_token_bert
@@ -128,6 +137,14 @@ def test_the_choice_is_that_of_heads_of_scikit_learn(tmp_path):
     assert mix.l2 in L2
     assert mix.loss == pytest.approx(total / len(labels), rel=1e-2)
     assert mix.loss > 0.5
+
+
+@pytest.mark.parametrize(("lead", "chosen"), [(0.5, (1.0, 0.0)), (0.05, (0.5, 0.5)), (-0.5, (0.5, 0.5))])
+def test_the_middle_is_left_for_what_is_clearly_better(lead, chosen):
+    rows = torch.randn(1, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    other = rows - lead + torch.randn(1, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    losses = {(0.5, 0.5): torch.cat([rows, rows + 1]), (1.0, 0.0): torch.cat([other + 1, other])}
+    assert choose_shares(losses) == chosen
 
 
 @pytest.mark.parametrize("step", [1, 2, 8])
