@@ -114,7 +114,8 @@ class TransferTrainingArguments(TrainingArguments):
         head_module (`str`, *optional*): name of the model's last layer, when it cannot be found (see
             [`~merlin_hf.transfer.model.find_head`]).
         head_learning_rate (`float`, *optional*): learning rate of the heads that are trained by gradient descent (the
-            source head; the model's own last layer where a method trains it); `learning_rate` if not given.
+            source head; the model's own last layer where a method trains it). If not given, `learning_rate`, and ten
+            times that in MeRLin with `mix_weights`.
         overwrite_output_dir (`bool`): delete the checkpoints in `output_dir` when a training starts that does not
             resume from one. `merlin-hf train` and the programs resume by themselves where they find a checkpoint of
             the same run, and refuse that of another; with this they do neither.
@@ -145,7 +146,9 @@ class TransferTrainingArguments(TrainingArguments):
     )
     head_learning_rate: Annotated[float, interval("(0, 1e6]")] | None = field(
         default=None,
-        metadata={"help": "Learning rate of heads trained by gradient descent. Default: learning_rate."},
+        metadata={
+            "help": "Learning rate of heads trained by gradient descent. Default: learning_rate; MeRLin's mix: 10 times it."
+        },
     )
     overwrite_output_dir: bool = field(
         default=False,

@@ -139,6 +139,17 @@ def test_the_choice_is_that_of_heads_of_scikit_learn(tmp_path):
     assert mix.loss > 0.5
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, 1e-2), (5e-3, 5e-3)])
+def test_the_source_head_learns_ten_times_as_fast(tmp_path, given, expected):
+    trainer = mixing(tmp_path, max_steps=3, lr_scheduler_type="constant", head_learning_rate=given)
+    trainer.train()
+    head = {id(parameter) for parameter in trainer.transfer_model.source_head.parameters()}
+    rates = {
+        g["lr"] for g in trainer.optimizer.param_groups if any(id(parameter) in head for parameter in g["params"])
+    }
+    assert rates == {expected}
+
+
 @pytest.mark.parametrize(("lead", "chosen"), [(0.5, (1.0, 0.0)), (0.05, (0.5, 0.5)), (-0.5, (0.5, 0.5))])
 def test_the_middle_is_left_for_what_is_clearly_better(lead, chosen):
     rows = torch.randn(1, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
