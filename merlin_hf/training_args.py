@@ -147,7 +147,7 @@ class TransferTrainingArguments(TrainingArguments):
     head_learning_rate: Annotated[float, interval("(0, 1e6]")] | None = field(
         default=None,
         metadata={
-            "help": "Learning rate of heads trained by gradient descent. Default: learning_rate; for a mix 10 times it."
+            "help": "Learning rate of heads trained by gradient descent. Default: learning_rate; 10 times for a mix."
         },
     )
     overwrite_output_dir: bool = field(
