@@ -26,6 +26,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def accuracy(output):
+    right = output.predictions.argmax(-1) == output.label_ids
+    return {"accuracy": right.mean().item()}
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
 
@@ -45,10 +50,10 @@ def main(argv: list[str] | None = None) -> None:
             learning_rate=1e-4,
             head_learning_rate=1e-3,  # of the source's head, on normalised embeddings
         ),
-        train_dataset=tweets["train"].shuffle(seed=0).select(range(100)),  # the target
-        source_dataset=films,  # the source, with its own labels: the one new argument
+        train_dataset=tweets["train"].shuffle(seed=0).select(range(100)),  # target
+        source_dataset=films,  # the source: the one new argument
         eval_dataset=tweets["validation"],
-        compute_metrics=lambda output: {"accuracy": (output.predictions.argmax(-1) == output.label_ids).mean().item()},
+        compute_metrics=accuracy,
     )
     trainer.train()
     print(trainer.evaluate())
