@@ -48,7 +48,6 @@ def main(argv: list[str] | None = None) -> None:
             max_steps=args.max_steps,
             per_device_train_batch_size=32,
             learning_rate=1e-4,
-            head_learning_rate=1e-3,  # of the source's head, on normalised embeddings
         ),
         train_dataset=tweets["train"].shuffle(seed=0).select(range(100)),  # target
         source_dataset=films,  # the source: the one new argument
