@@ -147,8 +147,9 @@ class MerlinTrainer(TransferTrainer):
     def finish_phases(self):
         """Mix the weights of the phases, so that the final head, and what is saved, are those of the mix."""
         super().finish_phases()
-        if self.mixes_weights:
-            self.branches.keep_phase_before()
+        # A run may also be stopped in the source's phase; before it there is nothing to mix.
+        if self.mixes_weights and self.phase.name == SOURCE and self.branches.weights:
+            self.branches.keep(SOURCE)
             self.branches.mix_weights()
             self._head_needs_refit = True
 

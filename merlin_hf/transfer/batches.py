@@ -98,4 +98,5 @@ class TransferCallback(TrainerCallback):
         if args.load_best_model_at_end and state.best_model_checkpoint:
             self.trainer._head_needs_refit, self.trainer.head_metrics = False, {}
         else:
+            self.trainer.finish_phases()  # of a run that was stopped early
             self.trainer.refit_head_if_stale()

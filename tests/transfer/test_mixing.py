@@ -6,6 +6,7 @@ import torch
 from datasets import Dataset
 from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import cross_entropy
+from transformers import TrainerCallback
 
 from merlin_hf import METHODS, MerlinTrainer, MerlinTrainingArguments
 from merlin_hf.transfer.mixing import (
@@ -223,6 +224,23 @@ def test_fewer_steps_than_phases_and_no_rows_to_spare(tmp_path):
     trainer = mixing(tmp_path, max_steps=1, target=tiny_dataset(rows=6))
     trainer.train()
     assert trainer.branches.mix.target == 0.0
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step
+
+
+@pytest.mark.parametrize(("step", "mixes"), [(10, True), (3, False)])
+def test_a_run_that_is_stopped_early_is_mixed_if_it_has_come_to_the_source(tmp_path, step, mixes):
+    trainer = mixing(tmp_path, max_steps=28)
+    trainer.add_callback(StopAt(step))
+    trainer.train()
+    assert (trainer.branches.mix is not None) == mixes
+    assert np.isfinite(trainer.evaluate()["eval_loss"])
 
 
 def test_phases_of_ones_own_are_refused(tmp_path):
