@@ -70,6 +70,8 @@ def run(kind, root, output_dir, *more, model=None):
     arguments = ["--model_name_or_path", str(model or root / "vit"), "--dataset_name", str(root / "target")]
     if kind == "merlin":
         arguments += ["--source_dataset_name", str(root / "source")]
+        # The model has random weights, which cannot be mixed.
+        arguments += ["--mix_weights", "False", "--balance_gradients", "True", "--rho", "0.3"]
     arguments += ["--output_dir", str(output_dir), "--max_steps", "6", "--per_device_train_batch_size", "10"]
     arguments += ["--learning_rate", "2e-3", "--logging_steps", "1", "--use_cpu", "--report_to", "none"]
     PAIR[kind].main([*arguments, "--disable_tqdm", "True", *more])
