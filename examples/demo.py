@@ -11,6 +11,7 @@ sets of the Hub instead: `--task rte --source mnli --model bert-base-uncased`.
 """
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -42,9 +43,12 @@ console = Console()
 NAMES = {
     "embeddings": "embeddings, logistic regression",
     "finetune": "fine-tuning",
+    "source_probe": "source, then logistic regression",
+    "sequential": "source, then target",
     "joint": "joint training",
     "merlin": "MeRLin",
 }
+SHOWN = ["embeddings", "finetune", "joint", "merlin"]
 
 
 @dataclass
@@ -64,7 +68,7 @@ class Data:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", default=list(NAMES), choices=list(NAMES))
+    parser.add_argument("--methods", nargs="+", default=SHOWN, choices=list(NAMES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="draws of the target's labelled rows")
     parser.add_argument("--target_rows", type=int, default=150, help="labelled target rows")
     parser.add_argument("--test_rows", type=int, default=1500, help="at most so many rows to test on")
@@ -213,6 +217,22 @@ def run(method: str, data: Data, tokenizer, args: argparse.Namespace, seed: int)
     }
 
 
+def kept_args(args: argparse.Namespace) -> dict:
+    """What the numbers of a run depend on."""
+    return {name: value for name, value in vars(args).items() if name not in ("methods", "seeds", "output_dir")}
+
+
+def finished_runs(numbers: Path, args: argparse.Namespace) -> list[dict]:
+    """Runs of an earlier call with the same settings, which need not be run again."""
+    if not numbers.is_file():
+        return []
+    kept = json.loads(numbers.read_text())
+    if kept["args"] != kept_args(args):
+        return []
+    wanted = set(itertools.product(args.methods, args.seeds))
+    return [result for result in kept["results"] if (result["method"], result["seed"]) in wanted]
+
+
 def show_table(results: list[dict], rows: int) -> None:
     """One line a method: mean accuracy, its spread over draws, mean log loss, seconds of training."""
     table = Table(title=f"Accuracy on {rows} held-out rows")
@@ -278,7 +298,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(model_path(args), trust_remote_code=False)
-    results = []
+    numbers = output_dir / "results.json"
+    results = finished_runs(numbers, args)
     for seed in args.seeds:
         data = load_data(args, seed)
         console.print(
@@ -286,14 +307,17 @@ def main(argv: list[str] | None = None) -> list[dict]:
             f"Source: {len(data.source)} rows."
         )
         tokenized = Data(*(tokenize(part, tokenizer) for part in (data.train, data.test, data.source)))
-        results += [run(method, tokenized, tokenizer, args, seed) for method in args.methods]
+        for method in args.methods:
+            if not any((result["method"], result["seed"]) == (method, seed) for result in results):
+                results.append(run(method, tokenized, tokenizer, args, seed))
+                numbers.write_text(json.dumps({"args": kept_args(args), "results": results}, indent=2))
 
+    results.sort(key=lambda result: (args.seeds.index(result["seed"]), args.methods.index(result["method"])))
     show_table(results, len(data.test))
     save_table(results, output_dir / "table.md")
     save_figure(results, output_dir / "comparison.png")
-    (output_dir / "results.json").write_text(json.dumps({"args": vars(args), "results": results}, indent=2))
     best = results[-1]
-    for name, path in (("Figure", output_dir / "comparison.png"), ("Numbers", output_dir / "results.json")):
+    for name, path in (("Figure", output_dir / "comparison.png"), ("Numbers", numbers)):
         console.print(f"{name}: {path}", soft_wrap=True)
     console.print(f"{NAMES[best['method']]} model: {best['folder']}", soft_wrap=True)
     if data.examples:

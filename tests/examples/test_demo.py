@@ -86,3 +86,12 @@ def test_the_demo_from_data_to_saved_model(cache, model_path, tmp_path, capsys):
     assert model.config.id2label == {0: "negative", 1: "positive"}
     printed = " ".join(capsys.readouterr().out.split())
     assert "Accuracy on 45 held-out rows" in printed and "MeRLin" in printed and "merlin-1" in printed
+
+
+def test_a_finished_run_is_not_run_again(cache, model_path, tmp_path):
+    flags = ["--model", model_path, "--output_dir", str(tmp_path), "--target_rows", "16", "--max_steps", "3"]
+    flags += ["--batch_size", "8", "--methods", "finetune"]
+    first = demo.main(flags)
+    again = demo.main([*flags, "--seeds", "1", "0"])
+    assert [result["seed"] for result in again] == [1, 0] and again[1] == first[0]
+    assert demo.main([*flags, "--max_steps", "4"]) != first
