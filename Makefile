@@ -9,9 +9,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/demo.py
 
-# Five draws of the target's rows, about 25 minutes on two cores with bfloat16.
+# Five draws of the target's rows, about 25 minutes on two cores that are fast at bfloat16.
 demo-table: $(VENV)/.installed-demo
-	$(BIN)/python examples/demo.py --seeds 0 1 2 3 4 --bf16 --output_dir runs/demo-table \
+	$(BIN)/python examples/demo.py --seeds 0 1 2 3 4 --output_dir runs/demo-table \
 		--methods embeddings finetune source_probe sequential joint merlin
 	mkdir -p benchmarks/demo
 	cp runs/demo-table/results.json runs/demo-table/table.md runs/demo-table/comparison.png benchmarks/demo

@@ -19,6 +19,7 @@ import torch
 import yaml
 
 import merlin_hf
+from merlin_hf.utils.dtypes import bfloat16_is_fast
 from merlin_hf.utils.files import write_text
 
 
@@ -49,6 +50,8 @@ def load_pair(name: str, rows: int, text_setup: str = "text") -> dict:
     config["target"]["rows"] = rows
     search = config["search"]
     search["seeds"] = search_draws(rows * search["validation_fraction"])
+    if config["training"].get("bf16"):  # where it is emulated, a run would take fifteen times as long
+        config["training"] = {**config["training"], "bf16": bfloat16_is_fast()}
     if not torch.cuda.is_available():
         config["training"] = {**config["training"], "use_cpu": True}  # bfloat16 on a CPU has to be asked for
     if (HERE / config["model"]).is_dir():

@@ -82,15 +82,17 @@ def devices() -> dict[str, str]:
 
 
 def supported_dtypes(device: str) -> str:
-    """Return the types of numbers that a linear layer can be trained with on a device, as tried."""
+    """Return the types of numbers that a linear layer can be trained with on a device, as tried; slow ones said so."""
     import torch
+
+    from ..utils.dtypes import bfloat16_is_fast
 
     found = []
     for name in DTYPES:
         try:
             layer = torch.nn.Linear(4, 4, dtype=getattr(torch, name), device=device)
             layer(layer.weight.detach()).sum().backward()
-            found.append(name)
+            found.append(name if name != "bfloat16" or bfloat16_is_fast(device) else f"{name} (slow)")
         except (RuntimeError, TypeError):
             continue
     return ", ".join(found)

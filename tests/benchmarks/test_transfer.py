@@ -182,6 +182,13 @@ def test_settings_are_judged_on_sixty_rows_and_two_draws_at_least(modules, rows,
         assert search["seeds"] == draws and draws * rows * search["validation_fraction"] >= 60
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_is_for_machines_that_are_fast_at_it(modules, monkeypatch, fast):
+    monkeypatch.setattr(modules["run"], "bfloat16_is_fast", lambda: fast)
+    assert modules["run"].load_pair("qqp-mrpc", 100)["training"]["bf16"] is fast
+    assert "bf16" not in modules["run"].load_pair("mnist-usps", 100)["training"]
+
+
 def test_costs_are_ratios_within_a_turn(modules):
     joint, other = [10.0, 20.0, 40.0], [5.0, 20.0, 60.0]  # half, the same, one and a half
     measured = {

@@ -9,6 +9,7 @@ import transformers
 from huggingface_hub import constants
 
 from merlin_hf.cli import env
+from merlin_hf.utils import dtypes
 
 
 def test_what_it_says(run, monkeypatch, tmp_path):
@@ -39,6 +40,12 @@ def test_dtypes_are_tried(monkeypatch):
 
     monkeypatch.setattr(torch.nn, "Linear", without_half)
     assert "float16" not in env.supported_dtypes("cpu").split(", ")
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_slow_bfloat16_is_said(monkeypatch, fast):
+    monkeypatch.setattr(dtypes, "bfloat16_is_fast", lambda device: fast)
+    assert ("bfloat16 (slow)" in env.supported_dtypes("cpu").split(", ")) is not fast
 
 
 @pytest.mark.parametrize("url", ["https://huggingface.co", "http://localhost:5000", "https://a.b/c"])
