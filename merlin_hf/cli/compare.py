@@ -74,7 +74,7 @@ def _run(arguments: argparse.Namespace, overrides: dict) -> tuple[str, int]:
     if arguments.json:
         return to_json(result.summary, indent=2) + "\n", status
     print(f"Results in {result.output_dir}", file=sys.stderr)
-    return result.table, status
+    return result.text, status
 
 
 def _leave() -> None:

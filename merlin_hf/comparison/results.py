@@ -14,6 +14,7 @@ from ..utils.figures import new_figure, write_figure
 from ..utils.files import short_path, short_paths, write_text
 from ..utils.markdown import Markdown, escape, figure_text
 from ..utils.tables import markdown_table
+from .advice import advise
 from .metrics import LOWER_IS_BETTER, METRICS
 from .statistics import holm, mean_and_spread, paired_difference
 
@@ -49,13 +50,13 @@ def summarize(config: Any, experiment: Any, outcomes: list[Any]) -> dict[str, An
         "shared_labels": experiment.shared_labels_line,
         "warnings": [*experiment.pair.warnings, *_mixed_environments(outcomes)],
         "methods": with_scores + [method for method in methods if method["status"] != "ok"],
+        "advice": _advice(with_scores, metric, config.reference),
         "environment": experiment.environment,
         "config": config.to_dict(),
     }
 
 
 def _summarize_method(outcome: Any, metric: str) -> dict[str, Any]:
-    use_source = outcome.plan.method.use_source
     summary = {
         "label": outcome.plan.name,
         "method": outcome.plan.method.method,
@@ -63,7 +64,7 @@ def _summarize_method(outcome: Any, metric: str) -> dict[str, Any]:
         "reason": outcome.reason,
         "options": outcome.plan.method.options,
         "trials": outcome.trials,
-        **({"use_source": use_source} if isinstance(use_source, list) else {}),
+        "use_source": outcome.plan.method.use_source,
     }
     if outcome.status != "ok":
         return summary
@@ -85,6 +86,15 @@ def _summarize_method(outcome: Any, metric: str) -> dict[str, Any]:
             for seed, result in results.items()
         },
     }
+
+
+def _advice(methods: list[dict[str, Any]], metric: str, reference: str) -> list[str]:
+    scores = {method["label"]: method["scores"] for method in methods}
+    seconds = {
+        method["label"]: float(np.mean([run["train_seconds"] for run in method["runs"].values()]))
+        for method in methods
+    }
+    return advise(scores, seconds, metric, reference, [one["label"] for one in methods if one["use_source"]])
 
 
 def _add_tests(methods: list[dict[str, Any]], reference: str) -> None:
@@ -115,11 +125,16 @@ def _mixed_environments(outcomes: list[Any]) -> list[str]:
 
 
 def table_text(summary: dict[str, Any]) -> str:
-    """Return the table with a legend; nothing in it depends on how long anything took."""
+    """Return the table with a legend; nothing in it depends on how long anything took, as [`advice_text`] does."""
     reference = summary["reference"]
     headings = ["method", summary["metric"], f"difference to {reference}", "p (Holm)", "steps", "setting"]
     table = markdown_table(headings, [_table_row(method, reference) for method in summary["methods"]], align="left")
     return "\n\n".join([table, *_legend(summary), *_other_scores(summary)]) + "\n"
+
+
+def advice_text(summary: dict[str, Any]) -> str:
+    """Return the advice as a paragraph of Markdown; empty where there is none."""
+    return f"**Advice.** {escape(' '.join(summary['advice']))}\n" if summary["advice"] else ""
 
 
 def _other_scores(summary: dict[str, Any]) -> list[str]:
@@ -163,7 +178,7 @@ def _table_row(method: dict[str, Any], reference: str) -> list[str]:
         p = method.get("p_value_holm")
         p_value = "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
     options = {**method["options"], **method["setting"]}
-    if "use_source" in method:
+    if isinstance(method["use_source"], list):
         options = {"use_source": "+".join(method["use_source"]), **options}
     setting = short_paths(", ".join(f"{name} {value}" for name, value in options.items())) or "defaults"
     steps = str(method["steps"]) if method["steps"] else "closed form"

@@ -20,7 +20,7 @@ from .config import CompareConfig, MethodConfig, load_config
 from .experiment import Experiment, check_settings
 from .metrics import is_better
 from .progress import Progress, make_progress, quiet
-from .results import save_figure, summarize, table_text, write_csv
+from .results import advice_text, save_figure, summarize, table_text, write_csv
 from .store import FINAL, TRIAL, Run, RunStore
 from .workers import Answer, ComparisonError, Failure, check_can_work, start_workers
 
@@ -98,7 +98,7 @@ class ComparisonResult:
 
     Args:
         summary (`dict`): all that is in `results.json`.
-        table (`str`): the table in Markdown, as in `table.md`.
+        table (`str`): the table in Markdown, without the advice.
         output_dir (`Path`): where they are, with `results.csv` and `comparison.png`.
         is_main_process (`bool`): whether this is the process that wrote them.
     """
@@ -107,6 +107,11 @@ class ComparisonResult:
     table: str
     output_dir: Path
     is_main_process: bool = True
+
+    @property
+    def text(self) -> str:
+        """The table and the advice in Markdown, as in `table.md`."""
+        return "\n".join(filter(None, (self.table, advice_text(self.summary))))
 
     @property
     def failed(self) -> list[str]:
@@ -363,14 +368,14 @@ def save_tables(
 ) -> ComparisonResult:
     """Write `results.json`, `results.csv`, `table.md` and `comparison.png`."""
     summary = summarize(config, experiment, outcomes)
-    table = table_text(summary)
     output_dir = Path(config.output_dir)
+    result = ComparisonResult(summary, table_text(summary), output_dir, is_main)
     if is_main:
         write_text(output_dir / "results.json", to_json(summary, indent=2) + "\n")
-        write_text(output_dir / "table.md", table)
+        write_text(output_dir / "table.md", result.text)
         write_csv(summary, output_dir / "results.csv")
         save_figure(summary, output_dir / "comparison.png")
-    return ComparisonResult(summary, table, output_dir, is_main)
+    return result
 
 
 # Plans

@@ -49,6 +49,7 @@ def test_the_table_is_on_stdout_and_progress_on_stderr(config_file, capsys, tmp_
     )
     shown = capsys.readouterr()
     assert shown.out == (tmp_path / "mine" / "table.md").read_text() and shown.out.startswith("| method")
+    assert "**Advice.** " in shown.out.splitlines()[-1] and "2 seeds are few: 5 or more" in shown.out
     assert "over 2 seeds (4, 5)" in shown.out and "linear_probe" in shown.out and "finetune" not in shown.out
     assert "4 runs\n[1/4] merlin, seed 4, test: accuracy" in shown.err and "[4/4] linear_probe, seed 5" in shown.err
 

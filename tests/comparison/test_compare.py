@@ -148,13 +148,16 @@ def test_files_and_table(config):
     ]
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG") and (
         folder / "table.md"
-    ).read_text() == result.table
+    ).read_text() == result.text
+    assert result.text.startswith(result.table) and "Advice" not in result.table
     summary = json.loads((folder / "results.json").read_text())
     by_label = {method["label"]: method for method in summary["methods"]}
     assert list(by_label)[-1] == "stochnorm" and by_label["stochnorm"]["status"] == "not applicable"
     assert "StochNormTrainer changes BatchNorm, and BertForSequenceClassification has none." in result.table
     means = [method["mean"] for method in summary["methods"][:-1]]
     assert means == sorted(means, reverse=True)
+    assert summary["advice"] == result.summary["advice"] and summary["advice"][0] in result.text
+    assert [by_label[label]["use_source"] for label in ("linear_probe", "merlin")] == [False, True]
     assert summary["reference"] == "merlin" and "p_value" not in by_label["merlin"]
     assert {"p_value", "p_value_holm", "difference", "confidence_interval"} <= set(by_label["finetune"])
 

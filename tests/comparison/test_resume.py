@@ -54,7 +54,7 @@ def without_times(summary):
     for method in text["methods"]:
         for run in method.get("runs", {}).values():
             del run["train_seconds"]
-    del text["config"]
+    del text["config"], text["advice"]
     return text
 
 

@@ -80,7 +80,7 @@ def test_methods_get_all_sources_or_some(config, sources, monkeypatch):
     losses = {name for entry in merlin.state.log_history for name in entry if name.startswith("source_loss_")}
     assert losses <= {"source_loss_topics", "source_loss_pairs", "source_loss_same"} and losses
 
-    assert by_label["without_same"]["use_source"] == ["topics", "pairs"] and "use_source" not in by_label["merlin"]
+    assert by_label["without_same"]["use_source"] == ["topics", "pairs"] and by_label["merlin"]["use_source"] is True
     assert "use_source topics+pairs" in table and "Sources: topics, " in table
     assert {name: one["rows"] for name, one in result.summary["data"]["source"].items()} == {
         "topics": 50,
