@@ -1,6 +1,5 @@
 """Fine-tuning with contrasts between rows, as well as with labels."""
 
-import copy
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
@@ -13,7 +12,16 @@ from ..transfer.model import TransferModel
 from ..transfer.regularizer import at_least_float32
 from ..transfer.tokens import rows_of_full_batch
 from ..utils.validation import NonNegative, Positive, interval
-from .regularized import CopyRegularizer, RegularizedTrainer, RegularizedTrainingArguments, check_single_label
+from .regularized import (
+    CopyRegularizer,
+    RegularizedTrainer,
+    RegularizedTrainingArguments,
+    check_single_label,
+    mean_of_labelled,
+)
+
+
+QUEUE = ("keys", "next", "count")  # the tensors of a queue
 
 
 class KeyQueue:
@@ -130,13 +138,12 @@ class Contrasts(CopyRegularizer):
         self.momentum = momentum
         self.temperature = temperature
         self.projector = nn.Linear(hidden_size, projection_size)
-        self.copied_projector: list[nn.Linear] = []  # in a list, so that it is no module of this one
-        self.queue: KeyQueue | None = None
+        self.queue: KeyQueue = None  # type: ignore[assignment]  # there from `start` on
 
     def start(self, trainer):
         """Copy the model and the projector, and start with an empty queue."""
         super().start(trainer)
-        self.copied_projector = [copy.deepcopy(self.projector).requires_grad_(False)]
+        self.kept = {f"projector.{name}": p.detach().clone() for name, p in self.projector.named_parameters()}
         weight = at_least_float32(self.projector.weight)
         self.queue = KeyQueue(*self.shape, device=weight.device, dtype=weight.dtype)
 
@@ -144,18 +151,18 @@ class Contrasts(CopyRegularizer):
     def follow(self, transfer_model: TransferModel) -> None:
         """Move the copy towards the model; called once an update."""
         theirs = [*transfer_model.model.parameters(), *self.projector.parameters()]
-        ours = [*self.model_at_start.model.get_submodule("model").parameters(), *self.copied_projector[0].parameters()]
+        ours = [*self.copy.model.model.parameters(), *self.kept.values()]
         for mine, other in zip(ours, theirs, strict=True):
             mine.lerp_(other.detach(), 1 - self.momentum)
 
     def forward(self, transfer_model, inputs, labels, output):
         """Return `weight` times the mean, `()`; rows with the label -100 are ignored."""
-        assert self.queue is not None
         features = output.target_features
         z, h = normalize(at_least_float32(self.projector(features)), dim=-1), with_bias(at_least_float32(features))
         with torch.no_grad():
-            key_features = self.model_at_start.features(inputs)
-            z_key = normalize(at_least_float32(self.copied_projector[0](key_features)), dim=-1)
+            key_features = self.copy.features(inputs)
+            projector = self.kept["projector.weight"], self.kept["projector.bias"]
+            z_key = normalize(at_least_float32(nn.functional.linear(key_features, *projector)), dim=-1)
             h_key = with_bias(at_least_float32(key_features))
         queue_z, queue_h = self.queue.split()
         filled, classes = self.queue.filled, labels.clamp(min=0)
@@ -169,27 +176,19 @@ class Contrasts(CopyRegularizer):
         if is_distributed():
             keys, key_labels, _ = gather_rows(keys, labels, rows_of_full_batch(inputs, keys, self.batch_size))
         self.queue.add(keys, key_labels)
-        counted = labels != -100
-        return self.weight * (losses * counted).sum() / counted.sum().clamp(min=1)
+        return self.weight * mean_of_labelled(losses, labels)
 
     def extra_state(self):
         """Return the weights of the copies, and the queue."""
-        state = super().extra_state()
-        if self.queue is not None:
-            state |= {f"queue.{name}": getattr(self.queue, name) for name in ("keys", "next", "count")}
-            state |= {f"projector.{name}": tensor for name, tensor in self.copied_projector[0].state_dict().items()}
-        return state
+        queue = {} if self.queue is None else {f"queue.{name}": getattr(self.queue, name) for name in QUEUE}
+        return super().extra_state() | queue
 
     def load_extra_state(self, transfer_model, tensors):
         """Take them back."""
         super().load_extra_state(transfer_model, tensors)
-        self.copied_projector = [copy.deepcopy(self.projector).requires_grad_(False)]
-        own = {n.removeprefix("projector."): t for n, t in tensors.items() if n.startswith("projector.")}
-        self.copied_projector[0].load_state_dict(own)
-        device = transfer_model.head.weight.device
-        self.queue = KeyQueue(*self.shape, device=device)
-        for name in ("keys", "next", "count"):
-            setattr(self.queue, name, tensors[f"queue.{name}"].to(device))
+        self.queue = KeyQueue(*self.shape, device=transfer_model.head.weight.device)
+        for name in QUEUE:
+            setattr(self.queue, name, self.kept.pop(f"queue.{name}"))
 
 
 def with_bias(features: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from .regularized import (
     RegularizedTrainingArguments,
     check_single_label,
     check_source_classes,
+    mean_of_labelled,
 )
 
 
@@ -31,29 +32,15 @@ class TranslatedLabels(Regularizer):
 
     supports_sharding: ClassVar[bool] = False
 
-    def __init__(self, weight: float = 2.3):
-        super().__init__(weight)
-        self.relationship: Tensor | None = None
-
     def start(self, trainer):
         """Compute p(s | y) in one pass over the target."""
-        self.relationship = category_relationship(trainer)
+        self.kept["relationship"] = category_relationship(trainer)
 
     def forward(self, transfer_model, inputs, labels, output):
         """Return `weight` times the mean, `()`; rows with the label -100 are ignored."""
-        assert self.relationship is not None
         log_probabilities = at_least_float32(transfer_model.source_head(output.target_features)).log_softmax(-1)
-        losses = -(self.relationship[labels.clamp(min=0)] * log_probabilities).sum(-1)
-        counted = labels != -100
-        return self.weight * (losses * counted).sum() / counted.sum().clamp(min=1)
-
-    def extra_state(self):
-        """Return p(s | y)."""
-        return {} if self.relationship is None else {"relationship": self.relationship}
-
-    def load_extra_state(self, transfer_model, tensors):
-        """Take it back."""
-        self.relationship = tensors["relationship"].to(transfer_model.head.weight.device)
+        losses = -(self.kept["relationship"][labels.clamp(min=0)] * log_probabilities).sum(-1)
+        return self.weight * mean_of_labelled(losses, labels)
 
 
 @torch.no_grad()

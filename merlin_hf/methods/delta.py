@@ -59,13 +59,18 @@ class LayerDistance(CopyRegularizer):
         self.head_weight = head_weight
         self.new = frozenset(new)
         self.attention = attention
-        self.channel_weights: dict[str, Tensor] = {}
         self._outputs: Mapping[str, Tensor] = {}
 
     def start(self, trainer):
         """Copy the model as it is now, and measure which channels matter to the target."""
         super().start(trainer)
-        self.channel_weights = {} if self.attention is None else self.attention(trainer, self.layer_names)
+        weights = {} if self.attention is None else self.attention(trainer, self.layer_names)
+        self.kept = {f"channels.{name}": weight for name, weight in weights.items()}
+
+    @property
+    def channel_weights(self) -> dict[str, Tensor]:
+        """The weights a of each layer's channels; none where they are equal."""
+        return {name.removeprefix("channels."): weight for name, weight in self.kept.items()}
 
     @contextlib.contextmanager
     def record_activations(self, transfer_model):
@@ -76,8 +81,8 @@ class LayerDistance(CopyRegularizer):
     def forward(self, transfer_model, inputs, labels, output):
         """Return the weighted distance, `()`."""
         outputs, self._outputs = self._outputs, {}
-        with layer_outputs(self.model_at_start.model.get_submodule("model"), self.layer_names) as outputs_before:
-            self.model_at_start.features(inputs)
+        with layer_outputs(self.copy.model.model, self.layer_names) as outputs_before:
+            self.copy.features(inputs)
         distance = sum(
             self.layer_distance(name, outputs[name], outputs_before[name], inputs) for name in self.layer_names
         )
@@ -95,17 +100,6 @@ class LayerDistance(CopyRegularizer):
             squares = (squares * mask).sum(-1) / mask.sum(-1).clamp(min=1)
         weights = self.channel_weights.get(name)
         return (squares.sum(-1) if weights is None else squares.shape[1] * (squares * weights).sum(-1)).mean()
-
-    def extra_state(self):
-        """Return the copy's weights, and those of the channels."""
-        return {**super().extra_state(), **{f"channels.{name}": t for name, t in self.channel_weights.items()}}
-
-    def load_extra_state(self, transfer_model, tensors):
-        """Take them back."""
-        super().load_extra_state(transfer_model, tensors)
-        device = transfer_model.head.weight.device
-        own = {name: tensor.to(device) for name, tensor in tensors.items() if name.startswith("channels.")}
-        self.channel_weights = {name.removeprefix("channels."): tensor for name, tensor in own.items()}
 
 
 # Which channels matter

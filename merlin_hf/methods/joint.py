@@ -1,16 +1,13 @@
 """Joint training on both tasks with a shared backbone."""
 
-import functools
 import math
 from collections.abc import Sized
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
-
 from ..training_args import TransferTrainingArguments
 from ..transfer.seeding import derived_seed
-from ..transfer.trainer import TransferTrainer
+from .task_losses import TaskLossesTrainer
 
 
 BATCH_MIXES = ("equal", "proportional")
@@ -36,7 +33,7 @@ class JointTrainingArguments(TransferTrainingArguments):
     )
 
 
-class JointTrainer(TransferTrainer):
+class JointTrainer(TaskLossesTrainer):
     """
     Multi-task training: a shared backbone and two heads, all trained on the weighted sum of losses.
 
@@ -73,6 +70,11 @@ class JointTrainer(TransferTrainer):
         return self.target_updates_before(step + 1) == self.target_updates_before(step)
 
     @property
+    def uses_target(self):
+        """Whether the current update uses the target's batch; with the proportional mix, where it is the target's."""
+        return self.args.batch_mix == "equal" or not self.draws_source
+
+    @property
     def source_updates_before(self):
         """How many updates before the current one drew source batches."""
         step = self.state.global_step
@@ -93,28 +95,6 @@ class JointTrainer(TransferTrainer):
         )
         offset = derived_seed("batch_mix", self.args.seed) / 2**63
         return math.floor(offset + step * target / (target + source))
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the sum above on one micro-batch of each task, or of the one that the step is for."""
-        batches = self.take_batches(inputs)
-        if batches is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-
-        has_source = batches.source_inputs is not None
-        has_target = self.args.batch_mix == "equal" or not has_source
-        outputs = model(
-            source_inputs=batches.source_inputs, target_inputs=batches.target_inputs if has_target else None
-        )
-        losses = []
-        if batches.source_labels is not None:
-            source_loss = self.source_loss(outputs.source_logits, batches.source_labels)
-            losses.append(self.args.source_weight * source_loss)
-            self.record(source_loss=source_loss)
-        if has_target:
-            losses.append(self.target_loss(outputs.target_logits, batches.target_labels))
-            self.record(target_loss=losses[-1])
-        loss = functools.reduce(torch.add, losses)
-        return (loss, outputs) if return_outputs else loss
 
     def check_data(self):
         """

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..transfer.model import TransferModel
 from ..transfer.regularizer import Regularizer, at_least_float32
@@ -56,30 +56,21 @@ class DistanceToStart(Regularizer):
         super().__init__(weight)
         self.head_weight = head_weight
         self.new = frozenset(new)
-        self.start_weights: dict[str, Tensor] = {}
 
     def start(self, trainer):
         """Keep the weights as they are now."""
         parameters = trained_parameters(trainer.transfer_model)
-        self.start_weights = {n: p.detach().clone() for n, p in parameters.items() if n not in self.new}
+        self.kept = {n: p.detach().clone() for n, p in parameters.items() if n not in self.new}
 
     def forward(self, transfer_model, inputs, labels, output):
         """Return the sum, `()`; it does not depend on the rows."""
         parameters = {n: at_least_float32(p) for n, p in trained_parameters(transfer_model).items()}
-        start = self.start_weights
+        start = self.kept
         # In the order of the parameters, which that of a checkpoint's tensors is not: the sum is then the same to the
         # bit.
         old = sum((parameters[name] - start[name]).square().sum() for name in parameters if name in start)
         new = sum(parameters[name].square().sum() for name in parameters if name in self.new)
         return (self.weight * old + self.head_weight * new) / 2
-
-    def extra_state(self):
-        """Return the weights at the start."""
-        return dict(self.start_weights)
-
-    def load_extra_state(self, transfer_model, tensors):
-        """Take them back."""
-        self.start_weights = {name: t.to(transfer_model.head.weight.device) for name, t in tensors.items()}
 
 
 @dataclass

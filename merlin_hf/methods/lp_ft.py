@@ -2,9 +2,10 @@
 
 from ..transfer.checks import check_head_can_be_written
 from .linear_probe import ProbeTrainer
+from .task_losses import TaskLossesTrainer
 
 
-class LinearProbeThenFinetuneTrainer(ProbeTrainer):
+class LinearProbeThenFinetuneTrainer(TaskLossesTrainer, ProbeTrainer):
     """
     LP-FT (Kumar, Raghunathan, Jones, Ma and Liang 2022, arXiv 2202.10054): fine-tuning that starts at a fitted head.
 
@@ -26,22 +27,7 @@ class LinearProbeThenFinetuneTrainer(ProbeTrainer):
             self.head_metrics = {}  # of the fitted head, which is trained from here on
         return super().training_step(model, inputs, num_items_in_batch)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the target's loss as a mean over the rows at hand."""
-        batches = self.take_batches(inputs)
-        if batches is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        outputs = model(target_inputs=batches.target_inputs)
-        loss = self.target_loss(outputs.target_logits, batches.target_labels)
-        self.record(target_loss=loss)
-        return (loss, outputs) if return_outputs else loss
-
     def check_data(self):
-        """
-        Check the data as TransferTrainer does.
-
-        Raises:
-            ValueError: the head cannot be written, as under DeepSpeed.
-        """
+        """Check the data as TransferTrainer does, and that the head can be written, as it cannot under DeepSpeed."""
         super().check_data()
         check_head_can_be_written(self)

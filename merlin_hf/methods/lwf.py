@@ -30,7 +30,7 @@ class SourceDistillation(CopyRegularizer):
 
     def forward(self, transfer_model, inputs, labels, output):
         """Return `weight` times the mean, `()`."""
-        before = at_least_float32(self.model_at_start.source_logits(inputs))
+        before = at_least_float32(self.copy.source_logits(inputs))
         now = at_least_float32(transfer_model.source_head(output.target_features))
         log_before, log_now = ((logits / self.temperature).log_softmax(-1) for logits in (before, now))
         return self.weight * nn.functional.kl_div(log_now, log_before, log_target=True, reduction="batchmean")

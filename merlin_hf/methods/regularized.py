@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..transfer.labels import label_values
 from ..transfer.model import FrozenCopy, TransferModel
@@ -34,26 +34,21 @@ class CopyRegularizer(Regularizer):
 
     def __init__(self, weight: float = 1.0):
         super().__init__(weight)
-        self.copy: FrozenCopy | None = None
-
-    @property
-    def model_at_start(self) -> FrozenCopy:
-        """The copy, which is there from [`CopyRegularizer.start`] on."""
-        assert self.copy is not None
-        return self.copy
+        self.copy: FrozenCopy = None  # type: ignore[assignment]  # there from `start` on
 
     def start(self, trainer):
         """Copy the model as it is now."""
         self.copy = FrozenCopy(trainer.transfer_model, training=self.copy_is_training)
 
     def extra_state(self):
-        """Return the copy's weights."""
-        return {} if self.copy is None else self.copy.extra_state()
+        """Return the copy's weights, and what is kept beside them."""
+        return super().extra_state() | ({} if self.copy is None else self.copy.extra_state())
 
     def load_extra_state(self, transfer_model, tensors):
         """Take them back."""
         self.copy = FrozenCopy(transfer_model, training=self.copy_is_training)
         self.copy.load_extra_state(tensors)
+        super().load_extra_state(transfer_model, {n: t for n, t in tensors.items() if not n.startswith("copy.")})
 
 
 class RegularizedTrainer(SequentialTrainer):
@@ -83,7 +78,6 @@ class RegularizedTrainer(SequentialTrainer):
     def start_phase(self, phase):
         """Start a phase, and the regularizer with the model that the target's phase starts from."""
         super().start_phase(phase)
-        self.regularizer.batch_size = self._train_batch_size
         self.regularizer.start(self)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -114,6 +108,18 @@ class RegularizedTrainer(SequentialTrainer):
             )
 
 
+def mean_of_labelled(losses: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean of losses `(n,)` over the rows whose label is not -100, `()`; 0 where there is none."""
+    counted = labels != -100
+    return (losses * counted).sum() / counted.sum().clamp(min=1)
+
+
+def _are_class_ids(dataset: Any) -> bool:
+    """Return whether labels may be one class a row; streams do not tell theirs."""
+    values = label_values(dataset)
+    return values is None or (values.ndim == 1 and values.dtype.kind in "iu")
+
+
 def check_single_label(trainer: RegularizedTrainer) -> None:
     """
     Check that the target has classes, for a method that is defined for them alone.
@@ -121,10 +127,8 @@ def check_single_label(trainer: RegularizedTrainer) -> None:
     Raises:
         ValueError: it is a regression, or has several labels a row.
     """
-    config = getattr(trainer.model, "config", None)
-    kind = getattr(config, "problem_type", None)
-    values = label_values(trainer.train_dataset)
-    are_ids = values is None or (values.ndim == 1 and values.dtype.kind in "iu")
+    kind = getattr(getattr(trainer.model, "config", None), "problem_type", None)
+    are_ids = _are_class_ids(trainer.train_dataset)
     num_labels = trainer.build_transfer_model().num_labels
     if num_labels == 1 or kind not in (None, "single_label_classification") or not are_ids:
         raise ValueError(
@@ -159,10 +163,10 @@ def check_source_classes(trainer: RegularizedTrainer) -> None:
         ValueError: there is none, its labels are no class ids, or it reads other features than the target's.
     """
     check_same_features(trainer)
-    values = label_values(trainer.source_dataset)
-    are_ids = values is None or (values.ndim == 1 and values.dtype.kind in "iu")
     source_head = trainer.build_transfer_model().source_head
-    if (isinstance(source_head, nn.Linear) and source_head.out_features < 2) or not are_ids:
+    has_one_output = isinstance(source_head, nn.Linear) and source_head.out_features < 2
+    if has_one_output or not _are_class_ids(trainer.source_dataset):
+        values = label_values(trainer.source_dataset)
         kind = "one real label a row" if values is None or values.ndim == 1 else "several labels a row"
         raise ValueError(
             f"{type(trainer).__name__} compares what the source head says of the target's rows as probabilities of "

@@ -8,8 +8,8 @@ from torch import nn
 from ..training_args import TransferTrainingArguments
 from ..transfer.phases import Phase
 from ..transfer.shared_labels import shared_labels, start_from_source_head
-from ..transfer.trainer import TransferTrainer
 from ..utils.validation import Share
+from .task_losses import TaskLossesTrainer
 
 
 @dataclass
@@ -32,7 +32,7 @@ class SequentialTrainingArguments(TransferTrainingArguments):
     )
 
 
-class SequentialTrainer(TransferTrainer):
+class SequentialTrainer(TaskLossesTrainer):
     """
     STILTs (Phang, Févry and Bowman 2018, arXiv 1811.01088): trains on the source first, then on the target.
 
@@ -80,25 +80,3 @@ class SequentialTrainer(TransferTrainer):
         places = self.source_head_places()
         if places is not None:
             start_from_source_head(self.build_transfer_model(), places)
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the loss of the phase's task as a mean over the rows at hand; Trainer's own in evaluation."""
-        batches = self.take_batches(inputs)
-        if batches is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if batches.source_labels is not None:
-            outputs = model(source_inputs=batches.source_inputs)
-            source_loss = self.source_loss(outputs.source_logits, batches.source_labels)
-            self.record(source_loss=source_loss)
-            loss = self.args.source_weight * source_loss
-        else:
-            outputs = model(target_inputs=batches.target_inputs, target_labels=batches.target_labels)
-            loss = self.target_loss(outputs.target_logits, batches.target_labels)
-            self.record(target_loss=loss)
-            penalty, regularizer = outputs.penalty, self.build_transfer_model().regularizer
-            if penalty is not None and regularizer is not None:
-                if not regularizer.uses_hidden_states:  # others are means over sentences
-                    penalty = self._mean_of_step(penalty, batches.target_labels)
-                self.record(penalty=penalty)
-                loss = loss + penalty
-        return (loss, outputs) if return_outputs else loss

@@ -3,11 +3,11 @@
 from typing import ClassVar
 
 from ..transfer.phases import Phase
-from ..transfer.trainer import TransferTrainer
 from .embeddings import EmbeddingsHeadTrainer
+from .task_losses import TaskLossesTrainer
 
 
-class SourceOnlyTrainer(TransferTrainer):
+class SourceOnlyTrainer(TaskLossesTrainer):
     """A trainer whose steps are all on the source; the target has no gradient."""
 
     needs_source: ClassVar[bool] = True
@@ -17,17 +17,6 @@ class SourceOnlyTrainer(TransferTrainer):
     def plan_phases(cls, args, has_source):
         """Return the source's phase."""
         return (Phase("source", 1.0, uses_source=True, uses_target=False),)
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the source's loss as a mean over the rows at hand; Trainer's own in evaluation."""
-        batches = self.take_batches(inputs)
-        if batches is None or batches.source_labels is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        outputs = model(source_inputs=batches.source_inputs)
-        loss = self.source_loss(outputs.source_logits, batches.source_labels)
-        self.record(source_loss=loss)
-        loss = self.args.source_weight * loss
-        return (loss, outputs) if return_outputs else loss
 
 
 class SourceProbeTrainer(EmbeddingsHeadTrainer, SourceOnlyTrainer):

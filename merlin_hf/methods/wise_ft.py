@@ -53,26 +53,14 @@ class WeightsAtStart(Regularizer):
     stores_model_copy: ClassVar[bool] = True
     supports_sharding: ClassVar[bool] = False
 
-    def __init__(self, weight: float = 0.0):
-        super().__init__(weight)
-        self.weights: dict[str, Tensor] = {}
-
     def start(self, trainer):
         """Keep the classifier's weights as they are now."""
         state = trainer.build_transfer_model().model.state_dict()
-        self.weights = {name: tensor.detach().clone() for name, tensor in state.items()}
+        self.kept = {name: tensor.detach().clone() for name, tensor in state.items()}
 
     def forward(self, transfer_model, inputs, labels, output):
         """Return no penalty."""
         return None
-
-    def extra_state(self):
-        """Return the weights at the start."""
-        return dict(self.weights)
-
-    def load_extra_state(self, transfer_model, tensors):
-        """Take them back."""
-        self.weights = {name: tensor.to(transfer_model.head.weight.device) for name, tensor in tensors.items()}
 
 
 class WiseFTTrainer(RegularizedTrainer):
@@ -170,7 +158,7 @@ class WiseFTTrainer(RegularizedTrainer):
     @torch.no_grad()
     def mix_weights(self) -> None:
         """Put the weights between those before and after fine-tuning into the model; a collective."""
-        before: dict[str, Tensor] = {} if self.transfer_model is None else self.regularizer.weights
+        before: dict[str, Tensor] = {} if self.transfer_model is None else self.regularizer.kept
         if self._is_mixed or not before:
             return
         self._is_mixed = True

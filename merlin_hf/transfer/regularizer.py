@@ -16,8 +16,8 @@ class Regularizer(nn.Module):
 
     [`~merlin_hf.transfer.model.TransferModel`] calls it at the end of its forward, so that all parameters it reads,
     and its own, are used under the wrapper of distributed training. Its parameters are trained with the heads. Other
-    tensors that it keeps from one step to the next belong in [`Regularizer.extra_state`]: checkpoints have them, and
-    no wrapper broadcasts them.
+    tensors that it keeps from one step to the next belong in the dictionary `kept`: checkpoints have them, and no
+    wrapper broadcasts them.
 
     Class attributes:
         stores_model_copy: whether it keeps a copy of the model's weights. supports_sharding: `False` where it reads
@@ -38,6 +38,7 @@ class Regularizer(nn.Module):
     def __init__(self, weight: float = 1.0):
         super().__init__()
         self.weight = weight
+        self.kept: dict[str, Tensor] = {}
 
     def start(self, trainer: Trainer) -> None:
         """Prepare for training on the target, before its first step; a run that is resumed later does not call it."""
@@ -65,10 +66,12 @@ class Regularizer(nn.Module):
 
     def extra_state(self) -> dict[str, Tensor]:
         """Return the tensors that a checkpoint keeps beside parameters; none before [`Regularizer.start`]."""
-        return {}
+        return dict(self.kept)
 
     def load_extra_state(self, transfer_model: nn.Module, tensors: dict[str, Tensor]) -> None:
         """Restore the tensors of [`Regularizer.extra_state`], in place of [`Regularizer.start`]."""
+        device = transfer_model.head.weight.device
+        self.kept = {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -280,7 +280,7 @@ def test_co_tuning(tmp_path):
         return -1.7 * sum((relationship[c] * log_probabilities[r]).sum() for r, c in rows) / len(rows)
 
     trainer, _, _ = written_out(tmp_path, "co_tuning", penalty, start, target=target, regularization_weight=1.7)
-    relationship = trainer.transfer_model.regularizer.relationship
+    relationship = trainer.transfer_model.regularizer.kept["relationship"]
     torch.testing.assert_close(relationship.sum(-1), torch.ones(3).double())
     assert relationship[2].tolist() == pytest.approx([0.25] * 4)
     assert not torch.allclose(relationship[0], relationship[1], rtol=1e-6)
@@ -297,7 +297,7 @@ def test_co_tuning_asks_the_model_without_dropout(tmp_path):
     with torch.no_grad():
         said = written.source_head(written.features(inputs, written.model.eval())).softmax(-1)
     expected = torch.stack([said[labels == label].mean(0) for label in range(3)])
-    torch.testing.assert_close(trainer.transfer_model.regularizer.relationship, expected)
+    torch.testing.assert_close(trainer.transfer_model.regularizer.kept["relationship"], expected)
 
 
 # Bi-Tuning
