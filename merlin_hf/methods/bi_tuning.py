@@ -150,9 +150,9 @@ class Contrasts(CopyRegularizer):
     @torch.no_grad()
     def follow(self, transfer_model: TransferModel) -> None:
         """Move the copy towards the model; called once an update."""
-        theirs = [*transfer_model.model.parameters(), *self.projector.parameters()]
-        ours = [*self.copy.model.model.parameters(), *self.kept.values()]
-        for mine, other in zip(ours, theirs, strict=True):
+        pairs = [*zip(self.copy.model.model.parameters(), transfer_model.model.parameters(), strict=True)]
+        pairs += [(self.kept[f"projector.{name}"], p) for name, p in self.projector.named_parameters()]
+        for mine, other in pairs:
             mine.lerp_(other.detach(), 1 - self.momentum)
 
     def forward(self, transfer_model, inputs, labels, output):
