@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from transformers import logging
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .heads import HeadSolver, LinearHead, encode_targets, get_head
@@ -18,12 +19,16 @@ from .transfer.compat.mean_loss import MeanLoss
 from .transfer.distributed import gather_rows, is_distributed, sum_over_ranks
 from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .transfer.mixing import HALVES, SOURCE, Branches
+from .transfer.model import is_untrained
 from .transfer.phases import Phase, share_between
 from .transfer.regularizer import at_least_float32
 from .transfer.seeding import derived_generator
 from .transfer.splits import Split, fold_by_class, fold_by_sentence, leave_one_out, split_by_class, split_by_sentence
 from .transfer.tokens import check_sentence_batch, check_token_settings, gather_tokens
 from .transfer.trainer import TransferTrainer
+
+
+logger = logging.get_logger(__name__)
 
 
 @runtime_checkable
@@ -81,8 +86,9 @@ class MerlinTrainer(TransferTrainer):
     half that phi_1 or phi_2 has not seen. The final head is a logistic regression, whose regulariser these rows choose
     too. alpha = 0 leaves out a source that does not help. This is not in the paper; see
     [`~merlin_hf.transfer.mixing`].
-    It needs a pretrained model: with random weights set `mix_weights=False`. `MerlinTrainingArguments.paper()` is the
-    paper's objective, with both losses in every step.
+    A model with random weights has nothing to be mixed: it is trained on the source in the first half of the steps,
+    and on the meta loss of all target rows in the second. `MerlinTrainingArguments.paper()` is the paper's objective,
+    with both losses in every step.
 
     A step costs a batch of each task and a small solve; with `mix_weights` six of seven steps cost a batch of the
     source. The choice costs 17 forward passes over at most 256 target rows.
@@ -115,12 +121,25 @@ class MerlinTrainer(TransferTrainer):
             Phase("target", target, uses_source=False, uses_target=True),
         )
 
+    @property
+    def phases(self):
+        """Those of `plan_phases`; with random weights, which cannot be mixed, the source and then the target."""
+        if self.source_dataset is not None and self.args.mix_weights and self.is_untrained:
+            source = Phase(SOURCE, 0.5, uses_source=True, uses_target=False)
+            return source, Phase("target", 0.5, uses_source=False, uses_target=True)
+        return super().phases
+
+    @functools.cached_property
+    def is_untrained(self) -> bool:
+        """Whether the model came with random weights, see [`~merlin_hf.transfer.model.is_untrained`]."""
+        return is_untrained(self.transfer_model.model)
+
     # The mix of weights
 
     @property
     def mixes_weights(self) -> bool:
         """Whether this run mixes the weights of its phases."""
-        return self.source_dataset is not None and self.args.mix_weights
+        return self.source_dataset is not None and self.args.mix_weights and not self.is_untrained
 
     @functools.cached_property
     def branches(self) -> Branches:
@@ -166,7 +185,8 @@ class MerlinTrainer(TransferTrainer):
     @property
     def has_unused_parameters(self):
         """Whether a phase does not use all trained parameters: it leaves out a head, or the learned scalars."""
-        leaves_a_head = self.trains_target_head or self.args.target_phase_fraction > 0 or self.mixes_weights
+        leaves_source_head = any(phase.fraction > 0 and not phase.uses_source for phase in self.phases)
+        leaves_a_head = self.trains_target_head or leaves_source_head or self.mixes_weights
         return self.has_phases and (leaves_a_head or bool(self.learned_scalars()))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -484,6 +504,13 @@ class MerlinTrainer(TransferTrainer):
         super().check_settings()
         if self.classifies_tokens:
             check_token_settings(self.args)
+        if self.source_dataset is not None and self.args.mix_weights and self.is_untrained:
+            logger.warning_once(
+                f"{type(self.transfer_model.model).__name__} has random weights: its normalisation layers are as they "
+                "are initialised. There is nothing to mix, so it is trained on the source in the first half of the "
+                "steps, then on the meta loss. Give a pretrained model, or set `mix_weights=False` for both in every "
+                "step."
+            )
         if self.mixes_weights and self.is_deepspeed_enabled:
             raise ValueError(
                 f"{type(self).__name__} mixes the weights of several phases, and DeepSpeed, which trains copies of "

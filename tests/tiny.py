@@ -21,6 +21,16 @@ VISION = {"num_channels": 3, "image_size": 32, "patch_size": 8}
 CONV = {"num_channels": 3, "hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1]}
 
 
+def as_trained(model):
+    """The model, with normalisation layers that no longer are as they were initialised, as in any trained model."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name.endswith(".weight") and value.ndim == 1:
+                value += 0.02 * torch.rand(value.shape, generator=generator)
+    return model
+
+
 def tiny_bert(num_labels: int = NUM_LABELS, seed: int = 0, dropout: float = 0.1, **kwargs):
     """A two-layer BertForSequenceClassification, the same for the same seed."""
     with torch.random.fork_rng():
@@ -28,15 +38,16 @@ def tiny_bert(num_labels: int = NUM_LABELS, seed: int = 0, dropout: float = 0.1,
         config = t.BertConfig(
             **TEXT, num_labels=num_labels, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, **kwargs
         )
-        return t.BertForSequenceClassification(config)
+        return as_trained(t.BertForSequenceClassification(config))
 
 
 def _text(config_class, model_class, **kwargs):
-    return lambda: model_class(config_class(**{**TEXT, "num_labels": NUM_LABELS, "pad_token_id": 0, **kwargs}))
+    options = {**TEXT, "num_labels": NUM_LABELS, "pad_token_id": 0, **kwargs}
+    return lambda: as_trained(model_class(config_class(**options)))
 
 
 def _image(config_class, model_class, **kwargs):
-    return lambda: model_class(config_class(num_labels=NUM_LABELS, **kwargs))
+    return lambda: as_trained(model_class(config_class(num_labels=NUM_LABELS, **kwargs)))
 
 
 TINY_CLASSIFIERS = {
@@ -152,7 +163,7 @@ def tiny_sentence_encoder(
         torch.manual_seed(seed)
         if model is None:
             config = t.BertConfig(**TEXT, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
-            model = t.BertModel(config)
+            model = as_trained(t.BertModel(config))
         # Not `save_pretrained`, which writes in the first process of several alone.
         model.config.save_pretrained(folder)
         save_file(model.state_dict(), f"{folder}/model.safetensors", {"format": "pt"})
@@ -198,7 +209,7 @@ def tiny_token_bert(num_labels: int = NUM_LABELS, seed: int = 0, dropout: float 
         config = t.BertConfig(
             **TEXT, num_labels=num_labels, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
         )
-        return t.BertForTokenClassification(config)
+        return as_trained(t.BertForTokenClassification(config))
 
 
 def tagged_dataset(rows: int = 24, num_labels: int = NUM_LABELS, seed: int = 0, longest: int = 9) -> Dataset:

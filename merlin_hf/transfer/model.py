@@ -97,6 +97,17 @@ def _return_input_hook(module: nn.Module, args: tuple[Tensor, ...], output: Tens
     return args[0] if getattr(module, RETURN_FEATURES) else None
 
 
+def is_untrained(model: nn.Module) -> bool:
+    """
+    Return whether all weights of normalisation layers are still the 1 (or 0) that they are initialised with.
+
+    These are the vectors among the weights. Any training changes them, so this is a model with random weights; a model
+    without such layers counts as trained.
+    """
+    vectors = [p for name, p in model.named_parameters() if name.endswith(".weight") and p.ndim == 1 and p.numel()]
+    return bool(vectors) and all(bool(((p == 0) | (p == 1)).all()) for p in vectors)
+
+
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model in evaluation mode for a block, and back in its earlier mode after it."""

@@ -19,9 +19,18 @@ from merlin_hf.transfer.mixing import (
     halves_of,
     rows_that_choose,
 )
+from merlin_hf.transfer.model import is_untrained
 from tests.methods.support import digits, tiny_resnet
 from tests.support import make_args, make_trainer
-from tests.tiny import NUM_LABELS, pad_tagged, tagged_dataset, tiny_bert, tiny_dataset, tiny_token_bert
+from tests.tiny import (
+    NUM_LABELS,
+    pad_tagged,
+    tagged_dataset,
+    tiny_bert,
+    tiny_dataset,
+    tiny_sentence_encoder,
+    tiny_token_bert,
+)
 
 
 def mixing(output_dir, trainer_class=MerlinTrainer, **options):
@@ -241,6 +250,37 @@ def test_a_run_that_is_stopped_early_is_mixed_if_it_has_come_to_the_source(tmp_p
     trainer.train()
     assert (trainer.branches.mix is not None) == mixes
     assert np.isfinite(trainer.evaluate()["eval_loss"])
+
+
+def with_random_weights(**options):
+    """A classifier whose normalisation layers are as they were initialised."""
+    model = tiny_bert(**options)
+    for name, value in model.named_parameters():
+        if name.endswith("LayerNorm.weight"):
+            value.data.fill_(1.0)
+    return model
+
+
+def test_random_weights_learn_the_source_then_the_target(tmp_path, caplog):
+    trainer = mixing(tmp_path, model=with_random_weights(), logging_steps=1)
+    assert [(phase.name, phase.uses_source, phase.uses_target) for phase in trainer.phases] == [
+        (SOURCE, True, False),
+        ("target", False, True),
+    ]
+    assert "has random weights" in caplog.text and "mix_weights=False" in caplog.text
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert ["source_loss" in log for log in logs] == [True] * 7 + [False] * 7
+    assert ["meta_loss" in log for log in logs] == [False] * 7 + [True] * 7
+    assert not any("mix_loss" in log for log in trainer.state.log_history)
+
+
+def test_a_model_without_normalisation_or_with_a_trained_one_is_mixed(tmp_path):
+    linear, norm = torch.nn.Linear(3, 3), torch.nn.LayerNorm(3)
+    assert not is_untrained(torch.nn.Sequential(linear)) and is_untrained(torch.nn.Sequential(linear, norm))
+    assert is_untrained(with_random_weights()) and not is_untrained(tiny_bert())
+    assert not is_untrained(tiny_sentence_encoder())
+    assert mixing(tmp_path).mixes_weights
 
 
 def test_phases_of_ones_own_are_refused(tmp_path):
