@@ -6,7 +6,7 @@ import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -21,21 +21,21 @@ Batch = tuple[Tensor, Tensor, Tensor | None]
 Reduce = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True, eq=False)
 class LinearHead:
     """
     A linear map from features to logits, with any leading dimensions.
 
-    Attributes:
+    Args:
         weight: `(..., C, d)`.
         bias: `(..., C)`.
         info: 0-dim tensors a caller may log (solver failures, gradient norm, chosen regulariser, ...). They are
             detached and stay on the device, so that collecting them never waits for it.
     """
 
-    weight: Tensor
-    bias: Tensor
-    info: Mapping[str, Tensor] = field(default_factory=dict)
+    def __init__(self, weight: Tensor, bias: Tensor, info: Mapping[str, Tensor] | None = None) -> None:
+        self.weight = weight
+        self.bias = bias
+        self.info = info or {}
 
     def __call__(self, features: Tensor) -> Tensor:
         """Compute logits `(..., n, C)` of features `(..., n, d)`, in the head's own precision even under autocast."""
@@ -55,6 +55,7 @@ class LinearHead:
         return LinearHead(self.weight, self.bias + change, self.info)
 
 
+@dataclass(frozen=True, eq=False)
 class StandardHead(LinearHead):
     """
     A linear head that computes its logits from standardised features, in the precision of the solve.
@@ -63,12 +64,12 @@ class StandardHead(LinearHead):
     logits where the mean of the features is far larger than their spread, or their size near the ends of the
     precision's range.
 
-    Args:
-        weight: `(..., C, d)` and bias: `(..., C)`, for `(features - origin) * unit`.
+    Attributes:
+        standard_weight: `(..., C, d)` and standard_bias: `(..., C)`, for `(features - origin) * unit`.
         origin: `(..., 1, d)`, a point among the rows that the head was fit on.
         unit: `(..., 1, 1)`, one over their size; `None` is 1.
-        info: see `LinearHead`.
         dtype: of the logits.
+        info: see `LinearHead`.
     """
 
     standard_weight: Tensor
@@ -76,18 +77,7 @@ class StandardHead(LinearHead):
     origin: Tensor
     unit: Tensor | None
     dtype: torch.dtype
-
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor,
-        origin: Tensor,
-        unit: Tensor | None = None,
-        info: Mapping[str, Tensor] | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        fields = {"standard_weight": weight, "standard_bias": bias, "origin": origin, "unit": unit}
-        self.__dict__.update(fields, info=info or {}, dtype=dtype or weight.dtype)
+    info: Mapping[str, Tensor]
 
     @cached_property
     def weight(self) -> Tensor:
@@ -114,18 +104,15 @@ class StandardHead(LinearHead):
 
     def detach(self) -> LinearHead:
         """Return the same head outside the graph."""
-        return self._with(self.standard_weight.detach(), self.standard_bias.detach(), self.dtype)
+        return replace(self, standard_weight=self.standard_weight.detach(), standard_bias=self.standard_bias.detach())
 
     def to(self, dtype: torch.dtype) -> LinearHead:
         """Return the same head with weight, bias and logits of another precision; the solve's own stays."""
-        return self._with(self.standard_weight, self.standard_bias, dtype)
+        return replace(self, dtype=dtype)
 
     def add_to_bias(self, change: Tensor) -> LinearHead:
         """Return the head with `change` `(..., C)` added to its logits."""
-        return self._with(self.standard_weight, self.standard_bias + change, self.dtype)
-
-    def _with(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> LinearHead:
-        return StandardHead(weight, bias, self.origin, self.unit, self.info, dtype)
+        return replace(self, standard_bias=self.standard_bias + change)
 
 
 class HeadSolver(ABC):

@@ -95,7 +95,7 @@ class Centred:
     def head(self, weight: Tensor, bias: Tensor, info: Mapping[str, Tensor] | None = None) -> LinearHead:
         """Return the head of the given features, from weight `(..., C, d)` and bias `(..., C)` at their mean."""
         bias = bias - (self.mean @ weight.mT).squeeze(-2)
-        return StandardHead(weight, bias, self.origin, self.unit, info)
+        return StandardHead(weight, bias, self.origin, self.unit, weight.dtype, info or {})
 
 
 def safe_sqrt(values: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ class Moments:
 
         Warns where that is too coarse for the logits of a linear layer, whose bias is not at the origin.
         """
-        standard = StandardHead(weight, bias, self.origin, None, info, self.dtype)
+        standard = StandardHead(weight, bias, self.origin, None, self.dtype, info or {})
         check_head(LinearHead(standard.weight, standard.bias), weight)
         rounding = float(torch.finfo(self.dtype).eps * (self.origin.abs() @ weight.abs().mT).max())
         if rounding > 1e-2 * float((self.yy.sum() / self.weight.sum()).sqrt()):
@@ -137,12 +137,8 @@ def clean_batches(
 
 def fold_of_rows(start: int, rows: int, folds: int) -> Tensor:
     """Compute the folds of rows start, start + 1, ...: scattered, and the same however the rows are batched."""
-    return (hash_of_rows(start, rows) >> 7) % folds
-
-
-def hash_of_rows(start: int, rows: int) -> Tensor:
-    """Compute numbers in 0 .. 2^32 - 1 spread evenly, one for each of the rows start, start + 1, ..."""
-    return torch.arange(start, start + rows, dtype=torch.int64) * 2654435761 & 0xFFFFFFFF
+    hashes = torch.arange(start, start + rows, dtype=torch.int64) * 2654435761 & 0xFFFFFFFF
+    return (hashes >> 7) % folds
 
 
 @torch.no_grad()

@@ -1,8 +1,7 @@
-"""Fit a head of a classification loss on a whole data set: scipy's L-BFGS over passes through the rows."""
+"""Fit a head of a classification loss on a whole data set: Newton's method, each step by conjugate gradients."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -20,282 +19,199 @@ from .statistics import (
     collect_moments,
     constant_below,
     fold_of_rows,
-    hash_of_rows,
     warn_of_small_l2,
 )
 
 
 COARSE_GRID = L2_GRID[::2]  # 1e-3 ... 1e4, one value a decade: a fit of this loss costs many passes
-MAX_PASSES = 500
-FIRST_ROUND = 30  # iterations
-COARSE = 1e-3  # of the first gradient
-CHUNK = 4096  # rows computed at once
+MAX_STEPS = 100
+MAX_CG = 200  # in a step
+HALVINGS = 12  # of a step, at most
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
     """
-    The rows of this rank, on the CPU.
+    The rows of this rank, on the CPU in float64, and what is known of those of all ranks.
 
     Attributes:
-        features: `(n, d)`, less the mean of all rows, in units of their root mean squared distance to it.
-        targets: `(n, C)`; weight: `(n,)`; fold: `(n,)`; sampled: `(n,)`, whether a row belongs to the sample.
+        features: `(n, d + 1)`, less the mean of all rows, in units of their root mean squared distance to it, rotated
+            so that columns are uncorrelated, and a 1 for the bias, or a 0 where there is none.
+        targets: `(n, C)`; weight: `(n, 1)`; fold: `(n, 1)`.
+        moments: of all rows, around an origin.
+        mean: `(1, d)` of the rows around the origin, 0 without a bias; rotation: `(d, d)`, with the units.
+        start: `(C, d + 1)`, the head to begin with; active: `(C,)`, see `Loss.start`.
     """
 
     features: Tensor
     targets: Tensor
     weight: Tensor
     fold: Tensor
-    sampled: Tensor
-
-    def chunks(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Tensor, ...]]:
-        """Yield a few thousand rows at a time, on a device and in a precision."""
-        parts = (self.features, self.targets, self.weight, self.fold, self.sampled)
-        for start in range(0, len(self.features), CHUNK):
-            features, targets, weight, fold, sampled = (part[start : start + CHUNK].to(device) for part in parts)
-            yield features.to(dtype), targets.to(dtype), weight.to(dtype), fold, sampled
-
-
-@dataclass(frozen=True, eq=False)
-class Objective:
-    """
-    The penalised loss of m heads, summed over all rows of all ranks, one pass over the rows for each evaluation.
-
-    As the rows are standardised, the penalty of half the squared weights is `l2` itself.
-
-    Attributes:
-        moments: of all rows, around an origin.
-        mean: `(1, d)` of the rows around the origin, 0 without a bias; unit: `()`, 0 where the rows do not differ.
-        start: `(C,)`, the bias to begin with; active: `(C,)`, see `Loss.start`.
-    """
-
-    rows: Rows
-    reduce: Reduce | None
-    loss: Loss
-    intercept: bool
     moments: Moments
     mean: Tensor
-    unit: Tensor
+    rotation: Tensor
     start: Tensor
     active: Tensor
 
     @classmethod
-    def of(cls, batches: Iterable[Batch], reduce: Reduce | None, loss: Loss, intercept: bool) -> Objective:
+    def of(cls, batches: Iterable[Batch], reduce: Reduce | None, loss: Loss, intercept: bool) -> Rows:
         """Read the batches, once."""
         kept: list[tuple[Tensor, ...]] = []
 
         def keep() -> Iterator[Batch]:
             for features, targets, weight, _ in clean_batches(batches):
-                kept.append((features.cpu(), targets.cpu(), weight.cpu()))
+                kept.append((features.cpu(), targets.cpu(), weight.cpu().unsqueeze(-1)))
                 yield features, targets, weight
 
-        moments = collect_moments(keep(), reduce=reduce, full=False, shift=intercept)
+        moments = collect_moments(keep(), reduce=reduce, shift=intercept)
         total = moments.weight[0]
         mean = moments.x / total * intercept
-        spread = moments.xx[0] / total - mean.square().sum()
+        covariance = moments.xx[0] / total - mean.mT @ mean
+        spread = covariance.trace()
         varies = spread > constant_below(mean[0])
         unit = torch.where(varies, spread, 1.0).rsqrt() * varies
-        start, active = loss.start(moments.y / total, total.reshape(1, 1))
-        if not intercept:
-            start, active = torch.zeros_like(start), torch.ones_like(active)
-        rows = cls._standardise(kept, moments, mean, unit)
-        return cls(rows, reduce, loss, intercept, moments, mean, unit, start[0], active[0])
+        rotation = torch.linalg.eigh(covariance * unit.square())[1] * unit
+        bias, active = loss.start(moments.y / total, total.reshape(1, 1))
+        start = torch.cat([torch.zeros_like(moments.xy[0]), bias * intercept]).mT.cpu()
 
-    @staticmethod
-    def _standardise(kept: list[tuple[Tensor, ...]], moments: Moments, mean: Tensor, unit: Tensor) -> Rows:
-        origin, mean, unit = moments.origin.cpu(), mean.cpu(), unit.cpu()
-        empty = [torch.zeros(0, k, dtype=moments.dtype) for k in (mean.shape[-1], moments.y.shape[-1])]
-        parts = [((x - origin - mean) * unit).to(moments.dtype) for x, *_ in kept]
-        features = torch.cat([empty[0], *parts])
-        targets = torch.cat([empty[1], *(y for _, y, _ in kept)])
-        weight = torch.cat([empty[0][:, 0], *(w for *_, w in kept)])
-        stride = max(1, int(moments.weight[0] // max(8 * mean.shape[-1], 4096)))
-        fold, sampled = fold_of_rows(0, len(features), NUM_FOLDS), hash_of_rows(0, len(features)) % stride == 0
-        return Rows(features, targets, weight, fold, sampled)
+        none = [torch.zeros(0, width) for width in (mean.shape[-1], len(start), 1)]
+        features, targets, weight = (torch.cat(parts).double() for parts in zip(none, *kept, strict=True))
+        features = (features - (moments.origin + mean).cpu()) @ rotation.cpu()
+        features = torch.cat([features, torch.full_like(weight, float(intercept))], -1)
+        fold = fold_of_rows(0, len(features), NUM_FOLDS).unsqueeze(-1)
+        active = active[0].cpu() | (not intercept)
+        return cls(features, targets, weight, fold, moments, mean, rotation, start, active)
 
-    def sum_over_ranks(self, *tensors: Tensor) -> list[Tensor]:
-        """Add up what each rank has, in one message."""
-        if self.reduce is None:
-            return list(tensors)
-        flat = self.reduce(torch.cat([t.reshape(-1) for t in tensors])).split([t.numel() for t in tensors])
-        return [new.view_as(old) for new, old in zip(flat, tensors, strict=True)]
+    def head(self, found: Tensor, info: dict[str, Tensor]) -> LinearHead:
+        """Return the head of the given features from `found` `(C, d + 1)`."""
+        found = found.to(self.mean)
+        weight = found[:, :-1] @ self.rotation.mT
+        return self.moments.head(weight, found[:, -1] - (weight @ self.mean.mT).squeeze(-1), info)
 
-    def evaluate(
-        self, weight: Tensor, bias: Tensor, l2: float, folds: list[int], dtype: torch.dtype, held_out: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
+
+class Objective:
+    """
+    The penalised loss of m heads `(m, C, d + 1)`, summed over all rows of all ranks.
+
+    As the rows are standardised, the penalty of half the squared weights is `l2` itself.
+
+    Args:
+        rows, loss: what the heads are fit to.
+        reduce: see `HeadSolver.fit_batches`.
+        weight: `(m, n, 1)`, of the rows for each head.
+        l2: the penalty.
+    """
+
+    def __init__(self, rows: Rows, loss: Loss, reduce: Reduce | None, weight: Tensor, l2: float) -> None:
+        self.rows, self.loss, self.reduce, self.weight = rows, loss, reduce, weight
+        self.penalty = torch.full_like(rows.start[0], l2)
+        self.penalty[-1] = 0.0
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """Add up what each rank has."""
+        return values if self.reduce is None else self.reduce(values.to(self.rows.mean.device)).to(values)
+
+    def logits(self, heads: Tensor) -> Tensor:
+        """Compute logits `(m, n, C)`."""
+        return (heads.flatten(0, 1) @ self.rows.features.mT).unflatten(0, heads.shape[:2]).mT
+
+    def shown(self, logits: Tensor) -> Tensor:
+        """Return logits as the loss sees them, classes without rows hidden."""
+        return logits + ~self.rows.active * HIDDEN if self.loss.coupled else logits
+
+    def of_heads(self, of_logits: Tensor, features: Tensor | None = None) -> Tensor:
+        """Compute a derivative in the heads `(m, C, d + 1)` from that in the logits `(m, n, C)`."""
+        features = self.rows.features if features is None else features
+        found = self.sum_over_ranks((of_logits.mT.flatten(0, 1) @ features).unflatten(0, of_logits.mT.shape[:2]))
+        return found * self.rows.active.unsqueeze(-1)
+
+    def value(self, logits: Tensor, heads: Tensor) -> float:
+        """Compute the penalised loss of all heads."""
+        loss = self.sum_over_ranks((self.weight * self.loss.value(self.shown(logits), self.rows.targets)).sum())
+        return float(loss + (self.penalty * heads.square()).sum() / 2)
+
+    def gradient(self, logits: Tensor, heads: Tensor) -> Tensor:
+        """Compute the gradient of the penalised loss in the heads."""
+        residual = self.weight * self.loss.residual(self.shown(logits), self.rows.targets)
+        gradient = self.penalty * heads - self.of_heads(residual)
+        return self.changing(gradient)
+
+    def changing(self, change: Tensor) -> Tensor:
         """
-        Compute values `(m,)` and gradients in weight `(m, C, d)` and bias `(m, C)` of the penalised loss.
+        Return what changes a probability: not the same for all classes of a softmax.
 
-        Head j has the rows outside fold `folds[j]`, all if that is -1; with `held_out` those inside, and no penalty.
+        Neither rounding of targets that sum to 1 nor that of a solve must move it.
         """
-        models, classes, d = weight.shape
-        hidden = ~self.active * HIDDEN * self.loss.coupled * (not held_out)
-        fold = torch.tensor(folds, device=weight.device)
-        value, of_weight, of_bias = weight.new_zeros(models), torch.zeros_like(weight), torch.zeros_like(bias)
-        columns, offset = weight.reshape(-1, d).mT.to(dtype), (bias + hidden).unsqueeze(-2).to(dtype)
-        for x, y, w, fold_of_row, _ in self.rows.chunks(weight.device, dtype):
-            logits = (x @ columns).view(len(x), models, classes).transpose(0, 1)
-            logits = logits + offset
-            row_weight = (w * ((fold_of_row == fold.unsqueeze(-1)) == held_out)).unsqueeze(-1)
-            value += (row_weight * self.loss.value(logits, y)).double().sum((-2, -1))
-            residual = row_weight * self.loss.residual(logits, y)
-            of_weight -= (residual.transpose(0, 1).reshape(len(x), -1).mT @ x).view_as(weight)
-            of_bias -= residual.sum(-2)
-        value, of_weight, of_bias = self.sum_over_ranks(value, of_weight, of_bias)
-        if self.loss.coupled:
-            # The same added to all classes changes no probability; targets that sum to 1 but for rounding must not
-            # move it.
-            of_weight = without_mean(of_weight.mT, self.active).mT
-            of_bias = without_mean(of_bias, self.active)
-        if held_out:
-            return value, of_weight, of_bias
-        return value + l2 / 2 * weight.square().sum((-2, -1)), of_weight + l2 * weight, of_bias
+        return without_mean(change.mT, self.rows.active).mT if self.loss.coupled else change
 
-    def coordinates(self, weight: Tensor, bias: Tensor, l2: float) -> Coordinates:
-        """Choose coordinates around a head `(C, d)`, `(C,)`, by the curvature of the loss on a sample of the rows."""
-        gram = weight.new_zeros(weight.shape[1], weight.shape[1])
-        by_class, sampled_weight = torch.zeros_like(bias), bias.new_zeros(1)
-        for x, y, w, _, sampled in self.rows.chunks(weight.device, weight.dtype):
-            x, y, w = x[sampled], y[sampled], w[sampled]
-            curvature = self.loss.curvature(x @ weight.mT + bias + ~self.active * HIDDEN * self.loss.coupled, y)
+    def newton_step(self, logits: Tensor, gradient: Tensor, tolerance: float) -> tuple[Tensor, float]:
+        """
+        Solve `H step = -gradient` until the preconditioned norm of what is left is `tolerance` times what it was.
+
+        Returns:
+            The step `(m, C, d + 1)`, and the norm of the gradient in coordinates in which H is near the identity.
+        """
+        curvature = self.rows.active * self.loss.curvature(self.shown(logits), self.rows.targets)
+        diagonal = self.weight * curvature * (1 - curvature if self.loss.coupled else 1.0)
+        diagonal = self.of_heads(diagonal, self.rows.features.square()) + self.penalty
+        curved = diagonal > torch.finfo(diagonal.dtype).tiny
+        inverse = curved / torch.where(curved, diagonal, 1.0)
+
+        step, left = torch.zeros_like(gradient), -gradient
+        direction = inverse * left
+        size = first = float((left * direction).sum())
+        for _ in range(MAX_CG):
+            changes = curvature * self.logits(direction)
             if self.loss.coupled:
-                curvature = curvature * (1 - curvature)
-            curvature = curvature * self.active * w.unsqueeze(-1)
-            gram += (x * curvature.mean(-1, keepdim=True)).mT @ x
-            by_class += curvature.sum(0)
-            sampled_weight += w.sum()
-        gram, by_class, sampled_weight = self.sum_over_ranks(gram, by_class, sampled_weight)
-        total = self.moments.weight[0]
-        factor = total / sampled_weight.clamp_min(torch.finfo(weight.dtype).tiny)
-        values, rotation = torch.linalg.eigh(gram * factor)
-        by_class = by_class * factor
-        share = (by_class / by_class.mean().clamp_min(torch.finfo(weight.dtype).tiny)).clamp_min(1e-3)
-        spread = share.unsqueeze(-1) * values.clamp_min(0) + l2
-        weight_scale = spread.rsqrt() * self.active.unsqueeze(-1) * (self.unit > 0)
-        bias_scale = by_class.clamp_min(1e-6 * total).rsqrt() * self.active * self.intercept
-        return Coordinates(rotation, weight_scale, bias_scale)
+                changes = changes - curvature * changes.sum(-1, keepdim=True)
+            product = self.of_heads(self.weight * changes) + self.penalty * direction
+            along = float((direction * product).sum())
+            if along <= 0:  # nothing is left, or rounding alone
+                break
+            step, left = step + size / along * direction, left - size / along * product
+            scaled = inverse * left
+            before, size = size, float((left * scaled).sum())
+            if size <= tolerance**2 * first:
+                break
+            direction = scaled + size / before * direction
+        return self.changing(step), first**0.5
 
-
-@dataclass(frozen=True, eq=False)
-class Coordinates:
-    """
-    Coordinates of changes of a head in which the second derivative of the objective is near the identity.
-
-    With the eigenvectors Q and eigenvalues e of the rows' covariance, weighted by the curvature of the loss, the
-    change of the weight of class c is `Q diag((r_c e + l2)^-1/2)` times its coordinates, `r_c` being the class's share
-    of the curvature.
-
-    Attributes:
-        rotation: Q; weight_scale: `(C, d)`; bias_scale: `(C,)`.
-    """
-
-    rotation: Tensor
-    weight_scale: Tensor
-    bias_scale: Tensor
-
-    def change(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute changes of weights `(m, C, d)` and biases `(m, C)` of points `(m, C, d + 1)`."""
-        return (points[..., :-1] * self.weight_scale) @ self.rotation.mT, points[..., -1] * self.bias_scale
-
-    def gradient(self, of_weight: Tensor, of_bias: Tensor) -> Tensor:
-        """Compute the gradient `(m, C, d + 1)` in the coordinates, from that in weight and bias."""
-        return torch.cat(
-            [of_weight @ self.rotation * self.weight_scale, (of_bias * self.bias_scale).unsqueeze(-1)], -1
-        )
-
-
-@dataclass(eq=False)
-class Search:
-    """
-    The minimisation of the objective for some heads, by rounds of L-BFGS in new coordinates.
-
-    Attributes:
-        weight: `(m, C, d)` and bias: `(m, C)`, of standardised rows.
-        residual: norm of the gradient relative to the first.
-        step: size of a Newton step relative to that of the weights and biases.
-        passes: evaluations so far.
-    """
-
-    objective: Objective
-    weight: Tensor
-    bias: Tensor
-    folds: list[int]
-    first: float = 0.0
-    residual: float = float("inf")
-    step: float = float("inf")
-    passes: int = 0
-
-    def minimise(self, l2: float, tolerance: float) -> bool:
+    def minimise(self, heads: Tensor, tolerance: float) -> tuple[Tensor, float, bool]:
         """
-        Go on until converged, stopped by rounding, or `MAX_PASSES` are used up.
+        Make Newton steps until converged, stopped by rounding, or `MAX_STEPS` are used up.
 
-        In rounds, each twice as long as the one before and in the coordinates of where that ended: in the precision of
-        the rows until the gradient is `COARSE` of the first, then in float64.
+        Args:
+            heads: where to begin.
+            tolerance: of the gradient, relative to the first.
 
-        Returns whether the residual is below the tolerance, and the step small too. It is large under a small l2 as
-        long as the weights of separable classes have to grow.
+        Returns:
+            The heads, the norm of their gradient relative to the first, and whether that is below the tolerance, and
+            the last step small too. It is large under a small l2 as long as the weights of separable classes have to
+            grow.
         """
-        iterations, coarse = FIRST_ROUND, self.objective.rows.features.dtype != torch.float64
-        while self.passes < MAX_PASSES:
-            before = self.residual, self.step
-            around = self._look_around(l2)
-            if self.residual <= tolerance and self.step <= 1e-3:
-                return True
-            stalled = self.residual > before[0] / 2 and self.step > before[1] / 2
-            if stalled and not coarse:
-                return False
-            coarse = coarse and not stalled and self.residual > COARSE
-            goal = COARSE if coarse else tolerance if self.residual > tolerance else 0.0
-            self._descend(
-                around, l2, goal, iterations, self.objective.rows.features.dtype if coarse else torch.float64
-            )
-            iterations *= 2
-        return False
-
-    def approach(self, l2: float) -> None:
-        """Come near enough to the minimum to tell this l2 from others."""
-        dtype = self.objective.rows.features.dtype
-        self._descend(self._look_around(l2), l2, 1e-2, FIRST_ROUND, dtype)
-
-    def _look_around(self, l2: float) -> Coordinates:
-        """Measure where the search is, and return coordinates for the next round."""
-        around = self.objective.coordinates(self.weight.mean(0), self.bias.mean(0), l2)
-        _, *gradients = self.objective.evaluate(self.weight, self.bias, l2, self.folds, torch.float64)
-        gradient = around.gradient(*gradients)
-        self.passes += 1
-        # Where the start is the solution but for rounding, its gradient is no measure.
-        self.first = self.first or max(
-            float(gradient.norm()), 1e-4 * float(self.objective.moments.weight.sum()) ** 0.5
-        )
-        self.residual = float(gradient.norm()) / self.first
-        moved = torch.stack([change.norm() for change in around.change(gradient)])
-        size = torch.stack([self.weight.norm(), self.bias.norm()])
-        self.step = float((moved / size.clamp_min(1e-3)).max())
-        return around
-
-    def _descend(self, around: Coordinates, l2: float, goal: float, iterations: int, dtype: torch.dtype) -> None:
-        from scipy.optimize import minimize  # a second to import, and only needed here
-
-        shape = (*self.weight.shape[:-1], self.weight.shape[-1] + 1)
-        size = math.prod(shape)
-
-        def head(point) -> tuple[Tensor, Tensor]:
-            of_weight, of_bias = around.change(torch.from_numpy(point).view(shape).to(self.weight))
-            return self.weight + of_weight, self.bias + of_bias
-
-        def evaluate(point):
-            self.passes += 1
-            value, *gradients = self.objective.evaluate(*head(point), l2, self.folds, dtype)
-            return float(value.sum()), around.gradient(*gradients).reshape(-1).cpu().numpy()
-
-        options = {
-            "maxiter": iterations,
-            "maxfun": max(1, MAX_PASSES - self.passes),
-            "ftol": 4 * torch.finfo(dtype).eps * (dtype != torch.float64),
-            "gtol": goal * self.first / size**0.5,
-        }
-        found = minimize(evaluate, torch.zeros(size).double().numpy(), jac=True, method="L-BFGS-B", options=options)
-        self.weight, self.bias = head(found.x)
+        logits = self.logits(heads)
+        first, residual, flat = 0.0, 1.0, 0
+        for _ in range(MAX_STEPS):
+            gradient = self.gradient(logits, heads)
+            step, norm = self.newton_step(logits, gradient, min(0.1, residual))
+            # Where the start is the solution but for rounding, its gradient is no measure.
+            first = first or max(norm, 1e-4 * float(self.rows.moments.weight.sum()) ** 0.5)
+            residual = norm / first
+            parts = [(step[..., part].norm(), heads[..., part].norm()) for part in (slice(-1), slice(-1, None))]
+            moved = max(float(change / size.clamp_min(1e-3)) for change, size in parts)
+            if residual <= tolerance and moved <= 1e-3 or flat > 2:
+                break
+            value, changes = self.value(logits, heads), self.logits(step)
+            factor, slope = 1.0, -float((gradient * step).sum())
+            rounding = 16 * torch.finfo(heads.dtype).eps * (abs(value) + 1)
+            for _ in range(HALVINGS):
+                gain = value - self.value(logits + factor * changes, heads + factor * step)
+                if gain >= 1e-4 * factor * slope - rounding:
+                    break
+                factor /= 2
+            flat += gain <= rounding
+            heads, logits = heads + factor * step, logits + factor * changes
+        return heads, residual, residual <= tolerance and moved <= 1e-3
 
 
 @torch.no_grad()
@@ -305,50 +221,35 @@ def fit_loss_batches(
     """
     Fit a head of a classification loss on a whole data set.
 
-    L-BFGS in coordinates that a sample of the rows gives (see `Coordinates`), so that it needs few passes. Each pass
-    costs `O(n d C)` and one call of `reduce`, each change of coordinates `O(d^3)`. `l2="auto"` first fits all of
-    `COARSE_GRID`, from the largest, on all 5 folds to a coarse tolerance, and takes the value with the least loss on
-    the rows left out. Memory: the rows of each rank on its CPU, `O(d^2)`, and for each of the heads fit together (1,
-    or 5 for "auto") 20 copies of `(C, d)`.
+    The rows are rotated so that few conjugate gradients make a Newton step. Each of them costs `O(n d C)` and one call
+    of `reduce`, the rotation `O(n d^2 + d^3)`. `l2="auto"` first fits all of `COARSE_GRID`, from the largest, on all 5
+    folds to a coarse tolerance, and takes the value with the least loss on the rows left out. Memory: the rows of each
+    rank on its CPU in float64, `O(d^2)`, and some numbers for each row, class and head that is fit (1, or 5 for
+    "auto").
 
     Ranks take the same decisions because they compute the same from the same sums, which asks for like hardware.
 
     Returns:
         A head whose `info` has the gradient norm relative to the first `solver_residual`, `solver_unconverged`
-        (0 or 1), the `solver_passes`, and the `l2` chosen.
+        (0 or 1), and the `l2` chosen.
     """
-    objective = Objective.of(batches, reduce, loss, intercept)
-    classes, d = len(objective.start), objective.mean.shape[-1]
-    chosen, info, passes = 0.0, {}, 1
-
-    def search(folds: list[int]) -> Search:
-        weight = objective.start.new_zeros(len(folds), classes, d)
-        return Search(objective, weight, objective.start.expand(len(folds), -1), folds)
-
+    rows = Rows.of(batches, reduce, loss, intercept)
+    info = {}
     if check_auto(l2):
-        of_folds, losses = search([*range(NUM_FOLDS)]), {}
+        folds = rows.fold == torch.arange(NUM_FOLDS).reshape(-1, 1, 1)
+        heads, losses = rows.start.expand(NUM_FOLDS, -1, -1), {}
         for value in reversed(COARSE_GRID):
-            of_folds.approach(value)
-            head = of_folds.weight, of_folds.bias
-            loss_of_folds, *_ = objective.evaluate(*head, 0.0, of_folds.folds, torch.float64, held_out=True)
-            losses[value] = float(loss_of_folds.sum())
-        chosen = min(losses, key=losses.__getitem__)
-        passes += of_folds.passes
-        info["l2"] = torch.tensor(chosen, dtype=torch.float64)
+            heads, *_ = Objective(rows, loss, reduce, rows.weight * ~folds, value).minimise(heads, 1e-2)
+            held_out = Objective(rows, loss, reduce, rows.weight * folds, 0.0)
+            losses[value] = held_out.value(held_out.logits(heads), heads)
+        l2 = min(losses, key=losses.__getitem__)
+        info["l2"] = torch.tensor(l2, dtype=torch.float64)
     else:
-        chosen = float(check_l2(l2))
-        warn_of_small_l2(chosen, 1e-9 * float(objective.moments.weight.sum()))
-    moments = objective.moments
-    tolerance = 1e-8 if moments.dtype == torch.float64 else 1e-7
-    found = search([-1])
-    converged = found.minimise(chosen, tolerance)
-    (weight,), (bias,) = found.weight, found.bias
-    if loss.coupled:
-        # The classes have scales of their own in the search, so that a little of what changes no probability comes in.
-        weight = without_mean(weight.mT, objective.active).mT
-        bias = torch.where(objective.active, without_mean(bias, objective.active), bias)
-    info["solver_residual"] = torch.tensor(found.residual)
+        l2 = float(check_l2(l2))
+        warn_of_small_l2(l2, 1e-9 * float(rows.moments.weight.sum()))
+    objective = Objective(rows, loss, reduce, rows.weight.unsqueeze(0), float(l2))
+    tolerance = 1e-8 if rows.moments.dtype == torch.float64 else 1e-7
+    (found,), residual, converged = objective.minimise(rows.start.unsqueeze(0), tolerance)
+    info["solver_residual"] = torch.tensor(residual)
     info["solver_unconverged"] = torch.tensor(int(not converged))
-    info["solver_passes"] = torch.tensor(passes + found.passes)
-    weight = weight * objective.unit
-    return moments.head(weight, bias - (weight @ objective.mean.mT).squeeze(-1), info)
+    return rows.head(found, info)

@@ -105,25 +105,21 @@ def content_of(
     classifier = model.get_base_model() if is_adapter else model
     repo_id = getattr(trainer, "hub_model_id", None) or args.hub_model_id
     title = model_name or (repo_id or os.path.basename(os.path.abspath(args.output_dir))).split("/")[-1]
-    targets = origins_of(trainer.train_dataset, dataset_tags, dataset, dataset_args)
+    target = (dataset_tags, dataset, dataset_args)
     evaluation = getattr(trainer, "_evaluated_dataset", None)
     evaluation = trainer.eval_dataset if evaluation is None else evaluation
     sources = getattr(trainer, "source_dataset", None)
-    named = source_dataset_tags or source_dataset
+    method = describe_method(type(trainer))
     return CardContent(
         repo_id=repo_id or title,
         class_name=_class_names(classifier)[0],
         title=title,
         task=_task(tasks, classifier),
         base_model=hub_name(finetuned_from) or _base_model(model),
-        targets=targets if trainer.train_dataset is not None or dataset_tags or dataset else [],
-        sources=origins_of_sources(sources, source_dataset_tags, source_dataset, source_dataset_args)
-        if sources is not None or named
-        else [],
-        evaluated_on=_evaluated_on(
-            evaluation, trainer.train_dataset, origins_of(None, dataset_tags, dataset, dataset_args)[0]
-        ),
-        method=describe_method(type(trainer)),
+        targets=origins_of(trainer.train_dataset, *target),
+        sources=origins_of(sources, source_dataset_tags, source_dataset, source_dataset_args),
+        evaluated_on=_evaluated_on(evaluation, trainer.train_dataset, *origins_of(None, *target)[:1]),
+        method=method,
         options=changed_options(args, getattr(trainer, "training_args_class", None)),
         training_arguments=changed_training_arguments(args),
         evaluations=last_evaluations(
@@ -136,7 +132,7 @@ def content_of(
         texts=_texts(trainer, examples_per_label),
         license=license,
         language=language if language is None or isinstance(language, str) else list(language),
-        tags=_tags(tags, describe_method(type(trainer)).name),
+        tags=_tags(tags, method.name),
         has_processor=_has_processor(trainer),
         is_adapter=is_adapter,
         sentence_pairs=getattr(classifier, "pairs", None),
@@ -176,14 +172,14 @@ def _base_model(model: Any) -> str | None:
     return hub_name(getattr(getattr(model, "config", None), "_name_or_path", None))
 
 
-def _evaluated_on(eval_dataset: Any, train_dataset: Any, given: Origin) -> dict[str | None, Origin]:
+def _evaluated_on(eval_dataset: Any, train_dataset: Any, given: Origin | None = None) -> dict[str | None, Origin]:
     """
     Return the data sets that results come from, by the name of the evaluation set.
 
     Args:
         eval_dataset: the data set, or a dictionary of data sets by name.
         train_dataset: what was trained on.
-        given ([`Origin`]): what the user says of the target, which holds for its evaluation set too.
+        given ([`Origin`], *optional*): what the user says of the target, which holds for its evaluation set too.
     """
     sets = eval_dataset if isinstance(eval_dataset, dict) else {None: eval_dataset}
     trained = origin_of(train_dataset)
@@ -193,7 +189,7 @@ def _evaluated_on(eval_dataset: Any, train_dataset: Any, given: Origin) -> dict[
         # Rows held out of the split that was trained on are no results on that split.
         if own[:4] == trained[:4] and not _same_rows(dataset, train_dataset):
             own = own._replace(split=None)
-        if own.hub_id is None and own.name is None:
+        if given is not None and own.hub_id is None and own.name is None:
             own = own._replace(hub_id=given.hub_id, name=given.name, config=given.config)
         found[name] = own
     return found
@@ -300,32 +296,30 @@ def origins_of(
     names: str | Sequence[str] | None = None,
     configs: str | Sequence[str] | None = None,
 ) -> list[Origin]:
-    """Describe the data sets that rows come from, as [`origin_of`], where the user may name several."""
+    """
+    Describe the data sets that rows come from, as [`origin_of`]; none where nothing is known.
+
+    Args:
+        dataset: the rows; of several sources a dictionary by name.
+        tags, names, configs: what the user says of them, in their order; of one data set, where it was put together
+            from several, there may be several.
+    """
     listed = [[given] if given is None or isinstance(given, str) else list(given) for given in (tags, names, configs)]
-    length = max(map(len, listed))
-    columns = [[*values, *[None] * (length - len(values))] for values in listed]
-    origins = [origin_of(dataset, *given) for given in zip(*columns, strict=True)]
-    if length > 1:  # nobody knows which of them has how many rows
+    if dataset is None and not any((tags, names, configs)):
+        return []
+    if isinstance(dataset, Mapping) and not isinstance(dataset, datasets.DatasetDict):
+        keys, parts = list(dataset), list(dataset.values())
+    else:
+        parts = [dataset] * max(map(len, listed))
+        keys = [None] * len(parts)
+    columns = [[*given, *[None] * len(parts)][: len(parts)] for given in listed]
+    origins = [origin_of(part, *given) for part, *given in zip(parts, *columns, strict=True)]
+    if len(parts) > 1 and None in keys:  # nobody knows which of them has how many rows
         origins = [origin._replace(rows=None) for origin in origins]
-    return origins
-
-
-def origins_of_sources(
-    sources: Any,
-    tags: str | Sequence[str] | None = None,
-    names: str | Sequence[str] | None = None,
-    configs: str | Sequence[str] | None = None,
-) -> list[Origin]:
-    """Describe one source, as [`origins_of`], or several by name; what the user says is in their order."""
-    if not isinstance(sources, Mapping) or isinstance(sources, datasets.DatasetDict):
-        return origins_of(sources, tags, names, configs)
-    listed = [[given] if given is None or isinstance(given, str) else list(given) for given in (tags, names, configs)]
-    origins = []
-    for place, (key, dataset) in enumerate(sources.items()):
-        origin = origin_of(dataset, *(given[place] if place < len(given) else None for given in listed))
-        is_named = origin.hub_id is not None or origin.name is not None
-        origins.append(origin if is_named else origin._replace(name=key))
-    return origins
+    return [
+        origin if origin.hub_id or origin.name else origin._replace(name=key)
+        for origin, key in zip(origins, keys, strict=True)
+    ]
 
 
 # Settings
@@ -510,15 +504,8 @@ def describe_method(trainer_class: type) -> MethodDescription:
     [`DESCRIPTIONS`], or for other methods of this package the first paragraph of the docstring. A method that builds
     on one with a citation has that citation too.
     """
-    for parent in trainer_class.__mro__:
-        found = _own_description(parent)
-        if found is not None:
-            break
-    else:
-        found = _from_docstring(trainer_class)
-    cited = [_own_description(parent) for parent in trainer_class.__mro__]
-    citation = next((description.citation for description in cited if description and description.citation), None)
-    return found._replace(citation=found.citation or citation)
+    found = list(filter(None, map(_own_description, trainer_class.__mro__))) or [_from_docstring(trainer_class)]
+    return found[0]._replace(citation=next(filter(None, (one.citation for one in found)), None))
 
 
 def _own_description(trainer_class: type) -> MethodDescription | None:

@@ -18,7 +18,7 @@ from ..transfer.seeding import isolated_rng
 from ..utils.validation import interval
 from .l2_sp import StartingPointTrainingArguments, new_parameters, trained_parameters
 from .linear_probe import default_probe_head
-from .regularized import CopyRegularizer, RegularizedTrainer
+from .regularized import CopyRegularizer, RegularizedTrainer, count_labelled
 
 
 ATTENTIONS = ("gradient", "exact", "none")
@@ -177,11 +177,6 @@ def exact_increase(trainer: Any, layer_names: list[str], head: LinearHead) -> di
             found = torch.stack(losses)
             increases[name] = increases[name] + found if name in increases else found
     return increases
-
-
-def count_labelled(labels: Tensor) -> Tensor | int:
-    """Return how many rows of a batch its mean loss is over."""
-    return len(labels) if labels.is_floating_point() else (labels != -100).sum()
 
 
 def local_batches(trainer: Any) -> Iterator[tuple[dict[str, Any], Tensor]]:

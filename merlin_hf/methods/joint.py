@@ -97,23 +97,13 @@ class JointTrainer(TaskLossesTrainer):
         return math.floor(offset + step * target / (target + source))
 
     def check_data(self):
-        """
-        Check the data as TransferTrainer does.
-
-        Raises:
-            ValueError: the proportional mix does not know how long a data set is.
-        """
+        """Check the data as TransferTrainer does, and that the proportional mix knows how long data sets are."""
         super().check_data()
         if self.args.batch_mix == "proportional":
             self.target_updates_before(0)
 
     def count_rows(self, dataset: Any, argument: str) -> int:
-        """
-        Return how many rows a data set has.
-
-        Raises:
-            ValueError: it does not know, as a stream.
-        """
+        """Return how many rows a data set has; raise a `ValueError` where it does not know, as a stream."""
         if isinstance(dataset, Sized):
             return len(dataset)
         raise ValueError(

@@ -86,12 +86,7 @@ class RegularizedTrainer(SequentialTrainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def check_data(self):
-        """
-        Check the data as TransferTrainer does.
-
-        Raises:
-            ValueError: the regularizer cannot work with how the model is sharded, or the target's batch in chunks.
-        """
+        """Check the data as TransferTrainer does, and that the regularizer sees whole tensors and whole batches."""
         super().check_data()
         name = type(self).__name__
         if not self.regularizer_class.supports_sharding and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
@@ -112,6 +107,11 @@ def mean_of_labelled(losses: Tensor, labels: Tensor) -> Tensor:
     """Return the mean of losses `(n,)` over the rows whose label is not -100, `()`; 0 where there is none."""
     counted = labels != -100
     return (losses * counted).sum() / counted.sum().clamp(min=1)
+
+
+def count_labelled(labels: Tensor) -> Tensor | int:
+    """Return how many rows of a batch its mean loss is over."""
+    return len(labels) if labels.is_floating_point() else (labels != -100).sum()
 
 
 def _are_class_ids(dataset: Any) -> bool:

@@ -117,12 +117,7 @@ class StochNormTrainer(SequentialTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def check_data(self):
-        """
-        Check the data as TransferTrainer does.
-
-        Raises:
-            ValueError: the model has no BatchNorm, or its layers are computed twice.
-        """
+        """Check the data as TransferTrainer does, and that the model has BatchNorm, computed once a step."""
         super().check_data()
         if checkpoints_activations(self.args):
             raise ValueError(

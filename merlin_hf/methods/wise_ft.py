@@ -14,13 +14,14 @@ from torch.utils.data import Subset
 from ..transfer.checks import check_head_can_be_written
 from ..transfer.distributed import sum_over_ranks
 from ..transfer.labels import label_values, split_labels
+from ..transfer.mixing import class_ids
 from ..transfer.model import evaluating
 from ..transfer.regularizer import Regularizer
 from ..transfer.seeding import derived_generator
 from ..transfer.splits import split_by_class
 from ..utils.validation import Share, Words, interval
 from .linear_probe import default_probe_head
-from .regularized import RegularizedTrainer
+from .regularized import RegularizedTrainer, count_labelled
 from .sequential import SequentialTrainingArguments
 
 
@@ -144,9 +145,7 @@ class WiseFTTrainer(RegularizedTrainer):
         """
         if not hasattr(dataset, "__len__"):
             raise ValueError("`mix='auto'` holds rows of `train_dataset` out, which does not tell how many it has.")
-        labels = label_values(dataset)
-        is_class_id = labels is not None and labels.shape == (len(dataset),) and labels.dtype.kind in "iu"
-        ids = torch.as_tensor(labels).long() if is_class_id else torch.zeros(len(dataset), dtype=torch.long)
+        ids = class_ids(None if self.classifies_tokens else label_values(dataset), len(dataset))
         generator = derived_generator("mix", self.args.seed)
         held = split_by_class(ids, self.args.mix_fraction, 1, generator).validation[0]
         if not held.any():
@@ -184,19 +183,14 @@ class WiseFTTrainer(RegularizedTrainer):
                 inputs, labels = split_labels(self._prepare_inputs(batch))
                 outputs = model(**inputs)
                 logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-                rows = len(labels) if labels.is_floating_point() else int((labels != -100).sum())
+                rows = int(count_labelled(labels))
                 if is_own and rows:
                     total += torch.tensor([float(self.target_loss(logits, labels)) * rows, rows]).to(total)
         loss, rows = sum_over_ranks(total).tolist()
         return loss / max(rows, 1)
 
     def check_data(self):
-        """
-        Check the data as RegularizedTrainer does.
-
-        Raises:
-            ValueError: the head cannot be written, as under DeepSpeed, or another model would be loaded in the end.
-        """
+        """Check the data as RegularizedTrainer does, and that the mix can be written, and stays."""
         super().check_data()
         check_head_can_be_written(self)
         if self.args.load_best_model_at_end:

@@ -36,13 +36,7 @@ class ZeroShotTrainer(SourceOnlyTrainer):
         return 1.0
 
     def check_data(self):
-        """
-        Check the data as TransferTrainer does.
-
-        Raises:
-            ValueError: source and target do not name the same classes, or the model's last layer cannot be the
-                source's head.
-        """
+        """Check the data as TransferTrainer does, and that the model's last layer can be the source's head."""
         super().check_data()
         need_shared_labels(self)
         check_same_features(self)

@@ -1,4 +1,13 @@
-"""Rank candidate sources for a target, before any training."""
+"""
+Rank candidate sources for a target, before any training.
+
+LEEP asks whether the pretrained features already solve the target the way they solve the source, and cannot see what a
+source would teach the backbone. That is what the alignment asks, of the first step: where a head on the pretrained
+features learns nothing of the source, its gradient is noise as well, and `warnings` says so.
+
+Where a candidate or the target has labels that are real numbers, LEEP is not defined, and the order is by the
+alignment alone; so it is where a sentence encoder reads pairs of texts in one and single texts in the other.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +22,7 @@ from ..data.rows import Rows, overlap
 from ..transfer.named_sources import names_of_sources
 from ..transfer.seeding import derived_generator
 from ..transfer.shared_labels import match_labels
+from ..utils.validation import check_fields
 from .data import check_fit, check_halves, draw, load, read_data_sets
 from .features import Backbone, Encoded
 from .gradients import meta_gradient, source_gradient
@@ -32,18 +42,9 @@ def rank_sources(
     candidates: Sequence[str | Mapping[str, Any] | SourceConfig] | Mapping[str, Any],
     model: str | None = None,
     *,
-    target_rows: int | None = 200,
-    source_rows: int | None = 500,
-    seeds: int | Sequence[int] = 1,
-    batch_size: int = 16,
-    num_splits: int = 4,
-    layers: int | None = None,
-    max_seq_length: int = 128,
-    image_size: int | None = None,
-    sentence_encoder: bool | None = None,
     columns: Mapping[str, Mapping[str, Any]] | None = None,
-    device: torch.device | str | None = None,
     progress: Callable[[str], None] | None = None,
+    **settings: Any,
 ) -> SourceRanking:
     """
     Rank data sets by how much they promise as the source of a target.
@@ -57,13 +58,7 @@ def rank_sources(
     - `leep`: how well the source head's predicted classes tell the target's labels
       ([`~merlin_hf.sources.measures.leep`]).
 
-    LEEP asks whether the pretrained features already solve the target the way they solve the source, and cannot see
-    what a source would teach the backbone. That is what the alignment asks, of the first step: where a head on the
-    pretrained features learns nothing of the source, its gradient is noise as well, and `warnings` says so.
-
-    The combined order is by the mean of both ranks; the alignment decides between equals. Where a candidate or the
-    target has labels that are real numbers, LEEP is not defined, and the order is by the alignment alone; so it is
-    where a sentence encoder reads pairs of texts in one and single texts in the other.
+    The order is by the mean of both ranks; the alignment decides between equals.
 
     Args:
         target (`str`, mapping or [`~merlin_hf.comparison.config.SourceConfig`]): `path[:config][@split]`, or with the
@@ -71,22 +66,11 @@ def rank_sources(
         candidates (list of the same, or a mapping of names to them): the sources.
         model (`str`, *optional*): a name on the Hub or a folder; BERT-base for texts and ViT-base for images if not
             given.
-        target_rows, source_rows (`int`, *optional*): rows of the target and of each candidate, drawn anew for each
-            seed; all if `None` or if there are not more. More rows give less noise, in the alignment above all.
-        seeds (`int` or `list[int]`): how many draws, or which.
-        batch_size (`int`): rows that go through the model at a time; results do not depend on it.
-        num_splits (`int`): meta gradients, each the mean over 8 random halves of the target's rows; memory holds so
-            many gradients and one more.
-        layers (`int`, *optional*): compare gradients in the last so many layers only. All by default: what two tasks
-            share was found in the lower layers and embeddings more than in the last ones (benchmarks/sources).
-        max_seq_length (`int`): longer texts are cut to so many tokens.
-        image_size (`int`, *optional*): height and width in pixels, for models without an image processor.
         columns (mapping, *optional*): from names of data sets as given to their `text_columns`, `image_column`,
             `label_column` and `problem_type`.
-        sentence_encoder (`bool`, *optional*): whether the model is one of sentence-transformers, whose own pooling is
-            used; if it has a `modules.json` if not given.
-        device (`torch.device` or `str`, *optional*): a GPU if there is one, else the CPU.
         progress (`Callable[[str], None]`, *optional*): gets a line for each candidate and seed.
+        settings: `target_rows`, `source_rows`, `seeds` and the other fields of
+            [`~merlin_hf.sources.settings.RankingSettings`].
 
     Returns:
         [`SourceRanking`]: the candidates, best first.
@@ -103,33 +87,21 @@ def rank_sources(
     >>> ranking.best, ranking.order("alignment"), ranking.warnings
     ```
     """
-    settings = RankingSettings(
-        model or "",
-        target_rows,
-        source_rows,
-        seeds,
-        batch_size,
-        num_splits,
-        layers,
-        max_seq_length,
-        image_size,
-        device,
-        sentence_encoder=sentence_encoder,
-    )
+    chosen = RankingSettings(model or "", **check_fields(settings, RankingSettings, ""))
     target_name, target_section, sections = read_data_sets(target, candidates, columns or {})
     target_pool = load(target_section, "target")
     pools = {name: load(section, "candidates") for name, section in sections.items()}
     check_fit(target_pool, pools)
-    settings.set_model(target_pool.kind)
-    ranking = SourceRanking(target_name, settings=vars(settings))
-    ranking.sources = [SourceScore(name, len(pool), pool.task.labels.num_labels) for name, pool in pools.items()]
+    chosen.set_model(target_pool.kind)
+    ranking = SourceRanking(target_name, settings=vars(chosen))
     is_named = isinstance(candidates, Mapping)
     pairs = ((name, None) if is_named else (section.path, section.name) for name, section in sections.items())
-    source_names = iter(names_of_sources(pairs))
-    for score, pool in zip(ranking.sources, pools.values(), strict=True):
-        score.source_name = next(source_names)
-        score.has_target_labels = match_labels(pool.task.labels.names, target_pool.task.labels.names) is not None
-    _measure_all(ranking, target_pool, pools, settings, progress or (lambda text: None))
+    for (name, pool), source_name in zip(pools.items(), names_of_sources(pairs), strict=True):
+        labels = pool.task.labels
+        score = SourceScore(name, len(pool), labels.num_labels, source_name=source_name)
+        score.has_target_labels = match_labels(labels.names, target_pool.task.labels.names) is not None
+        ranking.sources.append(score)
+    _measure_all(ranking, target_pool, pools, chosen, progress or (lambda text: None))
     ranking.warnings = _warnings(ranking, target_pool, pools)
     ranking.sources = rank(ranking.sources)
     return ranking

@@ -151,15 +151,10 @@ class SourceRanking:
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, for JSON."""
         return {
-            "target": self.target,
-            "target_rows": self.target_rows,
-            "target_seconds": self.target_seconds,
+            **dataclasses.asdict(self),
             "sources": [score.to_dict() for score in self.sources],
             "measures": self.measures,
             "mix": self.mix,
-            "baselines": self.baselines,
-            "settings": self.settings,
-            "warnings": self.warnings,
         }
 
 

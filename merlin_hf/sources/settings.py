@@ -17,9 +17,23 @@ DEFAULT_MODELS = {TEXT: "google-bert/bert-base-uncased", IMAGE: "google/vit-base
 @dataclass
 class RankingSettings:
     """
-    The arguments of [`~merlin_hf.sources.rank_sources`] with a [`~merlin_hf.comparison.models.ModelSection`].
+    The settings of [`~merlin_hf.sources.rank_sources`], and a [`~merlin_hf.comparison.models.ModelSection`].
 
-    `model` is empty until the kind of data is known, where none is given.
+    Args:
+        model (`str`): empty until the kind of data is known, where none is given.
+        target_rows, source_rows (`int`, *optional*): rows of the target and of each candidate, drawn anew for each
+            seed; all if `None` or if there are not more. More rows give less noise, in the alignment above all.
+        seeds (`int` or `list[int]`): how many draws, or which.
+        batch_size (`int`): rows that go through the model at a time; results do not depend on it.
+        num_splits (`int`): meta gradients, each the mean over 8 random halves of the target's rows; memory holds so
+            many gradients and one more.
+        layers (`int`, *optional*): compare gradients in the last so many layers only. All by default: what two tasks
+            share was found in the lower layers and embeddings more than in the last ones (benchmarks/sources).
+        max_seq_length (`int`): longer texts are cut to so many tokens.
+        image_size (`int`, *optional*): height and width in pixels, for models without an image processor.
+        device (`torch.device` or `str`, *optional*): a GPU if there is one, else the CPU.
+        sentence_encoder (`bool`, *optional*): whether the model is one of sentence-transformers, whose own pooling is
+            used; if it has a `modules.json` if not given.
 
     Raises:
         ConfigError: a value cannot be used; the message names it.

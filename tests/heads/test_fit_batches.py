@@ -134,7 +134,7 @@ def test_automatic_l2_of_ridge_is_the_cross_validated_one(fit_intercept):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-8), (torch.float32, 1e-6)])
-def test_logistic_of_more_rows_than_are_sampled(dtype, tolerance):
+def test_logistic_of_many_rows(dtype, tolerance):
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(10_000) % 3
     features = torch.randn(10_000, 4, generator=generator) @ torch.randn(4, 4, generator=generator)
@@ -174,8 +174,7 @@ def test_automatic_l2_of_logistic_is_the_cross_validated_one():
     torch.testing.assert_close(head.weight, solver.fit(features, targets, best).weight, atol=1e-6, rtol=1e-6)
 
 
-def test_a_fit_that_runs_out_of_passes_says_so(monkeypatch):
-    monkeypatch.setattr(whole_set, "MAX_PASSES", 3)
-    monkeypatch.setattr(whole_set, "FIRST_ROUND", 3)
+def test_a_fit_that_runs_out_of_steps_says_so(monkeypatch):
+    monkeypatch.setattr(whole_set, "MAX_STEPS", 2)
     head = get_head("logistic").fit_batches([rows()], 1e-3)
     assert head.info["solver_unconverged"] == 1 and head.info["solver_residual"] > 1e-6

@@ -19,7 +19,6 @@ from merlin_hf.hub.content import (
     given_arguments,
     origin_of,
     origins_of,
-    origins_of_sources,
 )
 from merlin_hf.training_args import add_missing_options
 from tests.hub.conftest import of_the_hub, text_dataset, text_trainer, tiny_tokenizer
@@ -74,12 +73,13 @@ def test_several_names_for_rows_of_several_data_sets():
 def test_each_of_several_sources_is_described_by_its_own_rows():
     """By the name that it has among them, where it has no other; what the user says is in their order."""
     sources = {"films": rows_of_rte(), "letters": [1, 2, 3]}
-    rte, letters = origins_of_sources(sources)
+    rte, letters = origins_of(sources)
     assert (rte.hub_id, rte.config, rte.rows, rte.name) == ("nyu-mll/glue", "rte", 2, None)
     assert (letters.name, letters.rows) == ("letters", 3)
-    rte, letters = origins_of_sources(sources, [None, "ada/letters"], ["RTE"])
+    rte, letters = origins_of(sources, [None, "ada/letters"], ["RTE"])
     assert rte.name == "RTE" and (letters.hub_id, letters.name, letters.rows) == ("ada/letters", None, 3)
-    assert origins_of_sources(rows_of_rte(), "ada/films") == origins_of(rows_of_rte(), "ada/films")
+    assert origins_of(rows_of_rte(), "ada/films")[0].hub_id == "ada/films"
+    assert origins_of(None) == []
 
 
 def test_anything_may_be_a_data_set():

@@ -135,8 +135,7 @@ def test_the_head_belongs_to_the_weights_that_are_evaluated(tmp_path):
 
 def test_a_head_that_did_not_converge_is_told(tmp_path, caplog, monkeypatch):
     trainer = trained(tmp_path, head="logistic")
-    monkeypatch.setattr(whole_set, "FIRST_ROUND", 1)
-    monkeypatch.setattr(whole_set, "MAX_PASSES", 1)
+    monkeypatch.setattr(whole_set, "MAX_STEPS", 1)
     with caplog.at_level(logging.WARNING):
         trainer.refit_head()
     assert "LogisticHead did not converge" in caplog.text
