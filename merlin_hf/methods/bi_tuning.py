@@ -11,6 +11,7 @@ from ..transfer.distributed import gather_rows, is_distributed
 from ..transfer.model import TransferModel
 from ..transfer.regularizer import at_least_float32
 from ..transfer.tokens import rows_of_full_batch
+from ..transfer.trainer import TransferTrainer
 from ..utils.validation import NonNegative, Positive, interval
 from .regularized import (
     CopyRegularizer,
@@ -104,41 +105,22 @@ def contrast(own: Tensor, others: Tensor, labels: Tensor, filled: Tensor, temper
 
 class Contrasts(CopyRegularizer):
     """
-    Contrasts of the rows' features with keys, times `weight`.
-
-        mean over rows of KL(u || softmax(z . {z_k, queue} / T)) + KL(u || softmax({h, queue} . w_y / T))
+    Contrasts of the rows' features with keys.
 
     z are projected features and h features with a 1 for the bias, both of length 1, as is w_y, the class's row of the
     model's last layer with its bias. A copy of the model that follows slowly makes the keys: one queue holds projected
     ones and the other those of features, by class. u is uniform over the keys of the row's class and the row's own.
-
-    Args:
-        weight (`float`): factor of the loss.
-        hidden_size, num_labels (`int`): of the model's last layer.
-        queue_size (`int`): keys of each class, K.
-        momentum (`float`): m, of the copy.
-        temperature (`float`): T.
-        projection_size (`int`): length of z.
     """
 
     copy_is_training: ClassVar[bool] = True  # its dropout gives the second view of a row
 
-    def __init__(
-        self,
-        weight: float = 1.0,
-        hidden_size: int = 1,
-        num_labels: int = 2,
-        queue_size: int = 40,
-        momentum: float = 0.999,
-        temperature: float = 0.07,
-        projection_size: int = 128,
-    ):
-        super().__init__(weight)
-        self.shape = (num_labels, queue_size, (projection_size, hidden_size + 1))
-        self.momentum = momentum
-        self.temperature = temperature
-        self.projector = nn.Linear(hidden_size, projection_size)
-        self.queue: KeyQueue = None  # type: ignore[assignment]  # there from `start` on
+    queue: KeyQueue = None  # type: ignore[assignment]  # there from `start` on
+
+    def __init__(self, trainer: TransferTrainer):
+        super().__init__(trainer)
+        args, head = trainer.args, trainer.transfer_model.head
+        self.shape = (head.out_features, args.queue_size, (args.projection_size, head.in_features + 1))
+        self.projector = nn.Linear(head.in_features, args.projection_size)
 
     def start(self, trainer):
         """Copy the model and the projector, and start with an empty queue."""
@@ -153,7 +135,7 @@ class Contrasts(CopyRegularizer):
         pairs = [*zip(self.copy.model.model.parameters(), transfer_model.model.parameters(), strict=True)]
         pairs += [(self.kept[f"projector.{name}"], p) for name, p in self.projector.named_parameters()]
         for mine, other in pairs:
-            mine.lerp_(other.detach(), 1 - self.momentum)
+            mine.lerp_(other.detach(), 1 - self.args.key_momentum)
 
     def forward(self, transfer_model, inputs, labels, output):
         """Return `weight` times the mean, `()`; rows with the label -100 are ignored."""
@@ -166,11 +148,12 @@ class Contrasts(CopyRegularizer):
             h_key = with_bias(at_least_float32(key_features))
         queue_z, queue_h = self.queue.split()
         filled, classes = self.queue.filled, labels.clamp(min=0)
+        temperature = self.args.contrast_temperature
         w = class_weights(transfer_model.head)[classes]
         with torch.autocast(z.device.type, enabled=False):  # the temperature magnifies errors
             losses = contrast(
-                (z * z_key).sum(-1), torch.einsum("nd,ckd->nck", z, queue_z), classes, filled, self.temperature
-            ) + contrast((h * w).sum(-1), torch.einsum("nd,ckd->nck", w, queue_h), classes, filled, self.temperature)
+                (z * z_key).sum(-1), torch.einsum("nd,ckd->nck", z, queue_z), classes, filled, temperature
+            ) + contrast((h * w).sum(-1), torch.einsum("nd,ckd->nck", w, queue_h), classes, filled, temperature)
 
         keys, key_labels = torch.cat([z_key, h_key], dim=-1), labels
         if is_distributed():
@@ -250,19 +233,6 @@ class BiTuningTrainer(RegularizedTrainer):
     regularizer_class: ClassVar = Contrasts
     target_row_cost: ClassVar[float] = 4 / 3
     search_space: ClassVar = {"regularization_weight": (0.1, 0.3, 1.0)}
-
-    def build_regularizer(self, transfer_model):
-        """Return the contrasts with the method's options."""
-        args, head = self.args, transfer_model.head
-        return Contrasts(
-            args.regularization_weight,
-            head.in_features,
-            head.out_features,
-            args.queue_size,
-            args.key_momentum,
-            args.contrast_temperature,
-            args.projection_size,
-        )
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Make a training step; the copy follows the model once an update."""

@@ -6,26 +6,17 @@ from typing import Annotated, ClassVar
 import torch
 
 from ..transfer.distributed import gather_rows, is_distributed
-from ..transfer.regularizer import Regularizer
 from ..transfer.tokens import rows_of_full_batch
 from ..utils.validation import NonNegative, interval
-from .regularized import RegularizedTrainer, RegularizedTrainingArguments
+from .regularized import MethodRegularizer, RegularizedTrainer, RegularizedTrainingArguments
 
 
-class SpectralShrinkage(Regularizer):
+class SpectralShrinkage(MethodRegularizer):
     """
-    The sum of the squares of the smallest singular values of a batch's features `(n, hidden_size)`, times `weight`.
+    The sum of the squares of the smallest singular values of a batch's features `(n, hidden_size)`.
 
     On several processes the batch is that of all of them, as the spectrum of a part is another.
-
-    Args:
-        weight (`float`): factor of the loss.
-        num_singular_values (`int`): k of the paper.
     """
-
-    def __init__(self, weight: float = 0.001, num_singular_values: int = 1):
-        super().__init__(weight)
-        self.num_singular_values = num_singular_values
 
     def forward(self, transfer_model, inputs, labels, output):
         """Return `weight` times the sum, `()`."""
@@ -35,7 +26,7 @@ class SpectralShrinkage(Regularizer):
             features = features[present]
         with torch.autocast(features.device.type, enabled=False):
             features = features.to(torch.promote_types(features.dtype, torch.float32))
-            return self.weight * torch.linalg.svdvals(features)[-self.num_singular_values :].square().sum()
+            return self.weight * torch.linalg.svdvals(features)[-self.args.num_singular_values :].square().sum()
 
 
 @dataclass
@@ -70,7 +61,3 @@ class BSSTrainer(RegularizedTrainer):
     training_args_class: ClassVar = BSSTrainingArguments
     regularizer_class: ClassVar = SpectralShrinkage
     search_space: ClassVar = {"regularization_weight": (0.0001, 0.001, 0.01)}
-
-    def build_regularizer(self, transfer_model):
-        """Return the shrinkage with the method's options."""
-        return SpectralShrinkage(self.args.regularization_weight, self.args.num_singular_values)

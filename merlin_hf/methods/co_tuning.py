@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ..transfer.distributed import sum_over_ranks
 from ..transfer.model import evaluating
-from ..transfer.regularizer import Regularizer, at_least_float32
+from ..transfer.regularizer import at_least_float32
 from ..transfer.seeding import isolated_rng
 from ..utils.validation import NonNegative
 from .regularized import (
+    MethodRegularizer,
     RegularizedTrainer,
     RegularizedTrainingArguments,
     check_single_label,
@@ -20,9 +21,9 @@ from .regularized import (
 )
 
 
-class TranslatedLabels(Regularizer):
+class TranslatedLabels(MethodRegularizer):
     """
-    Cross-entropy of the source head's answers to translated labels, times `weight`.
+    Cross-entropy of the source head's answers to translated labels.
 
         mean over rows of - sum over s of p(s | y) log softmax(source logits)_s
 

@@ -1,8 +1,7 @@
 """Fine-tuning that keeps the outputs of layers."""
 
 import contextlib
-import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -15,6 +14,7 @@ from ..transfer.layers import channels_first, find_layers, layer_outputs
 from ..transfer.model import evaluating
 from ..transfer.regularizer import at_least_float32
 from ..transfer.seeding import isolated_rng
+from ..transfer.trainer import TransferTrainer
 from ..utils.validation import interval
 from .l2_sp import StartingPointTrainingArguments, new_parameters, trained_parameters
 from .linear_probe import default_probe_head
@@ -28,44 +28,25 @@ class LayerDistance(CopyRegularizer):
     """
     The squared distance of what layers put out from what they did at the start, channel by channel.
 
-        weight / 2 * mean over rows of the sum over layers of C * sum over c of a_c |FM_c - FM_c^0|^2 / positions
-        + head_weight / 2 |w_new|^2
-
     FM are what layers put out, `(n, C, positions)`, and FM^0 what they did at the start of training on the target, for
     the same rows; padding is left out where `attention_mask` has a value for each position. The attention a sums to 1
     in each layer.
-
-    Args:
-        weight (`float`): strength of the pull of the layers' outputs to what they were.
-        layer_names (`list[str]`): names of the classifier's layers.
-        head_weight (`float`): strength of the pull of new layers to zero.
-        new (`Collection[str]`): names of the parameters of new layers.
-        attention (`Callable`, *optional*): makes of a trainer and `layer_names` a dictionary of the weights a, `(C,)`
-            each; equal ones if not given.
     """
 
     uses_hidden_states: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        weight: float = 0.01,
-        layer_names: Sequence[str] = (),
-        head_weight: float = 0.01,
-        new: Collection[str] = (),
-        attention: Callable[[Any, list[str]], dict[str, Tensor]] | None = None,
-    ):
-        super().__init__(weight)
-        self.layer_names = list(layer_names)
-        self.head_weight = head_weight
-        self.new = frozenset(new)
-        self.attention = attention
+    def __init__(self, trainer: TransferTrainer):
+        super().__init__(trainer)
+        self.layer_names = trainer.layer_names()
+        self.new = new_parameters(trainer.transfer_model, trainer.source_dataset is not None)
         self._outputs: Mapping[str, Tensor] = {}
 
     def start(self, trainer):
         """Copy the model as it is now, and measure which channels matter to the target."""
         super().start(trainer)
-        weights = {} if self.attention is None else self.attention(trainer, self.layer_names)
-        self.kept = {f"channels.{name}": weight for name, weight in weights.items()}
+        if self.args.channel_attention != "none":
+            weights = channel_attention(trainer, self.layer_names, exact=self.args.channel_attention == "exact")
+            self.kept = {f"channels.{name}": weight for name, weight in weights.items()}
 
     @property
     def channel_weights(self) -> dict[str, Tensor]:
@@ -88,7 +69,7 @@ class LayerDistance(CopyRegularizer):
         )
         parameters = trained_parameters(transfer_model)
         new = sum(at_least_float32(parameters[name]).square().sum() for name in parameters if name in self.new)
-        return (self.weight * distance + self.head_weight * new) / 2
+        return (self.weight * distance + self.args.head_regularization_weight * new) / 2
 
     def layer_distance(self, name: str, output: Tensor, before: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         """Return the mean distance over rows of one layer, `()`."""
@@ -231,18 +212,6 @@ class DeltaTrainer(RegularizedTrainer):
     regularizer_class: ClassVar = LayerDistance
     target_row_cost: ClassVar[float] = 4 / 3
     search_space: ClassVar = {"regularization_weight": (0.001, 0.01, 0.1)}
-
-    def build_regularizer(self, transfer_model):
-        """Return the distance of layers with the method's options."""
-        args = self.args
-        attention = functools.partial(channel_attention, exact=args.channel_attention == "exact")
-        return LayerDistance(
-            args.regularization_weight,
-            self.layer_names(),
-            args.head_regularization_weight,
-            new_parameters(transfer_model, self.source_dataset is not None),
-            None if args.channel_attention == "none" else attention,
-        )
 
     def layer_names(self) -> list[str]:
         """

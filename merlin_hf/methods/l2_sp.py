@@ -1,15 +1,15 @@
 """Fine-tuning that is drawn back to where it started."""
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import nn
 
 from ..transfer.model import TransferModel
-from ..transfer.regularizer import Regularizer, at_least_float32
+from ..transfer.regularizer import at_least_float32
+from ..transfer.trainer import TransferTrainer
 from ..utils.validation import NonNegative
-from .regularized import RegularizedTrainer, RegularizedTrainingArguments
+from .regularized import MethodRegularizer, RegularizedTrainer, RegularizedTrainingArguments
 
 
 def trained_parameters(transfer_model: TransferModel) -> dict[str, nn.Parameter]:
@@ -35,27 +35,19 @@ def new_parameters(transfer_model: TransferModel, has_source: bool) -> set[str]:
     }
 
 
-class DistanceToStart(Regularizer):
+class DistanceToStart(MethodRegularizer):
     """
     The squared distance of the trained weights to where they started, and of new layers to zero.
 
-        weight / 2 |w_old - w_old^0|^2 + head_weight / 2 |w_new|^2
-
     A sum and no mean: the pull on a weight is its own distance, however many others there are.
-
-    Args:
-        weight (`float`): strength of the pull of pretrained weights to where they started.
-        head_weight (`float`): strength of the pull of new layers to zero.
-        new (`Collection[str]`): names of the parameters of new layers.
     """
 
     stores_model_copy: ClassVar[bool] = True
     supports_sharding: ClassVar[bool] = False
 
-    def __init__(self, weight: float = 0.01, head_weight: float = 0.01, new: Collection[str] = ()):
-        super().__init__(weight)
-        self.head_weight = head_weight
-        self.new = frozenset(new)
+    def __init__(self, trainer: TransferTrainer):
+        super().__init__(trainer)
+        self.new = new_parameters(trainer.transfer_model, trainer.source_dataset is not None)
 
     def start(self, trainer):
         """Keep the weights as they are now."""
@@ -70,7 +62,7 @@ class DistanceToStart(Regularizer):
         # bit.
         old = sum((parameters[name] - start[name]).square().sum() for name in parameters if name in start)
         new = sum(parameters[name].square().sum() for name in parameters if name in self.new)
-        return (self.weight * old + self.head_weight * new) / 2
+        return (self.weight * old + self.args.head_regularization_weight * new) / 2
 
 
 @dataclass
@@ -104,8 +96,3 @@ class L2SPTrainer(RegularizedTrainer):
     training_args_class: ClassVar = StartingPointTrainingArguments
     regularizer_class: ClassVar = DistanceToStart
     search_space: ClassVar = {"regularization_weight": (0.001, 0.01, 0.1)}
-
-    def build_regularizer(self, transfer_model):
-        """Return the distance to the start with the method's options."""
-        new = new_parameters(transfer_model, self.source_dataset is not None)
-        return DistanceToStart(self.args.regularization_weight, self.args.head_regularization_weight, new)

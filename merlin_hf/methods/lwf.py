@@ -12,27 +12,19 @@ from .regularized import CopyRegularizer, RegularizedTrainer, RegularizedTrainin
 
 class SourceDistillation(CopyRegularizer):
     """
-    Divergence of the source head's answers from those at the start of training on the target, times `weight`.
+    Divergence of the source head's answers from those at the start of training on the target.
 
         mean over rows of KL( softmax(s^0 / T) || softmax(s / T) )
 
     s are the source head's logits of the target's rows, and s^0 those of the model at the start, of the very same
     inputs: stored ones would belong to other augmentations.
-
-    Args:
-        weight (`float`): factor of the loss.
-        temperature (`float`): T.
     """
-
-    def __init__(self, weight: float = 4.0, temperature: float = 3.0):
-        super().__init__(weight)
-        self.temperature = temperature
 
     def forward(self, transfer_model, inputs, labels, output):
         """Return `weight` times the mean, `()`."""
         before = at_least_float32(self.copy.source_logits(inputs))
         now = at_least_float32(transfer_model.source_head(output.target_features))
-        log_before, log_now = ((logits / self.temperature).log_softmax(-1) for logits in (before, now))
+        log_before, log_now = ((logits / self.args.temperature).log_softmax(-1) for logits in (before, now))
         return self.weight * nn.functional.kl_div(log_now, log_before, log_target=True, reduction="batchmean")
 
 
@@ -69,10 +61,6 @@ class LWFTrainer(RegularizedTrainer):
     regularizer_class: ClassVar = SourceDistillation
     target_row_cost: ClassVar[float] = 4 / 3
     search_space: ClassVar = {"regularization_weight": (0.4, 4.0, 10.0)}
-
-    def build_regularizer(self, transfer_model):
-        """Return the distillation loss with the method's options."""
-        return SourceDistillation(self.args.regularization_weight, self.args.temperature)
 
     def check_data(self):
         """Check the data as RegularizedTrainer does, and that the source has one class per row."""

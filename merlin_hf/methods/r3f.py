@@ -10,32 +10,22 @@ from torch import Tensor, nn
 
 from ..transfer.labels import REGRESSION, problem_type_of
 from ..transfer.model import TransferModel
-from ..transfer.regularizer import Regularizer, at_least_float32
+from ..transfer.regularizer import at_least_float32
 from ..utils.validation import NonNegative, Positive
-from .regularized import RegularizedTrainer, RegularizedTrainingArguments
+from .regularized import MethodRegularizer, RegularizedTrainer, RegularizedTrainingArguments
 
 
 NOISES = ("uniform", "normal")
 
 
-class Smoothness(Regularizer):
+class Smoothness(MethodRegularizer):
     """
-    The symmetric divergence between the predictions f(x) and f(x + z), averaged over rows, times `weight`.
+    The symmetric divergence between the predictions f(x) and f(x + z), averaged over rows.
 
     It is KL(f(x) || f(x + z)) + KL(f(x + z) || f(x)) of probabilities, of each label's where a row has several, and
     the squared difference of real predictions. z is added to the input embeddings of a text and to the values of any
     other input.
-
-    Args:
-        weight (`float`): factor of the loss.
-        noise_scale (`float`): z is uniform in [-noise_scale, noise_scale], or normal with this standard deviation.
-        noise (`str`): `"uniform"` or `"normal"`.
     """
-
-    def __init__(self, weight: float = 1.0, noise_scale: float = 1e-5, noise: str = "uniform"):
-        super().__init__(weight)
-        self.noise_scale = noise_scale
-        self.noise = noise
 
     def forward(self, transfer_model, inputs, labels, output):
         """Return `weight` times the mean, `()`."""
@@ -67,8 +57,8 @@ class Smoothness(Regularizer):
 
     def with_noise(self, values: Tensor) -> Tensor:
         """Return the values plus z."""
-        z = torch.randn_like(values) if self.noise == "normal" else 2 * torch.rand_like(values) - 1
-        return values + self.noise_scale * z
+        z = torch.randn_like(values) if self.args.noise == "normal" else 2 * torch.rand_like(values) - 1
+        return values + self.args.noise_scale * z
 
 
 def symmetric_divergence(logits: Tensor, other_logits: Tensor, problem_type: str) -> Tensor:
@@ -121,7 +111,3 @@ class R3FTrainer(RegularizedTrainer):
     regularizer_class: ClassVar = Smoothness
     target_row_cost: ClassVar[float] = 2.0
     search_space: ClassVar = {"regularization_weight": (0.1, 1.0, 5.0)}
-
-    def build_regularizer(self, transfer_model):
-        """Return the smoothness loss with the method's options."""
-        return Smoothness(self.args.regularization_weight, self.args.noise_scale, self.args.noise)

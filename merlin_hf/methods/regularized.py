@@ -25,16 +25,22 @@ class RegularizedTrainingArguments(SequentialTrainingArguments):
     regularization_weight: NonNegative = field(default=0.01, metadata={"help": "Factor of the regularizer."})
 
 
-class CopyRegularizer(Regularizer):
+class MethodRegularizer(Regularizer):
+    """A regularizer with the options of its method, times `args.regularization_weight`."""
+
+    def __init__(self, trainer: TransferTrainer):
+        super().__init__(trainer.args.regularization_weight)
+        self.args = trainer.args
+
+
+class CopyRegularizer(MethodRegularizer):
     """A regularizer that compares with a copy of the model at the start, which checkpoints keep."""
 
     stores_model_copy: ClassVar[bool] = True
     supports_sharding: ClassVar[bool] = False
     copy_is_training: ClassVar[bool] = False  # whether the copy keeps dropout and batch statistics
 
-    def __init__(self, weight: float = 1.0):
-        super().__init__(weight)
-        self.copy: FrozenCopy = None  # type: ignore[assignment]  # there from `start` on
+    copy: FrozenCopy = None  # type: ignore[assignment]  # there from `start` on
 
     def start(self, trainer):
         """Copy the model as it is now."""
@@ -64,11 +70,11 @@ class RegularizedTrainer(SequentialTrainer):
     training_args_class: ClassVar = RegularizedTrainingArguments
     needs_source: ClassVar[bool] = False
     trains_without_source: ClassVar[bool] = True
-    regularizer_class: ClassVar[type[Regularizer]]
+    regularizer_class: ClassVar[type[MethodRegularizer]]
 
     def build_regularizer(self, transfer_model: TransferModel) -> Regularizer:
         """Return the regularizer with the method's options."""
-        return self.regularizer_class(self.args.regularization_weight)
+        return self.regularizer_class(self)
 
     @property
     def regularizer(self) -> Any:

@@ -92,7 +92,7 @@ class WiseFTTrainer(RegularizedTrainer):
 
     def build_regularizer(self, transfer_model):
         """Return what keeps the weights at the start."""
-        return WeightsAtStart()
+        return WeightsAtStart(weight=0.0)
 
     def start_phase(self, phase):
         """Start a phase; fine-tuning starts from the source's head, or from one that fits the target's rows."""
