@@ -25,6 +25,12 @@ def add_compare_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
         type=int,
         help="instead of those of the file: one number is how many (5: 0 to 4), as there, more are the seeds",
     )
+    parser.add_argument(
+        "--rows",
+        type=_numbers,
+        metavar="N,N,...",
+        help="compare with each of these numbers of labelled target rows (25,50,100), and draw a learning curve",
+    )
     parser.add_argument("--methods", nargs="+", help="only these labels of the file, or other methods by name")
     parser.add_argument(
         "--workers",
@@ -38,9 +44,17 @@ def add_compare_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
     return parser
 
 
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be whole numbers such as 25,50,100, got {text!r}") from None
+
+
 def compare(arguments: argparse.Namespace) -> int:
     """Run the command; return the exit status."""
-    overrides = {name: getattr(arguments, name) for name in ("output_dir", "model", "seeds", "methods", "workers")}
+    names = ("output_dir", "model", "seeds", "rows", "methods", "workers")
+    overrides = {name: getattr(arguments, name) for name in names}
     if arguments.seeds is not None and len(arguments.seeds) == 1:
         overrides["seeds"] = arguments.seeds[0]
     try:

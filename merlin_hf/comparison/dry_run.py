@@ -1,7 +1,7 @@
 """Show what a comparison would do, without training anything."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..utils.figures import check_can_draw
@@ -11,9 +11,8 @@ from .config import load_config
 from .experiment import Experiment
 from .progress import Progress, quiet
 from .results import data_name, described_sources
-from .runner import ComparisonRunner, find_unusable, hold_output_dir, make_plans
+from .runner import ComparisonRunner, find_unusable, hold_output_dir, load_experiments, make_plans
 from .store import RunStore
-from .workers import check_can_work
 
 
 @dataclass
@@ -32,16 +31,23 @@ class DryRun:
     @property
     def text(self) -> str:
         """Return it as lines for people."""
-        lines = [*_data_lines(self.summary), "", *_method_lines(self.summary)]
+        parts = self.summary.get("comparisons", [self.summary])
+        lines = [line for part in parts for line in (*_data_lines(part), "", *_method_lines(part), "")][:-1]
+        if len(parts) > 1:
+            left = sum(method["runs"] - method["finished"] for part in parts for method in part["methods"])
+            lines.append(f"About {left} runs to do with {len(parts)} numbers of labelled rows")
         return "\n".join(visible(line, keep_lines=True).replace("\n", " ") for line in lines) + "\n"
 
 
-def dry_run(config: Any, **overrides: Any) -> DryRun:
+def dry_run(config: Any, *, rows: Sequence[int] | None = None, **overrides: Any) -> DryRun:
     """
     Check everything that [`~merlin_hf.comparison.compare`] checks, load the data and the model, and train nothing.
 
     Args:
-        config, overrides: as for [`~merlin_hf.comparison.compare`].
+        config, rows, overrides: as for [`~merlin_hf.comparison.compare`].
+
+    Returns:
+        [`DryRun`]; with `rows`, its summary has a list of `comparisons`.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -49,28 +55,35 @@ def dry_run(config: Any, **overrides: Any) -> DryRun:
     config = load_config(config, **overrides)
     check_can_draw("A comparison")
     with quiet():
-        experiment = Experiment(config)
-        check_can_work(experiment)
-        with hold_output_dir(experiment, lock=False):
-            store = RunStore(Path(config.output_dir) / "runs", experiment.processes.is_main_process, experiment.metric)
-        plans = make_plans(experiment)
-        find_unusable(experiment, plans, store)
-        runner = ComparisonRunner(experiment, store, Progress())
-        methods = [
-            {
-                "label": plan.name,
-                "method": plan.method.method,
-                "use_source": plan.method.use_source,
-                "not_applicable": plan.reason,
-                "settings": plan.settings,
-                "trials": len(plan.settings) * len(config.search_seeds) if plan.searches else 0,
-                "steps": [experiment.steps(plan.method, setting) for setting in plan.settings],
-                "runs": plan.count(experiment),
-                "finished": runner.count_finished([plan]),
-            }
-            for plan in plans
-        ]
-    summary = {
+        experiments = list(load_experiments(config, rows).values())
+        with hold_output_dir(experiments, lock=False):
+            summaries = [_plan(experiment) for experiment in experiments]
+    summary = summaries[0] if rows is None else {"comparisons": summaries}
+    return DryRun(summary, experiments[0].processes.is_main_process)
+
+
+def _plan(experiment: Experiment) -> dict[str, Any]:
+    """Return what one comparison would do."""
+    config = experiment.config
+    store = RunStore(experiment.root / "runs", experiment.processes.is_main_process, experiment.metric)
+    plans = make_plans(experiment)
+    find_unusable(experiment, plans, store)
+    runner = ComparisonRunner(experiment, store, Progress())
+    methods = [
+        {
+            "label": plan.name,
+            "method": plan.method.method,
+            "use_source": plan.method.use_source,
+            "not_applicable": plan.reason,
+            "settings": plan.settings,
+            "trials": len(plan.settings) * len(config.search_seeds) if plan.searches else 0,
+            "steps": [experiment.steps(plan.method, setting) for setting in plan.settings],
+            "runs": plan.count(experiment),
+            "finished": runner.count_finished([plan]),
+        }
+        for plan in plans
+    ]
+    return {
         "data": experiment.pair.describe(),
         "shared_labels": experiment.shared_labels_line,
         "warnings": experiment.pair.warnings,
@@ -81,7 +94,6 @@ def dry_run(config: Any, **overrides: Any) -> DryRun:
         "output_dir": config.output_dir,
         "methods": methods,
     }
-    return DryRun(summary, experiment.processes.is_main_process)
 
 
 def _data_lines(summary: dict[str, Any]) -> list[str]:

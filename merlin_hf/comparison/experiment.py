@@ -4,6 +4,7 @@ import gc
 import tempfile
 import time
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -38,13 +39,16 @@ class Experiment:
 
     Args:
         config ([`CompareConfig`]): the comparison.
+        root (`str` or `Path`, *optional*): the folder of `runs`, which several comparisons may share; `output_dir` if
+            not given.
 
     Raises:
         ConfigError: the data, the model or the metric are not there or do not fit together.
     """
 
-    def __init__(self, config: CompareConfig):
+    def __init__(self, config: CompareConfig, root: str | Path | None = None):
         self.config = config
+        self.root = Path(config.output_dir if root is None else root)
         self.folders = file_names(method.name for method in config.methods)
         self._folder = tempfile.TemporaryDirectory(prefix="merlin_hf-")  # Trainer wants one; nothing is kept there
         # Training arguments set up the processes when asked for the device; the state can then be asked.
@@ -60,7 +64,7 @@ class Experiment:
         self.metric = self._choose_metric()
         tags = names_by_output(self.labels) if self.is_of_tags else None
         self.compute_metrics = make_compute_metrics(self.labels.is_regression, tags)
-        self._encoded: dict[str, datasets.Dataset] = {}
+        self.encoded: dict[str, datasets.Dataset] = {}
 
     @property
     def is_of_tags(self) -> bool:
@@ -117,10 +121,10 @@ class Experiment:
 
     def encode(self, rows: Rows) -> datasets.Dataset:
         """Return the model's inputs and labels, made once for all runs that have these rows."""
-        if rows.identity not in self._encoded:
+        if rows.identity not in self.encoded:
             with self.processes.local_main_process_first():
-                self._encoded[rows.identity] = self.encoder(rows)
-        return self._encoded[rows.identity]
+                self.encoded[rows.identity] = self.encoder(rows)
+        return self.encoded[rows.identity]
 
     def make_run(self, method: MethodConfig, kind: str, seed: int, setting: dict[str, Any]) -> Run:
         """Describe a run, with all that determines its result."""
@@ -273,10 +277,10 @@ class Experiment:
 
     @property
     def files(self) -> list[str]:
-        """Return names of files that a comparison writes into `output_dir`, at least one of each folder in it."""
-        names = self.folders.values()
-        found = [*(f"runs/{name}/_" for name in names), *(f"errors/{name}.txt" for name in names)]
-        return [*TABLES, *found, *self.models.files(self.config.seeds)]
+        """Return names of files that a comparison writes into `root`, at least one of each folder in it."""
+        names, own = self.folders.values(), Path(self.config.output_dir).relative_to(self.root)
+        found = [*TABLES, *(f"errors/{name}.txt" for name in names), *self.models.files(self.config.seeds)]
+        return [*(f"runs/{name}/_" for name in names), *(str(own / name) for name in found)]
 
     def clean_up(self) -> None:
         """Free the memory of a finished run."""

@@ -18,11 +18,15 @@ from ..utils.lock import locked
 from ..utils.validation import ConfigError, first_sentence
 from .config import CompareConfig, MethodConfig, load_config
 from .experiment import Experiment, check_settings
+from .learning_curve import check_pool, configs_by_rows, curve_table, save_curve, summarize_curve
 from .metrics import is_better
 from .progress import Progress, make_progress, quiet
 from .results import advice_text, save_figure, summarize, table_text, write_csv
 from .store import FINAL, TRIAL, Run, RunStore
 from .workers import Answer, ComparisonError, Failure, check_can_work, start_workers
+
+
+CURVE = "learning_curve"
 
 
 @dataclass
@@ -97,9 +101,9 @@ class ComparisonResult:
     The tables of a comparison.
 
     Args:
-        summary (`dict`): all that is in `results.json`.
+        summary (`dict`): all that is in `results.json`, or in `learning_curve.json`.
         table (`str`): the table in Markdown, without the advice.
-        output_dir (`Path`): where they are, with `results.csv` and `comparison.png`.
+        output_dir (`Path`): where they are, with `results.csv` and `comparison.png`, or with `learning_curve.png`.
         is_main_process (`bool`): whether this is the process that wrote them.
     """
 
@@ -119,7 +123,9 @@ class ComparisonResult:
         return [method["label"] for method in self.summary["methods"] if method["status"] == "failed"]
 
 
-def compare(config: Any, *, show_progress: bool = True, **overrides: Any) -> ComparisonResult:
+def compare(
+    config: Any, *, rows: Sequence[int] | None = None, show_progress: bool = True, **overrides: Any
+) -> ComparisonResult:
     """
     Compare methods on a target task, with or without a source.
 
@@ -129,11 +135,13 @@ def compare(config: Any, *, show_progress: bool = True, **overrides: Any) -> Com
 
     Args:
         config (`str`, `os.PathLike`, `Mapping` or [`CompareConfig`]): a YAML file, its content, or as it is.
+        rows (`Sequence[int]`, *optional*): compare with each of these numbers of labelled target rows, in place of
+            `target.rows`. Each has its tables in a folder of `output_dir`, which gets a learning curve.
         show_progress (`bool`): show it on stderr.
         overrides: values of the configuration to replace, such as `seeds=[0, 1]`.
 
     Returns:
-        [`ComparisonResult`], the same on all processes.
+        [`ComparisonResult`], the same on all processes; with `rows` that of the learning curve.
 
     Raises:
         ConfigError: the configuration cannot be used; nothing has run then.
@@ -145,53 +153,103 @@ def compare(config: Any, *, show_progress: bool = True, **overrides: Any) -> Com
     >>> import merlin_hf
 
     >>> result = merlin_hf.compare("reviews.yaml", seeds=[0, 1, 2])
-    >>> print(result.table)
+    >>> print(result.text)
     ```
     """
     config = load_config(config, **overrides)
     check_can_draw("A comparison")
-    with quiet(), contextlib.ExitStack() as stack:
-        experiment = Experiment(config)
-        check_can_work(experiment)
-        is_main = experiment.processes.is_main_process
-        stack.enter_context(hold_output_dir(experiment))
-        store = RunStore(Path(config.output_dir) / "runs", is_main, experiment.metric)
-        with make_progress(is_main and show_progress) as progress:
-            if experiment.shared_labels_line is not None:
-                progress.say(experiment.shared_labels_line)
-            for warning in experiment.pair.warnings:
-                progress.say(f"Warning: {warning}")
-            plans = make_plans(experiment)
-            find_unusable(experiment, plans, store)
-            outcomes = ComparisonRunner(experiment, store, progress).run(plans)
-        result = save_tables(config, experiment, outcomes, is_main)
-        experiment.processes.wait_for_everyone()
+    with quiet():
+        experiments = load_experiments(config, rows)
+        first = next(iter(experiments.values()))
+        with hold_output_dir(list(experiments.values())):
+            plans = {number: make_plans(experiment) for number, experiment in experiments.items()}
+            results = {
+                number: _compare(experiment, plans[number], show_progress)
+                for number, experiment in experiments.items()
+            }
+            if rows is None:
+                return results[None]
+            return save_learning_curve(first, {number: one.summary for number, one in results.items()})
+
+
+def load_experiments(config: CompareConfig, rows: Sequence[int] | None) -> dict[Any, Experiment]:
+    """
+    Return the comparison, or one for each number of labelled rows.
+
+    Args:
+        config ([`CompareConfig`]): the configuration.
+        rows (`Sequence[int]`, *optional*): the numbers of rows; the key is `None` if not given.
+
+    Raises:
+        ConfigError: one cannot be done.
+    """
+    if rows is None:
+        experiments: dict[Any, Experiment] = {None: Experiment(config)}
+    else:
+        configs = configs_by_rows(config, rows)
+        experiments = {number: Experiment(one, config.output_dir) for number, one in configs.items()}
+        for number, experiment in experiments.items():
+            check_pool(number, len(experiment.pair.pool))
+            experiment.encoded = experiments[min(configs)].encoded
+    check_can_work(next(iter(experiments.values())))
+    return experiments
+
+
+def _compare(experiment: Experiment, plans: list[MethodPlan], show_progress: bool) -> ComparisonResult:
+    """Have the runs of one comparison done, and write its tables."""
+    is_main, rows = experiment.processes.is_main_process, experiment.config.target.rows
+    store = RunStore(experiment.root / "runs", is_main, experiment.metric)
+    with make_progress(is_main and show_progress) as progress:
+        if experiment.root != Path(experiment.config.output_dir):
+            progress.say(f"{rows} labelled rows")
+        if experiment.shared_labels_line is not None:
+            progress.say(experiment.shared_labels_line)
+        for warning in experiment.pair.warnings:
+            progress.say(f"Warning: {warning}")
+        find_unusable(experiment, plans, store)
+        outcomes = ComparisonRunner(experiment, store, progress).run(plans)
+    result = save_tables(experiment.config, experiment, outcomes, is_main)
+    experiment.processes.wait_for_everyone()
     if all(outcome.status != "ok" for outcome in outcomes):
         reasons = "; ".join(f"{outcome.plan.name}: {outcome.reason}" for outcome in outcomes)
         raise ComparisonError(f"No method could be run. {reasons}")
     return result
 
 
+def save_learning_curve(experiment: Experiment, summaries: dict[int, dict[str, Any]]) -> ComparisonResult:
+    """Write `learning_curve.json`, `learning_curve.md` and `learning_curve.png`."""
+    summary, root, is_main = summarize_curve(summaries), experiment.root, experiment.processes.is_main_process
+    result = ComparisonResult(summary, curve_table(summary), root, is_main)
+    if is_main:
+        write_text(root / f"{CURVE}.json", to_json(summary, indent=2) + "\n")
+        write_text(root / f"{CURVE}.md", result.text)
+        save_curve(summary, root / f"{CURVE}.png")
+    experiment.processes.wait_for_everyone()
+    return result
+
+
 @contextlib.contextmanager
-def hold_output_dir(experiment: Experiment, lock: bool = True) -> Iterator[None]:
+def hold_output_dir(experiments: Sequence[Experiment], lock: bool = True) -> Iterator[None]:
     """
-    Check that the results can be written, and keep other comparisons out of `output_dir` until the end.
+    Check that the results can be written, and keep other comparisons out of the folder until the end.
 
     Args:
-        experiment ([`Experiment`]): knows the folder and the names of the files.
+        experiments (`Sequence[Experiment]`): know the folder, which is the same for all, and the names of the files.
         lock (`bool`): keep others out.
 
     Raises:
         FileError: the results cannot be written, or another comparison runs there; on all processes alike.
     """
-    folder = experiment.config.output_dir
+    root = experiments[0].root
+    files = [file for experiment in experiments for file in experiment.files]
+    curve = [f"{CURVE}.{ending}" for ending in ("json", "md", "png")] if len(experiments) > 1 else []
     problem: list[FileError | None] = [None]
     with contextlib.ExitStack() as stack:
-        if experiment.processes.is_main_process:
+        if experiments[0].processes.is_main_process:
             try:
-                check_output_dir(folder, experiment.files)
+                check_output_dir(str(root), [*files, *curve])
                 if lock:
-                    stack.enter_context(locked(Path(folder, "runs", ".lock"), folder, "merlin-hf compare"))
+                    stack.enter_context(locked(root / "runs" / ".lock", str(root), "merlin-hf compare"))
             except FileError as error:
                 problem = [error]
         found = broadcast_object_list(problem)[0]

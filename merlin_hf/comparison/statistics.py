@@ -37,6 +37,15 @@ def mean_and_spread(scores: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(scores)), spread
 
 
+def mean_interval(scores: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean by the t distribution; `None` for one score, or where one is NaN."""
+    mean, spread = mean_and_spread(scores)
+    if spread is None or math.isnan(spread):
+        return None
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(scores) - 1)) * spread / math.sqrt(len(scores))
+    return mean - half, mean + half
+
+
 def paired_difference(scores: Sequence[float], reference: Sequence[float]) -> PairedDifference:
     """
     Test the difference of two methods over seeds by a paired t-test.

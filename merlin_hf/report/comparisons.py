@@ -39,6 +39,7 @@ class MethodScores:
         seconds (`dict[int, float]`): of training, by seed.
         reason (`str`, *optional*): why there are no scores.
         means (`dict[str, float]`): the means over seeds of all metrics that were computed.
+        keys (`dict[int, str]`): what names the runs, by seed, where it is known.
     """
 
     label: str
@@ -46,6 +47,7 @@ class MethodScores:
     seconds: dict[int, float] = field(default_factory=dict)
     reason: str | None = None
     means: dict[str, float] = field(default_factory=dict)
+    keys: dict[int, str] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -56,6 +58,10 @@ class MethodScores:
     def spread(self) -> float | None:
         """The sample standard deviation over seeds; `None` where there are fewer than two."""
         return float(np.std(list(self.scores.values()), ddof=1)) if len(self.scores) > 1 else None
+
+    def is_of_the_runs_of(self, other: "MethodScores") -> bool:
+        """Return whether the very same runs are behind both, as of a comparison and a learning curve in one folder."""
+        return self.scores == other.scores and self.keys == other.keys and self.scores.keys() == self.keys.keys()
 
     @property
     def mean_seconds(self) -> float:
@@ -413,7 +419,8 @@ def _read_method(method: Any, metric: str) -> MethodScores:
             )
         seconds[int(seed)] = float(took)
     means = metric_means(runs) if all("metrics" in run for run in runs.values()) else {}
-    return MethodScores(label, scores, seconds, means=means)
+    keys = {int(seed): str(run["key"]) for seed, run in runs.items() if "key" in run}
+    return MethodScores(label, scores, seconds, means=means, keys=keys)
 
 
 def _short(value: Any) -> str:
@@ -441,7 +448,11 @@ def _data_name(section: dict[str, Any], name: str) -> str:
 
 
 def _merge(one: Comparison, other: Comparison) -> Comparison:
-    twice = sorted(one.methods.keys() & other.methods.keys())
+    twice = sorted(
+        label
+        for label in one.methods.keys() & other.methods.keys()
+        if not one.methods[label].is_of_the_runs_of(other.methods[label])
+    )
     files, pair = f"{visible(one.files[0])!r} and {visible(other.files[0])!r}", visible(one.pair)
     if twice:
         raise ConfigError(f"{files} both have {visible(twice[0])!r} on {pair} with {one.rows} rows: leave one out.")
