@@ -28,6 +28,7 @@ def add_report_parser(commands: argparse._SubParsersAction) -> argparse.Argument
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="folders or files")
     parser.add_argument("--output_dir", help="write results.md, its figures (PNG and SVG) and report.json there")
+    parser.add_argument("--html", metavar="FILE", help="write one HTML file, with figures and tables that sort, there")
     parser.add_argument("--json", action="store_true", help="print report.json instead of results.md")
     add_data_arguments(parser)
     parser.add_argument(
@@ -42,8 +43,8 @@ def report(arguments: argparse.Namespace) -> int:
     with contextlib.redirect_stdout(sys.stderr):
         text, summary, damaged = _report(arguments)
     print(summary if arguments.json else text, end="")
-    if arguments.output_dir is not None:
-        print(f"Report in {visible(arguments.output_dir)}", file=sys.stderr)
+    for written in filter(None, (arguments.output_dir, arguments.html)):
+        print(f"Report in {visible(written)}", file=sys.stderr)
     if not damaged:
         return 0
     for name, problem in damaged.items():
@@ -53,8 +54,9 @@ def report(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:
     """Return the report as Markdown, what it says as JSON, and why something was left out, by name."""
-    from ..report.run import name_of
-    from ..report.write import RESULTS, left_out
+    from ..report import run, write
+    from ..report.blocks import RESULTS, to_markdown, write_blocks
+    from ..report.html import to_html
     from ..utils.figures import check_can_draw
     from ..utils.files import check_output_dir, file_name, to_json, write_text
 
@@ -62,40 +64,45 @@ def _report(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:
     runs, others = _sorted_paths([Path(path) for path in arguments.paths], arguments)
     is_alone = len(runs) + len(others) == 1
     # Beside other reports, each run has a folder of its own.
-    folders = {path: "" if is_alone else file_name(name_of(path)) for path in runs}
-    if arguments.output_dir is not None:
+    folders = {path: "" if is_alone else file_name(run.name_of(path)) for path in runs}
+    root = None if arguments.output_dir is None else Path(arguments.output_dir)
+    if root is not None:
         names = [f"{folder}/{RESULTS}" if folder else RESULTS for folder in folders.values()]
         check_output_dir(arguments.output_dir, [SUMMARY, *([RESULTS] if others else []), *names])
-    texts, files = [], []
-    damaged: dict[str, str] = {}
-    found: dict[str, Any] = {"comparisons": [], "ranks": None, "left_out": [], "runs": []}
+    if arguments.html is not None:
+        check_output_dir(Path(arguments.html).parent, [Path(arguments.html).name], option="html")
+    has_output = root is not None or arguments.html is not None
+    found: dict[str, Any] = {"comparisons": [], "ranks": None, "left_out": [], "runs": [], "damaged": {}}
+    damaged = found["damaged"]
+    reports: list[tuple[str, list[Any], str]] = []  # the folder, the blocks and the comment of each
     problems: list[Exception] = []
     if others:
         try:
-            written = _report_comparisons(others, arguments.output_dir, found, damaged)
-            texts.append(written.text)
-            files += written.files
+            reports.append(("", _of_comparisons(others, found, has_output), write.COMMENT))
         except ValueError as error:
             if not runs or not damaged:
                 raise
             problems.append(error)
     for path, name in folders.items():
         try:
-            written = _report_run(path, name, arguments, found)
+            reports.append((name, _of_run(path, arguments, found), run.COMMENT))
         except (ValueError, OSError, RuntimeError) as error:
             problems.append(error)
             damaged[str(path)] = str(error)
-            continue
-        texts.append(written.text)
-        files += [f"{name}/{file}" if name else file for file in written.files]
-    if not texts:
+    if not reports:
         raise problems[0] if isinstance(problems[0], ValueError | OSError) else ValueError(str(problems[0]))
-    if runs and damaged:
-        texts.append("\n\n".join(left_out({short_path(name): problem for name, problem in damaged.items()})) + "\n")
-    found["damaged"] = damaged
+    files: list[str] = []
+    for name, blocks, comment in reports if root is not None else ():
+        files += [str(Path(name, file)) for file in write_blocks(blocks, root / name, comment)]
+    texts = [to_markdown(blocks, comment, with_pictures=root is not None) for _, blocks, comment in reports]
+    rest = write.left_out({short_path(name): problem for name, problem in damaged.items()}) if runs and damaged else []
+    if rest:
+        texts.append(to_markdown(rest))
+    if arguments.html is not None:
+        write_text(Path(arguments.html), to_html([*(block for _, blocks, _ in reports for block in blocks), *rest]))
     summary = to_json({**found, "files": [*files, SUMMARY] if files else []}, indent=2) + "\n"
-    if arguments.output_dir is not None:
-        write_text(Path(arguments.output_dir) / SUMMARY, summary)
+    if root is not None:
+        write_text(root / SUMMARY, summary)
     return "\n".join(texts), summary, damaged
 
 
@@ -127,41 +134,37 @@ def _sorted_paths(paths: list[Path], arguments: argparse.Namespace) -> tuple[lis
     return runs, others
 
 
-def _report_comparisons(
-    paths: list[Path], output_dir: str | None, found: dict[str, Any], damaged: dict[str, str]
-) -> Any:
-    """Report on comparisons, and note in `found` what they are, and in `damaged` which files were left out."""
+def _of_comparisons(paths: list[Path], found: dict[str, Any], with_figures: bool) -> list[Any]:
+    """Return a report on comparisons, and note in `found` what they are, and which files were left out."""
     from ..report.comparisons import read_result_files
     from ..report.summary import comparison_summary, ranked, ranks_summary
-    from ..report.write import make_report
+    from ..report.write import comparison_blocks
 
     read = read_result_files(paths)
     for name in read.others:
         print(f"Not of a comparison, left out: {visible(name)}", file=sys.stderr)
-    damaged.update(read.damaged)
-    comparisons = read.comparisons
-    found["comparisons"] = [comparison_summary(comparison) for comparison in comparisons]
-    found["ranks"], found["ranked"] = ranks_summary(comparisons), ranked(comparisons)
+    found["damaged"].update(read.damaged)
+    found["comparisons"] = [comparison_summary(comparison) for comparison in read.comparisons]
+    found["ranks"], found["ranked"] = ranks_summary(read.comparisons), ranked(read.comparisons)
     found["left_out"] = read.others
-    return make_report(comparisons, output_dir, read.damaged)
+    return comparison_blocks(read.comparisons, read.damaged, with_figures)
 
 
-def _report_run(path: Path, name: str, arguments: argparse.Namespace, found: dict[str, Any]) -> Any:
-    """Report on a run, in the folder `name` of `output_dir`, and note in `found` what it is."""
+def _of_run(path: Path, arguments: argparse.Namespace, found: dict[str, Any]) -> list[Any]:
+    """Return a report on a run, and note in `found` what it is."""
     from ..report.curves import read_log_history
     from ..report.final import final_score
-    from ..report.run import make_run_report, name_of
+    from ..report.run import name_of, run_blocks
     from ..report.summary import run_summary
 
     has_data = any(getattr(arguments, origin) is not None for origin in ORIGINS)
     history = read_log_history(path)
     score = final_score(path, history)
     known = _on_data(str(path if path.is_dir() else path.parent), arguments) if has_data else {}
-    folder = None if arguments.output_dir is None else Path(arguments.output_dir) / name
-    written = make_run_report(path, folder, **known)
+    blocks = run_blocks(path, **known)
     labelled = {key: value for key, value in known.items() if key != "features"}
     found["runs"].append(run_summary(name_of(path), history, **labelled, score=score))
-    return written
+    return blocks
 
 
 def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:

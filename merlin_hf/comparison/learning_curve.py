@@ -159,7 +159,7 @@ def save_curve(summary: dict[str, Any], path: Path) -> None:
     write_figure(figure, path)
 
 
-def chosen_curves(curves: Mapping[str, Curve], reference: str) -> dict[str, Curve]:
+def chosen_curves(curves: Mapping[str, Any], reference: str) -> dict[str, Any]:
     """Return at most [`MOST_LINES`] of the curves: the reference, then the first of the others."""
     known = {label: curve for label, curve in curves.items() if curve}
     ordered = sorted(known, key=lambda label: label != reference)
@@ -177,6 +177,8 @@ def draw_curves(axes: Any, curves: Mapping[str, Curve], metric: str) -> None:
     """
     ticks = sorted({rows for curve in curves.values() for rows, _ in curve})
     for place, ((label, curve), (color, marker)) in enumerate(zip(curves.items(), STYLES, strict=False)):
+        if not curve:  # in this panel of several
+            continue
         shift = 1.015 ** (place - (len(curves) - 1) / 2)  # bars beside one another
         limits = [mean_interval(scores) for _, scores in curve]
         means = [float(np.mean(scores)) for _, scores in curve]

@@ -8,7 +8,8 @@ wins, learning curves and costs. Figures are `matplotlib.figure.Figure` objects,
 from .comparisons import Comparison, MethodScores, read_comparisons
 from .confusion import confusion_figure, confusion_matrix
 from .curves import training_curves
-from .figures import cost_figure, learning_curve_figure, win_figure
+from .figures import cost_figure, learning_curve_figure
+from .html import to_html
 from .projection import principal_components, projection_figure
 from .ranks import average_ranks, mean_ranks, win_counts
 from .write import write_report
@@ -26,8 +27,8 @@ __all__ = [
     "principal_components",
     "projection_figure",
     "read_comparisons",
+    "to_html",
     "training_curves",
     "win_counts",
-    "win_figure",
     "write_report",
 ]

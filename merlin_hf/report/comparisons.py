@@ -40,6 +40,7 @@ class MethodScores:
         reason (`str`, *optional*): why there are no scores.
         means (`dict[str, float]`): the means over seeds of all metrics that were computed.
         keys (`dict[int, str]`): what names the runs, by seed, where it is known.
+        has_source (`bool`): it trained on the source, as far as it is told.
     """
 
     label: str
@@ -48,6 +49,7 @@ class MethodScores:
     reason: str | None = None
     means: dict[str, float] = field(default_factory=dict)
     keys: dict[int, str] = field(default_factory=dict)
+    has_source: bool = False
 
     @property
     def mean(self) -> float:
@@ -112,6 +114,10 @@ class Comparison:
     def gain(self, label: str) -> float:
         """Return a method's mean score, with the sign that makes more the better; NaN where it has none."""
         return self.sign * self.methods[label].mean if label in self.methods else math.nan
+
+    def has(self, label: str) -> bool:
+        """Return whether a method has a mean score that is a number."""
+        return math.isfinite(self.gain(label))
 
 
 def find_files(paths: Iterable[str | os.PathLike]) -> list[tuple[Path, str]]:
@@ -420,7 +426,8 @@ def _read_method(method: Any, metric: str) -> MethodScores:
         seconds[int(seed)] = float(took)
     means = metric_means(runs) if all("metrics" in run for run in runs.values()) else {}
     keys = {int(seed): str(run["key"]) for seed, run in runs.items() if "key" in run}
-    return MethodScores(label, scores, seconds, means=means, keys=keys)
+    has_source = bool(method.get("use_source"))
+    return MethodScores(label, scores, seconds, means=means, keys=keys, has_source=has_source)
 
 
 def _short(value: Any) -> str:

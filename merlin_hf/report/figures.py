@@ -1,16 +1,14 @@
-"""Draw comparisons: scores against labelled rows and against time, and which method beats which."""
+"""Draw comparisons: scores against labelled rows, and against time."""
 
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..utils.figures import new_figure
+from ..comparison.learning_curve import chosen_curves, draw_curves
 from ..utils.markdown import figure_text
 from .comparisons import Comparison, by_pair
-from .plotting import REFERENCE_COLOR, color_map, panels
-from .ranks import win_counts
+from .plotting import COLORS, REFERENCE_COLOR, panels
+from .ranks import mean_ranks
 
 
 if TYPE_CHECKING:
@@ -19,7 +17,9 @@ if TYPE_CHECKING:
 
 def learning_curve_figure(comparisons: Sequence[Comparison]) -> "Figure | None":
     """
-    Draw scores against the number of labelled target rows, with bands of one standard deviation over seeds.
+    Draw scores against the number of labelled target rows, with 95 % intervals over seeds.
+
+    Five methods at most are drawn, the same in all panels: the reference, and those of the best mean ranks.
 
     Args:
         comparisons (`Sequence[Comparison]`): a panel for each pair with two numbers of rows at least.
@@ -27,37 +27,23 @@ def learning_curve_figure(comparisons: Sequence[Comparison]) -> "Figure | None":
     Returns:
         `None` where there is no such pair.
     """
-    pairs = {
-        pair: of_pair
-        for pair, of_pair in by_pair(comparisons).items()
-        if len({comparison.rows for comparison in of_pair}) > 1
-    }
+    pairs = {pair: of_pair for pair, of_pair in by_pair(comparisons).items() if len({one.rows for one in of_pair}) > 1}
     if not pairs:
         return None
-    colors = _colors(comparisons)
+    labels = dict.fromkeys([*mean_ranks(comparisons), *(label for one in comparisons for label in one.methods)])
+    curves = {
+        label: {
+            pair: [(one.rows, list(one.methods[label].scores.values())) for one in of_pair if one.has(label)]
+            for pair, of_pair in pairs.items()
+        }
+        for label in labels
+    }
+    drawn = {label: of_pairs for label, of_pairs in curves.items() if any(of_pairs.values())}
+    chosen = chosen_curves(drawn, comparisons[0].reference)
     figure, all_axes = panels(len(pairs))
     for axes, (pair, of_pair) in zip(all_axes, pairs.items(), strict=False):
-        for label, color in colors.items():
-            found = [
-                (comparison.rows, comparison.methods[label])
-                for comparison in of_pair
-                if math.isfinite(comparison.gain(label))
-            ]
-            if not found:
-                continue
-            rows = [count for count, _ in found]
-            means = np.array([method.mean for _, method in found])
-            spreads = np.array([method.spread or 0.0 for _, method in found])
-            width = 2.2 if color == REFERENCE_COLOR else 1.2
-            axes.plot(rows, means, marker="o", markersize=3, label=figure_text(label), color=color, linewidth=width)
-            axes.fill_between(rows, means - spreads, means + spreads, color=color, alpha=0.12, linewidth=0)
-        axes.set_xscale("log")
-        ticks = sorted({comparison.rows for comparison in of_pair})
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
-        axes.set_xticks([], minor=True)
+        draw_curves(axes, {label: drawn[label][pair] for label in chosen}, of_pair[0].metric)
         axes.set_title(figure_text(pair), fontsize="medium")
-        axes.set_xlabel("labelled target rows")
-        axes.set_ylabel(figure_text(of_pair[0].metric))
     _legend(figure, all_axes)
     return figure
 
@@ -75,68 +61,27 @@ def cost_figure(comparisons: Sequence[Comparison]) -> "Figure | None":
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     largest = [of_pair[-1] for of_pair in by_pair(comparisons).values()]
-    largest = [
-        comparison for comparison in largest if any(method.mean_seconds > 0 for method in comparison.methods.values())
-    ]
+    largest = [one for one in largest if any(method.mean_seconds > 0 for method in one.methods.values())]
     if not largest:
         return None
-    colors = _colors(comparisons)
     figure, all_axes = panels(len(largest))
     for axes, comparison in zip(all_axes, largest, strict=False):
-        for label, color in colors.items():
-            method = comparison.methods.get(label)
-            if method is None or not (math.isfinite(method.mean) and method.mean_seconds > 0):
+        for label, method in comparison.methods.items():
+            if not (math.isfinite(method.mean) and method.mean_seconds > 0):
                 continue
-            spread = method.spread or 0
-            axes.errorbar(method.mean_seconds, method.mean, yerr=spread, fmt="o", color=color, capsize=2)
-            axes.annotate(
-                figure_text(label),
-                (method.mean_seconds, method.mean),
-                xytext=(4, 3),
-                textcoords="offset points",
-                fontsize="x-small",
-            )
+            color = REFERENCE_COLOR if label == comparison.reference else COLORS[0]
+            at = (method.mean_seconds, method.mean)
+            axes.errorbar(*at, yerr=method.spread or 0, fmt="o", color=color, capsize=2)
+            axes.annotate(figure_text(label), at, xytext=(4, 3), textcoords="offset points", fontsize="x-small")
         axes.margins(x=0.2)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_title(f"{figure_text(comparison.pair)}, {comparison.rows} rows", fontsize="medium")
-        axes.set_xlabel("seconds of training")
-        axes.set_ylabel(figure_text(comparison.metric))
+        axes.set_xlabel("seconds of training (log scale)")
+        axes.set_ylabel(f"{figure_text(comparison.metric)} (bars: 1 SD)")
     return figure
-
-
-def win_figure(comparisons: Sequence[Comparison], labels: Sequence[str]) -> "Figure":
-    """
-    Draw how often the row beats the column, in brackets how often significantly, coloured by the share.
-
-    Args:
-        comparisons (`Sequence[Comparison]`): as from [`~merlin_hf.report.read_comparisons`].
-        labels (`Sequence[str]`): in the order of the rows and columns.
-    """
-    wins, significant, counted = win_counts(comparisons, labels)
-    size = 1.8 + 0.6 * len(labels)
-    figure = new_figure(size + 0.8, size)
-    axes = figure.add_subplot()
-    shares = np.divide(wins, counted, out=np.full(wins.shape, np.nan), where=counted > 0)
-    image = axes.imshow(shares, cmap="RdBu", vmin=0, vmax=1)
-    for row, column in np.ndindex(*wins.shape):
-        if counted[row, column]:
-            color = "white" if abs(shares[row, column] - 0.5) > 0.35 else "black"
-            text = f"{wins[row, column]}\n({significant[row, column]})"
-            axes.text(column, row, text, ha="center", va="center", fontsize="x-small", color=color)
-    names = [figure_text(label) for label in labels]
-    axes.set_xticks(range(len(labels)), names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(labels)), names)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="share of comparisons in which the row beats the column")
-    return figure
-
-
-def _colors(comparisons: Sequence[Comparison]) -> dict[str, str]:
-    labels = {label for comparison in comparisons for label in comparison.methods}
-    references = {comparison.reference for comparison in comparisons}
-    return color_map(labels, references.pop() if len(references) == 1 else None)
 
 
 def _legend(figure: "Figure", all_axes: Sequence[Any]) -> None:
@@ -145,11 +90,6 @@ def _legend(figure: "Figure", all_axes: Sequence[Any]) -> None:
     for axes in all_axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside lower center",
-        ncols=min(len(handles), 3 * min(len(all_axes), 3)),
-        frameon=False,
-        fontsize="small",
-    )
+    columns = min(len(handles), 3 * min(len(all_axes), 3))
+    where = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": "small"}
+    figure.legend(list(handles.values()), list(handles), **where)

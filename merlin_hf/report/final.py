@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from ..utils.files import FileError, read_json
 from ..utils.log_history import NO_RESULT_PREFIXES, NO_RESULTS, is_number, last_evaluations, metric_title
 from ..utils.markdown import visible
-from ..utils.tables import markdown_table, shown
+from ..utils.tables import shown
 from ..utils.validation import ConfigError
+from .blocks import Block, Heading, Table, Text
 
 
 # What `Trainer.save_metrics` writes: the evaluation alone first, as the other file may hold that of an earlier run.
@@ -49,11 +50,11 @@ def final_score(folder: str | Path, history: list[dict[str, Any]]) -> FinalScore
     return FinalScore(found, "trainer_state.json", None) if found else None
 
 
-def score_section(score: FinalScore) -> str:
-    """Return the metrics as a section in Markdown."""
-    rows = [(_title(name), shown(value)) for name, value in score.metrics.items()]
+def score_blocks(score: FinalScore) -> list[Block]:
+    """Return the metrics as a section."""
     counted = "" if score.rows is None else f" on {score.rows:,} rows"
-    return f"## Final score\n\nOf the last evaluation{counted}.\n\n{markdown_table(('metric', 'value'), rows)}"
+    rows = [(_title(name), shown(value)) for name, value in score.metrics.items()]
+    return [Heading("Final score"), Text(f"Of the last evaluation{counted}."), Table(("metric", "value"), rows)]
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

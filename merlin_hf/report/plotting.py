@@ -1,7 +1,7 @@
 """Colours, panels and formats of the figures in reports."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ PANEL = (4.2, 3.2)  # inches
 PANELS_A_ROW = 3
 MOST_PANELS = 60  # more would make a figure that no program shows
 FORMATS = ("png", "svg")
-# Against which dots and lines of the reference, in red, can be told.
+# Of lines and dots; those of the reference are red.
 COLORS = (
     "#4c72b0", "#55a868", "#8172b3", "#ccb974", "#64b5cd", "#8c8c8c", "#dd8452", "#937860", "#da8bc3", "#2f6f4f",
     "#1f3b70", "#a3a500", "#00868b", "#5e4fa2", "#b07aa1", "#444444",
@@ -45,13 +45,6 @@ def tidy(axes: Any) -> None:
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def color_map(labels: Iterable[str], reference: str | None = None) -> dict[str, str]:
-    """Return a colour for each label, the same in all figures of the same labels; red for the reference."""
-    others = [label for label in sorted(set(labels)) if label != reference]
-    colors = {label: COLORS[place % len(COLORS)] for place, label in enumerate(others)}
-    return colors if reference is None else {**colors, reference: REFERENCE_COLOR}
 
 
 def save(figure: "Figure", folder: Path, name: str, formats: Sequence[str] = FORMATS) -> list[str]:

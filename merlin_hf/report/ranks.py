@@ -54,7 +54,7 @@ def balanced(comparisons: Sequence[Comparison]) -> list[Comparison]:
 def complete_methods(comparisons: Sequence[Comparison]) -> list[str]:
     """Return the labels with a score in every comparison, sorted: ranks among different methods cannot be averaged."""
     labels = sorted({label for comparison in comparisons for label in comparison.methods})
-    return [label for label in labels if all(math.isfinite(comparison.gain(label)) for comparison in comparisons)]
+    return [label for label in labels if all(comparison.has(label) for comparison in comparisons)]
 
 
 def ranks_of_pairs(comparisons: Sequence[Comparison], labels: Sequence[str]) -> tuple[list[str], np.ndarray]:

@@ -5,23 +5,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ..utils.files import write_text
 from ..utils.log_history import training_table
-from ..utils.markdown import escape, visible
+from ..utils.markdown import visible
 from ..utils.probabilities import probability_metrics, reliability
-from ..utils.tables import markdown_table, shown
+from ..utils.tables import shown
 from ..utils.validation import ConfigError
+from .blocks import Block, Heading, Picture, Table, Text, to_markdown, write_blocks
 from .confusion import confusion_figure, confusion_matrix
 from .curves import has_curves, read_log_history, training_curves
-from .final import final_score, score_section
-from .plotting import save
+from .final import final_score, score_blocks
 from .projection import projection_figure
 from .reliability import reliability_figure
-from .summary import Report
 
 
-HEADER = "<!-- Written by `merlin-hf report` from the files of a run; do not edit. -->"
-RESULTS = "results.md"
+COMMENT = "Written by `merlin-hf report` from the files of a run; do not edit."
 
 
 def write_run_report(
@@ -52,7 +49,10 @@ def write_run_report(
         FileNotFoundError: there is no state of a Trainer.
         ConfigError: it has logged nothing.
     """
-    return make_run_report(folder, output_dir, references, predictions, features, names, logits).text
+    blocks = run_blocks(folder, references, predictions, features, names, logits)
+    if output_dir is not None:
+        list(write_blocks(blocks, Path(output_dir), COMMENT))
+    return to_markdown(blocks, COMMENT, with_pictures=output_dir is not None)
 
 
 def name_of(path: str | Path) -> str:
@@ -61,50 +61,38 @@ def name_of(path: str | Path) -> str:
     return (path if path.is_dir() else path.parent).resolve().name or "run"
 
 
-def make_run_report(
+def run_blocks(
     folder: str | Path,
-    output_dir: str | Path | None = None,
     references: np.ndarray | None = None,
     predictions: np.ndarray | None = None,
     features: Mapping[str, np.ndarray] | None = None,
     names: Sequence[str] | None = None,
     logits: np.ndarray | None = None,
-) -> Report:
-    """Do as [`write_run_report`]; return the names of the files as well."""
+) -> list[Block]:
+    """Return a report on a run; the arguments and errors are those of [`write_run_report`]."""
     history = read_log_history(folder)
-    figures = {}
+    pictures = []
     if has_curves(history):
-        figures["training_curves"] = ("The course of training", training_curves(history))
+        pictures.append(Picture("training_curves", "The course of training", training_curves(history)))
     if references is not None and predictions is not None and names is not None:
-        matrix = confusion_matrix(references, predictions, len(names))
-        figures["confusion_matrix"] = ("Classes and what they are taken for", confusion_figure(matrix, names))
+        figure = confusion_figure(confusion_matrix(references, predictions, len(names)), names)
+        pictures.append(Picture("confusion_matrix", "Classes and what they are taken for", figure))
     if logits is not None and references is not None:
-        title = "How often the model is right, by how sure it is"
-        figures["reliability"] = (title, reliability_figure(reliability(logits, references)))
+        figure = reliability_figure(reliability(logits, references))
+        pictures.append(Picture("reliability", "How often the model is right, by how sure it is", figure))
     if features and references is not None:
         title = "The target's features, by the two directions in which they vary most"
-        figures["features"] = (title, projection_figure(features, references, names))
+        pictures.append(Picture("features", title, projection_figure(features, references, names)))
     rows, score = training_table(history), final_score(folder, history)
-    if not rows and not figures and score is None:
+    if not rows and not pictures and score is None:
         raise ConfigError(
             f"The run in {visible(folder)!r} has logged nothing: set `logging_steps` or `eval_strategy`."
         )
-    parts = [HEADER, f"# {escape(name_of(folder))}"]
-    if score is not None:
-        parts.append(score_section(score))
+    blocks: list[Block] = [Heading(name_of(folder), 1), *(score_blocks(score) if score is not None else ())]
     if rows:
-        parts.append("## Course of training")
-        parts.append(markdown_table(list(rows[0]), [list(row.values()) for row in rows]))
+        blocks += [Heading("Course of training"), Table(list(rows[0]), [list(row.values()) for row in rows])]
     if logits is not None and references is not None:
-        scores = probability_metrics(logits, references)
-        parts.append(f"## Probabilities\n\nOf {len(references)} rows, the lower the better.")
-        parts.append(markdown_table(["metric", "value"], [[name, shown(value)] for name, value in scores.items()]))
-    if output_dir is None:
-        return Report("\n\n".join(parts) + "\n", [])
-    files = [RESULTS]
-    for name, (title, figure) in figures.items():
-        files += save(figure, Path(output_dir), name)
-        parts.append(f"![{title}]({name}.png)\n\n{title} ([SVG]({name}.svg)).")
-    text = "\n\n".join(parts) + "\n"
-    write_text(Path(output_dir) / RESULTS, text)
-    return Report(text, files)
+        scores = [[name, shown(value)] for name, value in probability_metrics(logits, references).items()]
+        blocks += [Heading("Probabilities"), Text(f"Of {len(references)} rows, the lower the better.")]
+        blocks.append(Table(["metric", "value"], scores))
+    return [*blocks, *pictures]

@@ -1,7 +1,7 @@
 """The content of a report as plain values, for programs."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -11,13 +11,6 @@ from .confusion import confusion_matrix
 from .curves import shown_series
 from .final import FinalScore
 from .ranks import balanced, compared_with_reference, mean_ranks
-
-
-class Report(NamedTuple):
-    """A text in Markdown, and the names of the files that were written with it."""
-
-    text: str
-    files: list[str]
 
 
 def comparison_summary(comparison: Comparison) -> dict[str, Any]:

@@ -1,23 +1,33 @@
-"""A report on comparisons: `results.md` with its figures."""
+"""A report on comparisons: scores, ranks, wins and figures."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from ..comparison.advice import advise
 from ..comparison.metrics import LOWER_IS_BETTER, METRICS
-from ..utils.files import short_paths, write_text
-from ..utils.markdown import code, escape, visible
-from .comparisons import Comparison, by_pair
-from .figures import cost_figure, learning_curve_figure, win_figure
-from .plotting import save
-from .ranks import LEAST_PAIRS, balanced, can_test, groups, mean_ranks, wilcoxon_holm
-from .summary import Report
-from .tables import all_labels, incomplete_methods, other_scores, problems, rank_table, score_table, win_table
+from ..utils.files import short_paths
+from ..utils.markdown import visible
+from .blocks import Block, Cell, Heading, Item, Items, Picture, Table, Text, to_markdown, write_blocks
+from .comparisons import Comparison, MethodScores, by_pair
+from .figures import cost_figure, learning_curve_figure
+from .ranks import (
+    LEAST_PAIRS,
+    SIGNIFICANCE,
+    balanced,
+    can_test,
+    compared_with_reference,
+    complete_methods,
+    groups,
+    mean_ranks,
+    ranks_of_pairs,
+    wilcoxon_holm,
+    win_counts,
+)
 
 
-HEADER = "<!-- Written by `merlin-hf report` from result files; do not edit. -->"
-RESULTS = "results.md"
+COMMENT = "Written by `merlin-hf report` from result files; do not edit."
 
 
 def write_report(comparisons: Sequence[Comparison], output_dir: str | Path | None = None) -> str:
@@ -32,158 +42,250 @@ def write_report(comparisons: Sequence[Comparison], output_dir: str | Path | Non
     Returns:
         `str`: the text of `results.md`, without the figures where none are written.
     """
-    return make_report(comparisons, output_dir).text
+    blocks = comparison_blocks(comparisons, with_figures=output_dir is not None)
+    if output_dir is not None:
+        list(write_blocks(blocks, Path(output_dir), COMMENT))
+    return to_markdown(blocks, COMMENT, with_pictures=output_dir is not None)
 
 
-def make_report(
-    comparisons: Sequence[Comparison], output_dir: str | Path | None = None, damaged: Mapping[str, str] | None = None
-) -> Report:
+def comparison_blocks(
+    comparisons: Sequence[Comparison], damaged: Mapping[str, str] | None = None, with_figures: bool = True
+) -> list[Block]:
     """
-    Do as [`write_report`]; return the names of the files as well.
+    Return a report on comparisons.
 
     Args:
-        comparisons, output_dir: as for [`write_report`].
+        comparisons (`Sequence[Comparison]`): as from [`~merlin_hf.report.read_comparisons`].
         damaged (`Mapping[str, str]`, *optional*): why files were left out, by name.
-
-    Returns:
-        [`Report`], with the names of the files that it wrote.
+        with_figures (`bool`): draw figures.
     """
-    folder = None if output_dir is None else Path(output_dir)
-    parts = [HEADER, "# Results", *_scores(comparisons)]
-    parts += _other_scores(comparisons)
+    blocks = [Heading("Results", 1), *_scores(comparisons), *_other_scores(comparisons)]
     if len(comparisons) > 1:
         alike = balanced(comparisons)
-        parts += [*_ranks(alike), *_wins(comparisons), *_differences(alike)]
+        blocks += [*_ranks(alike), *_wins(comparisons), *_differences(alike)]
         if len(alike) < len(comparisons):
-            parts.append(_what_is_ranked(comparisons, alike))
-    files: list[str] = []
-    if folder is not None:
-        parts += _figures(comparisons, folder, files)
-    parts += _provenance(comparisons)
-    if damaged:
-        parts += left_out(damaged)
-    text = "\n\n".join(parts) + "\n"
-    if folder is not None:
-        write_text(folder / RESULTS, text)
-        files.insert(0, RESULTS)
-    return Report(text, files)
+            blocks.append(_what_is_ranked(comparisons, alike))
+    blocks += [*(_figures(comparisons) if with_figures else ()), *_provenance(comparisons)]
+    return blocks + (left_out(damaged) if damaged else [])
 
 
-def _scores(comparisons: Sequence[Comparison]) -> list[str]:
-    parts = []
-    for pair, of_pair in by_pair(comparisons).items():
-        parts += [f"## {escape(pair)}", score_table(of_pair)]
-    references = sorted({escape(comparison.reference) for comparison in comparisons})
+# Scores
+
+
+def _scores(comparisons: Sequence[Comparison]) -> list[Block]:
+    pairs = by_pair(comparisons)
+    blocks: list[Block] = []
+    for pair, of_pair in pairs.items():
+        blocks += [Heading(pair), score_table(of_pair)]
+        if len(pairs) == 1 and (advice := _advice(of_pair[-1])):
+            blocks.append(Text(advice))
+    references = sorted({comparison.reference for comparison in comparisons})
     seeds = sorted({len(m.scores) for comparison in comparisons for m in comparison.methods.values() if m.scores})
     counted = f"{seeds[0]}" if seeds[:1] == seeds[-1:] else f"{seeds[0]} to {seeds[-1]}"
-    lower = sorted({escape(comparison.metric) for comparison in comparisons if comparison.lower_is_better})
-    parts.append(
-        f"Mean ± sample standard deviation over {counted} seeds; the best mean of each column is bold"
-        + (f" ({', '.join(lower)}: the lower the better)" if lower else "")
-        + f". \\*: differs from {' or '.join(references)} by a paired t-test over seeds, p < 0.05 after Holm's "
-        "correction over the methods of the column."
+    lower = sorted({comparison.metric for comparison in comparisons if comparison.lower_is_better})
+    blocks.append(
+        Text(
+            f"Mean ± sample standard deviation over {counted} seeds; the best mean of each column is bold"
+            + (f" ({', '.join(lower)}: the lower the better)" if lower else "")
+            + f". *: differs from {' or '.join(references)} by a paired t-test over seeds, p < 0.05 after Holm's "
+            "correction over the methods of the column."
+        )
     )
-    found = problems(comparisons)
-    return [*parts, "\n".join(f"- {line}" for line in found)] if found else parts
+    problems: dict[tuple[str, str, str], list[str]] = {}
+    for comparison in comparisons:
+        for label, method in comparison.methods.items():
+            if method.reason is not None:
+                problems.setdefault((comparison.pair, label, method.reason), []).append(str(comparison.rows))
+    items = [
+        Item(text=f"{pair}, {', '.join(rows)} rows: {label} is {short_paths(reason)}")
+        for (pair, label, reason), rows in problems.items()
+    ]
+    return [*blocks, Items(items)] if items else blocks
 
 
-def _other_scores(comparisons: Sequence[Comparison]) -> list[str]:
+def score_table(of_pair: Sequence[Comparison]) -> Table:
+    """
+    Return the methods of a pair with their scores for each number of labelled rows.
+
+    Args:
+        of_pair (`Sequence[Comparison]`): of one pair, by number of rows.
+    """
+    labels = _ordered(of_pair)
+    columns = []
+    for comparison in of_pair:
+        tested = compared_with_reference(comparison)
+        best = max((comparison.gain(label) for label in labels if comparison.has(label)), default=math.nan)
+        column = []
+        for label in labels:
+            p = tested.get(label, {}).get("p")
+            mark = "*" if p is not None and p < SIGNIFICANCE else ""
+            column.append(Cell(_score(comparison.methods.get(label)), comparison.gain(label) == best, mark))
+        columns.append(column)
+    headings = [of_pair[0].metric, *(f"{comparison.rows} rows" for comparison in of_pair)]
+    return Table(headings, [[label, *cells] for label, *cells in zip(labels, *columns, strict=True)])
+
+
+def _score(method: MethodScores | None) -> str:
+    if method is None:
+        return ""
+    if method.reason is not None:
+        return method.reason.split(":")[0]
+    return f"{method.mean:.4f}" + (f" ± {method.spread:.4f}" if method.spread is not None else "")
+
+
+def _advice(comparison: Comparison) -> str:
+    """Return the advice on a comparison; empty where its methods were not run with the same seeds."""
+    methods = {label: method for label, method in comparison.methods.items() if comparison.has(label)}
+    if len({frozenset(method.scores) for method in methods.values()}) != 1:
+        return ""
+    said = advise(
+        {label: method.scores for label, method in methods.items()},
+        {label: method.mean_seconds for label, method in methods.items()},
+        comparison.metric,
+        comparison.reference,
+        [label for label, method in methods.items() if method.has_source],
+    )
+    return f"With {comparison.rows} labelled rows: {' '.join(said)}"
+
+
+def _other_scores(comparisons: Sequence[Comparison]) -> list[Block]:
     """Return the section about the metrics that the methods are not compared by, of each pair with its most rows."""
-    tables = {pair: other_scores(of_pair[-1]) for pair, of_pair in by_pair(comparisons).items()}
-    parts = [part for pair, table in tables.items() if table for part in (f"### {escape(pair)}", table)]
-    if not parts:
+    tables = {pair: _other_table(of_pair[-1]) for pair, of_pair in by_pair(comparisons).items()}
+    blocks = [block for pair, table in tables.items() if table for block in (Heading(pair, 3), table)]
+    if not blocks:
         return []
     lower = ", ".join(name for name in METRICS if name in LOWER_IS_BETTER)
     text = f"Means over seeds of the metrics that settings were not chosen by; of {lower} the lower the better."
-    return ["## Other metrics", *parts, text]
+    return [Heading("Other metrics"), *blocks, Text(text)]
 
 
-def _what_is_ranked(comparisons: Sequence[Comparison], alike: Sequence[Comparison]) -> str:
-    """Return which of the comparisons are in ranks and tests."""
-    rows = ", ".join(str(rows) for rows in sorted({comparison.rows for comparison in alike}))
-    ranked = by_pair(alike)
-    left_out = [escape(pair) for pair in by_pair(comparisons) if pair not in ranked]
-    if not left_out:
-        return f"Ranks and tests are of {rows} rows alone, which every pair has been run with."
-    names = ", ".join(left_out)
-    return f"Ranks and tests are of {rows} rows alone, and without what has not been run with them: {names}."
-
-
-def _ranks(comparisons: Sequence[Comparison]) -> list[str]:
-    if len(mean_ranks(comparisons)) < 2:
-        return ["## Ranks", "No two methods have scores in all comparisons, so that there are no mean ranks."]
-    pairs = len(by_pair(comparisons))
-    parts = [
-        "## Ranks",
-        rank_table(comparisons),
-        "The rank of the mean score, 1 is best and equal means share a rank; averaged over the numbers of rows of a "
-        f"pair, then over {pairs} pair{'s' if pairs > 1 else ''}.",
+def _other_table(comparison: Comparison) -> Table | None:
+    """Return the means of other metrics; `None` where none was computed, as in files of earlier versions."""
+    means = {label: comparison.methods[label].means for label in _ordered([comparison]) if comparison.has(label)}
+    names = [name for name in METRICS if name != comparison.metric and any(name in one for one in means.values())]
+    best = {}
+    for name in names:
+        known = [one[name] for one in means.values() if math.isfinite(one.get(name, math.nan))]
+        best[name] = (min if name in LOWER_IS_BETTER else max)(known, default=None)
+    rows = [
+        [label, *(Cell(f"{one[name]:.4f}", one[name] == best[name]) if name in one else "" for name in names)]
+        for label, one in means.items()
     ]
-    left_out = [escape(label) for label in incomplete_methods(comparisons)]
-    if left_out:
-        parts.append(f"Without a score in some comparison, and not ranked: {', '.join(left_out)}.")
-    return parts
+    return Table([f"{comparison.rows} rows", *names], rows) if names else None
 
 
-def _wins(comparisons: Sequence[Comparison]) -> list[str]:
-    count = len(comparisons)
-    return [
-        "## Wins",
-        win_table(comparisons, all_labels(comparisons)),
+def _ordered(of_pair: Sequence[Comparison]) -> list[str]:
+    """Return the methods of a pair, the best on average first; those that lack scores last."""
+
+    def place(label: str) -> tuple[int, float, str]:
+        gains = [comparison.gain(label) for comparison in of_pair if comparison.has(label)]
+        return len(of_pair) - len(gains), -sum(gains) / len(gains) if gains else 0.0, label
+
+    return sorted({label for comparison in of_pair for label in comparison.methods}, key=place)
+
+
+# Over pairs
+
+
+def _ranks(comparisons: Sequence[Comparison]) -> list[Block]:
+    labels = list(mean_ranks(comparisons))
+    if len(labels) < 2:
+        text = "No two methods have scores in all comparisons, so that there are no mean ranks."
+        return [Heading("Ranks"), Text(text)]
+    pairs, ranks = ranks_of_pairs(comparisons, labels)
+    rows = [
+        [label, f"{of_method.mean():.2f}", *(f"{rank:.2f}".removesuffix(".00") for rank in of_method)]
+        for label, of_method in zip(labels, ranks.T, strict=True)
+    ]
+    blocks = [
+        Heading("Ranks"),
+        Table(["method", "mean rank", *pairs], rows),
+        Text(
+            "The rank of the mean score, 1 is best and equal means share a rank; averaged over the numbers of rows of "
+            f"a pair, then over {len(pairs)} pair{'s' if len(pairs) > 1 else ''}."
+        ),
+    ]
+    without = _incomplete(comparisons)
+    return (
+        [*blocks, Text(f"Without a score in some comparison, and not ranked: {', '.join(without)}.")]
+        if without
+        else blocks
+    )
+
+
+def _incomplete(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return methods that have scores, but not in every comparison."""
+    labels = {label for comparison in comparisons for label in comparison.methods if comparison.has(label)}
+    return sorted(labels - set(complete_methods(comparisons)))
+
+
+def _wins(comparisons: Sequence[Comparison]) -> list[Block]:
+    count, labels = len(comparisons), [*mean_ranks(comparisons), *_incomplete(comparisons)]
+    wins, significant, counted = win_counts(comparisons, labels)
+    rows = [
+        [label, *(f"{won} ({sure})" if of else "" for won, sure, of in zip(*found, strict=True))]
+        for label, *found in zip(labels, wins, significant, counted, strict=True)
+    ]
+    text = (
         f"In how many of {count} comparisons (a pair with a number of rows) the mean of the row is better than that "
         "of the column; in brackets: by a paired t-test over seeds with p < 0.05, not corrected for the number of "
         f"tests. Between methods that do not differ, {0.025 * count:.2g} of {count} are expected in brackets by "
-        "chance.",
-    ]
+        "chance."
+    )
+    return [Heading("Wins"), Table(["row beats column", *labels], rows), Text(text)]
 
 
-def _differences(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return which methods cannot be told apart over pairs, where there are enough of them."""
+def _differences(comparisons: Sequence[Comparison]) -> list[Block]:
+    """Return which methods do not differ significantly over pairs, where there are enough of them."""
     pairs = len(by_pair(comparisons))
     if not can_test(comparisons):
-        if pairs >= LEAST_PAIRS:
-            return []
-        return [f"With {pairs} of at least {LEAST_PAIRS} pairs, methods are not tested over pairs."]
+        text = f"With {pairs} of at least {LEAST_PAIRS} pairs, methods are not tested over pairs."
+        return [Text(text)] if pairs < LEAST_PAIRS else []
     ordered = list(mean_ranks(comparisons))
     found = groups(ordered, wilcoxon_holm(comparisons))
     # All differences of one sign, times the number of tests.
     least = 2 * 0.5**pairs * len(ordered) * (len(ordered) - 1) / 2
-    named = [", ".join(escape(label) for label in ordered[first : last + 1]) for first, last in found]
+    named = "; ".join(", ".join(ordered[first : last + 1]) for first, last in found)
     text = (
         f"Over {pairs} pairs, by Wilcoxon's signed-rank test of each two methods on the means over seeds and numbers "
         f"of rows, with Holm's correction, p < 0.05 (the smallest that so many pairs allow is {least:.2g}): "
     )
-    if not named:
-        return [f"{text}all methods differ."]
-    return [f"{text}of each of these groups no two differ: {'; '.join(named)}."]
+    return [Text(text + (f"of each of these groups no two differ: {named}." if named else "all methods differ."))]
 
 
-def _figures(comparisons: Sequence[Comparison], folder: Path, files: list[str]) -> list[str]:
-    """Write the figures, and note their files; returns what links to them."""
-    several = len(comparisons) > 1
-    drawn: list[tuple[str, str, Any]] = [
+def _what_is_ranked(comparisons: Sequence[Comparison], alike: Sequence[Comparison]) -> Text:
+    """Return which of the comparisons are in ranks and tests."""
+    rows = ", ".join(str(rows) for rows in sorted({comparison.rows for comparison in alike}))
+    ranked = by_pair(alike)
+    without = [pair for pair in by_pair(comparisons) if pair not in ranked]
+    if not without:
+        return Text(f"Ranks and tests are of {rows} rows alone, which every pair has been run with.")
+    names = ", ".join(without)
+    return Text(f"Ranks and tests are of {rows} rows alone, and without what has not been run with them: {names}.")
+
+
+# Figures, and where all is from
+
+
+def _figures(comparisons: Sequence[Comparison]) -> list[Block]:
+    drawn = [
         ("learning_curves", "Scores against labelled target rows", learning_curve_figure(comparisons)),
         ("cost", "Scores against seconds of training, with the most rows of each pair", cost_figure(comparisons)),
     ]
-    if several:
-        drawn.append(("wins", "How often the row beats the column", win_figure(comparisons, all_labels(comparisons))))
-    parts = ["## Figures"]
-    for name, title, figure in drawn:
-        if figure is not None:
-            files += save(figure, folder, name)
-            parts.append(f"![{title}]({name}.png)\n\n{title} ([SVG]({name}.svg)).")
-    return parts if len(parts) > 1 else []
+    return [Picture(name, title, figure) for name, title, figure in drawn if figure is not None]
 
 
-def left_out(damaged: Mapping[str, str]) -> list[str]:
+def left_out(damaged: Mapping[str, str]) -> list[Block]:
     """Return the section that names what could not be used, and why."""
     files = f"{len(damaged)} file{'s' if len(damaged) > 1 else ''}"
-    counted = f"{files} could not be used, and nothing above has what is in there:"
-    lines = [f"- {code(name)}: {escape(short_paths(problem))}" for name, problem in damaged.items()]
-    return ["## Left out", counted, "\n".join(lines)]
+    return [
+        Heading("Left out"),
+        Text(f"{files} could not be used, and nothing above has what is in there:"),
+        Items([Item(name, short_paths(problem)) for name, problem in damaged.items()]),
+    ]
 
 
-def _provenance(comparisons: Sequence[Comparison]) -> list[str]:
+def _provenance(comparisons: Sequence[Comparison]) -> list[Block]:
     files = sorted({name for comparison in comparisons for name in comparison.files})
     environments = {
         json.dumps(environment, sort_keys=True): environment
@@ -191,10 +293,9 @@ def _provenance(comparisons: Sequence[Comparison]) -> list[str]:
         for environment in comparison.environments
         if environment
     }
-    lines = [f"- {code(name)}" for name in files]
     described = [
-        escape(short_paths(", ".join(f"{visible(name)} {visible(value)}" for name, value in environment.items())))
+        short_paths(", ".join(f"{visible(name)} {visible(value)}" for name, value in environment.items()))
         for environment in environments.values()
     ]
-    parts = ["## Read from", "\n".join(lines)]
-    return parts + ["Run with " + "; and with ".join(described) + "."] if described else parts
+    blocks: list[Block] = [Heading("Read from"), Items([Item(name) for name in files])]
+    return [*blocks, Text(f"Run with {'; and with '.join(described)}.")] if described else blocks

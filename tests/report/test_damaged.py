@@ -1,8 +1,11 @@
 """Files that are damaged, hostile or about different things: left out by name, refused, or written as text."""
 
+import base64
+import hashlib
 import json
 import math
 import os
+from html.parser import HTMLParser
 
 import pytest
 
@@ -167,7 +170,7 @@ def test_names_are_text(tmp_path):
     inline = [child for token in tokens for child in token.children or ()]
     assert not {"html_block", "html_inline"} & {token.type for token in [*tokens, *inline]}
     links = [child.attrs["href"] for child in inline if child.type == "link_open"]
-    assert links and all(link in ("learning_curves.svg", "cost.svg", "wins.svg") for link in links)
+    assert links and all(link in ("learning_curves.svg", "cost.svg") for link in links)
     assert all(
         child.attrs["src"].endswith(".png") and "://" not in child.attrs["src"]
         for child in inline
@@ -176,6 +179,76 @@ def test_names_are_text(tmp_path):
     headings = [tokens[place + 1].content for place, token in enumerate(tokens) if token.type == "heading_open"]
     assert not any(heading.startswith("Forged") for heading in headings)
     assert "\x1b" not in text and "somebody" not in text and "file.py" in text
+
+
+class Tags(HTMLParser):
+    """Tags with their attributes, the text outside of style and script, and the policy of the page."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.text = [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += "" if self.found[-1:] and self.found[-1][0] in ("style", "script") else data
+
+
+def test_a_page_of_hostile_names(tmp_path, run):  # noqa: F811
+    scores = {label: [0.5 + 0.01 * place, 0.6] for place, label in enumerate(HOSTILE)}
+    scores["failed"] = "</td></table><script>alert(1)</script> in /home/somebody/secret/file.py"
+    name = '"><script src=http://evil.example/x.js></script>'
+    for number, (rows, given) in enumerate([(50, name), (100, name), (50, "</title><b>")]):
+        folder, target = tmp_path / "in" / f"{number}", {"path": given, "name": given}
+        write_results(folder, given, target, rows, scores, reference=HOSTILE[0], environment={name: name})
+    run_folder = write_state(tmp_path / "<b>run", HISTORY)
+    status, shown, _ = run("report", tmp_path / "in", run_folder, "--html", tmp_path / "new" / "page.html")
+    page = (tmp_path / "new" / "page.html").read_text()
+    tags = Tags(page)
+    assert status == 0 and "# Results" in shown
+    known = {
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "h1",
+        "h2",
+        "h3",
+        "p",
+        "ul",
+        "li",
+        "code",
+        "div",
+        "table",
+    }
+    known |= {"thead", "tbody", "tr", "th", "td", "button", "strong", "figure", "figcaption", "img", "script"}
+    assert {tag for tag, _ in tags.found} <= known
+    names = {name for _, attributes in tags.found for name in attributes}
+    assert names == {"lang", "charset", "name", "content", "http-equiv", "class", "scope", "alt", "src"}
+    sources = [attributes["src"] for _, attributes in tags.found if "src" in attributes]
+    assert len(sources) == 3 and all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+    assert sum(tag == "script" for tag, _ in tags.found) == 1 and "url(" not in page and "@import" not in page
+    for label in HOSTILE[:3]:
+        assert label in tags.text, "as text"
+    assert "<script>alert(1)</script> in file.py" in tags.text and "somebody" not in page and "\x1b" not in page
+    (policy,) = [found["content"] for tag, found in tags.found if "http-equiv" in found]
+    script, style = page.split("<script>")[1].split("</script>")[0], page.split("<style>")[1].split("</style>")[0]
+    for content in (script, style):
+        assert f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'" in policy
+    assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
+
+
+def test_a_page_that_cannot_be_written(tmp_path, run):  # noqa: F811
+    write_results(tmp_path / "in", "s", {"path": "t"}, 50, SCORES)
+    (tmp_path / "page.html").mkdir()
+    (tmp_path / "file").touch()
+    for page in (tmp_path / "page.html", tmp_path / "file" / "page.html"):
+        status, shown, said = run("report", tmp_path / "in", "--html", page)
+        assert status == 2 and shown == "" and "`html=" in said and str(page.parent) in said
 
 
 def test_no_path_of_the_machine_is_in_a_report(tmp_path, run):  # noqa: F811
