@@ -37,7 +37,7 @@ def add_compare_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
         help="runs at a time: a number for this machine, a GPU or a share of the threads for each; `ray` for the "
         "machines of the Ray cluster at hand, `ray://host:port` for those of another (default: 1)",
     )
-    parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
+    parser.add_argument("--json", action="store_true", help="print the JSON of the results instead of the table")
     parser.add_argument(
         "--dry_run", action="store_true", help="check everything and say what would run; train nothing"
     )

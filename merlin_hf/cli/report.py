@@ -137,7 +137,7 @@ def _sorted_paths(paths: list[Path], arguments: argparse.Namespace) -> tuple[lis
 def _of_comparisons(paths: list[Path], found: dict[str, Any], with_figures: bool) -> list[Any]:
     """Return a report on comparisons, and note in `found` what they are, and which files were left out."""
     from ..report.comparisons import read_result_files
-    from ..report.summary import comparison_summary, ranked, ranks_summary
+    from ..report.summary import comparison_summary, ranks_summary
     from ..report.write import comparison_blocks
 
     read = read_result_files(paths)
@@ -145,8 +145,7 @@ def _of_comparisons(paths: list[Path], found: dict[str, Any], with_figures: bool
         print(f"Not of a comparison, left out: {visible(name)}", file=sys.stderr)
     found["damaged"].update(read.damaged)
     found["comparisons"] = [comparison_summary(comparison) for comparison in read.comparisons]
-    found["ranks"], found["ranked"] = ranks_summary(read.comparisons), ranked(read.comparisons)
-    found["left_out"] = read.others
+    found.update(ranks_summary(read.comparisons), left_out=read.others)
     return comparison_blocks(read.comparisons, read.damaged, with_figures)
 
 

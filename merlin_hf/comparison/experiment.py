@@ -12,6 +12,7 @@ import torch
 from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
 
+from .. import __version__
 from ..data.encoding import names_by_output
 from ..data.rows import Rows
 from ..data.tasks import IMAGE, TAGGED
@@ -20,7 +21,7 @@ from ..transfer.shared_labels import match_labels, shared_labels_line
 from ..utils.files import file_names
 from ..utils.validation import ConfigError, first_sentence
 from .config import CompareConfig, MethodConfig
-from .identity import describe_environment, merlin_version, own_code
+from .identity import describe_environment, own_code
 from .metrics import CLASSIFICATION, REGRESSION, TAGGING, default_metric, make_compute_metrics
 from .models import build_model, load_encoder, load_model_config, model_identity
 from .pair import TaskPair
@@ -133,7 +134,7 @@ class Experiment:
         sources, shared_labels = self.sources_of(method), self.shared_labels(method)
         fingerprint = {
             "format": FORMAT,
-            "merlin_hf": merlin_version(),
+            "merlin_hf": __version__,
             "method": method.method,
             "options": self.options(method, setting),
             "steps": steps,

@@ -11,22 +11,17 @@ from typing import Any
 import torch
 from transformers import Trainer
 
+from .. import __version__
+
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "numpy")
 KNOWN_BY_VERSION = {"merlin_hf", "transformers", "torch", *sys.stdlib_module_names}
 
 
-def merlin_version() -> str:
-    """Return the version of this package."""
-    from .. import __version__
-
-    return __version__
-
-
 def describe_environment(device: torch.device, processes: int) -> dict[str, Any]:
     """Return the versions, the device and the number of processes that runs are done with."""
     return {
-        "merlin_hf": merlin_version(),
+        "merlin_hf": __version__,
         **{name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

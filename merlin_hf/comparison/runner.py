@@ -319,8 +319,8 @@ class ComparisonRunner:
                 outcome.status, outcome.reason = "not applicable", outcome.plan.reason
                 self.progress.say(f"{outcome.plan.name} is not applicable: {outcome.reason}")
         self.methods = [MethodRuns(one, self.stages(one)) for one in outcomes if one.status == "ok"]
-        with start_workers(self.experiment, self.progress, runs - finished) as workers:
-            with contextlib.closing(workers.do(self.next_run)) as answers:
+        with start_workers(self.experiment, self.progress, runs - finished) as do:
+            with contextlib.closing(do(self.next_run)) as answers:
                 for run, answer in answers:
                     self.take(run, answer)
         return outcomes

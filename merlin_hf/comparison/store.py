@@ -17,6 +17,7 @@ from transformers.utils import CONFIG_NAME
 from ..utils.files import FileError, file_name, read_json, to_json, write_text
 from ..utils.log_history import is_number
 from ..utils.markdown import visible
+from ..utils.validation import shown
 from .metrics import can_be_score
 
 
@@ -226,7 +227,7 @@ def find_problem(result: Any, name: str, metric: str | None = None) -> str | Non
             else isinstance(value, kind) and not isinstance(value, bool)
         )
         if not is_right or (kind in (int, float) and value < 0):
-            return f"its `{key}` cannot be {_shown(value)}"
+            return f"its `{key}` cannot be {shown(value)}"
     content = result["determined_by"]
     if result.get("key") != digest(content):
         return "its `determined_by` is that of another run"
@@ -234,17 +235,12 @@ def find_problem(result: Any, name: str, metric: str | None = None) -> str | Non
         return "it has the name of another run's file"
     for key in ("method", "seed", "steps"):
         if key in content and content[key] != result.get(key, content[key]):
-            return f"its `{key}` is {_shown(result[key])}, and that of the run is {_shown(content[key])}"
+            return f"its `{key}` is {shown(result[key])}, and that of the run is {shown(content[key])}"
     if metric is not None and metric not in result["metrics"]:
         return f"it has no {metric}"
     for key, value in result["metrics"].items():
         if not can_be_score(value, key):
-            return f"its {visible(key)} cannot be {_shown(value)}"
+            return f"its {visible(key)} cannot be {shown(value)}"
     if result.get("checksum") != checksum(result):
         return "its `checksum` does not fit: something in it is missing or has been changed"
     return None
-
-
-def _shown(value: Any) -> str:
-    text = visible(repr(value))
-    return text if len(text) <= 60 else f"{text[:57]}..."

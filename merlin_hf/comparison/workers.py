@@ -68,6 +68,7 @@ class Failure:
 
 
 Answer = dict[str, Any] | Failure
+DoRuns = Callable[[Callable[[], Run | None]], Generator[tuple[Run, Answer], None, None]]
 
 
 # In a worker
@@ -345,48 +346,31 @@ class LocalWorker(Worker):
                 self.progress.pass_on(text)
 
 
-class Workers(ABC):
-    """Do the runs of a comparison."""
-
-    @abstractmethod
-    def do(self, next_run: Callable[[], Run | None]) -> Generator[tuple[Run, Answer], None, None]:
-        """
-        Yield each run with its result or its error, as it ends. Close the generator, whatever happens.
-
-        Args:
-            next_run: gives a run to do; `None` where there is none, or none until another has ended.
-        """
-
-
-class OneByOne(Workers):
+def one_by_one(
+    experiment: Experiment, progress: Progress, next_run: Callable[[], Run | None]
+) -> Generator[tuple[Run, Answer], None, None]:
     """
-    Does runs in this process, one after another.
+    Do runs in this process, one after another, and yield each with its result or its error.
 
     Args:
         experiment ([`Experiment`]): the comparison.
         progress ([`Progress`]): is told of every run that starts, and of its steps.
+        next_run: gives a run to do; `None` where there is none.
     """
-
-    def __init__(self, experiment: Experiment, progress: Progress):
-        self.experiment, self.progress = experiment, progress
-
-    def do(self, next_run: Callable[[], Run | None]) -> Generator[tuple[Run, Answer], None, None]:
-        """Yield each run with its result or its error."""
-        experiment = self.experiment
-        while (run := next_run()) is not None:
-            self.progress.start(run)
-            try:
-                answer: Answer = experiment.train_and_score(experiment.method_of(run), run, self.progress)
-            except Exception as error:
-                if experiment.processes.num_processes > 1:
-                    raise  # the other processes may not have met it, and would wait for this one
-                answer = Failure.of(error)
-            if isinstance(answer, Failure):
-                experiment.clean_up()
-            yield run, answer
+    while (run := next_run()) is not None:
+        progress.start(run)
+        try:
+            answer: Answer = experiment.train_and_score(experiment.method_of(run), run, progress)
+        except Exception as error:
+            if experiment.processes.num_processes > 1:
+                raise  # the other processes may not have met it, and would wait for this one
+            answer = Failure.of(error)
+        if isinstance(answer, Failure):
+            experiment.clean_up()
+        yield run, answer
 
 
-class SideBySide(Workers):
+class SideBySide:
     """
     Does runs at the same time, each in a worker.
 
@@ -411,7 +395,12 @@ class SideBySide(Workers):
         self.losses: Counter = Counter()  # of runs, and of places without a run
 
     def do(self, next_run: Callable[[], Run | None]) -> Generator[tuple[Run, Answer], None, None]:
-        """Yield each run with its result or its error, as it ends; end all workers at last, also when interrupted."""
+        """
+        Yield each run with its result or its error, as it ends; end all workers at last, also when interrupted.
+
+        Args:
+            next_run: gives a run to do; `None` where there is none, or none until another has ended.
+        """
         idle: deque[Worker] = deque()
         again: deque[Run] = deque()
         busy = 0
@@ -522,9 +511,11 @@ def check_can_work(experiment: Experiment) -> None:
 
 
 @contextlib.contextmanager
-def start_workers(experiment: Experiment, progress: Progress, runs: int) -> Iterator[Workers]:
+def start_workers(experiment: Experiment, progress: Progress, runs: int) -> Iterator[DoRuns]:
     """
     Make the workers that the configuration asks for, and leave nothing of them behind.
+
+    Yields what does runs, as [`one_by_one`] and [`SideBySide.do`] do. Close its generator, whatever happens.
 
     Args:
         experiment ([`Experiment`]): the comparison.
@@ -533,19 +524,19 @@ def start_workers(experiment: Experiment, progress: Progress, runs: int) -> Iter
     """
     workers = experiment.config.workers
     if workers == 1 or runs < 1:
-        yield OneByOne(experiment, progress)
+        yield functools.partial(one_by_one, experiment, progress)
     elif isinstance(workers, str):
         from .ray_workers import ray_workers
 
         with ray_workers(workers, pack(experiment), experiment.uses_gpus) as (places, make_worker):
             places = places[:runs]
             progress.say(f"{len(places)} workers on Ray")
-            yield SideBySide(places, make_worker, progress)
+            yield SideBySide(places, make_worker, progress).do
     else:
         places = local_places(min(workers, runs), experiment.device.type, progress)
         with tempfile.TemporaryDirectory(prefix="merlin_hf-", ignore_cleanup_errors=True) as folder:
             make_worker = functools.partial(LocalWorker, setup=pack(experiment), folder=folder)
-            yield SideBySide(places, make_worker, progress)
+            yield SideBySide(places, make_worker, progress).do
 
 
 def local_places(workers: int, device: str, progress: Progress) -> list[Place]:

@@ -16,7 +16,7 @@ from ..comparison.results import metric_means
 from ..utils.files import FileError, read_json, short_path
 from ..utils.log_history import MOST_STEPS, is_number
 from ..utils.markdown import visible
-from ..utils.validation import ConfigError
+from ..utils.validation import ConfigError, shown
 
 
 RESULTS = "results.json"
@@ -394,45 +394,40 @@ def _read_method(method: Any, metric: str) -> MethodScores:
     _need(isinstance(method, dict), "one of its methods is no mapping")
     label, status = method.get("label"), method.get("status")
     _need(isinstance(label, str) and label, "one of its methods has no label")
-    shown = visible(label)
-    _need(status in STATUSES, f"the status of {shown} is none of {', '.join(STATUSES)}")
+    called = visible(label)
+    _need(status in STATUSES, f"the status of {called} is none of {', '.join(STATUSES)}")
     if status != "ok":
         return MethodScores(label, reason=f"{status}: {method.get('reason')}")
     given, runs = method.get("scores"), method.get("runs", {})
-    _need(isinstance(given, dict) and given and len(given) <= MOST_SEEDS, f"{shown} has no scores by seed")
-    _need(isinstance(runs, dict), f"the runs of {shown} are no mapping")
+    _need(isinstance(given, dict) and given and len(given) <= MOST_SEEDS, f"{called} has no scores by seed")
+    _need(isinstance(runs, dict), f"the runs of {called} are no mapping")
     for seed, score in given.items():
-        _need(seed.isdecimal() and len(seed) < 20, f"{shown} has a score of the seed {visible(seed)!r}")
-        _need(can_be_score(score, metric), f"{visible(metric)} of {shown}, seed {seed}, cannot be {_short(score)}")
+        _need(seed.isdecimal() and len(seed) < 20, f"{called} has a score of the seed {visible(seed)!r}")
+        _need(can_be_score(score, metric), f"{visible(metric)} of {called}, seed {seed}, cannot be {shown(score)}")
     scores = {int(seed): math.nan if score is None else float(score) for seed, score in given.items()}
     mean = method.get("mean")
     found = float(np.mean(list(scores.values())))
     is_mean = mean is None or (is_number(mean) and math.isclose(mean, found, rel_tol=1e-6, abs_tol=1e-6))
-    _need(is_mean, f"the mean of {shown} is {_short(mean)}, and that of its scores {found:.6g}")
+    _need(is_mean, f"the mean of {called} is {shown(mean)}, and that of its scores {found:.6g}")
     seconds = {}
     for seed, run in runs.items():
         took: Any = run.get("train_seconds") if isinstance(run, dict) else None
         _need(
             seed in given and is_number(took) and 0 <= took < math.inf,
-            f"{shown} has no time of training with seed {visible(seed)}",
+            f"{called} has no time of training with seed {visible(seed)}",
         )
         of_run: Any = run.get("metrics", {})
-        _need(isinstance(of_run, dict), f"the metrics of {shown}, seed {seed}, are no mapping")
-        _need(of_run.get(metric, given[seed]) == given[seed], f"{shown} has two scores with seed {seed}")
+        _need(isinstance(of_run, dict), f"the metrics of {called}, seed {seed}, are no mapping")
+        _need(of_run.get(metric, given[seed]) == given[seed], f"{called} has two scores with seed {seed}")
         for name in RANGES.keys() & of_run.keys():
             _need(
-                can_be_score(of_run[name], name), f"{name} of {shown}, seed {seed}, cannot be {_short(of_run[name])}"
+                can_be_score(of_run[name], name), f"{name} of {called}, seed {seed}, cannot be {shown(of_run[name])}"
             )
         seconds[int(seed)] = float(took)
     means = metric_means(runs) if all("metrics" in run for run in runs.values()) else {}
     keys = {int(seed): str(run["key"]) for seed, run in runs.items() if "key" in run}
     has_source = bool(method.get("use_source"))
     return MethodScores(label, scores, seconds, means=means, keys=keys, has_source=has_source)
-
-
-def _short(value: Any) -> str:
-    text = visible(repr(value))
-    return text if len(text) < 40 else f"{text[:36]} ..."
 
 
 def _task(config: dict[str, Any], name: str) -> str:

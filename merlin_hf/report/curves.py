@@ -91,11 +91,6 @@ def shown_series(history: list[dict[str, Any]]) -> dict[str, dict[str, tuple[lis
     return {title: lines for title, lines in found.items() if lines}
 
 
-def has_curves(history: list[dict[str, Any]]) -> bool:
-    """Return whether anything was logged that [`training_curves`] draws."""
-    return bool(shown_series(history))
-
-
 def training_curves(history: list[dict[str, Any]]) -> "Figure":
     """
     Draw the course of a run, as far as it was logged.

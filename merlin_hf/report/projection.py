@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from sklearn.decomposition import PCA
 
 from ..utils.markdown import figure_text
 from .plotting import COLORS, panels
@@ -35,18 +36,12 @@ def principal_components(features: np.ndarray, dimensions: int = 2) -> tuple[np.
     features = np.asarray(features, dtype=np.float64)
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"`features` must be of shape (n, hidden_size) with n of at least 2, got {features.shape}.")
-    centred = features - features.mean(0)
-    left, scales, directions = np.linalg.svd(centred, full_matrices=False)
-    largest = np.abs(directions).argmax(1)
-    signs = np.sign(directions[np.arange(len(directions)), largest])
-    projected = np.zeros((len(features), dimensions))
-    shares = np.zeros(dimensions)
-    count = min(dimensions, len(scales))
-    projected[:, :count] = (left * scales * signs)[:, :count]
-    total = (scales**2).sum()
-    if total > 0:
-        shares[:count] = scales[:count] ** 2 / total
-    return projected, shares
+    pca = PCA(min(dimensions, *features.shape), svd_solver="full")
+    with np.errstate(invalid="ignore"):  # rows that are all equal
+        projected = pca.fit_transform(features)
+    missing = (0, dimensions - projected.shape[1])
+    shares = np.nan_to_num(pca.explained_variance_ratio_)
+    return np.pad(projected, ((0, 0), missing)), np.pad(shares, missing)
 
 
 def projection_figure(features: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str] | None) -> "Figure":

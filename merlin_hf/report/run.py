@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from ..utils.tables import shown
 from ..utils.validation import ConfigError
 from .blocks import Block, Heading, Picture, Table, Text, to_markdown, write_blocks
 from .confusion import confusion_figure, confusion_matrix
-from .curves import has_curves, read_log_history, training_curves
+from .curves import read_log_history, shown_series, training_curves
 from .final import final_score, score_blocks
 from .projection import projection_figure
 from .reliability import reliability_figure
@@ -21,35 +22,20 @@ from .reliability import reliability_figure
 COMMENT = "Written by `merlin-hf report` from the files of a run; do not edit."
 
 
-def write_run_report(
-    folder: str | Path,
-    output_dir: str | Path | None = None,
-    references: np.ndarray | None = None,
-    predictions: np.ndarray | None = None,
-    features: Mapping[str, np.ndarray] | None = None,
-    names: Sequence[str] | None = None,
-    logits: np.ndarray | None = None,
-) -> str:
+def write_run_report(folder: str | Path, output_dir: str | Path | None = None, **known: Any) -> str:
     """
     Report the final score and the course of a run, and its model's predictions of rows, where they are given.
 
     Args:
-        folder (`str` or `Path`): what the run left, with `trainer_state.json` in it or in a checkpoint.
+        folder (`str` or `Path`): what the run left.
         output_dir (`str` or `Path`, *optional*): where `results.md` and its figures, as PNG and SVG, are written;
             nothing is if not given.
-        references, predictions (`np.ndarray` of shape `(n,)`, *optional*): labels of rows, and what the model says.
-        features (`Mapping[str, np.ndarray]`, *optional*): of the same rows, as for [`projection_figure`].
-        names (`Sequence[str]`, *optional*): of the classes; `None` for real labels.
-        logits (`np.ndarray` of shape `(n, num_labels)`, *optional*): of the same rows, where labels are classes.
+        known: what is known of rows, as for [`run_blocks`], which has the errors too.
 
     Returns:
         `str`: the text of `results.md`, without the figures where none are written.
-
-    Raises:
-        FileNotFoundError: there is no state of a Trainer.
-        ConfigError: it has logged nothing.
     """
-    blocks = run_blocks(folder, references, predictions, features, names, logits)
+    blocks = run_blocks(folder, **known)
     if output_dir is not None:
         list(write_blocks(blocks, Path(output_dir), COMMENT))
     return to_markdown(blocks, COMMENT, with_pictures=output_dir is not None)
@@ -69,10 +55,23 @@ def run_blocks(
     names: Sequence[str] | None = None,
     logits: np.ndarray | None = None,
 ) -> list[Block]:
-    """Return a report on a run; the arguments and errors are those of [`write_run_report`]."""
+    """
+    Return a report on a run.
+
+    Args:
+        folder (`str` or `Path`): what the run left, with `trainer_state.json` in it or in a checkpoint.
+        references, predictions (`np.ndarray` of shape `(n,)`, *optional*): labels of rows, and what the model says.
+        features (`Mapping[str, np.ndarray]`, *optional*): of the same rows, as for [`projection_figure`].
+        names (`Sequence[str]`, *optional*): of the classes; `None` for real labels.
+        logits (`np.ndarray` of shape `(n, num_labels)`, *optional*): of the same rows, where labels are classes.
+
+    Raises:
+        FileNotFoundError: there is no state of a Trainer.
+        ConfigError: it has logged nothing.
+    """
     history = read_log_history(folder)
     pictures = []
-    if has_curves(history):
+    if shown_series(history):
         pictures.append(Picture("training_curves", "The course of training", training_curves(history)))
     if references is not None and predictions is not None and names is not None:
         figure = confusion_figure(confusion_matrix(references, predictions, len(names)), names)

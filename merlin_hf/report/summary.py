@@ -49,21 +49,17 @@ def comparison_summary(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def ranks_summary(comparisons: Sequence[Comparison]) -> dict[str, float] | None:
+def ranks_summary(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """
-    Return the mean rank of each method that has scores in all ranked comparisons; `None` where there is only one.
+    Return the `ranks` of the methods with scores in all ranked comparisons, and what is `ranked`: `pairs` and `rows`.
 
-    [`~merlin_hf.report.ranks.balanced`] says which are ranked.
+    [`~merlin_hf.report.ranks.balanced`] says which are ranked. Both are `None` where there is one comparison.
     """
-    return mean_ranks(balanced(comparisons)) if len(comparisons) > 1 else None
-
-
-def ranked(comparisons: Sequence[Comparison]) -> dict[str, list[Any]] | None:
-    """Return the `pairs` and numbers of `rows` that the ranks are of; `None` where there are no ranks."""
     if len(comparisons) < 2:
-        return None
+        return {"ranks": None, "ranked": None}
     alike = balanced(comparisons)
-    return {"pairs": list(by_pair(alike)), "rows": sorted({comparison.rows for comparison in alike})}
+    ranked = {"pairs": list(by_pair(alike)), "rows": sorted({comparison.rows for comparison in alike})}
+    return {"ranks": mean_ranks(alike), "ranked": ranked}
 
 
 def run_summary(

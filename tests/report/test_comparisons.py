@@ -10,7 +10,7 @@ from scipy import stats
 
 from merlin_hf.report import cost_figure, learning_curve_figure, read_comparisons, write_report
 from merlin_hf.report.ranks import balanced, compared_with_reference, mean_ranks, win_counts
-from merlin_hf.report.summary import comparison_summary, ranked
+from merlin_hf.report.summary import comparison_summary, ranks_summary
 from merlin_hf.utils.validation import ConfigError
 from tests.report.support import draw_scores, write_results
 
@@ -316,5 +316,8 @@ def test_numbers_of_rows_that_no_pair_has_alone_may_be_common_to_many(tmp_path):
             methods = {"merlin": [0.5, 0.5]}
             write_results(tmp_path / f"p{number}" / str(of_pair), "s", {"path": f"p{number}"}, of_pair, methods)
     comparisons = read_comparisons([tmp_path])[0]
-    assert ranked(comparisons) == {"pairs": [f"s → p{number}" for number in range(6)], "rows": [100, 300]}
-    assert ranked(comparisons[:1]) is None
+    assert ranks_summary(comparisons)["ranked"] == {
+        "pairs": [f"s → p{number}" for number in range(6)],
+        "rows": [100, 300],
+    }
+    assert ranks_summary(comparisons[:1]) == {"ranks": None, "ranked": None}

@@ -95,13 +95,14 @@ def test_a_report_of_a_run(tmp_path):
     features = {"before training": draw.normal(size=(9, 4)), "after training": draw.normal(size=(9, 4))}
     labels = np.arange(9) % 3
     logits = np.log([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])[labels]
-    text = write_run_report(folder, tmp_path / "out", labels, labels, features, ["a", "b", "c"], logits)
+    known = {"references": labels, "predictions": labels, "features": features, "names": ["a", "b", "c"]}
+    text = write_run_report(folder, tmp_path / "out", **known, logits=logits)
     assert "## Probabilities" in text and "0.2231" in text, "the log loss, -log 0.8"
     names = {"training_curves", "confusion_matrix", "features", "reliability"}
     expected = {"results.md", *(f"{name}.{ending}" for name in names for ending in ("png", "svg"))}
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
     assert all(f"({name}.png)" in text for name in names) and str(tmp_path) not in text
-    write_run_report(folder, tmp_path / "real", labels / 3, None, features, None)
+    write_run_report(folder, tmp_path / "real", references=labels / 3, features=features)
     assert not (tmp_path / "real" / "confusion_matrix.png").exists() and (tmp_path / "real" / "features.png").exists()
     with pytest.raises(ConfigError, match="has logged nothing"):
         write_run_report(write_state(tmp_path / "silent", HISTORY[3:]))
