@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo demo-table compare-table test test-fast test-versions test-newest test-deepspeed test-ray benchmarks benchmark-speed benchmark-heads benchmark-theory \
-	benchmark-semisynthetic benchmark-transfer transfer-report benchmark-ablations benchmark-sources fuzz docs types build lint format clean
+	benchmark-semisynthetic benchmark-transfer benchmarks-report benchmark-ablations benchmark-sources fuzz docs types build lint format clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/demo.py
@@ -73,25 +73,22 @@ benchmark-semisynthetic: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/semisynthetic/requirements.txt
 	$(BIN)/python benchmarks/semisynthetic/run.py
 
-# Pairs of real data sets, a day and a half on one of two cores; `python benchmarks/transfer/run.py --help` has its slices.
+# Pairs of real data sets, days of one core; it goes on where it was interrupted. Needs MERLIN_DATA_ROOT or the Hub.
 benchmark-transfer: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/transfer/requirements.txt
 	$(BIN)/python benchmarks/transfer/run.py
-	$(BIN)/python benchmarks/transfer/run.py --pairs mnist-usps usps-mnist fashion_mnist-usps fashion_mnist-mnist --rows 100 --methods joint \
-		--trials 6 --work_dir runs/transfer-six-trials --results_dir benchmarks/transfer/six_trials
+	$(BIN)/python benchmarks/transfer/setfit_peer.py
 	$(BIN)/python benchmarks/transfer/cost.py
-	$(MAKE) transfer-report
+	$(BIN)/python benchmarks/transfer/report.py
 
-# Tables and figures of the pairs that have been run.
-transfer-report: $(VENV)/.installed-test
-	$(BIN)/python benchmarks/transfer/summary.py
-
-# MeRLin with one option changed at a time, 2,040 runs of about 10 seconds on one core; needs MERLIN_DATA_ROOT or the Hub.
+# MeRLin's default with one thing changed at a time, 450 runs; needs MERLIN_DATA_ROOT or the Hub.
 benchmark-ablations: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/ablations/run.py
-	$(BIN)/python benchmarks/ablations/run.py --rows 300 --variants merlin centroid_apart logistic_apart learned_l2_apart joint sequential
-	$(BIN)/python benchmarks/ablations/run.py --rows 1000 --pairs tweet_sentiment-tweet_emotion sst2-vader_nyt qqp-mrpc mnist-usps fashion_mnist-usps \
-		--variants merlin centroid_apart logistic_apart learned_l2_apart joint sequential
+
+# All tables and figures of the documents from the results that are there; trains nothing.
+benchmarks-report: $(VENV)/.installed-test
+	set -e; for file in transfer/report.py ablations/table.py semisynthetic/figures.py theory/figures.py heads/plot.py sources/table.py speed/plot.py; \
+		do echo "$$file"; $(BIN)/python benchmarks/$$file; done
 
 # Which source? About twelve minutes of one core; needs MERLIN_DATA_ROOT or the Hub.
 benchmark-sources: $(VENV)/.installed-test

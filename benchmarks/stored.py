@@ -1,5 +1,5 @@
 """
-What benchmarks share: results in one file, and tables.
+What benchmarks share: results in one file, tables, and differences of methods.
 
 A benchmark writes a file of JSON for each of its parts, so that one which was interrupted goes on. Kept are these
 files as lines of `results.jsonl`: `python benchmarks/stored.py pack FOLDER` packs them, `unpack` lays them out again.
@@ -8,11 +8,13 @@ files as lines of `results.jsonl`: `python benchmarks/stored.py pack FOLDER` pac
 import argparse
 import contextlib
 import json
+import statistics
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from merlin_hf.comparison.statistics import PairedDifference, paired_difference
 from merlin_hf.utils.files import write_text
 from merlin_hf.utils.markdown import Markdown
 from merlin_hf.utils.tables import markdown_table
@@ -82,6 +84,27 @@ def repacked(folder: Path) -> Iterator[None]:
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table of cells that are Markdown."""
     return markdown_table([Markdown(one) for one in headings], [[Markdown(one) for one in row] for row in rows])
+
+
+def difference_by_draw(scores: dict, label: str, reference: str) -> PairedDifference | None:
+    """
+    Return the difference of two methods, averaged over the pairs that have both, or `None` if none has.
+
+    Draws are what is independent: each one's scores are first averaged over pairs, so that the interval is over draws.
+
+    Args:
+        scores (`dict`): by pair, method and draw.
+    """
+    pairs = [of_pair for of_pair in scores.values() if of_pair.get(label) and of_pair.get(reference)]
+    draws = (
+        sorted(set.intersection(*(set(of_pair[name]) for of_pair in pairs for name in (label, reference))))
+        if pairs
+        else []
+    )
+    if not draws:
+        return None
+    means = [[statistics.fmean(one[name][draw] for one in pairs) for draw in draws] for name in (label, reference)]
+    return paired_difference(*means)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -205,8 +205,7 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             `source_weight`: where its gradient there is larger, `rho` is multiplied by the ratio (see
             [`~merlin_hf.transfer.balance`]). `False` is the paper's fixed `rho`.
         head (`str`, *optional*): the solver that fits the target head, a name in `merlin_hf.heads.HEADS`. Default:
-            `"centroid"`, the class means, the cheapest, as good on average as any other with 100 labelled rows
-            (`benchmarks/ablations`), and the paper's `"ridge"` where class means cannot be: for real labels,
+            `"centroid"`, the class means, the cheapest, and the paper's `"ridge"` where class means cannot be: for real labels,
             `split="loo"` and `meta_loss="squared_error"`.
         head_l2 (`float`, *optional*): the head's regulariser, relative to the mean squared norm of its training
             features; the solver's own default if not given. The first value where it is learned.
@@ -227,9 +226,7 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             features that make it succeed anyway transfer best (the paper's choice). `"kfold"`: `num_splits` folds,
             each row judged once, by a head fit on all but one fold. The same cost. With many folds it nears `"loo"`.
             `"loo"`: each row is judged by the head fit on all others, in closed form from one fit (`head="ridge"`
-            only), the cheapest. A head fit on nearly all rows does well on features that have memorised them. With 100
-            labelled rows it and `"kfold"` did better than `"half"` on digits and worse on texts:
-            see `benchmarks/ablations`.
+            only), the cheapest. A head fit on nearly all rows does well on features that have memorised them.
         validation_fraction (`float`): share of each target batch that the head is judged by with `split="half"`, in
             (0, 1).
         num_splits (`int`): random splits, or folds, of the same features per step, averaged.

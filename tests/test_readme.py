@@ -74,32 +74,12 @@ def test_the_comparison_can_be_run():
 
 # Numbers
 
-COMPARED = ("finetune", "joint", "sequential")
-
-
 def test_the_comparison_is_the_table_of_its_command():
     """Every line of the page's table of methods stands in the file that `make compare-table` writes."""
     written = (ROOT / "benchmarks" / "compare" / "table.md").read_text(encoding="utf-8").splitlines()
     written = [line for line in written if line.startswith("|")]
     page = (ROOT / "docs" / "howto" / "compare.md").read_text(encoding="utf-8")
     assert len(written) > 5 and "\n".join(written) in page
-
-
-def test_the_results_are_those_of_the_summary():
-    """Each gain stands in the file that `make transfer-report` writes, for its number of rows and its method."""
-    summary = (ROOT / "benchmarks" / "transfer" / "results" / "summary.md").read_text(encoding="utf-8")
-    measured = {}
-    for rows, pairs, text in re.findall(
-        r"^## (\d+) labelled rows, (\d+) pairs\n(.*?)(?=^## |\Z)", summary, re.M | re.S
-    ):
-        gains = {name: re.search(rf"^\| `{name}` [^\[]*\| +(\S+ \[.*?\])", text, re.MULTILINE)[1] for name in COMPARED}
-        measured[int(rows)] = [pairs, *gains.values()]
-    shown = {}
-    for line in section("Results").splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if re.fullmatch(r"[\d,]+", cells[0]):
-            shown[int(cells[0].replace(",", ""))] = cells[1:]
-    assert len(shown) == 4 and shown == measured
 
 
 # Words

@@ -28,6 +28,9 @@ NAMES = {
     "merlin_ft_source_first": "MeRLin-FT, source first",
     "merlin_target_last": "MeRLin, source first, target last",
 }
+# In the figure: five of all that are in the table, in Okabe and Ito's colours.
+SHOWN = {name: NAMES[name] for name in ("finetune", "sequential", "joint", "merlin", "merlin_fixed_rho")}
+COLOURS = ("#555555", "#0072b2", "#cc79a7", "#d55e00", "#009e73")
 TITLES = {"digits": "scikit-learn's digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
 
 
@@ -120,9 +123,10 @@ def save_figures(folder: Path) -> None:
         for axis, (title, values) in zip(row, MEASURES.items(), strict=True):
             draw_panel(axis, results, values)
             axis.set_title(f"{TITLES[images]}: {title}", fontsize=10)
+            axis.set_ylabel("share of test rows")
         row[-1].axhline(0.1, color="grey", lw=0.8, ls=":")
     for axis in axes[-1]:
-        axis.set_xlabel("ease of the source's signature")
+        axis.set_xlabel("ease of the source's signature (0: none)")
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9
     )
@@ -133,11 +137,15 @@ def save_figures(folder: Path) -> None:
 def draw_panel(axis, results: list[dict], values: Callable[[dict, str], np.ndarray]) -> None:
     """A line with a band for each method that was run at all eases."""
     eases = [result["ease"] for result in results]
-    for place, (label, name) in enumerate(NAMES.items()):
+    for place, (label, name) in enumerate(SHOWN.items()):
         found = [values(result, label) for result in results]
         if not all(len(one) for one in found):
             continue
         means, deviations = np.array([(mean, deviation or 0) for mean, deviation in map(mean_and_spread, found)]).T
-        axis.plot(eases, means, "o-", color=f"C{place}", label=name, lw=2.2 if label == "merlin" else 1.3, ms=4)
-        axis.fill_between(eases, means - deviations, means + deviations, color=f"C{place}", alpha=0.12, lw=0)
+        axis.plot(eases, means, "o-", color=COLOURS[place], label=name, lw=1.8, ms=4)
+        axis.fill_between(eases, means - deviations, means + deviations, color=COLOURS[place], alpha=0.12, lw=0)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+if __name__ == "__main__":
+    save_figures(Path(__file__).parent / "results")

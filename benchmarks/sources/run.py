@@ -113,7 +113,6 @@ def rank(pair: str, model: str) -> dict:
         model,
         seeds=2,
         progress=print,
-        sentence_encoder=False,
         **settings["sizes"],
     )
     save_figure(ranking, HERE / "results" / f"{pair}.png")
@@ -130,7 +129,6 @@ def train(pair: str, model: str, folder: Path) -> dict:
     for number, candidate in enumerate(plan["candidates"] or settings["candidates"]):
         config = {
             "model": model,
-            "sentence_encoder": False,
             "target": {"path": settings["target"], "rows": settings["sizes"]["target_rows"], "test_rows": 900},
             "source": {"path": candidate, "rows": 5000},
             # The target alone is the same with every source.
@@ -138,7 +136,6 @@ def train(pair: str, model: str, folder: Path) -> dict:
             "seeds": plan["seeds"],
             "training": {"max_steps": plan["max_steps"], **TRAINING["image" if pair == "digits" else "text"]},
             "search": {"trials": 0},
-            "freeze_layers": 0 if pair == "digits" else 4,
             "output_dir": str(folder / pair / candidate),
             **{name: value for name, value in {**settings["sizes"], **plan}.items() if name in (*TEXT, *IMAGE)},
         }

@@ -73,3 +73,7 @@ def score(scores: list[float] | None) -> str:
     if not scores:
         return "not trained"
     return f"{statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f}"
+
+
+if __name__ == "__main__":
+    write_tables(Path(__file__).parent)

@@ -1,4 +1,4 @@
-"""The plot of what run.py measured; `python benchmarks/speed/plot.py DIRECTORY` draws it again from results.json."""
+"""The plot of what run.py measured; `python benchmarks/speed/plot.py` draws it again from results.json."""
 
 from __future__ import annotations
 
@@ -74,5 +74,6 @@ def plot(results: dict, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    directory = Path(sys.argv[1])
-    plot(json.loads((directory / "results.json").read_text()), directory / "speed.png")
+    given = [Path(one) for one in sys.argv[1:]]
+    for directory in given or sorted(path.parent for path in Path(__file__).parent.glob("results/*/results.json")):
+        plot(json.loads((directory / "results.json").read_text()), directory / "speed.png")

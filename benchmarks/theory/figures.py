@@ -19,23 +19,22 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
 from methods import METHODS  # noqa: E402
-from report import Cells, closer_look, describe, load, names, row_counts, settings_in  # noqa: E402
+from report import Cells, closer_look, describe, load, row_counts, settings_in  # noqa: E402
 
 
 FLOOR = 1e-4  # errors below it are drawn on it
 PENALTY_ROWS = (20, 40)
 LEGEND = 2.6  # inches
+# Okabe and Ito's colours.
 STYLES = {
-    "target_only": ("tab:gray", "-"),
-    "linear_head": ("tab:orange", "-"),
-    "linear_head_to_the_end": ("tab:orange", "--"),
-    "fine_tune": ("tab:green", "-"),
-    "fine_tune_to_the_end": ("tab:green", "--"),
-    "joint": ("tab:red", "-"),
-    "merlin_fixed": ("tab:blue", "--"),
-    "merlin": ("tab:blue", "-"),
-    "oracle": ("black", ":"),
+    "target_only": ("#555555", "-"),
+    "linear_head": ("#e69f00", "-"),
+    "linear_head_to_the_end": ("#e69f00", "--"),
+    "fine_tune": ("#009e73", "-"),
+    "joint": ("#0072b2", "-"),
+    "merlin": ("#d55e00", "-"),
 }
+SHOWN = ("target_only", "linear_head", "linear_head_to_the_end", "joint", "merlin")  # of all that are in the table
 PARTS = {"transferable": ("x₁x₂", "tab:blue"), "specific": ("x₃x₄", "tab:red"), "rest": ("all others", "lightgray")}
 FORMS = [
     ("linear_head", "source"),
@@ -61,7 +60,7 @@ def draw_errors(cells: Cells, path: Path) -> None:
     width = 0.65 * sum(ratios) + LEGEND
     figure, axes = pyplot.subplots(1, len(settings), figsize=(width, 5.5), squeeze=False, width_ratios=ratios)
     for axis, setting in zip(axes[0], settings, strict=True):
-        for name in names(cells):
+        for name in SHOWN:
             rows = [count for count in row_counts(cells, setting) if (setting, name, count) in cells]
             errors = [numbers(cells[setting, name, count]["results"]["test_error"]) for count in rows]
             if not rows:
@@ -78,12 +77,13 @@ def draw_errors(cells: Cells, path: Path) -> None:
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.axhline(1, color="black", lw=0.5)
         axis.set_ylim(FLOOR / 1.3, 10)
-    axes[0, 0].set_ylabel("test error (median, quartiles)")
+    axes[0, 0].set_ylabel("test error (mean squared, median over seeds)")
     figure.tight_layout()
+    figure.suptitle("Error on the target; bands are quartiles over seeds", y=1.02, fontsize=10)
     # Beside the curves: there is no free corner among them.
     figure.subplots_adjust(right=1 - LEGEND / width)
     axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     pyplot.close(figure)
 
 

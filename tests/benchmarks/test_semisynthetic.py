@@ -241,9 +241,3 @@ def test_what_is_committed_is_whole_and_the_table_is_its(semisynthetic):
             steps = yaml.safe_load((BENCHMARK / f"{images}.yaml").read_text())["training"]["max_steps"]
             assert result["budget"]["rows"] == steps * 64
     assert (results / "table.md").read_text() == figures.tables(found)
-    readme = (BENCHMARK / "README.md").read_text()
-    told = {"merlin": "as it comes", "merlin_chance": "at chance", "merlin_fixed_rho": "fixed ρ"}
-    for images, by_ease in found.items():
-        for label, name in told.items():
-            leads = " | ".join(figures.lead("joint", result, label) for result in by_ease)
-            assert f"| {figures.TITLES[images]}, {name} | {leads} |" in readme
