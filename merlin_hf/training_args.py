@@ -205,8 +205,8 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             `source_weight`: where its gradient there is larger, `rho` is multiplied by the ratio (see
             [`~merlin_hf.transfer.balance`]). `False` is the paper's fixed `rho`.
         head (`str`, *optional*): the solver that fits the target head, a name in `merlin_hf.heads.HEADS`. Default:
-            `"centroid"`, the class means, the cheapest, and the paper's `"ridge"` where class means cannot be: for real labels,
-            `split="loo"` and `meta_loss="squared_error"`.
+            `"centroid"`, the class means, the cheapest, and the paper's `"ridge"` where class means cannot be: for
+            real labels, `split="loo"` and `meta_loss="squared_error"`.
         head_l2 (`float`, *optional*): the head's regulariser, relative to the mean squared norm of its training
             features; the solver's own default if not given. The first value where it is learned.
         class_frequencies (`bool`): have class means also know how frequent each class is among the rows they are fit

@@ -74,6 +74,7 @@ def test_the_comparison_can_be_run():
 
 # Numbers
 
+
 def test_the_comparison_is_the_table_of_its_command():
     """Every line of the page's table of methods stands in the file that `make compare-table` writes."""
     written = (ROOT / "benchmarks" / "compare" / "table.md").read_text(encoding="utf-8").splitlines()

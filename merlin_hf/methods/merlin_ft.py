@@ -23,7 +23,8 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
     Args:
         mix_weights (`bool`): `False`: the run ends with fine-tuning.
         rho, balance_gradients: as there, with the defaults that did best here.
-        source_phase_fraction (`float`): as there; with a default of its own. 0 leaves the source's phase out, as in the paper.
+        source_phase_fraction (`float`): as there; with a default of its own. 0 leaves the source's phase out, as
+            in the paper.
         target_phase_fraction (`float`): as there; these steps come before those of fine-tuning.
         first_phase_fraction (`float`): share of all steps before fine-tuning, in (0, 1): MeRLin's, with those of
             `source_phase_fraction` and `target_phase_fraction`.
