@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from cases import Case, build_model, make_batch
 from measure import take_turns
-from steps import autocast, transfer_trainer
+from steps import EVERY_STEP, autocast, transfer_trainer
 from torch import Tensor
 
 from merlin_hf import MerlinTrainer
@@ -22,7 +22,7 @@ def head_parts(rows: int, size: int, classes: int, device: str, repeats: int) ->
         features), "split and metrics" (drawing the splits, preparing the targets, the accuracies that are logged) and
         "balance" (the second pass back through the heads that `balance_gradients` takes).
     """
-    trainer = transfer_trainer(MerlinTrainer, Case("BERT-tiny", rows, 8, classes), device, head="ridge")
+    trainer = transfer_trainer(MerlinTrainer, Case("BERT-tiny", rows, 8, classes), device, **EVERY_STEP)
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(rows, size, generator=generator).to(device)
     labels = (torch.arange(rows) // 2 % classes).to(device)

@@ -64,7 +64,8 @@ def main(case: dict, steps: int, file: str) -> None:
     for _ in range(2):  # the trainers take turns
         for name, trainer_class in (("merlin", MerlinTrainer), ("joint", JointTrainer)):
             ends = StepEnds()
-            trainer = transfer_trainer(trainer_class, case, "cpu", [ends], max_steps=warmup + steps)
+            options = {"mix_weights": False, "balance_gradients": True} if name == "merlin" else {}
+            trainer = transfer_trainer(trainer_class, case, "cpu", [ends], max_steps=warmup + steps, **options)
             trainer.refit_head_if_stale = lambda: None  # training steps only; the data set of a benchmark does not end
             trainer.train()
             durations[name] += [b - a for a, b in zip(ends.times[warmup - 1 :], ends.times[warmup:], strict=False)]

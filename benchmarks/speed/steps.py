@@ -34,6 +34,10 @@ class TurnCallback(TrainerCallback):
         self.turns.end(optimizer)
 
 
+# A mix of weights has steps of two kinds; whole runs of it are measured in `benchmarks/transfer/cost.py`.
+EVERY_STEP = {"head": "ridge", "mix_weights": False}
+
+
 def arguments(case: Case, device: str, arguments_class=MerlinTrainingArguments, rows: int | None = None, **kwargs):
     """Training arguments under which a step does nothing but train."""
     defaults = {
@@ -57,14 +61,15 @@ def transfer_trainer(trainer_class, case: Case, device: str, callbacks=(), **kwa
 
 
 def run_merlin(case: Case, device: str, connection) -> None:
-    """MeRLin as it comes."""
-    transfer_trainer(MerlinTrainer, case, device, [TurnCallback(Turns(device, connection))], head="ridge").train()
+    """MeRLin with both losses, as in its phases on halves of the target, with balanced gradients."""
+    callbacks = [TurnCallback(Turns(device, connection))]
+    transfer_trainer(MerlinTrainer, case, device, callbacks, **EVERY_STEP, balance_gradients=True).train()
 
 
 def run_merlin_fixed(case: Case, device: str, connection) -> None:
     """MeRLin with the paper's fixed rho, which needs no gradient of its own to be measured."""
     callbacks = [TurnCallback(Turns(device, connection))]
-    transfer_trainer(MerlinTrainer, case, device, callbacks, head="ridge", balance_gradients=False).train()
+    transfer_trainer(MerlinTrainer, case, device, callbacks, **EVERY_STEP).train()
 
 
 def run_joint(case: Case, device: str, connection) -> None:
