@@ -26,6 +26,7 @@ FOLDER = "repository"  # of the site, for what lies outside of docs/
 IMAGES = (".png", ".svg", ".jpg")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json", ".txt": "text", ".toml": "toml", ".sh": "bash"}
 ALSO = ("CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")  # named in mkdocs.yml
+FIRST_RESULTS = ("transfer", "demo")  # folders of benchmarks/; others follow by name
 LONG_TABLES = 45  # lines; of longer files the results page has the first section
 
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^()\s]+)\)")
@@ -250,7 +251,10 @@ def results() -> str:
         "# Results",
         "Every table and figure here is a file that the command of its benchmark wrote; nothing is typed.",
     ]
-    for folder in sorted((ROOT / "benchmarks").iterdir()):
+    folders = sorted(
+        (ROOT / "benchmarks").iterdir(), key=lambda folder: (folder.name not in FIRST_RESULTS, folder.name)
+    )
+    for folder in folders:
         content = result(folder) if folder.is_dir() else ""
         if content:
             parts.append(content)

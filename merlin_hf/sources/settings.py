@@ -27,8 +27,7 @@ class RankingSettings:
         batch_size (`int`): rows that go through the model at a time; results do not depend on it.
         num_splits (`int`): meta gradients, each the mean over 8 random halves of the target's rows; memory holds so
             many gradients and one more.
-        layers (`int`, *optional*): compare gradients in the last so many layers only. All by default: what two tasks
-            share was found in the lower layers and embeddings more than in the last ones (benchmarks/sources).
+        layers (`int`, *optional*): compare gradients in the last so many layers only. All by default.
         max_seq_length (`int`): longer texts are cut to so many tokens.
         image_size (`int`, *optional*): height and width in pixels, for models without an image processor.
         device (`torch.device` or `str`, *optional*): a GPU if there is one, else the CPU.
