@@ -155,16 +155,7 @@ class LogisticHead(HeadSolver):
 
 @dataclass(frozen=True)
 class NewtonOptions:
-    """
-    The way to solve.
-
-    Attributes:
-        tolerance: of the stationarity residual, see `fit_dual`.
-        max_iter: Newton steps.
-        exact: factorise (True) or conjugate gradients (False).
-        early_stop: read the residual to stop when it is small; costs a synchronisation on a GPU.
-        max_cg: conjugate gradient iterations in a step.
-    """
+    """The options of `LogisticHead` with their defaults filled in; `exact`: factorise, or conjugate gradients."""
 
     tolerance: float
     max_iter: int

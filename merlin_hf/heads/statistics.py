@@ -254,24 +254,21 @@ def fit_ridge_batches(
     l2: float | Tensor | str,
     reduce: Reduce | None,
     fit_intercept: bool,
-    grid: tuple[float, ...] = L2_GRID,
-    folds: int = NUM_FOLDS,
 ) -> LinearHead:
     """
     Fit ridge regression on a whole data set in one pass.
 
-    `l2="auto"` takes the value of `grid` with the least squared error over `folds`-fold cross-validation, each fold
-    fit and scored from sums alone. Rows go to folds by a hash of their position.
+    `l2="auto"` takes the value of `L2_GRID` with the least squared error in cross-validation, each of `NUM_FOLDS`
+    folds fit and scored from sums alone. Rows go to folds by a hash of their position.
 
     Cost: `O(n d (d + C))` for the sums, and a d x d factorisation for each fold and grid value; memory
     `O(folds (d^2 + d C))` in float64.
     """
     automatic = check_auto(l2)
-    moments = collect_moments(batches, folds if automatic else 1, reduce, shift=fit_intercept)
+    moments = collect_moments(batches, NUM_FOLDS if automatic else 1, reduce, shift=fit_intercept)
     info = {}
     if automatic:
-        errors = cross_validated_errors(moments, grid, fit_intercept)
-        l2 = grid[int(errors.argmin())]
+        l2 = L2_GRID[int(cross_validated_errors(moments, fit_intercept).argmin())]
         info["l2"] = torch.tensor(l2, dtype=torch.float64)
     else:
         l2 = float(check_l2(l2))
@@ -331,11 +328,11 @@ def warn_of_small_l2(l2: float, least: float) -> None:
         )
 
 
-def cross_validated_errors(moments: Moments, grid: tuple[float, ...], fit_intercept: bool) -> Tensor:
-    """Compute the sum of squared errors `(len(grid),)` of every fold under the head fit on the others."""
+def cross_validated_errors(moments: Moments, fit_intercept: bool) -> Tensor:
+    """Compute the sum of squared errors `(len(L2_GRID),)` of every fold under the head fit on the others."""
     train = moments.without_each_fold()
     errors = []
-    for l2 in grid:
+    for l2 in L2_GRID:
         weight, bias = ridge_from_moments(train, l2, fit_intercept)
         fitted = weight @ moments.xx + 2 * bias.unsqueeze(-1) * moments.x.unsqueeze(-2)
         error = moments.yy - 2 * (weight.mT * moments.xy).sum((-2, -1)) + (fitted * weight).sum((-2, -1))

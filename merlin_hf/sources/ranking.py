@@ -49,9 +49,8 @@ def rank_sources(
     """
     Rank data sets by how much they promise as the source of a target.
 
-    The backbone is left as it was pretrained. On its features of a candidate's rows a source head is fit
-    ([`~merlin_hf.sources.head.fit_source_head`]), and two numbers are taken, each of which is higher for a better
-    source:
+    The backbone is left as it was pretrained. On its features of a candidate's rows a source head is fit, and two
+    numbers are taken, each of which is higher for a better source:
 
     - `alignment`: whether a gradient step on the source would lower MeRLin's meta loss on the target, in all the
       backbone's parameters ([`~merlin_hf.sources.measures.gradient_alignment`]);
@@ -84,7 +83,6 @@ def rank_sources(
     >>> from merlin_hf.sources import rank_sources
 
     >>> ranking = rank_sources("reviews.csv", ["stanfordnlp/sst2", "nyu-mll/glue:cola"])
-    >>> ranking.best, ranking.order("alignment"), ranking.warnings
     ```
     """
     chosen = RankingSettings(model or "", **check_fields(settings, RankingSettings, ""))
@@ -95,16 +93,26 @@ def rank_sources(
     chosen.set_model(target_pool.kind)
     ranking = SourceRanking(target_name, settings=vars(chosen))
     is_named = isinstance(candidates, Mapping)
-    pairs = ((name, None) if is_named else (section.path, section.name) for name, section in sections.items())
-    for (name, pool), source_name in zip(pools.items(), names_of_sources(pairs), strict=True):
-        labels = pool.task.labels
-        score = SourceScore(name, len(pool), labels.num_labels, source_name=source_name)
-        score.has_target_labels = match_labels(labels.names, target_pool.task.labels.names) is not None
-        ranking.sources.append(score)
+    origins = [(name, None) if is_named else (section.path, section.name) for name, section in sections.items()]
+    ranking.sources = _scores(pools, target_pool, names_of_sources(origins))
     _measure_all(ranking, target_pool, pools, chosen, progress or (lambda text: None))
     ranking.warnings = _warnings(ranking, target_pool, pools)
     ranking.sources = rank(ranking.sources)
     return ranking
+
+
+def _scores(pools: Mapping[str, Rows], target: Rows, source_names: Sequence[str]) -> list[SourceScore]:
+    """Return what is known of each candidate before anything is measured."""
+    scores = []
+    for (name, pool), source_name in zip(pools.items(), source_names, strict=True):
+        labels = pool.task.labels
+        has_target_labels = match_labels(labels.names, target.task.labels.names) is not None
+        scores.append(
+            SourceScore(
+                name, len(pool), labels.num_labels, has_target_labels=has_target_labels, source_name=source_name
+            )
+        )
+    return scores
 
 
 def _measure_all(

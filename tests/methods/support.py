@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
@@ -27,6 +28,24 @@ TWO_PHASES = ["sequential", "wise_ft", *REGULARIZED, "merlin_ft"]
 
 # A schedule-free run: every step is `weight -= learning_rate * gradient`.
 PLAIN_SGD = {"optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 0.0, "learning_rate": 0.1}
+
+
+def a_pretrained_bert(dropout: float = 0.0) -> nn.Module:
+    """A model whose features differ from row to row, as those of a random one hardly do."""
+    model = tiny_bert(dropout=dropout)
+    model.bert.pooler.dense.weight.data.mul_(30)
+    return model
+
+
+def inputs_of(dataset: Dataset) -> dict[str, Tensor]:
+    """The model's arguments for all rows of a data set."""
+    return {name: torch.tensor(dataset[name][:]) for name in ("input_ids", "attention_mask")}
+
+
+@torch.no_grad()
+def features_of(model: nn.Module, dataset: Dataset) -> np.ndarray:
+    """What enters the last layer of a BERT, in float64."""
+    return model.eval().bert(**inputs_of(dataset)).pooler_output.double().numpy()
 
 
 def tiny_resnet(seed: int = 0) -> ResNetForImageClassification:

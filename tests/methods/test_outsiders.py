@@ -11,24 +11,17 @@ from transformers import AutoModelForSequenceClassification, Trainer, TrainingAr
 
 from merlin_hf.methods.embeddings import L2, ScikitLearnHead
 from merlin_hf.transfer.shared_labels import match_labels
-from tests.methods.support import build, partly_labelled, source_rows, source_rows_of_same_labels, weights
+from tests.methods.support import (
+    a_pretrained_bert,
+    build,
+    features_of,
+    inputs_of,
+    partly_labelled,
+    source_rows,
+    source_rows_of_same_labels,
+    weights,
+)
 from tests.tiny import tiny_bert, tiny_dataset
-
-
-def a_pretrained_bert(dropout=0.0):
-    """One whose features differ from row to row, as those of a random one hardly do."""
-    model = tiny_bert(dropout=dropout)
-    model.bert.pooler.dense.weight.data.mul_(30)
-    return model
-
-
-def inputs_of(dataset):
-    return {name: torch.tensor(dataset[name][:]) for name in ("input_ids", "attention_mask")}
-
-
-@torch.no_grad()
-def features_of(model, dataset):
-    return model.eval().bert(**inputs_of(dataset)).pooler_output.double().numpy()
 
 
 def spread(features):

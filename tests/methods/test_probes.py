@@ -10,27 +10,14 @@ from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForSequenceClassification, EarlyStoppingCallback, TrainerCallback
 
 from merlin_hf import METHODS
-from tests.methods.support import build, partly_labelled, weights
-from tests.tiny import TINY_CLASSIFIERS, tiny_bert, tiny_dataset
-
-
-def a_pretrained_bert():
-    """One whose features differ from row to row, as those of a random one hardly do."""
-    model = tiny_bert(dropout=0.1)
-    model.bert.pooler.dense.weight.data.mul_(30)
-    return model
-
-
-def features_of(model, dataset):
-    inputs = {name: torch.tensor(dataset[name][:]) for name in ("input_ids", "attention_mask")}
-    with torch.no_grad():
-        return model.eval().bert(**inputs).pooler_output.double().numpy()
+from tests.methods.support import a_pretrained_bert, build, features_of, partly_labelled, weights
+from tests.tiny import TINY_CLASSIFIERS, tiny_dataset
 
 
 @pytest.mark.parametrize("labels", ["all", "some"])
 def test_the_probe_is_logistic_regression_on_the_features(tmp_path, labels):
     target = tiny_dataset() if labels == "all" else partly_labelled(tiny_dataset())
-    model = a_pretrained_bert().double()
+    model = a_pretrained_bert(dropout=0.1).double()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     trainer = build("linear_probe", tmp_path, model=model, target=target, probe_l2="0.05")
     generator = torch.get_rng_state()
@@ -50,7 +37,7 @@ def test_the_probe_is_logistic_regression_on_the_features(tmp_path, labels):
 
 @pytest.mark.parametrize(("head", "l2"), [("ridge", "0.1"), ("centroid", "1.0"), (None, "auto")])
 def test_other_probes(tmp_path, head, l2):
-    trainer = build("linear_probe", tmp_path, model=a_pretrained_bert(), probe_head=head, probe_l2=l2)
+    trainer = build("linear_probe", tmp_path, model=a_pretrained_bert(dropout=0.1), probe_head=head, probe_l2=l2)
     trainer.train()
     prediction = trainer.predict(trainer.train_dataset)
     assert (prediction.predictions.argmax(-1) == prediction.label_ids).mean() > 0.9
@@ -59,7 +46,7 @@ def test_other_probes(tmp_path, head, l2):
 
 def test_a_probe_of_real_labels_is_ridge_regression(tmp_path):
     target = tiny_dataset().remove_columns("label").add_column("label", [float(i % 3) - 7 for i in range(24)])
-    model = a_pretrained_bert().double()
+    model = a_pretrained_bert(dropout=0.1).double()
     model.classifier = torch.nn.Linear(32, 1).double()
     model.num_labels = model.config.num_labels = 1
     trainer = build("linear_probe", tmp_path, model=model, target=target, probe_l2="0.05")
@@ -86,7 +73,7 @@ def test_a_probe_makes_no_step_and_works_with_what_trainer_has(tmp_path):
         def on_train_end(self, args, state, control, model=None, **kwargs):
             events.append(("end", model.classifier.weight.detach().clone()))
 
-    model = a_pretrained_bert()
+    model = a_pretrained_bert(dropout=0.1)
     first = model.classifier.weight.detach().clone()
     trainer = build(
         "linear_probe",
@@ -141,13 +128,13 @@ def snapshots(trainer_class, seen):
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_lp_ft_starts_at_the_probe(tmp_path, accumulation):
-    probe = build("linear_probe", tmp_path, model=a_pretrained_bert())
+    probe = build("linear_probe", tmp_path, model=a_pretrained_bert(dropout=0.1))
     probe.train()
     seen = []
     trainer = build(
         "lp_ft",
         tmp_path,
-        model=a_pretrained_bert(),
+        model=a_pretrained_bert(dropout=0.1),
         trainer_class=snapshots(METHODS["lp_ft"], seen),
         gradient_accumulation_steps=accumulation,
         per_device_train_batch_size=4,
@@ -164,7 +151,7 @@ def test_lp_ft_starts_at_the_probe(tmp_path, accumulation):
 def test_lp_ft_without_a_learning_rate_is_the_probe(tmp_path):
     runs = {}
     for method in ("linear_probe", "lp_ft"):
-        runs[method] = build(method, tmp_path, model=a_pretrained_bert(), learning_rate=0.0)
+        runs[method] = build(method, tmp_path, model=a_pretrained_bert(dropout=0.1), learning_rate=0.0)
         runs[method].train()
     for name, weight in runs["linear_probe"].model.state_dict().items():
         assert torch.equal(runs["lp_ft"].model.state_dict()[name], weight), name

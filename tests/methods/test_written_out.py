@@ -50,10 +50,6 @@ def written_out(tmp_path, method, *functions, model=None, target=None, source=Tr
     return trainer, losses, penalties
 
 
-def test_sequential(tmp_path):
-    written_out(tmp_path, "sequential", lambda written, memory, step: 0.0, target=partly_labelled(tiny_dataset()))
-
-
 def of_tokens():
     """A token classifier and its data; batches have different numbers of labelled tokens."""
     source = tagged_dataset(rows=40, num_labels=5, seed=1, longest=14)
@@ -61,8 +57,10 @@ def of_tokens():
     return {"model": tiny_token_bert(dropout=0.0), "data_collator": pad_tagged, **data}
 
 
-def test_sequential_on_tokens(tmp_path):
-    written_out(tmp_path, "sequential", lambda written, memory, step: 0.0, **of_tokens())
+@pytest.mark.parametrize("rows", ["sentences", "tokens"])
+def test_sequential(tmp_path, rows):
+    data = of_tokens() if rows == "tokens" else {"target": partly_labelled(tiny_dataset())}
+    written_out(tmp_path, "sequential", lambda written, memory, step: 0.0, **data)
 
 
 # L2-SP
