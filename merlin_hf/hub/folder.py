@@ -222,12 +222,7 @@ def _weights(root: Path, prefix: str, present: set[str], refused: dict[str, str]
 
 
 def _shards(root: Path, index: str, variant: str | None) -> list[str]:
-    """
-    Return the names of all shards of an index.
-
-    Raises:
-        PublishError: the index is broken, or names other files than shards; the message is the reason.
-    """
+    """Return the names of all shards of an index; raise a `PublishError` with the reason if they are no shards."""
     reason = _problem(root, index)
     if reason is not None:
         raise PublishError(reason)
@@ -360,12 +355,7 @@ def _secret(content: bytes) -> str | None:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """
-    Read a JSON object.
-
-    Raises:
-        PublishError: it is none; the message names the file.
-    """
+    """Read a JSON object; raise a `PublishError` that names the file if it is none."""
     try:
         return read_object(path)
     except FileError as error:
@@ -460,12 +450,7 @@ class ModelFolder:
             raise PublishError(f"{self.path} has no whole model: {', '.join(missing)} missing. {self._what_else()}")
 
     def _check_finite(self) -> None:
-        """
-        Check that no weight is NaN or infinite.
-
-        Raises:
-            PublishError: one is; the message names the file and the tensor.
-        """
+        """Raise a `PublishError` that names a file and its tensor if a weight is NaN or infinite."""
         for name in self.files:
             path = self.path / name
             broken = not_finite(path, path.stat().st_mtime_ns) if name.endswith(".safetensors") else None
@@ -477,12 +462,7 @@ class ModelFolder:
                 )
 
     def _check_shards(self) -> list[str]:
-        """
-        Return the shards that are missing.
-
-        Raises:
-            PublishError: a shard does not have the weights that the index expects in it.
-        """
+        """Return missing shards; raise a `PublishError` if one lacks the weights that the index expects in it."""
         missing = []
         expected: dict[str, set[str]] = {}
         for weight, shard in _read_object(self.path / SAFE_WEIGHTS_INDEX_NAME)["weight_map"].items():

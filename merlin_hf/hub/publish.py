@@ -108,12 +108,7 @@ def publish_folder(
 
 
 def check_name(repo_id: str) -> None:
-    """
-    Check that a repository can have a name.
-
-    Raises:
-        PublishError: none can.
-    """
+    """Raise a `PublishError` if no repository can have this name."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -141,12 +136,7 @@ def _check_repository(api: HfApi, repo_id: str, private: bool, update: bool) -> 
 
 
 def card_of(model: ModelFolder, repo_id: str, license: str | None) -> str:
-    """
-    Return the folder's card with the name of the repository in it, or one that is written from the folder's files.
-
-    Raises:
-        PublishError: the card's metadata cannot be read.
-    """
+    """Return the folder's card with the name of the repository in it, or one that is written from its files."""
     path = model.path / CARD
     if CARD in model.files:
         card = _read_card(path)
@@ -175,12 +165,7 @@ def _read_card(path: Path) -> ModelCard:
 
 
 def _check_yaml(text: str, path: Path) -> None:
-    """
-    Check metadata before they are loaded, which a few lines can make take all memory or hours.
-
-    Raises:
-        PublishError: there is an alias, or lists and mappings lie too deep in each other.
-    """
+    """Refuse aliases and deep nesting, by which a few lines make loading metadata take all memory or hours."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):

@@ -72,13 +72,7 @@ class PooledTrainer(TransferTrainer):
         self.check_pooled()
 
     def check_pooled(self) -> None:
-        """
-        Check that rows of both tasks can be in one batch.
-
-        Raises:
-            ValueError: source and target do not name the same classes, a data set has no length, or the source has a
-                collator or a loss of its own.
-        """
+        """Raise a `ValueError` if rows of both tasks cannot be in one batch."""
         need_shared_labels(self)
         for argument in ("train_dataset", "source_dataset"):
             if not hasattr(getattr(self, argument), "__len__"):

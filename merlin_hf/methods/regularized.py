@@ -127,12 +127,7 @@ def _are_class_ids(dataset: Any) -> bool:
 
 
 def check_single_label(trainer: RegularizedTrainer) -> None:
-    """
-    Check that the target has classes, for a method that is defined for them alone.
-
-    Raises:
-        ValueError: it is a regression, or has several labels a row.
-    """
+    """Raise a `ValueError` if the target has not one class a row, for a method that is defined for these alone."""
     kind = getattr(getattr(trainer.model, "config", None), "problem_type", None)
     are_ids = _are_class_ids(trainer.train_dataset)
     num_labels = trainer.build_transfer_model().num_labels
@@ -145,12 +140,7 @@ def check_single_label(trainer: RegularizedTrainer) -> None:
 
 
 def check_same_features(trainer: TransferTrainer) -> None:
-    """
-    Check that the source head can read the target's features.
-
-    Raises:
-        ValueError: a sentence encoder gives pairs of texts in one data set, and single texts in the other.
-    """
+    """Raise a `ValueError` if the source head cannot read the target's features: of pairs, or of single texts."""
     transfer_model = trainer.build_transfer_model()
     head = transfer_model.source_head
     if isinstance(head, nn.Linear) and head.in_features != transfer_model.head.in_features:
@@ -162,12 +152,7 @@ def check_same_features(trainer: TransferTrainer) -> None:
 
 
 def check_source_classes(trainer: RegularizedTrainer) -> None:
-    """
-    Check that there is a source head whose classes say something about the target's rows.
-
-    Raises:
-        ValueError: there is none, its labels are no class ids, or it reads other features than the target's.
-    """
+    """Raise a `ValueError` if there is no source head that gives probabilities of classes to the target's rows."""
     check_same_features(trainer)
     source_head = trainer.build_transfer_model().source_head
     has_one_output = isinstance(source_head, nn.Linear) and source_head.out_features < 2

@@ -38,41 +38,32 @@ def stochastic_normalization(model: nn.Module, probability: float) -> Iterator[N
     A layer in training mode computes both, the running one with statistics from before the batch, which then move as
     always, and draws for each channel which it gives. Hooks do this, and are gone after the block.
     """
+    before: dict[nn.Module, dict[str, Tensor]] = {}
+
+    def keep_statistics(layer, args):
+        if layer.training:
+            # Copies, as the layer moves its statistics before the backward pass needs what was used here.
+            before[layer] = {name: getattr(layer, name).clone() for name in STATISTICS}
+
+    def mix_channels(layer, args, by_batch):
+        if not layer.training:
+            return None
+        layer.training = False  # the call in here comes by these hooks again
+        try:
+            by_running = functional_call(layer, before.pop(layer), args)
+        finally:
+            layer.training = True
+        channels = [1, by_batch.shape[1]] + [1] * (by_batch.ndim - 2)
+        return torch.where(torch.rand(channels, device=by_batch.device) < probability, by_batch, by_running)
+
     hooks: list[RemovableHandle] = []
     for layer in batch_norms(model):
-        mix = _Mix(probability)
-        hooks += [layer.register_forward_pre_hook(mix.before), layer.register_forward_hook(mix.after)]
+        hooks += [layer.register_forward_pre_hook(keep_statistics), layer.register_forward_hook(mix_channels)]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-
-
-class _Mix:
-    def __init__(self, probability: float):
-        self.probability = probability
-        self.by_running: Tensor | None = None
-        self.is_inside = False
-
-    def before(self, layer, args):
-        if not layer.training or self.is_inside:
-            return
-        # Copies, as the layer moves its statistics before the backward pass needs what was used here.
-        statistics = {name: getattr(layer, name).clone() for name in STATISTICS}
-        self.is_inside, layer.training = True, False
-        try:
-            self.by_running = functional_call(layer, statistics, args)
-        finally:
-            self.is_inside, layer.training = False, True
-
-    def after(self, layer, args, by_batch):
-        if not layer.training or self.is_inside:
-            return None
-        by_running, self.by_running = self.by_running, None
-        assert by_running is not None  # of `before`
-        channels = [1, by_batch.shape[1]] + [1] * (by_batch.ndim - 2)
-        return torch.where(torch.rand(channels, device=by_batch.device) < self.probability, by_batch, by_running)
 
 
 @dataclass

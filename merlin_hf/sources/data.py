@@ -108,23 +108,13 @@ def _name_of(given: Any) -> str:
 
 
 def load(section: SourceConfig, argument: str) -> Rows:
-    """
-    Load all labelled rows of a data set.
-
-    Raises:
-        ConfigError: there is none, or it has no labels or inputs that can be used; the message names `argument`.
-    """
+    """Load all labelled rows of a data set; raise a `ConfigError` that names `argument` if none can be used."""
     with quiet():
         return load_rows(section, argument, "split", as_flags=True)
 
 
 def draw(rows: Rows, count: int | None, argument: str, *seed: int | str) -> Rows:
-    """
-    Draw rows, of each class in proportion and at least one; all where there are not more.
-
-    Raises:
-        ConfigError: fewer are asked for than there are classes.
-    """
+    """Draw rows, of each class in proportion and at least one; all where there are not more."""
     classes = len(set(rows.labels.tolist())) if not rows.is_regression else 1
     if count is not None and count < max(2, classes):
         raise ConfigError(f"`{argument}` must be at least {max(2, classes)}, one for each class, got {count}.")
@@ -132,12 +122,7 @@ def draw(rows: Rows, count: int | None, argument: str, *seed: int | str) -> Rows
 
 
 def check_fit(target: Rows, pools: Mapping[str, Rows]) -> None:
-    """
-    Check that the target and the candidates can be compared.
-
-    Raises:
-        ConfigError: they are not of one kind, or labels have one class.
-    """
+    """Raise a `ConfigError` if the target and the candidates are not of one kind, or have one class."""
     if target.kind == TAGGED:
         raise ConfigError("`target` has tagged sentences, and rankings are for texts and images with one label a row.")
     if not target.is_regression and len(set(target.labels.tolist())) < 2:
@@ -150,12 +135,7 @@ def check_fit(target: Rows, pools: Mapping[str, Rows]) -> None:
 
 
 def check_halves(target: Rows) -> None:
-    """
-    Check that a head fit on some of the rows can be judged by others of the same class.
-
-    Raises:
-        ConfigError: no class has two rows.
-    """
+    """Raise a `ConfigError` if no class has two rows, so that a head fit on some cannot be judged by others."""
     labels = [0] * len(target) if target.is_regression else target.labels.tolist()
     if max(map(labels.count, set(labels))) < 2:
         raise ConfigError(
