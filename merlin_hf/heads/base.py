@@ -265,13 +265,8 @@ def result_dtype(features: Tensor) -> torch.dtype:
 
 def any_to(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Check for each entry of `shape` whether any entry of a boolean mask that broadcasts onto it is True."""
-    extra = mask.dim() - len(shape)
-    if extra > 0:
-        mask = mask.flatten(0, extra - 1).any(0) if mask.shape[:extra].numel() else mask.new_zeros(mask.shape[extra:])
-    for axis, (have, want) in enumerate(zip(reversed(mask.shape), reversed(shape), strict=False), start=1):
-        if want == 1 and have > 1:
-            mask = mask.any(-axis, keepdim=True)
-    return mask
+    whole = torch.broadcast_shapes(mask.shape, shape)
+    return mask.expand(whole).to(torch.int32).sum_to_size(shape) > 0
 
 
 def check_shapes(features: Tensor, targets: Tensor, sample_weight: Tensor | None) -> None:

@@ -16,11 +16,9 @@ from .base import (
     Reduce,
     StandardHead,
     check_head,
-    check_l2,
     check_shapes,
     result_dtype,
 )
-from .linalg import identity_like, solve_spd
 
 
 L2_GRID = tuple(10.0 ** (half / 2) for half in range(-6, 9))  # 1e-3 ... 1e4, two values a decade
@@ -248,35 +246,6 @@ def _reduce_moments(
     return Moments.of(sums, torch.float64 if double else torch.float32, moments.origin)
 
 
-@torch.no_grad()
-def fit_ridge_batches(
-    batches: Iterable[Batch],
-    l2: float | Tensor | str,
-    reduce: Reduce | None,
-    fit_intercept: bool,
-) -> LinearHead:
-    """
-    Fit ridge regression on a whole data set in one pass.
-
-    `l2="auto"` takes the value of `L2_GRID` with the least squared error in cross-validation, each of `NUM_FOLDS`
-    folds fit and scored from sums alone. Rows go to folds by a hash of their position.
-
-    Cost: `O(n d (d + C))` for the sums, and a d x d factorisation for each fold and grid value; memory
-    `O(folds (d^2 + d C))` in float64.
-    """
-    automatic = check_auto(l2)
-    moments = collect_moments(batches, NUM_FOLDS if automatic else 1, reduce, shift=fit_intercept)
-    info = {}
-    if automatic:
-        l2 = L2_GRID[int(cross_validated_errors(moments, fit_intercept).argmin())]
-        info["l2"] = torch.tensor(l2, dtype=torch.float64)
-    else:
-        l2 = float(check_l2(l2))
-    total = moments.total()
-    weight, bias = ridge_from_moments(total, l2, fit_intercept)
-    return total.head(weight[0], bias[0], info)
-
-
 def check_auto(l2: float | Tensor | str) -> bool:
     """Check whether `l2` asks for cross-validation; raise a ValueError for any other word."""
     if isinstance(l2, str):
@@ -284,38 +253,6 @@ def check_auto(l2: float | Tensor | str) -> bool:
             raise ValueError(f'l2={l2!r} must be a number or "auto".')
         return True
     return False
-
-
-def ridge_from_moments(moments: Moments, l2: float, fit_intercept: bool) -> tuple[Tensor, Tensor]:
-    """Compute weight `(F, C, d)` and bias `(F, C)`, at the origin, of the ridge head of every fold."""
-    total = moments.weight.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-    x_mean, y_mean = moments.x / total, moments.y / total
-    gram, cross = moments.xx, moments.xy
-    if fit_intercept:
-        gram = gram - moments.x.unsqueeze(-1) * x_mean.unsqueeze(-2)
-        cross = cross - moments.x.unsqueeze(-1) * y_mean.unsqueeze(-2)
-    scale = torch.diagonal(gram, dim1=-2, dim2=-1).sum(-1) / total.squeeze(-1)
-    varies = (scale > constant_below(x_mean * fit_intercept))[:, None, None]
-    scale = torch.where(varies, scale[:, None, None], 1.0)
-    weight = _solve(torch.where(varies, gram / scale, 0.0), torch.where(varies, cross / scale, 0.0), l2).mT
-    if not fit_intercept:
-        return weight, torch.zeros_like(y_mean)
-    return weight, y_mean - (weight @ x_mean.unsqueeze(-1)).squeeze(-1)
-
-
-def _solve(gram: Tensor, cross: Tensor, l2: float) -> Tensor:
-    """Compute `(gram + l2 I)^-1 cross`, without directions in which a tiny l2 would only magnify rounding."""
-    trace = torch.diagonal(gram, dim1=-2, dim2=-1).sum(-1)
-    if l2 >= 1e-11 * trace.max():
-        solution, failures = solve_spd(gram + l2 * identity_like(gram), cross)
-        if failures == 0:
-            return solution
-    else:
-        warn_of_small_l2(l2, 1e-11 * float(trace.max()))
-    values, vectors = torch.linalg.eigh(gram)
-    values = values.unsqueeze(-1)
-    seen = values > 8 * torch.finfo(gram.dtype).eps * trace[:, None, None]
-    return vectors @ torch.where(seen, vectors.mT @ cross / (values.clamp_min(0) + l2), 0.0)
 
 
 def warn_of_small_l2(l2: float, least: float) -> None:
@@ -326,16 +263,3 @@ def warn_of_small_l2(l2: float, least: float) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
-
-
-def cross_validated_errors(moments: Moments, fit_intercept: bool) -> Tensor:
-    """Compute the sum of squared errors `(len(L2_GRID),)` of every fold under the head fit on the others."""
-    train = moments.without_each_fold()
-    errors = []
-    for l2 in L2_GRID:
-        weight, bias = ridge_from_moments(train, l2, fit_intercept)
-        fitted = weight @ moments.xx + 2 * bias.unsqueeze(-1) * moments.x.unsqueeze(-2)
-        error = moments.yy - 2 * (weight.mT * moments.xy).sum((-2, -1)) + (fitted * weight).sum((-2, -1))
-        error = error + (moments.weight[:, None] * bias.square() - 2 * bias * moments.y).sum(-1)
-        errors.append(error.sum())
-    return torch.stack(errors)
