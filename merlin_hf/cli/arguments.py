@@ -10,16 +10,11 @@ from ..data.tasks import IMAGE, TEXT
 from ..methods import get_method
 from ..scripts import image_classification, text_classification
 from ..scripts.arguments import ArgumentParser, field_names, flags_by_name, named_method, split_file
-from ..scripts.data_arguments import ImageDataArguments, TextDataArguments
 from ..scripts.program import Program
 from ..utils.validation import ConfigError, did_you_mean, shown
 
 
-TASKS = (TEXT, IMAGE)
-ARGUMENTS = {
-    TEXT: (text_classification.ModelArguments, TextDataArguments),
-    IMAGE: (image_classification.ModelArguments, ImageDataArguments),
-}
+PROGRAMS: dict[str, Any] = {TEXT: text_classification, IMAGE: image_classification}
 WHAT_TO_DO = ("do_train", "do_eval", "do_predict")
 
 
@@ -49,6 +44,15 @@ class Request:
         """
         return self.parser.parse(self.argv)
 
+    def build(self, model_args: Any, data_args: Any, args: Any) -> Program:
+        """
+        Load the data and the model and make the trainer; nothing is trained.
+
+        Raises:
+            ValueError, FileNotFoundError: the arguments, the data and the model do not fit together.
+        """
+        return PROGRAMS[self.task].build(model_args, data_args, args)
+
 
 def read_request(argv: list[str], config: str | None = None, task: str | None = None) -> Request:
     """
@@ -67,14 +71,16 @@ def read_request(argv: list[str], config: str | None = None, task: str | None = 
     in_file_task = in_file.pop("task", None)
     given = {**in_file, **flags_by_name(argv)}
     task = task or in_file_task or detect_task(given)
-    if task not in TASKS:
-        raise ConfigError(f"`task` must be one of {', '.join(TASKS)}, got {shown(task)}.{did_you_mean(task, TASKS)}")
+    if task not in PROGRAMS:
+        raise ConfigError(
+            f"`task` must be one of {', '.join(PROGRAMS)}, got {shown(task)}.{did_you_mean(task, PROGRAMS)}"
+        )
     method = named_method(given)
     if not any(name in given for name in WHAT_TO_DO):
         in_file["do_train"] = True
     elsewhere = {
         name: f"is about {other}s, and the data are {task}s; `--task {other}` says otherwise."
-        for other in TASKS
+        for other in PROGRAMS
         for name in (field_names(argument_classes(other)) if other != task else ())
     }
     classes = (*argument_classes(task), get_method(method).training_args_class)
@@ -85,7 +91,7 @@ def read_request(argv: list[str], config: str | None = None, task: str | None = 
 
 def argument_classes(task: str) -> tuple[type, type]:
     """Return the dataclasses of the model's and the data's arguments."""
-    return ARGUMENTS[task]
+    return PROGRAMS[task].ARGUMENTS
 
 
 def detect_task(given: Mapping[str, Any]) -> str:
@@ -101,7 +107,7 @@ def detect_task(given: Mapping[str, Any]) -> str:
         FileNotFoundError: there is no such data set.
         ConfigError: the data set cannot be read.
     """
-    names = {task: set(field_names(classes)) for task, classes in ARGUMENTS.items()}
+    names = {task: set(field_names(argument_classes(task))) for task in PROGRAMS}
     only = {task: set(given) & (names[task] - names[other]) for task, other in ((TEXT, IMAGE), (IMAGE, TEXT))}
     if bool(only[TEXT]) != bool(only[IMAGE]):
         return TEXT if only[TEXT] else IMAGE
@@ -115,15 +121,3 @@ def detect_task(given: Mapping[str, Any]) -> str:
         raise ConfigError(f"`dataset_name={path!r}` cannot be read: {error}") from error
     split = next(iter(loaded.values()))
     return IMAGE if any(is_image(feature) for feature in split.features.values()) else TEXT
-
-
-def build(task: str, model_args: Any, data_args: Any, args: Any) -> Program:
-    """
-    Load the data and the model and make the trainer; nothing is trained.
-
-    Raises:
-        ValueError, FileNotFoundError: the arguments, the data and the model do not fit together.
-    """
-    if task == TEXT:
-        return text_classification.build(model_args, data_args, args)
-    return image_classification.build(model_args, data_args, args)

@@ -5,6 +5,7 @@ import contextlib
 import sys
 
 from ..utils.exit_status import FAILURE, INTERRUPTED, fail
+from ..utils.files import to_json
 
 
 def add_compare_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -72,7 +73,6 @@ def compare(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, overrides: dict) -> tuple[str, int]:
     """Return what to print, nothing in other processes than the first, and the exit status."""
     from ..comparison import ComparisonError, compare, dry_run
-    from ..utils.files import to_json
 
     if arguments.dry_run:
         plan = dry_run(arguments.config, **overrides)

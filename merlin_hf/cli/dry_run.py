@@ -7,7 +7,7 @@ from typing import Any
 from ..comparison.progress import quiet
 from ..data.labels import Labels
 from ..scripts.program import Program
-from .arguments import Request, build
+from .arguments import Request
 
 
 SHOWN_CLASSES = 6
@@ -29,7 +29,7 @@ def plan_training(request: Request) -> dict[str, Any] | None:
         model_args, data_args, args = request.arguments()
         output_dir, push = args.output_dir, args.push_to_hub
         args.output_dir, args.push_to_hub, args.report_to = folder, False, []
-        program = build(request.task, model_args, data_args, args)
+        program = request.build(model_args, data_args, args)
         plan: dict[str, Any] = {
             "method": request.method,
             "task": request.task,

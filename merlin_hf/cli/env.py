@@ -8,6 +8,8 @@ import sys
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..utils.files import to_json
+
 
 PACKAGES = (
     *("merlin-hf", "torch", "transformers", "accelerate", "datasets", "evaluate", "peft", "huggingface_hub"),
@@ -34,8 +36,6 @@ def env(arguments: argparse.Namespace) -> int:
     """Run the command; return the exit status."""
     found = environment()
     if arguments.json:
-        from ..utils.files import to_json
-
         print(to_json(found, indent=2))
         return 0
     for title, values in found.items():

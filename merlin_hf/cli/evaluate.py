@@ -6,9 +6,14 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..utils.errors import reading
+from ..utils.figures import check_can_draw
+from ..utils.files import check_output_dir, to_json, write_text
 from ..utils.tables import plain_table, show_table
+from ..utils.validation import ConfigError, check_value, interval
 
 
+ORIGINS = ("task_name", "dataset_name", "validation_file", "validation_dir")
 FILES = ("evaluation.json", "table.txt", "confusion_matrix.png", "reliability.png")
 CLASS_HEADINGS = ("class", "precision", "recall", "f1", "rows")
 
@@ -70,14 +75,14 @@ def evaluate(arguments: argparse.Namespace) -> int:
         if arguments.output_dir is not None:
             _write(result, Path(arguments.output_dir))
     if arguments.json:
-        from ..utils.files import to_json
-
         print(to_json(result, indent=2))
         return 0
-    show_table(("metric", "value"), list(result["metrics"].items()), sys.stdout, title=_title(result))
-    if result["classes"] is not None:
-        print()
-        show_table(CLASS_HEADINGS, [list(one.values()) for one in result["classes"]], sys.stdout)
+    title: str | None = f"{result['model']} on {result['rows']} rows of {result['split']}"
+    for headings, rows in _tables_of(result):
+        if title is None:
+            print()
+        show_table(headings, rows, sys.stdout, title)
+        title = None
     if arguments.output_dir is not None:
         print(f"Results in {arguments.output_dir}", file=sys.stderr)
     return 0
@@ -90,12 +95,9 @@ def check_names_data(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: none is, or more than one.
     """
-    from ..utils.validation import ConfigError
-
-    origins = ("task_name", "dataset_name", "validation_file", "validation_dir")
-    given = [name for name in origins if getattr(arguments, name) is not None]
+    given = [name for name in ORIGINS if getattr(arguments, name) is not None]
     if len(given) != 1:
-        listed = ", ".join(f"`--{name}`" for name in origins)
+        listed = ", ".join(f"`--{name}`" for name in ORIGINS)
         raise ConfigError(f"Name the data by one of {listed}, got {', '.join(given) or 'none'}.")
     check_numbers(arguments, "max_eval_samples")
 
@@ -110,8 +112,6 @@ def check_numbers(arguments: argparse.Namespace, *others: str) -> None:
     Raises:
         ConfigError: one is out of range.
     """
-    from ..utils.validation import check_value, interval
-
     for name in ("batch_size", "array_sampling_rate", *others):
         check_value(getattr(arguments, name), Annotated[int, interval("[1, inf)")] | None, name)
     check_value(arguments.max_seq_length, Annotated[int, interval("[1, 1_000_000]")], "max_seq_length")
@@ -132,72 +132,54 @@ def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     check_names_data(arguments)
     if arguments.output_dir is not None:
-        from ..utils.figures import check_can_draw
-        from ..utils.files import check_output_dir
-
         check_can_draw("A report")
         check_output_dir(arguments.output_dir, FILES)
-    import numpy as np
-    import torch
-
     from ..comparison.progress import quiet
-    from ..utils.errors import reading
-    from ..utils.files import FileError
-    from ..utils.validation import ConfigError
     from . import evaluation
-    from .saved_model import read_saved
     from .scores import classes_of, metrics_of, names_of
 
-    device = torch.device("cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu")
     with quiet():
-        saved = read_saved(arguments.model, arguments.base_model)
-        if arguments.base_model is not None and saved.adapter is None:
-            raise ConfigError(f"`--base_model` is for adapters, and {arguments.model!r} is a whole model.")
+        saved = evaluation.load_saved(arguments)
         with reading("The data cannot be read", but=(ValueError, OSError)):
             rows = evaluation.load_rows(saved, arguments)
         ids = classes_of(rows.labels, saved.config, arguments.labels_by_number)
-        model = saved.load(device)
+        model = saved.load(evaluation.device_of(arguments))
         with reading(f"{arguments.model!r} cannot be run on the data"):
             logits, references = evaluation.answers(model, rows, arguments.batch_size)
-    broken = int((~np.isfinite(logits)).reshape(len(logits), -1).any(-1).sum())
-    if broken:
-        raise FileError(
-            f"{arguments.model!r} answers {broken} of {len(logits)} rows with NaN or infinity: its training has "
-            "diverged, or its weights are damaged."
-        )
+    evaluation.check_finite(logits, arguments.model)
     result = {
         "model": arguments.model,
         "task": saved.kind,
         "split": rows.split,
         "rows": len(references),
-        "cut_rows": None if rows.cut is None else rows.cut.rows,
-        "max_seq_length": None if rows.cut is None else rows.cut.max_length,
-        "warning": rows.warning,
+        "cut_rows": rows.cut,
+        "max_seq_length": rows.max_length,
+        "warning": rows.warning and f"warning: {rows.warning}",
     }
     names = names_of(rows.labels, ids, saved.config)
     return {**result, **metrics_of(logits, references, ids, names, arguments.task_name)}
 
 
-def _title(result: dict[str, Any]) -> str:
-    return f"{result['model']} on {result['rows']} rows of {result['split']}"
+def _tables_of(result: dict[str, Any]) -> list[tuple[tuple[str, ...], list]]:
+    """Return the headings and rows of the tables: of all rows, and by class."""
+    tables: list[tuple[tuple[str, ...], list]] = [(("metric", "value"), list(result["metrics"].items()))]
+    if result["classes"] is not None:
+        tables.append((CLASS_HEADINGS, [list(one.values()) for one in result["classes"]]))
+    return tables
 
 
 def _write(result: dict[str, Any], folder: Path) -> None:
-    from ..report.confusion import confusion_figure
-    from ..report.plotting import save
-    from ..report.reliability import reliability_figure
-    from ..utils.files import to_json, write_text
-    from ..utils.probabilities import Reliability
-
     write_text(folder / "evaluation.json", to_json(result, indent=2) + "\n")
-    text = plain_table(("metric", "value"), list(result["metrics"].items()))
-    if result["classes"] is not None:
-        text += "\n" + plain_table(CLASS_HEADINGS, [list(one.values()) for one in result["classes"]])
     if result["confusion_matrix"] is not None:
         import numpy as np
+
+        from ..report.confusion import confusion_figure
+        from ..report.plotting import save
+        from ..report.reliability import reliability_figure
+        from ..utils.probabilities import Reliability
 
         figure = confusion_figure(np.array(result["confusion_matrix"]), result["labels"])
         save(figure, folder, "confusion_matrix", formats=("png",))
         bins = Reliability(**{name: np.array(values) for name, values in result["reliability"].items()})
         save(reliability_figure(bins), folder, "reliability", formats=("png",))
-    write_text(folder / "table.txt", text)
+    write_text(folder / "table.txt", "\n".join(plain_table(*table) for table in _tables_of(result)))

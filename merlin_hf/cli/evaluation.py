@@ -4,7 +4,7 @@ import argparse
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import numpy as np
@@ -24,40 +24,28 @@ from ..data.columns import GLUE, GLUE_COLUMNS, ColumnOptions
 from ..data.encoding import count_cut, encode_media, encode_texts
 from ..data.images import EncodeImages, mode_of
 from ..data.labels import REGRESSION, SINGLE_LABEL, Labels
-from ..data.models import longest_text, model_names, outputs_of, pad_by_known_token
+from ..data.models import longest_text, model_names, pad_by_known_token
 from ..data.sentence_encoders import text_collator
 from ..data.tasks import AUDIO, IMAGE, TEXT, VALIDATION, DataSpec, Task, load_splits, make_task, select
 from ..scripts.data_arguments import AudioDataArguments
 from ..transfer.labels import MULTI_LABEL
 from ..transfer.model import TransferModel
+from ..utils.files import FileError
 from ..utils.validation import ConfigError, did_you_mean
-from .saved_model import SavedModel
+from .saved_model import SavedModel, read_saved
 
 
 logger = logging.getLogger("merlin_hf.cli")
 
-# Flags that are not for models of a kind.
-FLAGS_OF_OTHERS = {
-    TEXT: ("image_column", "audio_column", "array_sampling_rate"),
-    IMAGE: ("text_columns", "audio_column", "array_sampling_rate"),
-    AUDIO: ("text_columns", "image_column"),
+ROWS = {TEXT: "texts", IMAGE: "images", AUDIO: "recordings"}
+# Flags that are not for models of all kinds.
+KINDS_OF_FLAGS = {
+    **dict.fromkeys(("task_name", "validation_file", "text_columns"), (TEXT,)),
+    "image_column": (IMAGE,),
+    "validation_dir": (IMAGE, AUDIO),
+    **dict.fromkeys(("audio_column", "array_sampling_rate"), (AUDIO,)),
 }
 SPLITS = ("validation", "validation_matched", "test")
-
-
-class Cut(NamedTuple):
-    """The number of rows with more than `max_length` tokens, and whether that is the most that the model takes."""
-
-    rows: int
-    max_length: int
-    is_most: bool
-
-    def warning(self, rows: int) -> str | None:
-        """Return the warning about texts that a model was not shown in full; `None` where there are none."""
-        if not self.rows:
-            return None
-        remedy = "which is all that the model takes" if self.is_most else "`--max_seq_length` takes more"
-        return f"warning: {self.rows} of {rows} rows were cut to {self.max_length} tokens; {remedy}"
 
 
 @dataclass
@@ -70,19 +58,43 @@ class EncodedRows:
         collator (`Callable`): makes a batch of rows.
         labels ([`~merlin_hf.data.labels.Labels`]).
         split (`str`): where they are from.
-        cut (`Cut`, *optional*): how texts were cut.
+        cut, max_length (`int`, *optional*): how many texts were cut to how many tokens.
+        warning (`str`, *optional*): what to say of that.
     """
 
     dataset: datasets.Dataset
     collator: Callable[[list], dict[str, Any]]
     labels: Labels
     split: str
-    cut: Cut | None = None
+    cut: int | None = None
+    max_length: int | None = None
+    warning: str | None = None
 
-    @property
-    def warning(self) -> str | None:
-        """Return the warning about texts that a model was not shown in full."""
-        return None if self.cut is None else self.cut.warning(len(self.dataset))
+
+def load_saved(arguments: argparse.Namespace) -> SavedModel:
+    """
+    Find out which classifier the arguments name.
+
+    Raises:
+        ConfigError: there is none, or no adapter beside a base model.
+    """
+    saved = read_saved(arguments.model, arguments.base_model)
+    if arguments.base_model is not None and saved.adapter is None:
+        raise ConfigError(f"`--base_model` is for adapters, and {arguments.model!r} is a whole model.")
+    return saved
+
+
+def check_no_flags(saved: SavedModel, arguments: argparse.Namespace) -> None:
+    """
+    Check that no flag is given that is about another kind of data.
+
+    Raises:
+        ConfigError: one is.
+    """
+    for name, kinds in KINDS_OF_FLAGS.items():
+        if saved.kind not in kinds and getattr(arguments, name, None) is not None:
+            about = " or ".join(ROWS[kind] for kind in kinds)
+            raise ConfigError(f"`{name}` is about {about}, and the model is one of {ROWS[saved.kind]}.")
 
 
 def load_rows(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows:
@@ -92,7 +104,26 @@ def load_rows(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows:
     Raises:
         ValueError, FileNotFoundError: there is no such data set, split or column.
     """
-    return _load_texts(saved, arguments) if saved.kind == TEXT else _load_media(saved, arguments)
+    check_no_flags(saved, arguments)
+    task, split = _load_task(saved, arguments)
+    limit = arguments.max_eval_samples
+    if saved.kind != TEXT:
+        encode, collator = media_encoder(saved, arguments.array_sampling_rate)
+        return EncodedRows(encode_media(task, VALIDATION, encode, limit), collator, task.labels, split)
+    tokenizer, max_length = text_encoder(saved, arguments.max_seq_length)
+    encoded = encode_texts(task, VALIDATION, tokenizer, max_length, limit)
+    texts = select(task, VALIDATION, limit)
+    cut = count_cut([texts[name] for name in task.columns], encoded["input_ids"], tokenizer, max_length)
+    warning = cut_warning(cut, len(encoded), max_length, arguments.max_seq_length)
+    return EncodedRows(encoded, text_collator(tokenizer), task.labels, split, cut, max_length, warning)
+
+
+def cut_warning(cut: int, rows: int, max_length: int, asked: int) -> str | None:
+    """Return the warning about texts that a model was not shown in full; `None` where there are none."""
+    if not cut:
+        return None
+    remedy = "which is all that the model takes" if max_length < asked else "`--max_seq_length` takes more"
+    return f"{cut} of {rows} rows were cut to {max_length} tokens; {remedy}"
 
 
 def text_encoder(saved: SavedModel, max_seq_length: int) -> tuple[Any, int]:
@@ -115,30 +146,16 @@ def media_encoder(
     return encode, DataCollatorWithPadding(extractor)
 
 
+def usual_problem_type(config: PretrainedConfig) -> str:
+    """Return the problem type of a model by its configuration, else by its number of outputs."""
+    return config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE_LABEL)
+
+
 def several_labels_of(config: PretrainedConfig) -> list[str] | None:
     """Return the names of the labels of a model that may give a row several of them."""
     if config.num_labels < 2 or config.problem_type not in (None, MULTI_LABEL):
         return None
     return model_names(config)
-
-
-def _load_texts(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows:
-    check_no_flags(saved, arguments, ("validation_dir", *FLAGS_OF_OTHERS[TEXT]))
-    task, split = _load_task(saved, arguments)
-    tokenizer, max_length = text_encoder(saved, arguments.max_seq_length)
-    encoded = encode_texts(task, VALIDATION, tokenizer, max_length, arguments.max_eval_samples)
-    texts = select(task, VALIDATION, arguments.max_eval_samples)
-    cut = count_cut([texts[name] for name in task.columns], encoded["input_ids"], tokenizer, max_length)
-    is_most = max_length < arguments.max_seq_length
-    return EncodedRows(encoded, text_collator(tokenizer), task.labels, split, Cut(cut, max_length, is_most))
-
-
-def _load_media(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows:
-    check_no_flags(saved, arguments, ("task_name", "validation_file", *FLAGS_OF_OTHERS[saved.kind]))
-    encode, collator = media_encoder(saved, arguments.array_sampling_rate)
-    task, split = _load_task(saved, arguments)
-    rows = encode_media(task, VALIDATION, encode, arguments.max_eval_samples)
-    return EncodedRows(rows, collator, task.labels, split)
 
 
 def _load_task(saved: SavedModel, arguments: argparse.Namespace) -> tuple[Task, str]:
@@ -164,7 +181,7 @@ def _load_task(saved: SavedModel, arguments: argparse.Namespace) -> tuple[Task, 
             text_columns=arguments.text_columns or GLUE_COLUMNS.get(task_name),
             media_column=getattr(arguments, media_column, None),
             label_column=arguments.label_column,
-            expected=saved.config.problem_type or expected_of(saved.config),
+            expected=usual_problem_type(saved.config),
             names={"media_column": media_column},
         ),
     )
@@ -173,31 +190,6 @@ def _load_task(saved: SavedModel, arguments: argparse.Namespace) -> tuple[Task, 
     several = several_labels_of(saved.config)
     task = make_task({VALIDATION: splits[split]}, {VALIDATION: origins[split]}, spec, several)
     return task, split
-
-
-def expected_of(config: PretrainedConfig) -> str | None:
-    """Return the problem type that a model has by its number of outputs."""
-    return REGRESSION if config.num_labels == 1 else SINGLE_LABEL
-
-
-def check_no_flags(saved: SavedModel, arguments: argparse.Namespace, names: tuple[str, ...]) -> None:
-    """
-    Check that no flag is given that is about another kind of data.
-
-    Raises:
-        ConfigError: one is.
-    """
-    abouts = {
-        "image_column": "images",
-        "audio_column": "recordings",
-        "array_sampling_rate": "recordings",
-        "validation_dir": "images or recordings",
-    }
-    of_model = {TEXT: "texts", IMAGE: "images"}.get(saved.kind, "recordings")
-    for name in names:
-        if getattr(arguments, name) is not None:
-            about = abouts.get(name, "texts")
-            raise ConfigError(f"`{name}` is about {about}, and the model is one of {of_model}.")
 
 
 def choose_split(splits: datasets.DatasetDict, given: str | None, argument: str) -> str:
@@ -228,6 +220,26 @@ def batches(rows: EncodedRows, batch_size: int, device: torch.device) -> Iterato
         batch = rows.collator([rows.dataset[row] for row in range(start, min(start + batch_size, len(rows.dataset)))])
         labels = batch.pop("labels")
         yield {name: value.to(device) for name, value in batch.items()}, labels.numpy()
+
+
+def device_of(arguments: argparse.Namespace) -> torch.device:
+    """Return where a model is run: on a GPU if there is one and `--use_cpu` is not given."""
+    return torch.device("cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu")
+
+
+def check_finite(logits: np.ndarray, model: str) -> None:
+    """
+    Check that a model has answered all rows.
+
+    Raises:
+        FileError: some logits are not finite.
+    """
+    broken = int((~np.isfinite(logits)).reshape(len(logits), -1).any(-1).sum())
+    if broken:
+        raise FileError(
+            f"{model!r} answers {broken} of {len(logits)} rows with NaN or infinity: its training has diverged, or "
+            "its weights are damaged."
+        )
 
 
 @torch.no_grad()
@@ -261,15 +273,3 @@ def features(model: PreTrainedModel, rows: EncodedRows, batch_size: int) -> np.n
         for inputs, _ in batches(rows, batch_size, model.device):
             found.append(transfer_model.features(inputs).float().cpu().numpy())
     return np.concatenate(found)
-
-
-def model_ids(labels: Labels, config: PretrainedConfig, by_number: bool) -> np.ndarray:
-    """
-    Return the output of the model for each class of the data, of shape `(classes,)`.
-
-    See [`~merlin_hf.data.models.outputs_of`].
-
-    Raises:
-        ValueError: names of labels do not fit together.
-    """
-    return np.array(outputs_of(labels, config, by_number))

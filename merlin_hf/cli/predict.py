@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from ..utils.files import FileError, check_output_dir, to_json, whole_file
+from ..utils.row_files import FORMATS, write_rows
 from ..utils.tables import show_table
+from ..utils.validation import ConfigError, check_value, interval
 from .evaluate import add_input_arguments, check_numbers
 
 
@@ -77,8 +80,6 @@ def predict(arguments: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
         return 0
     if arguments.json:
-        from ..utils.files import to_json
-
         print(to_json(counts, indent=2))
         return 0
     labels = counts.pop("labels")
@@ -104,8 +105,6 @@ def check_arguments(arguments: argparse.Namespace) -> str:
     """
     from ..data.labels import PROBLEM_TYPES
     from ..transfer.labels import MULTI_LABEL
-    from ..utils.row_files import FORMATS, check_new_file, format_of
-    from ..utils.validation import ConfigError, check_value, interval
 
     problem_types = (*PROBLEM_TYPES, MULTI_LABEL)
     check_numbers(arguments)
@@ -113,12 +112,7 @@ def check_arguments(arguments: argparse.Namespace) -> str:
     check_value(arguments.format, Literal[FORMATS] | None, "format")
     check_value(arguments.problem_type, Literal[problem_types] | None, "problem_type")
     if arguments.output != STDOUT:
-        kind = arguments.format or format_of(arguments.output, "output")
-        if Path(arguments.data).is_file() and Path(arguments.output).exists():
-            if Path(arguments.output).samefile(arguments.data):
-                raise ConfigError(f"`output={arguments.output!r}` is the file that is read: give another name.")
-        check_new_file(arguments.output, "output", arguments.overwrite)
-        return kind
+        return _check_output(arguments)
     if arguments.format == "parquet":
         raise ConfigError("`format='parquet'` is not printed: name a file by `--output`.")
     if arguments.json:
@@ -126,42 +120,48 @@ def check_arguments(arguments: argparse.Namespace) -> str:
     return arguments.format or "csv"
 
 
+def _check_output(arguments: argparse.Namespace) -> str:
+    """Check the file that is to be written; return its format."""
+    path, named = Path(arguments.output), f"`output={arguments.output!r}`"
+    ending = path.suffix.lower().lstrip(".")
+    if arguments.format is None and ending not in FORMATS:
+        endings = ", ".join(f".{one}" for one in FORMATS)
+        raise ConfigError(f"{named} must end in {endings}, which says how it is written.")
+    if path.is_dir():
+        raise FileError(f"{named} is a folder: give the name of a file.")
+    if path.exists() and Path(arguments.data).is_file() and path.samefile(arguments.data):
+        raise ConfigError(f"{named} is the file that is read: give another name.")
+    if path.exists() and not arguments.overwrite:
+        raise FileError(f"{named} exists: give another name, or `--overwrite` to replace it.")
+    check_output_dir(path.parent, [path.name], "output")
+    return arguments.format or ending
+
+
 def _predictions(arguments: argparse.Namespace, stdout: Any) -> dict[str, Any]:
     """Write the predictions; return the counts of rows."""
     kind = check_arguments(arguments)
-    import torch
-
     from ..comparison.progress import quiet
     from .prediction import Predictor
 
-    device = torch.device("cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu")
     with quiet():
-        predictor = Predictor(arguments, device)
-        with _writer(arguments.output, kind, predictor, stdout) as writer:
-            for table in _with_bar(predictor):
-                writer.write(table)
+        predictor = Predictor(arguments)
+        _write(predictor, kind, arguments.output, stdout)
     for line in predictor.warnings():
         print(f"merlin-hf predict: warning: {line}", file=sys.stderr)
     return predictor.counts()
 
 
-@contextlib.contextmanager
-def _writer(output: str, kind: str, predictor: "Predictor", stdout: Any) -> Iterator[Any]:
-    from ..utils.files import whole_file
-    from ..utils.row_files import ParquetWriter, text_writer
-
-    schema = predictor.schema
+def _write(predictor: "Predictor", kind: str, output: str, stdout: Any) -> None:
+    tables = _with_bar(predictor)
     if output == STDOUT:
-        yield text_writer(stdout, schema, kind)
-        return
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(Path(output)) as part:
+        return write_rows(tables, predictor.schema, kind, stdout)
+    path = Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
         if kind == "parquet":
-            with contextlib.closing(ParquetWriter(part, schema)) as writer:
-                yield writer
-        else:
-            with open(part, "w", encoding="utf-8", newline="") as file:
-                yield text_writer(file, schema, kind)
+            return write_rows(tables, predictor.schema, kind, part)
+        with open(part, "w", encoding="utf-8", newline="") as file:
+            write_rows(tables, predictor.schema, kind, file)
 
 
 def _with_bar(predictor: "Predictor") -> Iterator[Any]:

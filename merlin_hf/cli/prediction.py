@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from transformers import PretrainedConfig
 
 from ..data.columns import ColumnOptions
@@ -20,11 +19,20 @@ from ..data.tasks import TEXT
 from ..data.unlabelled import Damaged, Piece, load_unlabelled
 from ..transfer.labels import MULTI_LABEL
 from ..utils.errors import reading
-from ..utils.files import FileError
 from ..utils.probabilities import log_probabilities
 from ..utils.validation import ConfigError
-from .evaluation import FLAGS_OF_OTHERS, Cut, check_no_flags, logits_of, media_encoder, text_encoder
-from .saved_model import SavedModel, read_saved
+from .evaluation import (
+    check_finite,
+    check_no_flags,
+    cut_warning,
+    device_of,
+    load_saved,
+    logits_of,
+    media_encoder,
+    text_encoder,
+    usual_problem_type,
+)
+from .saved_model import SavedModel
 
 
 # Texts of so many batches are read together, and those of about a length are run together: less padding.
@@ -43,7 +51,7 @@ def problem_type_of(saved: SavedModel, given: str | None) -> str:
         ConfigError: it has too many outputs for that, or too few.
     """
     config = saved.config
-    found = given or config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE_LABEL)
+    found = given or usual_problem_type(config)
     if found == SINGLE_LABEL and config.num_labels == 1 and given is None:
         found = REGRESSION
     if (found == REGRESSION and config.num_labels > 1) or (found == SINGLE_LABEL and config.num_labels == 1):
@@ -85,18 +93,15 @@ class Predictor:
 
     Args:
         arguments (`argparse.Namespace`): of [`~merlin_hf.cli.predict.add_predict_parser`].
-        device (`torch.device`).
 
     Raises:
         ConfigError, FileError, FileNotFoundError: model, data or arguments cannot be used.
     """
 
-    def __init__(self, arguments: argparse.Namespace, device: torch.device):
+    def __init__(self, arguments: argparse.Namespace):
         self.arguments = arguments
-        self.saved = saved = read_saved(arguments.model, arguments.base_model)
-        if arguments.base_model is not None and saved.adapter is None:
-            raise ConfigError(f"`--base_model` is for adapters, and {arguments.model!r} is a whole model.")
-        check_no_flags(saved, arguments, FLAGS_OF_OTHERS[saved.kind])
+        self.saved = saved = load_saved(arguments)
+        check_no_flags(saved, arguments)
         self.problem_type = problem_type_of(saved, arguments.problem_type)
         self.names = [] if self.problem_type == REGRESSION else names_of_labels(saved.config, arguments.label_names)
         for option in ("threshold", "label_names"):
@@ -129,7 +134,7 @@ class Predictor:
             self.collator: Any = text_collator(self.tokenizer)
         else:
             self.encode, self.collator = media_encoder(saved, arguments.array_sampling_rate)
-        self.model = saved.load(device)
+        self.model = saved.load(device_of(arguments))
         self.predicted = self.without_label = self.cut = 0
         self.given = Counter[str]()
 
@@ -185,12 +190,7 @@ class Predictor:
             batch = self.collator([{name: column[row] for name, column in encoded.items()} for row in rows])
             found.append(logits_of(self.model, batch))
         logits = np.concatenate(found)[np.argsort(order)]
-        broken = int((~np.isfinite(logits)).any(-1).sum())
-        if broken:
-            raise FileError(
-                f"{self.arguments.model!r} answers {broken} of {count} rows with NaN or infinity: its training has "
-                "diverged, or its weights are damaged."
-            )
+        check_finite(logits, self.arguments.model)
         return logits
 
     def _table(self, kept: pa.Table, logits: np.ndarray) -> pa.Table:
@@ -224,10 +224,8 @@ class Predictor:
         found = []
         if self.damaged:
             found.append(f"{self.rows.describe(self.damaged)}. They are left out; rows are counted from 0.")
-        if self.tokenizer is not None:
-            is_most = self.max_length < self.arguments.max_seq_length
-            cut = Cut(self.cut, self.max_length, is_most).warning(self.predicted)
-            found += [cut.removeprefix("warning: ")] if cut else []
+        if self.cut:
+            found.append(cut_warning(self.cut, self.predicted, self.max_length, self.arguments.max_seq_length))
         return found
 
     def counts(self) -> dict[str, Any]:

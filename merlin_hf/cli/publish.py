@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from ..utils.exit_status import FAILURE, fail
+from ..utils.files import to_json
 from ..utils.markdown import visible
 
 
@@ -43,8 +44,6 @@ def publish(arguments: argparse.Namespace) -> int:
     with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
         status, summary = _publish(arguments, token)
     if arguments.json and summary is not None:
-        from ..utils.files import to_json
-
         print(to_json(summary, indent=2))
     return status
 

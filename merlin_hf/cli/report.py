@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..utils.errors import reading
 from ..utils.exit_status import FAILURE, fail
-from ..utils.files import short_path
+from ..utils.figures import check_can_draw
+from ..utils.files import check_output_dir, file_name, short_path, to_json, write_text
 from ..utils.markdown import visible
-from .evaluate import add_data_arguments, check_names_data
+from ..utils.validation import ConfigError
+from .evaluate import ORIGINS, add_data_arguments, check_names_data
 
 
-ORIGINS = ("task_name", "dataset_name", "validation_file", "validation_dir")
 SUMMARY = "report.json"
 
 
@@ -57,8 +59,6 @@ def _report(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:
     from ..report import run, write
     from ..report.blocks import RESULTS, to_markdown, write_blocks
     from ..report.html import to_html
-    from ..utils.figures import check_can_draw
-    from ..utils.files import check_output_dir, file_name, to_json, write_text
 
     check_can_draw("A report")
     runs, others = _sorted_paths([Path(path) for path in arguments.paths], arguments)
@@ -115,7 +115,6 @@ def _sorted_paths(paths: list[Path], arguments: argparse.Namespace) -> tuple[lis
     """
     from ..report.curves import find_state
     from ..report.run import name_of
-    from ..utils.validation import ConfigError
 
     paths = list(dict.fromkeys(paths))
     runs = [path for path in paths if path.name == "trainer_state.json" or (path.is_dir() and find_state(path))]
@@ -170,24 +169,21 @@ def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the predictions of a run's model on rows, and their features before and after training."""
     check_names_data(arguments)
     import numpy as np
-    import torch
 
     from ..comparison.progress import quiet
-    from ..utils.errors import reading
     from ..utils.loading import load_config
-    from ..utils.validation import ConfigError
     from . import evaluation
     from .saved_model import load_plain, read_saved
     from .scores import classes_of, names_of
 
-    device = torch.device("cuda" if torch.cuda.is_available() and not arguments.use_cpu else "cpu")
+    device = evaluation.device_of(arguments)
     size = arguments.batch_size
     with quiet():
         saved = read_saved(model, arguments.base_model)
         with reading("The data cannot be read", but=(ValueError, OSError)):
             rows = evaluation.load_rows(saved, arguments)
         if rows.warning is not None:
-            print(f"merlin-hf report: {rows.warning}", file=sys.stderr)
+            print(f"merlin-hf report: warning: {rows.warning}", file=sys.stderr)
         if rows.labels.is_multi_label:
             raise ConfigError(
                 f"{model!r} gives several labels per row, which a confusion matrix does not show: "

@@ -9,13 +9,12 @@ from transformers import PretrainedConfig
 
 from ..comparison.metrics import classification_metrics, regression_metrics
 from ..data.labels import Labels
-from ..data.models import is_unnamed, model_names
+from ..data.models import is_unnamed, model_names, outputs_of
 from ..report.confusion import confusion_matrix
 from ..scripts.metrics import local_metric
 from ..transfer.labels import MULTI_LABEL, REGRESSION
 from ..utils.probabilities import reliability
 from ..utils.validation import ConfigError
-from .evaluation import model_ids
 
 
 SCORES = ("precision", "recall", "f1", "rows")  # of a class, as scikit-learn orders them
@@ -38,7 +37,7 @@ def classes_of(labels: Labels, config: PretrainedConfig, by_number: bool = False
         of_model = SEVERAL if config.problem_type == MULTI_LABEL else CLASSES
     if of_model != of_data:
         raise ConfigError(f"The model answers with {of_model}, and the labels of the data are {of_data}.")
-    return None if of_data == REAL else model_ids(labels, config, by_number)
+    return None if of_data == REAL else np.array(outputs_of(labels, config, by_number))
 
 
 def names_of(labels: Labels, ids: np.ndarray | None, config: PretrainedConfig) -> list[str]:

@@ -5,7 +5,10 @@ import contextlib
 import sys
 from pathlib import Path
 
+from ..utils.figures import check_can_draw
+from ..utils.files import check_output_dir, to_json, write_text
 from ..utils.markdown import visible
+from ..utils.validation import ConfigError
 
 
 DESCRIPTION = """\
@@ -14,6 +17,13 @@ path[:config][@split], as in nyu-mll/glue:rte@validation; the split is train if 
 Hub, a file or a folder.
 Exit status: 0; 1 where measuring failed; 2 for arguments that cannot be used."""
 FILES = ("ranking.json", "table.txt", "ranking.png")
+NUMBERS = {
+    "target_rows": (200, "rows of the target in each draw"),
+    "source_rows": (500, "rows of each source in each draw"),
+    "batch_size": (16, "rows through the model at a time"),
+    "num_splits": (4, "meta gradients, of 8 random halves each"),
+    "max_seq_length": (128, "longer texts are cut to so many tokens"),
+}
 COLUMNS = {
     "text_columns": "one or two columns of texts, NAME=COLUMN or NAME=COLUMN,COLUMN with NAME as given above",
     "image_column": "the column of images",
@@ -24,11 +34,7 @@ COLUMNS = {
 
 def add_sources_parser(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     """Add the command and its arguments."""
-    parser = commands.add_parser(
-        "sources",
-        allow_abbrev=False,
-        description=DESCRIPTION,
-    )
+    parser = commands.add_parser("sources", allow_abbrev=False, description=DESCRIPTION)
     parser.add_argument("--target", required=True, metavar="DATA", help="the small target")
     parser.add_argument("--candidates", required=True, nargs="+", metavar="DATA", help="the sources to choose from")
     parser.add_argument(
@@ -36,12 +42,8 @@ def add_sources_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
         help="a name on the Hub or a folder; google-bert/bert-base-uncased for texts and "
         "google/vit-base-patch16-224-in21k for images if not given",
     )
-    parser.add_argument(
-        "--target_rows", type=int, default=200, metavar="N", help="rows of the target in each draw (%(default)s)"
-    )
-    parser.add_argument(
-        "--source_rows", type=int, default=500, metavar="N", help="rows of each source in each draw (%(default)s)"
-    )
+    for option, (default, text) in NUMBERS.items():
+        parser.add_argument(f"--{option}", type=int, default=default, metavar="N", help=f"{text} (%(default)s)")
     parser.add_argument(
         "--seeds",
         nargs="+",
@@ -51,20 +53,7 @@ def add_sources_parser(commands: argparse._SubParsersAction) -> argparse.Argumen
         help="draws of rows: one number is how many, more are their seeds; two or more show the spread",
     )
     parser.add_argument(
-        "--batch_size", type=int, default=16, metavar="N", help="rows through the model at a time (%(default)s)"
-    )
-    parser.add_argument(
-        "--num_splits", type=int, default=4, metavar="N", help="meta gradients, of 8 random halves each (%(default)s)"
-    )
-    parser.add_argument(
         "--layers", type=int, metavar="N", help="compare gradients in the last so many layers only; all if not given"
-    )
-    parser.add_argument(
-        "--max_seq_length",
-        type=int,
-        default=128,
-        metavar="N",
-        help="longer texts are cut to so many tokens (%(default)s)",
     )
     parser.add_argument("--image_size", type=int, metavar="N", help="in pixels, for models without an image processor")
     parser.add_argument(
@@ -94,22 +83,11 @@ def sources(arguments: argparse.Namespace) -> int:
 
 def _rank(arguments: argparse.Namespace):
     from ..sources import rank_sources
-    from ..utils.figures import check_can_draw
-    from ..utils.files import check_output_dir
 
     if arguments.output_dir is not None:
         check_can_draw("`--output_dir`")
         check_output_dir(arguments.output_dir, FILES)
     seeds = arguments.seeds[0] if len(arguments.seeds) == 1 else arguments.seeds
-    names = (
-        "target_rows",
-        "source_rows",
-        "batch_size",
-        "num_splits",
-        "layers",
-        "max_seq_length",
-        "image_size",
-    )
     return rank_sources(
         arguments.target,
         arguments.candidates,
@@ -118,13 +96,11 @@ def _rank(arguments: argparse.Namespace):
         columns=_columns(arguments),
         sentence_encoder={"true": True, "false": False}.get(arguments.sentence_encoder),
         progress=lambda text: print(visible(text, keep_lines=True), file=sys.stderr, flush=True),
-        **{name: getattr(arguments, name) for name in names},
+        **{name: getattr(arguments, name) for name in (*NUMBERS, "layers", "image_size")},
     )
 
 
 def _columns(arguments: argparse.Namespace) -> dict[str, dict]:
-    from ..utils.validation import ConfigError
-
     columns: dict[str, dict] = {}
     for option in COLUMNS:
         for given in getattr(arguments, option):
@@ -138,7 +114,6 @@ def _columns(arguments: argparse.Namespace) -> dict[str, dict]:
 def _write(ranking, arguments: argparse.Namespace) -> None:
     from ..sources.figure import save_figure
     from ..sources.report import show, table
-    from ..utils.files import to_json, write_text
 
     text = to_json(ranking.to_dict(), indent=2) + "\n"
     if arguments.output_dir is not None:

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from ..utils.exit_status import EXPECTED, FAILURE, USAGE_ERROR, fail, fail_with
+from ..utils.files import to_json
 from ..utils.tables import show_table
+from ..utils.validation import check_value, did_you_mean, interval
 
 
 MODULE = "merlin_hf.cli.main"
@@ -131,8 +132,6 @@ def _help(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _launcher(arguments: argparse.Namespace) -> list[str]:
     """Return the arguments of `accelerate launch` that are asked for."""
-    from ..utils.validation import check_value, interval
-
     launcher = []
     for name, limits in (("num_processes", "[1, 10_000]"), ("main_process_port", "[0, 65_535]")):
         value = getattr(arguments, name)
@@ -153,15 +152,14 @@ def accelerate_config(name_or_path: str) -> str:
     Raises:
         ValueError: it is neither; the message lists the names.
     """
-    from ..utils.validation import did_you_mean
-
     if name_or_path in ACCELERATE_CONFIGS:
         return str(ACCELERATE_FOLDER / f"{name_or_path}.yaml")
     if Path(name_or_path).is_file():
         return name_or_path
-    hint = did_you_mean(name_or_path, ACCELERATE_CONFIGS)
-    known = ", ".join(ACCELERATE_CONFIGS)
-    raise ValueError(f"`--accelerate_config {name_or_path}` is no file.{hint} Or one of: {known}.")
+    raise ValueError(
+        f"`--accelerate_config {name_or_path}` is no file.{did_you_mean(name_or_path, ACCELERATE_CONFIGS)} Or one of: "
+        f"{', '.join(ACCELERATE_CONFIGS)}."
+    )
 
 
 def _is_deepspeed(config_file: str) -> bool:
@@ -197,17 +195,24 @@ def _launch(launcher: list[str], task: str, arguments: argparse.Namespace, rest:
 
 
 def _train_here(request: Any, arguments: argparse.Namespace) -> int:
+    from ..scripts.program import run_command
+    from .dry_run import plan_training, text_of
+
+    result: dict[str, Any] | None
     with _only_results_on_stdout():
-        status, result = _dry_run(request) if arguments.dry_run else _train(request)
-    if result is None:
+        if arguments.dry_run:
+            try:
+                status, result = 0, plan_training(request)
+            except EXPECTED as error:
+                return fail_with("train", error)
+        else:
+            status, result = run_command("train", request.arguments, request.build)
+            result = result and {"method": request.method, "task": request.task, **result}
+    if result is None:  # it failed, or another process speaks
         return status
     if arguments.json:
-        from ..utils.files import to_json
-
         print(to_json(result, indent=2))
     elif arguments.dry_run:
-        from .dry_run import text_of
-
         print(text_of(result), end="")
     else:
         metrics = sorted(result["metrics"].items(), key=lambda item: item[0].endswith(SPEED))
@@ -239,22 +244,3 @@ def _only_results_on_stdout() -> Iterator[None]:
             stack.callback(stdout.flush)
             os.dup2(STDERR, STDOUT)
         yield
-
-
-def _dry_run(request: Any) -> tuple[int, dict[str, Any] | None]:
-    """Return the exit status, and what would run; nothing of it where another process speaks."""
-    from .dry_run import plan_training
-
-    try:
-        return 0, plan_training(request)
-    except EXPECTED as error:
-        return fail_with("train", error), None
-
-
-def _train(request: Any) -> tuple[int, dict[str, Any] | None]:
-    """Return the exit status, and the metrics; nothing of them where another process speaks."""
-    from ..scripts.program import run_command
-    from .arguments import build
-
-    status, result = run_command("train", request.arguments, partial(build, request.task))
-    return status, result and {"method": request.method, "task": request.task, **result}

@@ -30,6 +30,9 @@ class ModelArguments(BaseModelArguments):
     image_processor_name: str | None = field(default=None, metadata={"help": "Image processor, if not the model's."})
 
 
+ARGUMENTS = (ModelArguments, ImageDataArguments)
+
+
 def build(model_args: ModelArguments, data_args: ImageDataArguments, args: TransferTrainingArguments) -> Program:
     """Load what the arguments name, and make the trainer; see [`~merlin_hf.scripts.program.build_program`]."""
     args.remove_unused_columns = False  # rows are encoded when read, from columns that the model does not take
@@ -50,7 +53,7 @@ def build(model_args: ModelArguments, data_args: ImageDataArguments, args: Trans
 
 def main(argv: list[str] | None = None) -> None:
     """Train, evaluate and predict as the arguments say; see [`~merlin_hf.scripts.program.run_as_main`]."""
-    run_as_main(argv, ModelArguments, ImageDataArguments, build)
+    run_as_main(argv, *ARGUMENTS, build)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,9 @@ class ModelArguments(BaseModelArguments):
     )
 
 
+ARGUMENTS = (ModelArguments, TextDataArguments)
+
+
 def build(model_args: ModelArguments, data_args: TextDataArguments, args: TransferTrainingArguments) -> Program:
     """Load what the arguments name, and make the trainer; see [`~merlin_hf.scripts.program.build_program`]."""
     model_path, hub = model_args.model_name_or_path, model_args.hub_options
@@ -87,7 +90,7 @@ def build(model_args: ModelArguments, data_args: TextDataArguments, args: Transf
 
 def main(argv: list[str] | None = None) -> None:
     """Train, evaluate and predict as the arguments say; see [`~merlin_hf.scripts.program.run_as_main`]."""
-    run_as_main(argv, ModelArguments, TextDataArguments, build)
+    run_as_main(argv, *ARGUMENTS, build)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ from transformers import (
 from merlin_hf.cli import predict as command
 from merlin_hf.data import unlabelled
 from merlin_hf.data.audio import EncodeAudio, read_audio
-from merlin_hf.utils import row_files
 from tests.cli.test_evaluate import NAMES, answers, saved, spread_out, with_labels, write_images  # noqa: F401
 from tests.cli.test_evaluate_adapters import adapter  # noqa: F401
 from tests.cli.test_evaluate_kinds import TOPICS, save
@@ -144,16 +143,14 @@ def test_lines_of_a_text_file_and_printed_rows(saved, tmp_path, run):  # noqa: F
 
 def test_a_reader_that_has_had_enough_is_no_error(saved, tmp_path, run, monkeypatch):  # noqa: F811
     data = write(tmp_path / "data.csv", {"text": texts(5)})
-    with open(tmp_path / "stdout", "w") as stdout:
-        monkeypatch.setattr(command.sys, "stdout", stdout)
-        monkeypatch.setattr(row_files.CsvWriter, "write", closed)
+    monkeypatch.setattr(command, "write_rows", closed)
+    with open(tmp_path / "stdout", "w") as stdout, monkeypatch.context() as patch:
+        patch.setattr(command.sys, "stdout", stdout)
         assert run("predict", saved, data)[0] == 0
-        monkeypatch.undo()
-    monkeypatch.setattr(row_files.CsvWriter, "write", closed)
     assert run("predict", saved, data, "--output", tmp_path / "out.csv")[0] == 2, "a file is written whole"
 
 
-def closed(writer, table):
+def closed(tables, schema, kind, file):
     raise BrokenPipeError(32, "Broken pipe")
 
 
