@@ -71,7 +71,7 @@ def read_request(argv: list[str], config: str | None = None, task: str | None = 
     in_file_task = in_file.pop("task", None)
     given = {**in_file, **flags_by_name(argv)}
     task = task or in_file_task or detect_task(given)
-    if task not in PROGRAMS:
+    if task not in list(PROGRAMS):  # in a file it may be anything
         raise ConfigError(
             f"`task` must be one of {', '.join(PROGRAMS)}, got {shown(task)}.{did_you_mean(task, PROGRAMS)}"
         )

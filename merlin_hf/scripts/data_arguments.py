@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -70,23 +70,30 @@ class DataArguments:
 
     def __post_init__(self):
         check_options(self)
-        for name in ("problem_type", "source_problem_type"):
-            if getattr(self, name) not in (None, *PROBLEM_TYPES):
-                raise ValueError(f"`{name}` must be {' or '.join(PROBLEM_TYPES)}, got {getattr(self, name)!r}.")
         for prefix in ("", PREFIX):
-            given = [name for name in self.origins(prefix) if getattr(self, name) is not None]
-            if len(given) > 1:
-                raise ValueError(f"Give only one of {', '.join(f'`{name}`' for name in given)}.")
-            if not given and not prefix and all(getattr(self, name) is None for name in self.validation_or_test):
-                *others, last = (f"`{name}`" for name in self.origins())
-                raise ValueError(f"The target is missing: give {', '.join(others)} or {last}.")
+            self._check(self._given(prefix), prefix)
+        if all(getattr(self, name) is None for name in (*self.origins_of_target, *self.validation_or_test)):
+            raise ValueError(f"The target is missing: give {_either(self.origins_of_target)}.")
         if self.sources is not None:
             self.sources = self._read_sources(self.sources)
 
-    @classmethod
-    def origins(cls, prefix: str = "") -> tuple[str, ...]:
+    def origins(self, prefix: str = "") -> tuple[str, ...]:
         """Return the arguments that say where the target comes from, or with `prefix="source_"` the source."""
-        return tuple(f"{prefix}{name}" for name in cls.origins_of_target)
+        return tuple(f"{prefix}{name}" for name in self.origins_of_target)
+
+    def _given(self, prefix: str) -> dict[str, Any]:
+        """Return the arguments of the target, or with `prefix="source_"` of the source, named as the target's."""
+        names = [one.name for one in dataclasses.fields(self) if one.name.startswith(prefix)]
+        return {name.removeprefix(prefix): getattr(self, name) for name in names}
+
+    def _check(self, given: Mapping[str, Any], called: str) -> None:
+        """Check the arguments of a data set together, which the user calls by these names behind `called`."""
+        origins = [f"`{called}{name}`" for name in self.origins_of_target if given.get(name) is not None]
+        if len(origins) > 1:
+            raise ConfigError(f"Give only one of {', '.join(origins)}.")
+        kind = given.get("problem_type")
+        if kind not in (None, *PROBLEM_TYPES):
+            raise ConfigError(f"`{called}problem_type` must be {' or '.join(PROBLEM_TYPES)}, got {kind!r}.")
 
     @property
     def has_source(self) -> bool:
@@ -95,7 +102,16 @@ class DataArguments:
 
     def spec(self, prefix: str = "") -> DataSpec:
         """Return the target, or with `prefix="source_"` the source, as it is named."""
+        return self._spec(self._given(prefix), prefix)
+
+    def _spec(self, given: Mapping[str, Any], called: str) -> DataSpec:
+        """Return a data set by its arguments, which the user calls by these names behind `called`."""
         raise NotImplementedError
+
+    def _origin(self, given: Mapping[str, Any], called: str) -> str:
+        """Return the argument that names the data set, or the part of it to evaluate on or to predict."""
+        names = (*self.origins_of_target, *self.validation_or_test)
+        return f"{called}{next(name for name in names if given.get(name) is not None)}"
 
     def source_specs(self) -> dict[str | None, tuple[DataSpec, int | None]]:
         """Return each source as the user calls it, and how many of its rows are used; a single one has no name."""
@@ -131,7 +147,6 @@ class DataArguments:
         for name, section in sections.items():
             check_source_name(name, "sources")
             found[name] = self._read_section(f"sources.{name}", section)
-            self._source_spec(name, found[name])
         return found
 
     def _origin_of_section(self, section: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -156,39 +171,29 @@ class DataArguments:
         check_names(section, known, key)
         kept = {name: check_value(value, known[name], f"{key}.{name}") for name, value in section.items()}
         if all(kept.get(name) is None for name in self.origins_of_target):
-            *others, last = (f"`{name}`" for name in self.origins_of_target)
-            raise ConfigError(f"`{key}` names no data set: give {', '.join(others)} or {last}.")
+            raise ConfigError(f"`{key}` names no data set: give {_either(self.origins_of_target)}.")
+        self._check(kept, f"{key}.")
         of_files = [name for name in ("train_file", "train_dir") if kept.get(name) is not None]
         if of_files and kept.get("split") is not None:
             raise ConfigError(f"`{key}.split` is for a data set with splits, and `{key}.{of_files[0]}` has none.")
         return kept
 
     def _source_spec(self, name: str, section: Mapping[str, Any]) -> tuple[DataSpec, int | None]:
-        """Return one of the sources as if its arguments had been given with `source_`, called as they were given."""
-        options = {f"{PREFIX}{key}": value for key, value in section.items() if key not in ("split", "max_samples")}
-        prefix = f"sources.{name}."
-        try:
-            spec = dataclasses.replace(self, sources=None, **options).spec(PREFIX)
-        except ValueError as error:
-            raise ConfigError(str(error).replace(f"`{PREFIX}", f"`{prefix}")) from None
-        names = {key: value and value.replace(PREFIX, prefix, 1) for key, value in spec.options.names.items()}
+        """Return one of the sources, and how many of its rows are used."""
+        called = f"sources.{name}."
         spec = dataclasses.replace(
-            spec,
-            argument=spec.argument.replace(PREFIX, prefix, 1),
+            self._spec(section, called),
             split_names={TRAIN: section.get("split", TRAIN)},
-            split_options={TRAIN: f"{prefix}split"},
+            split_options={TRAIN: f"{called}split"},
             lacking=(),
-            options=dataclasses.replace(spec.options, names=names),
-            prefix=prefix,
         )
         limit = section.get("max_samples")
         return spec, self.max_source_samples if limit is None else limit
 
-    def origin(self, prefix: str) -> str:
-        """Return the argument that is given of [`DataArguments.origins`], else one of `validation_or_test`."""
-        return next(
-            name for name in (*self.origins(prefix), *self.validation_or_test) if getattr(self, name) is not None
-        )
+
+def _either(names: Sequence[str]) -> str:
+    *others, last = (f"`{name}`" for name in names)
+    return f"{', '.join(others)} or {last}"
 
 
 @dataclass
@@ -225,30 +230,33 @@ class TextDataArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("task_name", "source_task_name"):
-            task = getattr(self, name)
-            if task is not None and task.lower() not in GLUE_COLUMNS:
-                raise ValueError(f"`{name}` must be a GLUE task ({', '.join(GLUE_COLUMNS)}), got {task!r}.")
-            setattr(self, name, task and task.lower())
+        self.task_name = self.task_name and self.task_name.lower()
+        self.source_task_name = self.source_task_name and self.source_task_name.lower()
 
-    def spec(self, prefix: str = "") -> DataSpec:
-        """Return the target, or with `prefix="source_"` the source, as it is named."""
-        task_name = getattr(self, f"{prefix}task_name")
-        files = {split: getattr(self, f"{prefix}{split}_file", None) for split in (TRAIN, VALIDATION, TEST)}
+    def _check(self, given: Mapping[str, Any], called: str) -> None:
+        super()._check(given, called)
+        task = given.get("task_name")
+        if task is not None and task.lower() not in GLUE_COLUMNS:
+            raise ConfigError(f"`{called}task_name` must be a GLUE task ({', '.join(GLUE_COLUMNS)}), got {task!r}.")
+
+    def _spec(self, given: Mapping[str, Any], called: str) -> DataSpec:
+        task = given.get("task_name")
+        task = task and task.lower()
+        files = {split: given.get(f"{split}_file") for split in (TRAIN, VALIDATION, TEST)}
         return DataSpec(
-            argument=self.origin(prefix),
-            path=getattr(self, f"{prefix}dataset_name") if task_name is None else GLUE,
-            name=getattr(self, f"{prefix}dataset_config_name") if task_name is None else task_name,
-            shown=task_name,
+            argument=self._origin(given, called),
+            path=given.get("dataset_name") if task is None else GLUE,
+            name=given.get("dataset_config_name") if task is None else task,
+            shown=task,
             files={split: path for split, path in files.items() if path is not None},
             options=ColumnOptions(
-                text_columns=getattr(self, f"{prefix}text_columns") or GLUE_COLUMNS.get(task_name),
-                label_column=getattr(self, f"{prefix}label_column"),
-                problem_type=getattr(self, f"{prefix}problem_type"),
+                text_columns=given.get("text_columns") or GLUE_COLUMNS.get(task),
+                label_column=given.get("label_column"),
+                problem_type=given.get("problem_type"),
                 labels_by_number=self.labels_by_number,
-                names={name: f"{prefix}{name}" for name in ("text_columns", "label_column", "problem_type")},
+                names={name: f"{called}{name}" for name in ("text_columns", "label_column", "problem_type")},
             ),
-            prefix=prefix,
+            prefix=called,
         )
 
 
@@ -286,33 +294,30 @@ class MediaDataArguments(DataArguments):
         metadata={"help": "As label_column_name, for the source.", "aliases": ["--source_label_column"]},
     )
 
-    def spec(self, prefix: str = "") -> DataSpec:
-        """Return the target, or with `prefix="source_"` the source, as it is named."""
-        splits = (TRAIN,) if prefix else (TRAIN, VALIDATION, TEST)
-        folders = {split: getattr(self, f"{prefix}{split}_dir") for split in splits}
+    def _spec(self, given: Mapping[str, Any], called: str) -> DataSpec:
+        splits = (TRAIN,) if called else (TRAIN, VALIDATION, TEST)
+        folders = {split: given.get(f"{split}_dir") for split in splits}
         names = {
-            "media_column": f"{prefix}{self.kind}_column_name",
-            "label_column": f"{prefix}label_column_name",
-            "problem_type": f"{prefix}problem_type",
+            "media_column": f"{self.kind}_column_name",
+            "label_column": "label_column_name",
+            "problem_type": "problem_type",
         }
         return DataSpec(
-            argument=self.origin(prefix),
-            path=getattr(self, f"{prefix}dataset_name"),
-            name=getattr(self, f"{prefix}dataset_config_name"),
+            argument=self._origin(given, called),
+            path=given.get("dataset_name"),
+            name=given.get("dataset_config_name"),
             folders={split: path for split, path in folders.items() if path is not None},
-            split_names={split: getattr(self, f"{prefix}{split}_split_name") for split in splits},
-            split_options={split: f"{prefix}{split}_split_name" for split in splits},
+            split_names={split: given.get(f"{split}_split_name", split) for split in splits},
+            split_options={split: f"{called}{split}_split_name" for split in splits},
             lacking=splits,
             kind=self.kind,
             options=ColumnOptions(
-                media_column=getattr(self, names["media_column"]),
-                label_column=getattr(self, names["label_column"]),
-                problem_type=getattr(self, names["problem_type"]),
+                **{option: given.get(name) for option, name in names.items()},
                 labels_by_number=self.labels_by_number,
-                names=names,
+                names={option: f"{called}{name}" for option, name in names.items()},
             ),
-            prefix=prefix,
-            held_out=0.0 if prefix else self.train_val_split,
+            prefix=called,
+            held_out=0.0 if called else self.train_val_split,
         )
 
 

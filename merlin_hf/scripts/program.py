@@ -112,14 +112,8 @@ def build_program(
         train_rows = encode(target, TRAIN, data_args.max_train_samples) if args.do_train else None
         limits = {name: limit for name, (_, limit) in data_args.source_specs().items()} if sources else {}
         source_rows = {name: encode(source, TRAIN, limits[name]) for name, source in sources.items()}
-        evaluated: dict[str, dict[str, datasets.Dataset]] = {VALIDATION: {}, TEST: {}}
-        limits = {VALIDATION: data_args.max_eval_samples, TEST: data_args.max_predict_samples}
-        for kind, limit in limits.items():
-            if getattr(args, KINDS[kind]):
-                # MNLI has two of each.
-                names = {"": kind if kind in target.splits else f"{kind}_matched", "-mm": f"{kind}_mismatched"}
-                found = {suffix: name for suffix, name in names.items() if name in target.splits}
-                evaluated[kind] = {suffix: encode(target, name, limit) for suffix, name in found.items()}
+        validation = _encode_all(target, VALIDATION, encode, data_args.max_eval_samples) if args.do_eval else {}
+        test = _encode_all(target, TEST, encode, data_args.max_predict_samples) if args.do_predict else {}
     model = load_model(model_args, config, auto_class, **(model_options or {}))
     adapt(model)
     task_name = getattr(data_args, "task_name", None)
@@ -127,7 +121,7 @@ def build_program(
         model=model,
         args=args,
         train_dataset=train_rows,
-        eval_dataset=evaluated[VALIDATION].get(""),
+        eval_dataset=validation.get(""),
         data_collator=collator,
         processing_class=processor,
         compute_metrics=make_compute_metrics(task_name, target.labels),
@@ -140,11 +134,17 @@ def build_program(
         trainer,
         target.labels,
         {name: source.labels for name, source in sources.items()},
-        evaluated[VALIDATION],
-        evaluated[TEST],
+        validation,
+        test,
         publish=lambda: publish(trainer, model_args, data_args, tag),
         task_name=task_name,
     )
+
+
+def _encode_all(target: Task, kind: str, encode: Encode, limit: int | None) -> dict[str, datasets.Dataset]:
+    """Return the split of a kind, by the suffix of its metrics; MNLI has two of each."""
+    names = {"": kind if kind in target.splits else f"{kind}_matched", "-mm": f"{kind}_mismatched"}
+    return {suffix: encode(target, name, limit) for suffix, name in names.items() if name in target.splits}
 
 
 def choose_method(model_args: BaseModelArguments, data_args: DataArguments, do_train: bool) -> type[Trainer]:
