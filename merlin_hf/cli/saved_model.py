@@ -22,6 +22,7 @@ from ..data.sentence_encoders import (
     check_modules,
     head_kind,
     is_sentence_encoder,
+    load_adapter,
 )
 from ..data.tasks import AUDIO, IMAGE, TEXT
 from ..hub.card import task_of
@@ -57,7 +58,6 @@ class SavedModel:
         base (`str`, *optional*): what the adapter belongs to.
         is_sentence_encoder (`bool`): whether the model, or the base model of the adapter, is one of
             sentence-transformers.
-        head_features (`int`, *optional*): that the head in an adapter reads.
     """
 
     path: str
@@ -66,7 +66,6 @@ class SavedModel:
     adapter: str | None = None
     base: str | None = None
     is_sentence_encoder: bool = False
-    head_features: int | None = None
 
     @property
     def model_class(self) -> Any:
@@ -95,13 +94,12 @@ class SavedModel:
         """
         if self.adapter is None:
             return load_plain(self.model_class, self.path, device, config=self.config)
+        if self.is_sentence_encoder:
+            return load_adapter(str(self.base), self.adapter, config=self.config).to(device)
         from peft import PeftModel
 
         # The head of the base model may have other labels; the adapter brings its own.
-        options: dict[str, Any] = {"config": self.config, "ignore_mismatched_sizes": True}
-        if self.is_sentence_encoder:
-            options["head_features"] = self.head_features
-        model = load_plain(self.model_class, str(self.base), device, **options)
+        model = load_plain(self.model_class, str(self.base), device, config=self.config, ignore_mismatched_sizes=True)
         with reading(f"The adapter in {self.path!r} does not fit {self.base!r}"):
             return PeftModel.from_pretrained(model, self.adapter).to(device).eval()
 
@@ -196,7 +194,7 @@ def _read_adapter(path: str, base: str | None) -> SavedModel:
         loading.check_adapter(folder, weights, model)
     is_encoder = kind == TEXT and is_sentence_encoder(str(base))
     head = SENTENCE_HEAD if is_encoder else find_head(model)
-    num_labels, head_features = _head_of_adapter(head, weights) or (None, None)
+    num_labels = _outputs_of_adapter(head, weights)
     if num_labels is None and _kind_of_class(config.architectures or ()) is None:
         raise ConfigError(
             f"The adapter in {path!r} has no head, and its base model {base!r} is no classifier: there is nothing to "
@@ -205,7 +203,7 @@ def _read_adapter(path: str, base: str | None) -> SavedModel:
     if num_labels not in (None, config.num_labels):
         config.num_labels = num_labels
     config.problem_type = None  # that of the base model's own task
-    return SavedModel(path, kind, config, folder, base, is_encoder, head_features)
+    return SavedModel(path, kind, config, folder, base, is_encoder)
 
 
 def _adapter_kind(config: PretrainedConfig, adapter_config: Any, path: str) -> str:
@@ -221,8 +219,8 @@ def _adapter_kind(config: PretrainedConfig, adapter_config: Any, path: str) -> s
     return kinds[0]
 
 
-def _head_of_adapter(head: str, weights: str) -> tuple[int, int] | None:
-    """Return how many outputs and features the head in an adapter's weights has; `None` where they have none."""
+def _outputs_of_adapter(head: str, weights: str) -> int | None:
+    """Return how many outputs the head in an adapter's weights has; `None` where they have none."""
     name = f"{PEFT_PREFIX}{head}.weight"
     with safe_open(weights, framework="pt") as file:
-        return tuple(file.get_slice(name).get_shape()[:2]) if name in file.keys() else None
+        return file.get_slice(name).get_shape()[0] if name in file.keys() else None

@@ -99,12 +99,7 @@ def name_label(split: datasets.Dataset, given: str | None, origin: str, option: 
 
 
 def check_label_column(splits: Mapping[str, datasets.Dataset], given: str | None, argument: str, option: str) -> None:
-    """
-    Check that a column of labels that is given is there in some split.
-
-    Raises:
-        ConfigError: it is not; the message lists the columns.
-    """
+    """Raise a ConfigError, which lists the columns, unless a given column of labels is there in some split."""
     if given is None or any(given in split.column_names for split in splits.values()):
         return
     columns = next(iter(splits.values())).column_names
@@ -196,12 +191,7 @@ def _given_text_columns(
 def check_text_columns(
     split: datasets.Dataset, columns: Sequence[str], origin: str, known_of: str, option: str = "text_columns"
 ) -> None:
-    """
-    Check that a split has the texts that were found in another.
-
-    Raises:
-        ConfigError: it lacks one, or holds something else there.
-    """
+    """Raise a ConfigError unless a split has the texts that were found in another."""
     for name in columns:
         if name not in split.column_names:
             raise ConfigError(

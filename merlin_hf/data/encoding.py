@@ -68,11 +68,16 @@ def tokenize(
         load_from_cache_file=load_from_cache_file,
         desc=desc,
     )
+    return _with_names(encoded, labels)
+
+
+def _with_names(dataset: datasets.Dataset, labels: Labels) -> datasets.Dataset:
+    """Return a data set whose `labels` name the classes, where they are outputs of a model."""
     feature = outputs_feature(labels)
-    if feature is None or "labels" not in encoded.column_names:
-        return encoded
-    column = encoded["labels"][:]
-    return encoded.remove_columns("labels").add_column("labels", column, feature=feature)
+    if feature is None or "labels" not in dataset.column_names:
+        return dataset
+    column = dataset["labels"][:]
+    return dataset.remove_columns("labels").add_column("labels", column, feature=feature)
 
 
 def encode_texts(
@@ -177,13 +182,9 @@ class TextEncoder:
 
     def __call__(self, rows: Rows) -> datasets.Dataset:
         """Return the model's inputs and `labels`."""
+        task = rows.task
         return tokenize(
-            rows.dataset,
-            rows.task.columns,
-            rows.task.labels,
-            self.tokenizer,
-            self.max_seq_length,
-            desc="Tokenizing",
+            rows.dataset, task.columns, task.labels, self.tokenizer, self.max_seq_length, desc="Tokenizing"
         )
 
     @property
@@ -246,10 +247,9 @@ def computed_when_read(rows: Rows, column: str, read: Callable) -> datasets.Data
     """
     labels = rows.labels.astype(np.float32) if rows.is_regression else rows.ids
     dataset = datasets.Dataset.from_dict({"place": np.arange(len(rows)), "labels": labels})
-    feature = outputs_feature(rows.task.labels)
-    if feature is not None:
-        dataset = dataset.remove_columns("labels").add_column("labels", labels.tolist(), feature=feature)
-    return dataset.with_transform(_Transform(column, read, f"{column} of {rows.identity}"))
+    return _with_names(dataset, rows.task.labels).with_transform(
+        _Transform(column, read, f"{column} of {rows.identity}")
+    )
 
 
 @dataclass
@@ -320,8 +320,7 @@ class TagEncoder:
 
     def __call__(self, rows: Rows) -> datasets.Dataset:
         """Return the model's inputs and `labels`, one of each token."""
-        labels, words = rows.task.labels, rows.task.columns[0]
-        names = names_by_output(labels)
+        names, words = names_by_output(rows.task.labels), rows.task.columns[0]
         return encode_tags(
             rows.dataset, self.tokenizer, names, words, "label", self.max_seq_length, argument=rows.task.argument
         )

@@ -165,12 +165,7 @@ def _opened(path: str) -> IO[bytes]:
 
 
 def _check_content(path: str, named: str) -> None:
-    """
-    Check that a file is not empty, and not of another kind.
-
-    Raises:
-        FileError: it is.
-    """
+    """Raise a FileError if a file is empty, or of another kind."""
     with _opened(path) as file:
         start = file.read(1024)
     if not start.strip():

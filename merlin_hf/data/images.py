@@ -3,7 +3,10 @@
 import logging
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import datasets
@@ -83,14 +86,18 @@ def to_mode(image: Any, mode: str = "RGB") -> Any:
 def _from_sixteen_bits(image: Any) -> Any:
     from PIL import Image
 
-    pixels = np.asarray(image).astype(np.int64)
-    grey = Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
+    pixels = np.asarray(image)
+    grey = Image.fromarray(_eight_of_sixteen_bits(pixels))
     if "transparency" not in image.info:
         return grey
     # One value of a PNG file's is transparent.
     visible = (pixels != image.info["transparency"]).astype(np.uint8) * 255
     grey.putalpha(Image.fromarray(visible))
     return grey
+
+
+def _eight_of_sixteen_bits(pixels: np.ndarray) -> np.ndarray:
+    return ((pixels.astype(np.int64) + 128) // 257).astype(np.uint8)
 
 
 def _from_lab(image: Any) -> Any:
@@ -154,7 +161,7 @@ def read_image(value: Any) -> Any:
     Raises:
         Exception: whatever Pillow raises for what it cannot read; [`~merlin_hf.data.media.read_media`] names the file.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if isinstance(value, Image.Image):
         return value
@@ -163,26 +170,30 @@ def read_image(value: Any) -> Any:
     if not isinstance(value, dict):
         return from_array(np.asarray(value))
     check_not_empty(value, "image")
-    try:
+    with _known_to_pillow():
         return datasets.Image().decode_example({"path": value.get("path"), "bytes": value.get("bytes")})
-    except UnidentifiedImageError as error:
+
+
+@contextmanager
+def _known_to_pillow() -> Iterator[None]:
+    from PIL import UnidentifiedImageError
+
+    try:
+        yield
+    except UnidentifiedImageError as error:  # whose message has the object that was opened
         raise ValueError("it is no image that Pillow knows") from error
 
 
 def glance_at_image(value: Any) -> Any:
     """Read the header of an image; read it whole where the header does not tell its range, or where it is no file."""
-    from io import BytesIO
-
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if not isinstance(value, dict) or (value.get("bytes") is None and not os.path.isfile(value.get("path") or "")):
         return read_image(value)
     check_not_empty(value, "image")
-    try:
-        content = value.get("bytes")
+    content = value.get("bytes")
+    with _known_to_pillow():
         image = Image.open(value["path"] if content is None else BytesIO(content))
-    except UnidentifiedImageError as error:
-        raise ValueError("it is no image that Pillow knows") from error
     if image.mode[0] in "IF":
         return read_image(value)
     image.close()
@@ -216,7 +227,7 @@ def from_array(pixels: np.ndarray) -> Any:
     elif pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:
         pixels = pixels.astype(np.uint16)
         if pixels.ndim == 3:
-            pixels = ((pixels.astype(np.int64) + 128) // 257).astype(np.uint8)
+            pixels = _eight_of_sixteen_bits(pixels)
     elif pixels.dtype != np.uint8:
         kept = np.float32 if pixels.dtype.kind == "f" else np.int32
         pixels = pixels.astype(kept) if pixels.ndim == 2 else _to_bytes(pixels)

@@ -85,28 +85,6 @@ def load_dataset(
             raise
 
 
-def load_class_folders(
-    folder: str, argument: str, split: str | None = None
-) -> datasets.DatasetDict | datasets.Dataset | None:
-    """
-    Load a folder of images or recordings in a folder for each class, perhaps in a folder for each split.
-
-    `datasets` would take the deepest folder of a file for its class, and none where files are on several levels.
-
-    Returns:
-        the splits, or the one that is asked for, perhaps a slice such as `train[:10%]`; `None` where the folder has
-        other files.
-
-    Raises:
-        ValueError: it is not clear which folder is the class, or there is no such split.
-    """
-    for kind in (IMAGES, AUDIO):
-        folders = find_split_folders(folder, kind, argument)
-        if folders is not None:
-            return take_split(load_media_folders(folders, kind, dict.fromkeys(folders, argument)), split)
-    return None
-
-
 def _load_file(
     path: str, argument: str, split: str | None = None, cache_dir: str | None = None, **kwargs: Any
 ) -> datasets.DatasetDict | datasets.Dataset:
@@ -122,9 +100,11 @@ def _load_file(
 def _load_folder(
     path: str, name: str | None, argument: str, named: str, split: str | None = None, **kwargs: Any
 ) -> datasets.DatasetDict | datasets.Dataset:
-    found = load_class_folders(path, argument, split)
-    if found is not None:
-        return found
+    for kind in (IMAGES, AUDIO):
+        # `datasets` takes the deepest folder of a file for its class, and none where files are on several levels.
+        folders = find_split_folders(path, kind, argument)
+        if folders is not None:
+            return take_split(load_media_folders(folders, kind, dict.fromkeys(folders, argument)), split)
     if (Path(path) / datasets.config.DATASETDICT_JSON_FILENAME).is_file():
         return take_split(datasets.load_from_disk(path), split)
     if (Path(path) / datasets.config.DATASET_STATE_JSON_FILENAME).is_file():

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ SPLIT_FOLDERS = {
 }
 LABEL_NAMES = ("fine_label", "class")  # of columns, besides label and labels
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+TABLES_AND_ARCHIVES = (".csv", ".json", ".jsonl", ".parquet", ".arrow", ".zip", ".tar", ".gz", ".py")
 CHECKED_ROWS = 2000  # of a larger set, only the headers of files are read before the first step
 
 logger = logging.getLogger("merlin_hf.data")
@@ -159,17 +161,20 @@ def list_media_files(folder: str, kind: MediaKind, argument: str) -> list[str]:
     Returns:
         none where the folder has no such files.
     """
-    files, others = [], 0
-    for parts in _walk(folder):
-        if parts[-1].lower().endswith(kind.endings):
-            files.append("/".join(parts))
-        elif parts[-1]:
-            others += 1
+    files, others = _files_in(folder, kind)
     if files and others:
         logger.warning(
-            f"`{argument}={folder!r}`: {others} files that do not end in {', '.join(kind.endings)} are left out."
+            f"`{argument}={folder!r}`: {len(others)} files that do not end in {', '.join(kind.endings)} are left out."
         )
-    return files
+    return ["/".join(parts) for parts in files]
+
+
+def _files_in(folder: str, kind: MediaKind) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """Return the files of a kind in a folder, however deep, and the other files, each by the parts of its path."""
+    files, others = [], []
+    for parts in _walk(folder):
+        (files if parts[-1].lower().endswith(kind.endings) else others).append(parts)
+    return files, others
 
 
 def _dataset(
@@ -189,17 +194,9 @@ def _dataset(
 def _list(folder: str, kind: MediaKind, argument: str, split: str) -> list[tuple[str, ...]]:
     """List the files of a kind, each by the parts of its path, and check that folders of classes can be told."""
     given = f"`{argument}={folder!r}`"
-    files, others = [], Counter[str]()
-    empty = set()
-    for parts in _walk(folder):
-        if parts[-1] == "":
-            if len(parts) == 2:
-                empty.add(parts[0])
-        elif os.path.splitext(parts[-1])[1].lower() in kind.endings:
-            files.append(parts)
-        else:
-            others[os.path.splitext(parts[-1])[1].lower() or parts[-1]] += 1
-    left_out = ", ".join(f"{count} {ending}" for ending, count in others.most_common(8))
+    files, others = _files_in(folder, kind)
+    endings = Counter(os.path.splitext(parts[-1])[1].lower() or parts[-1] for parts in others)
+    left_out = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(8))
     if not files:
         has = f", only other files: {left_out}" if others else ""
         raise FileNotFoundError(
@@ -235,7 +232,7 @@ def _list(folder: str, kind: MediaKind, argument: str, split: str) -> list[tuple
             f"{os.path.join(*deeper[0])!r}. Their class is the first folder, one of {listing(classes)}. If it is "
             f"another, give that folder's parent as `{argument}`."
         )
-    without = sorted(empty - set(classes))
+    without = sorted(entry.name for entry in _visible(folder) if entry.is_dir() and entry.name not in classes)
     if without:
         logger.warning(f"{given}: the folders {listing(without)} have no {kind.plural}, and are no class.")
     if others:
@@ -244,19 +241,19 @@ def _list(folder: str, kind: MediaKind, argument: str, split: str) -> list[tuple
 
 
 def _walk(folder: str, parts: tuple[str, ...] = (), above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the paths of files by their parts, in order; before those of a folder its own, with an empty last part."""
+    """Yield the paths of files by their parts, in order."""
     real = os.path.realpath(folder)
     if real in above:
         raise ValueError(f"{folder!r} is a link to a folder that it is in. Remove the link.")
-    if parts:
-        yield (*parts, "")
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if is_hidden(entry.name):
-            continue
+    for entry in _visible(folder):
         if entry.is_dir():
             yield from _walk(entry.path, (*parts, entry.name), (*above, real))
         else:
             yield (*parts, entry.name)
+
+
+def _visible(folder: str) -> list[os.DirEntry]:
+    return sorted((entry for entry in os.scandir(folder) if not is_hidden(entry.name)), key=lambda entry: entry.name)
 
 
 def is_hidden(name: str) -> bool:
@@ -290,14 +287,13 @@ def find_split_folders(folder: str, kind: MediaKind, argument: str) -> dict[str,
     Raises:
         ValueError: some folders are called like splits and others are not, or two are the same split.
     """
-    top = [entry for entry in os.scandir(folder) if not is_hidden(entry.name)]
-    folders = sorted(entry.name for entry in top if entry.is_dir())
-    if not folders or any(entry.name.lower().endswith(kind.endings) for entry in top):
-        return None
+    with_files = set()
     for parts in _walk(folder):
-        if parts[-1].lower().endswith((".csv", ".json", ".jsonl", ".parquet", ".arrow", ".zip", ".tar", ".gz", ".py")):
+        name, is_media = parts[-1].lower(), parts[-1].lower().endswith(kind.endings)
+        if name.endswith(TABLES_AND_ARCHIVES) or (is_media and len(parts) == 1):
             return None
-    with_files = {name for name in folders if _has_files(os.path.join(folder, name), kind)}
+        if is_media:
+            with_files.add(parts[0])
     splits = [name for name in with_files if name.lower() in SPLIT_FOLDERS]
     if len(with_files) == 0 or (len(with_files) == 1 and not splits):
         return None
@@ -322,10 +318,6 @@ def find_split_folders(folder: str, kind: MediaKind, argument: str) -> dict[str,
     return {split: found[split] for split in ("train", "validation", "test") if split in found}
 
 
-def _has_files(folder: str, kind: MediaKind) -> bool:
-    return any(parts[-1].lower().endswith(kind.endings) for parts in _walk(folder))
-
-
 # Reading by name
 
 
@@ -344,16 +336,24 @@ def read_media(kind: MediaKind, value: Any, where: str, row: int | None = None) 
     Raises:
         UnreadableMediaError: it cannot be read; the message names the file, or the row.
     """
+    found = _tried(kind.read, value)
+    if isinstance(found, Exception):
+        name = name_of(value, row)
+        raise UnreadableMediaError(
+            f"{where}: {name} cannot be read: {_reason(found)}. Replace or remove it."
+        ) from found
+    return found
+
+
+def _tried(look: Callable[[Any], Any], value: Any) -> Any:
+    """Return what `look` gives for a stored value, or the error about the value that it raises."""
     try:
         _check_regular(value)
-        return kind.read(value)
+        return look(value)
     except (ImportError, MemoryError):
         raise
     except Exception as error:
-        name = name_of(value, row)
-        raise UnreadableMediaError(
-            f"{where}: {name} cannot be read: {_reason(error)}. Replace or remove it."
-        ) from error
+        return error
 
 
 class Damaged(NamedTuple):
@@ -407,18 +407,9 @@ def find_damaged(
     """
     look = kind.read if len(dataset) <= CHECKED_ROWS else kind.glance
     dataset = dataset.select_columns([name for name in (column, "row") if name in dataset.column_names])
+    facts_of = partial(_tried, lambda value: kind.facts(look(value)))
     found: list[tuple[str, Any]] = []
     damaged: list[Damaged] = []
-
-    def facts_of(value: Any) -> Any:
-        try:
-            _check_regular(value)
-            return kind.facts(look(value))
-        except (ImportError, MemoryError):
-            raise
-        except Exception as error:
-            return error
-
     start = 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for batch in dataset.iter(batch_size=64):
@@ -434,12 +425,7 @@ def find_damaged(
 
 
 def check_not_empty(value: Mapping[str, Any], what: str) -> None:
-    """
-    Check that a stored value has bytes, or the path of a file that is not empty.
-
-    Raises:
-        ValueError: it has not.
-    """
+    """Raise a ValueError unless a stored value has bytes, or the path of a file that is not empty."""
     content, path = value.get("bytes"), value.get("path")
     if content is None and path is None:
         raise ValueError(f"there is no {what} in this row")
@@ -448,12 +434,7 @@ def check_not_empty(value: Mapping[str, Any], what: str) -> None:
 
 
 def _check_regular(value: Any) -> None:
-    """
-    Check that a path is no folder, and nothing that would be waited for, such as a named pipe.
-
-    Raises:
-        ValueError: it is.
-    """
+    """Raise a ValueError if a path is a folder, or something that would be waited for, such as a named pipe."""
     path = value.get("path") if isinstance(value, dict) and not value.get("bytes") else None
     if path and os.path.exists(path) and not os.path.isfile(path):
         raise ValueError("it is no regular file")

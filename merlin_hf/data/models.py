@@ -8,11 +8,10 @@ import torch
 from torch import nn
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, PretrainedConfig
 
-from ..utils.loading import load_processor
+from ..utils.loading import hub_options, load_processor
 from ..utils.validation import ConfigError
 from .labels import LabelMismatchError, Labels, folded_name, match_names, shown
 from .sentence_encoders import (
-    HUB_OPTIONS,
     SentenceEncoderForSequenceClassification,
     SentenceTokenizer,
     load_sentence_encoder,
@@ -154,46 +153,30 @@ def outputs_of(labels: Labels, config: PretrainedConfig, by_number: bool = False
 # Texts
 
 
-def load_tokenizer(path: str, config: PretrainedConfig, called: str | None = None, **options: Any) -> Any:
-    """
-    Load a tokenizer, with a token to pad by, which the configuration of the model then knows as well.
-
-    Args:
-        path, called, options: as for [`~merlin_hf.utils.loading.load_processor`].
-        config ([`~transformers.PretrainedConfig`]): of the model.
-    """
-    tokenizer = load_processor(AutoTokenizer, path, called, **options)
-    check_vocabulary(tokenizer, config, called or repr(path))
-    pad_by_known_token(tokenizer, config)
-    return tokenizer
-
-
 def load_text_tokenizer(
     model_class: Any, path: str, config: PretrainedConfig, called: str | None = None, **options: Any
 ) -> Any:
     """
-    Load the tokenizer of a classifier of texts, as [`load_tokenizer`] does; of a sentence encoder, with its prompt.
+    Load the tokenizer of a classifier of texts; of a sentence encoder, with its prompt.
+
+    It has a token to pad by, which the configuration of the model then knows as well.
 
     Args:
         model_class: see [`~merlin_hf.data.sentence_encoders.classifier_class`].
-        path, config, called, options: see [`load_tokenizer`].
+        path, called, options: as for [`~merlin_hf.utils.loading.load_processor`].
+        config ([`~transformers.PretrainedConfig`]): of the model.
     """
-    if model_class is not SentenceEncoderForSequenceClassification:
-        return load_tokenizer(path, config, called, **options)
-    hub = {name: options[name] for name in HUB_OPTIONS if options.get(name)}
-    tokenizer = SentenceTokenizer(load_sentence_encoder(path, called, **hub))
+    if model_class is SentenceEncoderForSequenceClassification:
+        tokenizer: Any = SentenceTokenizer(load_sentence_encoder(path, called, **hub_options(options)))
+    else:
+        tokenizer = load_processor(AutoTokenizer, path, called, **options)
     check_vocabulary(tokenizer, config, called or repr(path))
-    pad_by_known_token(tokenizer.tokenizer, config)
+    pad_by_known_token(getattr(tokenizer, "tokenizer", tokenizer), config)  # a sentence encoder's is inside
     return tokenizer
 
 
 def check_vocabulary(tokenizer: Any, config: PretrainedConfig, called: str) -> None:
-    """
-    Check that a tokenizer is not that of another model: a few tokens may have been added that no text has.
-
-    Raises:
-        ConfigError: it has many more tokens than the model.
-    """
+    """Raise a ConfigError if a tokenizer has many more tokens than the model, as one of another model has."""
     size = getattr(config.get_text_config(), "vocab_size", None)
     if isinstance(size, int) and len(tokenizer) > SPARE_TOKENS * size:
         raise ConfigError(

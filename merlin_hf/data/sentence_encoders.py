@@ -37,7 +37,7 @@ from transformers.utils import (
 
 from ..utils.errors import reading
 from ..utils.files import FileError, read_json
-from ..utils.loading import find_file, load_config, read_object
+from ..utils.loading import find_file, hub_options, load_config, load_model, read_object
 from ..utils.validation import ConfigError
 
 
@@ -62,7 +62,6 @@ WITH_WEIGHTS = ("Dense", "LayerNorm", "WeightedLayerPooling")
 MODULE_FOLDER = re.compile(r"\d{1,3}_\w{1,60}")
 # Settings of the transformer that a folder may bring; others could have code loaded.
 PLAIN_SETTINGS = {"model_max_length", "add_pooling_layer", "torch_dtype", "dtype"}
-HUB_OPTIONS = ("cache_dir", "revision", "token", "local_files_only")
 NESTED_SETTINGS = ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs")
 
 
@@ -106,8 +105,7 @@ def classifier_class(path: str, wanted: bool | None = None, called: str = "sente
     """
     if wanted is False:
         return AutoModelForSequenceClassification
-    hub = {name: value for name, value in hub.items() if name in HUB_OPTIONS and value}
-    if is_sentence_encoder(path, **hub):
+    if is_sentence_encoder(path, **hub_options(hub)):
         return SentenceEncoderForSequenceClassification
     if wanted:
         raise ConfigError(f"`{called}`: {path!r} is no sentence encoder, as it has no {MODULES} of one: leave it out.")
@@ -232,7 +230,7 @@ def load_sentence_encoder(
         ImportError: sentence-transformers is missing.
     """
     library = import_library(path)
-    hub = {name: value for name, value in hub.items() if value}
+    hub = hub_options(hub)
     with reading(f"{called or repr(path)} cannot be loaded"):
         load_config(path, **hub)  # checks sizes
         check_modules(path, **hub)
@@ -290,9 +288,11 @@ def load_adapter(base: str, adapter: str, **options: Any) -> Any:
         shape = next((file.get_slice(name).get_shape() for name in file.keys() if name == ADAPTED_HEAD), None)
     if shape is None:
         raise FileError(f"{weights} has no head: {ADAPTED_HEAD} is missing.")
-    config = load_config(base, num_labels=shape[0])
-    options = {"config": config, "head_features": shape[1], "ignore_mismatched_sizes": True, **options}
-    model = SentenceEncoderForSequenceClassification.from_pretrained(base, **options)
+    if "config" not in options:
+        options["config"] = load_config(base, num_labels=shape[0])
+    # The head of the base model may be of another size; the adapter brings its own.
+    options |= {"head_features": shape[1], "ignore_mismatched_sizes": True}
+    model = load_model(SentenceEncoderForSequenceClassification, base, **options)
     with reading(f"The adapter in {adapter!r} does not fit {base!r}"):
         return PeftModel.from_pretrained(model, adapter).eval()
 
@@ -618,7 +618,7 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
                 f"{path!r} is a sentence encoder, of which no code is run: leave `trust_remote_code` out."
             )
         path = os.fspath(path)
-        hub = {name: options[name] for name in HUB_OPTIONS if options.get(name)}
+        hub = hub_options(options)
         model_kwargs = {} if dtype is None else {"dtype": dtype}
         attention = getattr(config, "_attn_implementation", None)
         if attention is not None:

@@ -346,12 +346,7 @@ def select(task: Task, split: str, limit: int | None = None, seed: int | None = 
 
 
 def check_several_classes(task: Task) -> None:
-    """
-    Check that there is something to tell apart.
-
-    Raises:
-        ConfigError: all labels are one class.
-    """
+    """Raise a ConfigError if all labels are one class."""
     if not task.labels.is_regression and task.labels.num_labels < 2:
         raise ConfigError(f"{task.origin(TRAIN)} has one class, {task.labels.names}; there is nothing to tell apart.")
 

@@ -230,14 +230,15 @@ def _load(
         raise ConfigError(f"`{option}` is of a data set, and `{argument}={path!r}` is a file.")
     if os.path.isfile(path):
         if is_media_file:
-            return _of_files(os.path.dirname(path), [os.path.basename(path)], MEDIA[kind])
+            files = datasets.Dataset.from_dict({FILE: [os.path.basename(path)]})
+            return _with_media(files, FILE, os.path.dirname(path), MEDIA[kind])
         if path.lower().endswith(".txt"):
             return read_lines(path, argument)
         return read_file(path, argument, as_texts=[] if id_column is None else [id_column])
     if os.path.isdir(path) and kind in MEDIA and split is None:
         files = list_media_files(path, MEDIA[kind], argument)
         if files:
-            return _of_files(path, files, MEDIA[kind])
+            return _with_media(datasets.Dataset.from_dict({FILE: files}), FILE, path, MEDIA[kind])
     loaded = load_dataset(path, name, argument=argument)
     if split is None and len(loaded) > 1:
         raise ConfigError(f"`{argument}={path!r}` has the splits {', '.join(loaded)}: name one by `--split`.")
@@ -247,10 +248,6 @@ def _load(
             f"{did_you_mean(split, loaded)}"
         )
     return loaded[split or next(iter(loaded))]
-
-
-def _of_files(folder: str, files: list[str], kind: MediaKind) -> datasets.Dataset:
-    return _with_media(datasets.Dataset.from_dict({FILE: files}), FILE, folder, kind)
 
 
 def _with_media(dataset: datasets.Dataset, column: str, folder: str, kind: MediaKind) -> datasets.Dataset:

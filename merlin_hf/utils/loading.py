@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -52,6 +52,7 @@ ADAPTER_PATTERNS = (
     *("target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern"),
 )
 ADAPTER_SIZES = re.compile(r"(^|_)r$|rank|num_virtual_tokens|hidden_size|block_size|layer_replication|num_")
+HUB_OPTIONS = ("cache_dir", "revision", "token", "local_files_only")
 PLAIN_NAME = re.compile(r"[\w.-]*")
 
 
@@ -72,7 +73,7 @@ def load_config(path: str, called: str | None = None, **options: Any) -> Pretrai
     """
     options.setdefault("trust_remote_code", False)
     with _loading(path, called):
-        check_config(path, **_hub_options(options))
+        check_config(path, **hub_options(options))
         config = AutoConfig.from_pretrained(path, **options)
         _check_labels(config, path)
     return config
@@ -94,7 +95,7 @@ def load_model(auto_class: Any, path: str, called: str | None = None, **options:
     options = {"trust_remote_code": False, "use_safetensors": True, **options}
     if options.get("config") is None:
         options["config"] = load_config(
-            path, called, **_hub_options(options), trust_remote_code=options["trust_remote_code"]
+            path, called, **hub_options(options), trust_remote_code=options["trust_remote_code"]
         )
     with _loading(path, called):
         check_weights(auto_class, path, options["config"], options["trust_remote_code"])
@@ -109,9 +110,10 @@ def load_processor(auto_class: Any, path: str, called: str | None = None, **opti
         FileError: it cannot be loaded; its cause is an `OSError` or a `ValueError` where there is none.
     """
     options.setdefault("trust_remote_code", False)
-    with _loading(path, called, f"has no {_title(auto_class)} that can be read"):
+    kind = re.sub("(?<=[a-z])(?=[A-Z])", " ", auto_class.__name__.removeprefix("Auto")).lower()
+    with _loading(path, called, f"has no {kind} that can be read"):
         for name in ("tokenizer.json", FEATURE_EXTRACTOR_NAME):
-            found = find_file(path, name, **_hub_options(options))
+            found = find_file(path, name, **hub_options(options))
             if found is not None:
                 check_processor(found)
         loaded = auto_class.from_pretrained(path, **options)
@@ -151,19 +153,9 @@ def is_repo_id(name: Any) -> TypeGuard[str]:
     return isinstance(name, str)  # `None` is not looked at
 
 
-def _title(auto_class: Any) -> str:
-    name = getattr(auto_class, "__name__", "processor")
-    return {
-        "AutoTokenizer": "tokenizer",
-        "AutoImageProcessor": "image processor",
-        "AutoFeatureExtractor": "feature extractor",
-    }.get(name, name)
-
-
-def _hub_options(options: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: options[name] for name in ("cache_dir", "revision", "token", "local_files_only") if options.get(name)
-    }
+def hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the options that say where files of the Hub are."""
+    return {name: options[name] for name in HUB_OPTIONS if options.get(name)}
 
 
 def find_file(path: str, name: str, **options: Any) -> str | None:
@@ -208,10 +200,16 @@ def check_sizes(content: dict[str, Any], most_layers: int, path: str) -> None:
     Raises:
         FileError: one is too large.
     """
-    for name, value in _numbers(content):
-        if isinstance(value, float) or NO_SIZES.search(name):
-            continue
-        limits = {LABELS: MOST_LABELS, LAYERS: most_layers, EXPERTS: MOST_EXPERTS}
+    limits = {LABELS: MOST_LABELS, LAYERS: most_layers, EXPERTS: MOST_EXPERTS}
+    sizes = [
+        (name, value) for name, value in _numbers(content) if isinstance(value, int) and not NO_SIZES.search(name)
+    ]
+    _check_numbers(sizes, limits, path)
+
+
+def _check_numbers(numbers: Iterable[tuple[str, float]], limits: dict[re.Pattern, int], path: str) -> None:
+    """Raise a FileError if a number is above the limit of the first pattern that is in its name."""
+    for name, value in numbers:
         most = next((limit for pattern, limit in limits.items() if pattern.search(name)), LARGEST_SIZE)
         if value > most:
             raise FileError(f"{path} has {name}={_shown(value)}, and at most {most:,} can be. Is the file damaged?")
@@ -278,13 +276,7 @@ def check_processor(path: str) -> None:
     """
     content = read_object(path)
     if Path(path).name == FEATURE_EXTRACTOR_NAME:
-        for name, value in _numbers(content):
-            most = MOST_PIXELS if PIXELS.search(name) else LARGEST_SIZE
-            if value > most:
-                raise FileError(
-                    f"{path} has {name}={_shown(value)}, and at most {most:,} can be. Is the file damaged?"
-                )
-        return
+        return _check_numbers(_numbers(content), {PIXELS: MOST_PIXELS}, path)
     # Room is made for as many tokens as the largest id.
     model = content.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
@@ -360,13 +352,12 @@ def check_adapter(folder: str, weights: str, base: PreTrainedModel) -> None:
     content = read_object(path)
     with reading(f"{weights} is damaged"), safe_open(weights, framework="pt") as file:
         largest = max((size for name in file.keys() for size in file.get_slice(name).get_shape()), default=0)
-    for name, value in _numbers(content):
-        if ADAPTER_SIZES.search(name) and value > max(largest, 64):
-            raise FileError(f"{path} has {name}={_shown(value)}, and its weights have no size above {largest:,}.")
-    ranks = content.get("rank_pattern")
-    for _, value in _numbers(list(ranks.values()) if isinstance(ranks, dict) else []):
+    ranks = content.get("rank_pattern")  # from patterns of modules, whatever these are called
+    sizes = [(name, value) for name, value in _numbers(content) if ADAPTER_SIZES.search(name)]
+    sizes += _numbers(list(ranks.values()), "rank") if isinstance(ranks, dict) else []
+    for name, value in sizes:
         if value > max(largest, 64):
-            raise FileError(f"{path} has a rank of {_shown(value)}, and its weights have no size above {largest:,}.")
+            raise FileError(f"{path} has {name}={_shown(value)}, and its weights have no size above {largest:,}.")
     names = [name for name, _ in base.named_modules()]
     for field in ADAPTER_PATTERNS:
         given = content.get(field)

@@ -10,7 +10,7 @@ from merlin_hf.data.models import (
     check_vocabulary,
     configure_labels,
     is_unnamed,
-    load_tokenizer,
+    load_text_tokenizer,
     longest_text,
     outputs_of,
     pad_by_known_token,
@@ -141,7 +141,7 @@ def test_decoders_pad_by_the_end_of_a_text(model_path):  # noqa: F811
 
 def test_a_tokenizer_of_another_model(model_path):  # noqa: F811
     known = transformers.BertConfig(**SMALL)
-    tokenizer = load_tokenizer(str(model_path), known)
+    tokenizer = load_text_tokenizer(None, str(model_path), known)
     check_vocabulary(tokenizer, known, "x")
     with pytest.raises(
         ConfigError, match=f"The tokenizer of `tokenizer_name='x'` has {len(tokenizer)} tokens, and the model 9"
