@@ -89,12 +89,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def check_names_data(arguments: argparse.Namespace) -> None:
-    """
-    Check that one data set is named.
-
-    Raises:
-        ConfigError: none is, or more than one.
-    """
+    """Raise a ConfigError unless one data set is named, and no more."""
     given = [name for name in ORIGINS if getattr(arguments, name) is not None]
     if len(given) != 1:
         listed = ", ".join(f"`--{name}`" for name in ORIGINS)
@@ -145,7 +140,7 @@ def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
         ids = classes_of(rows.labels, saved.config, arguments.labels_by_number)
         model = saved.load(evaluation.device_of(arguments))
         with reading(f"{arguments.model!r} cannot be run on the data"):
-            logits, references = evaluation.answers(model, rows, arguments.batch_size)
+            logits, references = evaluation.predict_logits(model, rows, arguments.batch_size)
     evaluation.check_finite(logits, arguments.model)
     result = {
         "model": arguments.model,

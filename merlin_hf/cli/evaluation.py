@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 from transformers import (
     AutoFeatureExtractor,
     AutoImageProcessor,
@@ -85,12 +86,7 @@ def load_saved(arguments: argparse.Namespace) -> SavedModel:
 
 
 def check_no_flags(saved: SavedModel, arguments: argparse.Namespace) -> None:
-    """
-    Check that no flag is given that is about another kind of data.
-
-    Raises:
-        ConfigError: one is.
-    """
+    """Raise a ConfigError if a flag is given that is about another kind of data."""
     for name, kinds in KINDS_OF_FLAGS.items():
         if saved.kind not in kinds and getattr(arguments, name, None) is not None:
             about = " or ".join(ROWS[kind] for kind in kinds)
@@ -216,8 +212,7 @@ def choose_split(splits: datasets.DatasetDict, given: str | None, argument: str)
 
 def batches(rows: EncodedRows, batch_size: int, device: torch.device) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """Yield the model's inputs, and the labels of their rows."""
-    for start in range(0, len(rows.dataset), batch_size):
-        batch = rows.collator([rows.dataset[row] for row in range(start, min(start + batch_size, len(rows.dataset)))])
+    for batch in DataLoader(rows.dataset, batch_size, collate_fn=rows.collator):
         labels = batch.pop("labels")
         yield {name: value.to(device) for name, value in batch.items()}, labels.numpy()
 
@@ -228,12 +223,7 @@ def device_of(arguments: argparse.Namespace) -> torch.device:
 
 
 def check_finite(logits: np.ndarray, model: str) -> None:
-    """
-    Check that a model has answered all rows.
-
-    Raises:
-        FileError: some logits are not finite.
-    """
+    """Raise a FileError if some of the answers of a model are not finite."""
     broken = int((~np.isfinite(logits)).reshape(len(logits), -1).any(-1).sum())
     if broken:
         raise FileError(
@@ -249,7 +239,7 @@ def logits_of(model: PreTrainedModel, inputs: dict[str, Any]) -> np.ndarray:
     return outputs.logits.double().cpu().numpy()
 
 
-def answers(model: PreTrainedModel, rows: EncodedRows, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+def predict_logits(model: PreTrainedModel, rows: EncodedRows, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
     """
     Return the logits of a model and the labels of rows.
 

@@ -192,7 +192,7 @@ def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
         ids = classes_of(rows.labels, saved.config, arguments.labels_by_number)
         trained = saved.load(device)
         with reading(f"{model!r} cannot be run on the data"):
-            logits, references = evaluation.answers(trained, rows, size)
+            logits, references = evaluation.predict_logits(trained, rows, size)
             features = {"after training": evaluation.features(trained, rows, size)}
         if arguments.base_model is not None:
             config = load_config(arguments.base_model, num_labels=saved.config.num_labels)

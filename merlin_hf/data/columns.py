@@ -69,7 +69,7 @@ class ColumnOptions:
 # Labels
 
 
-def name_label(split: datasets.Dataset, given: str | None, origin: str, option: str) -> datasets.Dataset:
+def rename_label_column(split: datasets.Dataset, given: str | None, origin: str, option: str) -> datasets.Dataset:
     """
     Call the column of labels `label`: the one that is given, else `label`, `labels` or the only column of classes.
 

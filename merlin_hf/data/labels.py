@@ -283,7 +283,7 @@ def _is_strange(feature: Any) -> bool:
 # All splits of a task
 
 
-def settle_labels(
+def number_classes(
     splits: Mapping[str, datasets.Dataset],
     origins: Mapping[str, str],
     argument: str,

@@ -141,7 +141,7 @@ def load_media_folders(
         files = {split: os.path.join(glob.escape(str(folder)), "**") for split, folder in folders.items()}
         with reading(" and ".join(f"`{arguments[split]}={folder!r}`" for split, folder in folders.items())):
             return datasets.load_dataset(kind.builder, data_files=files, **kwargs)
-    listed = {split: _list(folder, kind, arguments[split], split) for split, folder in folders.items()}
+    listed = {split: _list_by_class(folder, kind, arguments[split], split) for split, folder in folders.items()}
     classes = {split: sorted({parts[0] for parts in files if len(parts) > 1}) for split, files in listed.items()}
     names = classes.get("train") or sorted({name for known in classes.values() for name in known})
     origins = {split: f"`{arguments[split]}={folder!r}`" for split, folder in folders.items()}
@@ -191,7 +191,7 @@ def _dataset(
     return dataset.cast_column(kind.name, kind.feature(decode=False))
 
 
-def _list(folder: str, kind: MediaKind, argument: str, split: str) -> list[tuple[str, ...]]:
+def _list_by_class(folder: str, kind: MediaKind, argument: str, split: str) -> list[tuple[str, ...]]:
     """List the files of a kind, each by the parts of its path, and check that folders of classes can be told."""
     given = f"`{argument}={folder!r}`"
     files, others = _files_in(folder, kind)

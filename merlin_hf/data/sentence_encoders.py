@@ -113,12 +113,7 @@ def classifier_class(path: str, wanted: bool | None = None, called: str = "sente
 
 
 def import_library(path: str = "a sentence encoder") -> Any:
-    """
-    Import sentence-transformers.
-
-    Raises:
-        ImportError: it is missing.
-    """
+    """Import sentence-transformers, or raise an ImportError that says how to install it."""
     try:
         import sentence_transformers
     except ImportError as error:

@@ -36,12 +36,7 @@ def load_word_tokenizer(path: str, config: PretrainedConfig, called: str | None 
 
 
 def check_tells_words(tokenizer: PreTrainedTokenizerBase, called: str = "The tokenizer") -> None:
-    """
-    Check that a tokenizer tells which word a token is of.
-
-    Raises:
-        ConfigError: it does not, as it is not one of the library tokenizers.
-    """
+    """Raise a ConfigError unless a tokenizer, as those of the library, tells which word a token is of."""
     if not tokenizer.is_fast:
         raise ConfigError(
             f"{called} has a {type(tokenizer).__name__}, which does not tell which word a token is of: a tokenizer "

@@ -16,11 +16,11 @@ from .columns import (
     check_label_column,
     check_text_columns,
     find_text_columns,
-    name_label,
     no_label_column,
+    rename_label_column,
 )
 from .images import IMAGES
-from .labels import Labels, join_label_columns, settle_labels, several_labels
+from .labels import Labels, join_label_columns, number_classes, several_labels
 from .load import load_dataset, take_split
 from .media import MediaKind, find_media_column, load_media_folders, media_label_column
 from .tags import find_tag_columns, tag_names
@@ -294,14 +294,17 @@ def _find_labels(
     option = options.name_of("label_column")
     check_label_column(splits, options.label_column, argument, option)
     named = datasets.DatasetDict(
-        {name: name_label(split, options.label_column, origins[name], option) for name, split in splits.items()}
+        {
+            name: rename_label_column(split, options.label_column, origins[name], option)
+            for name, split in splits.items()
+        }
     )
     predicted = [name for name in named if name.startswith(TEST) and not all_labelled]
     for name, split in named.items():
         if "label" not in split.column_names and not (name in predicted and len(named) > 1):
             raise ConfigError(no_label_column(split, origins[name], option))
     found = None if several is None else several_labels(named, several, argument)
-    return found or settle_labels(named, origins, argument, options, predicted)
+    return found or number_classes(named, origins, argument, options, predicted)
 
 
 # Rows

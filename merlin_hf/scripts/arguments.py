@@ -99,12 +99,7 @@ class ArgumentParser(HfArgumentParser):
         raise ConfigError(cut(message[:1].upper() + message[1:]))
 
     def check(self, argv: Sequence[str]) -> None:
-        """
-        Check the flags, and make nothing of them yet.
-
-        Raises:
-            ConfigError: one is unknown, has a value of another type, or is missing.
-        """
+        """Raise a ConfigError if a flag is unknown, missing or of another type; make nothing of them yet."""
         required = [action for action in self._actions if action.required]
         for action in required:
             action.required = False

@@ -320,14 +320,15 @@ def evaluate_on(trainer: Trainer, eval_datasets: dict[str, datasets.Dataset]) ->
     """Return the metrics of each set; those of the second carry `_mm`."""
     results = {}
     for suffix, dataset in eval_datasets.items():
-        metrics = trainer.evaluate(eval_dataset=dataset)
-        metrics["eval_samples"] = len(dataset)
-        if suffix:
-            metrics = {f"{name}_mm": value for name, value in metrics.items()}
+        metrics = _with_suffix({**trainer.evaluate(eval_dataset=dataset), "eval_samples": len(dataset)}, suffix)
         trainer.log_metrics("eval", metrics)
         results.update(metrics)
     trainer.save_metrics("eval", results)
     return results
+
+
+def _with_suffix(metrics: dict[str, float], suffix: str) -> dict[str, float]:
+    return {f"{name}_mm": value for name, value in metrics.items()} if suffix else metrics
 
 
 def predict(
@@ -337,9 +338,7 @@ def predict(
     results = {}
     for suffix, dataset in test_datasets.items():
         output = trainer.predict(dataset, metric_key_prefix="predict")
-        metrics = {**output.metrics, "predict_samples": len(dataset)}
-        if suffix:
-            metrics = {f"{name}_mm": value for name, value in metrics.items()}
+        metrics = _with_suffix({**output.metrics, "predict_samples": len(dataset)}, suffix)
         trainer.log_metrics("predict", metrics)
         results.update(metrics)
         if not trainer.is_world_process_zero():

@@ -95,12 +95,7 @@ def _load(text: str) -> Any:
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """
-    Return how many values a node has, with those that aliases repeat.
-
-    Raises:
-        ValueError: it is a part of itself.
-    """
+    """Return how many values a node has with those that aliases repeat, or raise a ValueError if it repeats itself."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in known:

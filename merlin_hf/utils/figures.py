@@ -12,15 +12,7 @@ if TYPE_CHECKING:
 
 
 def check_can_draw(what: str) -> None:
-    """
-    Check that figures can be made, before anything else is done for them.
-
-    Args:
-        what (`str`): needs them, for the message.
-
-    Raises:
-        ImportError: matplotlib is missing.
-    """
+    """Raise an ImportError if matplotlib is missing, before anything is done for what needs figures."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError(f"{what} needs matplotlib for its figures: pip install matplotlib.")
 

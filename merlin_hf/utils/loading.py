@@ -173,12 +173,7 @@ def find_file(path: str, name: str, **options: Any) -> str | None:
 
 
 def check_config(path: str, **options: Any) -> None:
-    """
-    Check the sizes in a model's `config.json`, which `transformers` may make lists of when it reads them.
-
-    Raises:
-        FileError: a number cannot be a size of this model.
-    """
+    """Raise a FileError if a model's `config.json` has a number that is no size, before lists are made of it."""
     found = find_file(path, CONFIG_NAME, **options)
     if found is None:
         return
@@ -216,12 +211,7 @@ def _check_numbers(numbers: Iterable[tuple[str, float]], limits: dict[re.Pattern
 
 
 def _check_labels(config: PretrainedConfig, path: str) -> None:
-    """
-    Check that names and numbers of labels are such.
-
-    Raises:
-        FileError: they are not; the message names the field.
-    """
+    """Raise a FileError, which names the field, unless names and numbers of labels are such."""
     for field, labels in (("id2label", config.id2label), ("label2id", config.label2id)):
         numbers = (labels.values() if field == "label2id" else labels) if isinstance(labels, dict) else [None]
         names = (labels if field == "label2id" else labels.values()) if isinstance(labels, dict) else [None]
@@ -232,12 +222,7 @@ def _check_labels(config: PretrainedConfig, path: str) -> None:
 
 
 def check_weights(auto_class: Any, path: str, config: PretrainedConfig, trust_remote_code: bool = False) -> None:
-    """
-    Check that a model in a folder is about as large as its weights, before memory is taken for it.
-
-    Raises:
-        FileError: its configuration describes a much larger one.
-    """
+    """Raise a FileError if a configuration describes a much larger model than its weights, before it is built."""
     folder = Path(path)
     if folder.is_dir():
         _check_regular(folder)
@@ -256,24 +241,14 @@ def check_weights(auto_class: Any, path: str, config: PretrainedConfig, trust_re
 
 
 def _check_regular(folder: Path) -> None:
-    """
-    Check that nothing in a folder is a pipe or a device, which a reader would wait for without end.
-
-    Raises:
-        FileError: something is.
-    """
+    """Raise a FileError if something in a folder is a pipe or a device, which a reader would wait for without end."""
     for path in folder.iterdir():
         if path.exists() and not path.is_file() and not path.is_dir():
             raise FileError(f"{path} is no regular file.")
 
 
 def check_processor(path: str) -> None:
-    """
-    Check the numbers of a tokenizer, an image processor or a feature extractor that memory is taken for.
-
-    Raises:
-        FileError: one cannot be.
-    """
+    """Raise a FileError if a processor has a number that no memory could be taken for."""
     content = read_object(path)
     if Path(path).name == FEATURE_EXTRACTOR_NAME:
         return _check_numbers(_numbers(content), {PIXELS: MOST_PIXELS}, path)

@@ -367,12 +367,7 @@ def _is_configuration(text: str, is_file: bool) -> bool:
 
 
 def _check_range(kept: Any, known: Rule, key: str, given: Any) -> None:
-    """
-    Check the numbers of a value: itself, or those in a list or a mapping.
-
-    Raises:
-        ConfigError: one is not finite, out of range or absurdly large.
-    """
+    """Raise a ConfigError if a number, also in a list or mapping, is not finite, out of range or absurd."""
     if isinstance(kept, Mapping):
         if any(isinstance(item, float) and not math.isfinite(item) for item in kept.values()):
             raise ConfigError(f"`{key}` must have finite numbers, got {shown(given)}.")

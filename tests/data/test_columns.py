@@ -6,8 +6,8 @@ import pytest
 from merlin_hf.data.columns import (
     check_text_columns,
     find_text_columns,
-    name_label,
     no_label_column,
+    rename_label_column,
     warn_of_empty_texts,
 )
 from merlin_hf.utils.validation import ConfigError
@@ -120,21 +120,21 @@ def test_a_split_of_other_columns_is_named():
 
 def test_label_and_labels():
     same = table(text=REVIEWS).add_column("labels", ["a", "b"] * 10)
-    assert name_label(same, None, "x", "label_column")["label"][:] == ["a", "b"] * 10
+    assert rename_label_column(same, None, "x", "label_column")["label"][:] == ["a", "b"] * 10
     other = table(text=REVIEWS).add_column("labels", ["b", "a"] * 10)
     with pytest.raises(
         ConfigError, match="a column `label` and a column `labels`, which differ: name one by `label_column`"
     ):
-        name_label(other, None, "x", "label_column")
-    assert name_label(other, "labels", "x", "label_column")["label"][:] == ["b", "a"] * 10
-    assert name_label(other, "label", "x", "label_column")["label"][:] == ["a", "b"] * 10
+        rename_label_column(other, None, "x", "label_column")
+    assert rename_label_column(other, "labels", "x", "label_column")["label"][:] == ["b", "a"] * 10
+    assert rename_label_column(other, "label", "x", "label_column")["label"][:] == ["a", "b"] * 10
 
 
 def test_the_only_classes_are_the_labels():
     rows = table(text=REVIEWS).rename_column("label", "topic").class_encode_column("topic")
-    assert "label" in name_label(rows, None, "x", "label_column").column_names
+    assert "label" in rename_label_column(rows, None, "x", "label_column").column_names
     two = rows.add_column("mood", rows["topic"][:], feature=rows.features["topic"])
-    assert "label" not in name_label(two, None, "x", "label_column").column_names
+    assert "label" not in rename_label_column(two, None, "x", "label_column").column_names
 
 
 @pytest.mark.parametrize(

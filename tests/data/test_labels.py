@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from merlin_hf.data.columns import ColumnOptions
-from merlin_hf.data.labels import LabelMismatchError, match_names, settle_labels
+from merlin_hf.data.labels import LabelMismatchError, match_names, number_classes
 from merlin_hf.utils.validation import ConfigError
 
 
@@ -23,7 +23,7 @@ def classes(*names):
 
 def settle(splits, **options):
     origins = {name: f"`{name}_file='{name}.csv'`" for name in splits}
-    return settle_labels(datasets.DatasetDict(splits), origins, "train_file", ColumnOptions(**options))
+    return number_classes(datasets.DatasetDict(splits), origins, "train_file", ColumnOptions(**options))
 
 
 def named(splits, labels, split):
