@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 
 from ..utils.loading import load_processor
 from ..utils.validation import ConfigError, did_you_mean
+from .columns import is_text
 
 
 IGNORED = -100
@@ -91,14 +92,10 @@ def find_tag_columns(
     if tags is None:
         named = [name for name, feature in inner.items() if isinstance(feature, datasets.ClassLabel)]
         tags = named[0] if len(named) == 1 else None
-    found = next((name for name in words or WORDS if _is_text(inner.get(name))), None)
+    found = next((name for name in words or WORDS if is_text(inner.get(name))), None)
     if found is None or tags is None:
         return None
-    return (found, tags) if isinstance(inner.get(tags), datasets.ClassLabel) or _is_text(inner.get(tags)) else None
-
-
-def _is_text(feature: Any) -> bool:
-    return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
+    return (found, tags) if isinstance(inner.get(tags), datasets.ClassLabel) or is_text(inner.get(tags)) else None
 
 
 def encode_tags(

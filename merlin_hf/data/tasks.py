@@ -161,16 +161,14 @@ def _named_split(loaded: datasets.DatasetDict, split: str, name: str, spec: Data
     )
 
 
-def load_task(
-    spec: DataSpec, kinds: Iterable[str] | None = None, several: Sequence[str] | None = None, **hub: Any
-) -> Task:
+def load_task(spec: DataSpec, kinds: Iterable[str] | None = None, **hub: Any) -> Task:
     """
     Load a data set, and find its columns and labels.
 
     Args:
         kinds (`Iterable[str]`, *optional*): the splits that are used, of `"train"`, `"validation"` and `"test"`; all
             that there are if not given.
-        several, hub: as for [`make_task`] and [`load_splits`].
+        hub: as for [`load_splits`].
 
     Raises:
         ConfigError: a split, a column or labels are missing; the message says what there is and what to give.
@@ -187,7 +185,7 @@ def load_task(
             )
     # MNLI has two validation splits.
     used = [name for name in splits if name.split("_")[0] in kinds or (name == TRAIN and holds_out)]
-    task = make_task({name: splits[name] for name in used}, origins, spec, several)
+    task = make_task({name: splits[name] for name in used}, origins, spec)
     if holds_out:
         parts = task.splits[TRAIN].train_test_split(spec.held_out, seed=HELD_OUT_SEED)
         task.splits[TRAIN], task.splits[VALIDATION] = parts[TRAIN], parts[TEST]

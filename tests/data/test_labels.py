@@ -7,6 +7,7 @@ import pytest
 from merlin_hf.data.columns import ColumnOptions
 from merlin_hf.data.labels import LabelMismatchError, match_names, number_classes
 from merlin_hf.utils.validation import ConfigError
+from tests.support import warnings_of
 
 
 def table(labels, feature=None):
@@ -29,10 +30,6 @@ def settle(splits, **options):
 def named(splits, labels, split):
     """The names of a split's labels."""
     return [None if place is None else labels.names[place] for place in splits[split]["label"]]
-
-
-def warnings(caplog):
-    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
 # Names
@@ -79,7 +76,7 @@ def test_classes_of_files_that_number_them_differently(caplog):
     assert named(settled, labels, "validation") == ["joy", "sadness", "joy"]
     assert named(settled, labels, "test") == ["sadness", "anger"]
     assert settled["validation"].features["label"] == settled["train"].features["label"]
-    assert not warnings(caplog)
+    assert not warnings_of(caplog)
 
 
 @pytest.mark.parametrize(
@@ -137,13 +134,13 @@ def test_labels_that_differ_in_blanks_are_one_class(caplog):
     settled, labels = settle({"train": table(["a", "a ", " b", "b"]), "validation": table(["a\t"])})
     assert labels.names == ["a", "b"] and named(settled, labels, "train") == ["a", "a", "b", "b"]
     assert named(settled, labels, "validation") == ["a"]
-    assert len(warnings(caplog)) == 2 and "'a '" in caplog.text and "train.csv" in caplog.text
+    assert len(warnings_of(caplog)) == 2 and "'a '" in caplog.text and "train.csv" in caplog.text
 
 
 def test_declared_classes_that_differ_in_blanks_are_one(caplog):
     settled, labels = settle({"train": table([0, 1, 2], classes("a", "a ", "b"))})
     assert labels.names == ["a", "b"] and named(settled, labels, "train") == ["a", "a", "b"]
-    assert warnings(caplog)
+    assert warnings_of(caplog)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +180,7 @@ def test_rows_without_a_label_are_counted_before_anything_is_decided(labels, fea
     assert found.names == names and not found.is_regression
     missing = sum(place is None for place in settled["train"]["label"])
     assert missing == len([one for one in labels if one in (None, "", "  ", -100) or one != one or one == -1])
-    assert any(f"{missing} of {len(labels)} rows have no label" in message for message in warnings(caplog))
+    assert any(f"{missing} of {len(labels)} rows have no label" in message for message in warnings_of(caplog))
     assert "train.csv" in caplog.text
 
 
@@ -192,7 +189,7 @@ def test_minus_one_may_be_a_class(labels, caplog):
     settled, found = settle({"train": table(labels)})
     assert found.names == [str(value) for value in sorted(set(labels))]
     assert None not in settled["train"]["label"][:]
-    assert any("label -1 is taken as a class" in message for message in warnings(caplog))
+    assert any("label -1 is taken as a class" in message for message in warnings_of(caplog))
 
 
 def test_hidden_labels_of_a_test_split_are_nothing_to_warn_of(caplog):
@@ -200,7 +197,7 @@ def test_hidden_labels_of_a_test_split_are_nothing_to_warn_of(caplog):
     assert settled["test"]["label"][:] == [None, None]
     settled, _ = settle({"train": table([0.5, 1.5]), "test": table([-1.0, -1.0])})
     assert settled["test"]["label"][:] == [None, None]
-    assert not warnings(caplog)
+    assert not warnings_of(caplog)
 
 
 def test_texts_such_as_none_are_labels():
@@ -225,7 +222,7 @@ def test_texts_such_as_none_are_labels():
 def test_classes_or_real_numbers(labels, is_regression, flag, caplog):
     _, found = settle({"train": table(labels)})
     assert found.is_regression == is_regression
-    assert any(flag in message for message in warnings(caplog)) if flag else not warnings(caplog)
+    assert any(flag in message for message in warnings_of(caplog)) if flag else not warnings_of(caplog)
 
 
 @pytest.mark.parametrize("labels", [[1, 2, 1, 2], [1.0, 2.0, 1.0, 2.0], [float(place) for place in range(30)]])
@@ -235,7 +232,7 @@ def test_the_flag_settles_it(problem_type, labels, caplog):
     assert found.is_regression == (problem_type == "regression")
     if found.is_regression:
         assert settled["train"]["label"][:] == [float(label) for label in labels]
-    assert not [message for message in warnings(caplog) if "problem_type" in message]
+    assert not [message for message in warnings_of(caplog) if "problem_type" in message]
 
 
 def test_other_splits_count_for_what_numbers_are():
@@ -265,7 +262,7 @@ def test_labels_that_cannot_be_used(labels, options, said):
 
 def test_a_column_of_names_is_no_column_of_labels(caplog):
     settle({"train": table([f"name {place}" for place in range(9)])})
-    assert any("each of its 9 rows has a label of its own" in message for message in warnings(caplog))
+    assert any("each of its 9 rows has a label of its own" in message for message in warnings_of(caplog))
     with pytest.raises(
         ConfigError, match="each of its 99 rows has a label of its own, such as 'name 0'.*`label_column`"
     ):
