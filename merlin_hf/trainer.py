@@ -18,7 +18,7 @@ from .transfer.class_prior import add_log_prior
 from .transfer.compat.mean_loss import MeanLoss
 from .transfer.distributed import gather_rows, is_distributed, sum_over_ranks
 from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from .transfer.mixing import HALVES, SOURCE, Branches
+from .transfer.mixing import HALVES, MIX, SOURCE, Branches
 from .transfer.model import is_untrained
 from .transfer.phases import Phase, share_between
 from .transfer.regularizer import at_least_float32
@@ -26,6 +26,7 @@ from .transfer.seeding import derived_generator
 from .transfer.splits import Split, fold_by_class, fold_by_sentence, leave_one_out, split_by_class, split_by_sentence
 from .transfer.tokens import check_sentence_batch, check_token_settings, gather_tokens
 from .transfer.trainer import TransferTrainer
+from .utils.files import FileError
 
 
 logger = logging.get_logger(__name__)
@@ -160,24 +161,49 @@ class MerlinTrainer(TransferTrainer):
         """Start a phase; where weights are mixed, from those that the run started from."""
         super().start_phase(phase)
         if self.mixes_weights and self.state.global_step:
-            self.branches.keep_phase_before()
+            ended = sum(end <= self.state.global_step for end in self.phase_ends)
+            self.branches.keep(self.phases[ended - 1].name)
             self.branches.restart()
 
     def finish_phases(self):
-        """Mix the weights of the phases, so that the final head, and what is saved, are those of the mix."""
+        """
+        Mix the weights of the phases, so that the final head, and what is saved, are those of the mix.
+
+        The best evaluation so far was of weights of a phase, so from here on the best is looked for anew.
+        """
         super().finish_phases()
         # A run may also be stopped in the source's phase; before it there is nothing to mix.
         if self.mixes_weights and self.phase.name == SOURCE and self.branches.weights:
             self.branches.keep(SOURCE)
             self.branches.mix_weights()
             self._head_needs_refit = True
+            self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
 
     def run_state(self):
-        """Return that of TransferTrainer, with the weights of the phases so far."""
+        """Return that of TransferTrainer, with the weights of the phases so far, or the mix that was made of them."""
         return {**super().run_state(), **(self.branches.state() if self.mixes_weights else {})}
 
     def check_run_state(self, saved):
-        """Check as TransferTrainer does, and take over the weights of the phases so far."""
+        """
+        Check as TransferTrainer does, and take over the weights of the phases so far.
+
+        Raises:
+            FileError: a `ValueError`; the checkpoint holds the mix and there are steps left, or the reverse.
+        """
+        step = self.checkpoints.resumed_step
+        if self.mixes_weights and MIX in saved and not self.is_finished:
+            raise FileError(
+                f"The checkpoint of step {step} holds the mix of weights of a run that has ended, without what its "
+                "phases had learned, so no phase can go on from it. Resume from an earlier checkpoint, or load its "
+                "weights with `from_pretrained` and start a new run, with `overwrite_output_dir` or another "
+                "`output_dir`."
+            )
+        if self.mixes_weights and saved and MIX not in saved and self.is_finished:
+            raise FileError(
+                f"The checkpoint of step {step} holds weights of a phase of a longer run, and this run has "
+                f"{self.state.max_steps} steps, so that none is left to mix the weights after. Raise `max_steps` or "
+                "`num_train_epochs`."
+            )
         super().check_run_state(saved)
         if self.mixes_weights:
             self.branches.load_state(saved)

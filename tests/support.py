@@ -36,6 +36,7 @@ def make_trainer(
     source=None,
     evaluation=None,
     without_source=False,
+    compute_metrics=None,
     **kwargs,
 ):
     source = source or tiny_dataset(rows=40, num_labels=SOURCE_LABELS, seed=1)
@@ -44,6 +45,7 @@ def make_trainer(
         args=make_args(output_dir, **kwargs),
         train_dataset=target or tiny_dataset(),
         eval_dataset=evaluation or tiny_dataset(rows=12, seed=2),
+        compute_metrics=compute_metrics,
         **({} if without_source else {"source_dataset": source}),
     )
 

@@ -54,7 +54,7 @@ def no_batch_error(trainer: Trainer) -> ValueError:
 
 class TransferCallback(TrainerCallback):
     """
-    Checks before each update, and the refit at the end of training.
+    Checks before each update, and the end of the phases and the refit at the end of training.
 
     It is the first of a trainer's callbacks, so that the others find a head that fits the backbone.
 
@@ -91,6 +91,13 @@ class TransferCallback(TrainerCallback):
         if state.global_step >= state.max_steps:
             self.trainer.finish_phases()
 
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let the method finish a run that is stopped early, before Trainer looks for the best checkpoint."""
+        if control.should_training_stop:
+            self.trainer.finish_phases()
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -98,5 +105,5 @@ class TransferCallback(TrainerCallback):
         if args.load_best_model_at_end and state.best_model_checkpoint:
             self.trainer._head_needs_refit, self.trainer.head_metrics = False, {}
         else:
-            self.trainer.finish_phases()  # of a run that was stopped early
+            self.trainer.finish_phases()  # of a run whose data ended before its steps
             self.trainer.refit_head_if_stale()

@@ -38,6 +38,7 @@ MAX_FLOAT32 = 2**20  # classes times rows squared, above which small regulariser
 MEMORISED_L2 = 0.3  # of a head on features that have been trained on its rows
 START, FIRST_HALF, SECOND_HALF, SOURCE = "start", "first half", "second half", "source"
 HALVES = (FIRST_HALF, SECOND_HALF)
+MIX = "mix"  # in the state of a run whose phases are over
 
 
 class Mix(NamedTuple):
@@ -121,6 +122,10 @@ class Branches:
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all of an earlier run, the rows of a stream included."""
         self.weights: dict[str, dict[str, Tensor]] = {}
         self.mix: Mix | None = None
         self._halves: Tensor | None = None
@@ -135,18 +140,12 @@ class Branches:
 
     def start(self) -> None:
         """Keep the weights of now as those that all phases start from; forget those of an earlier run."""
-        self.weights, self.mix, self._halves = {}, None, None
+        self.reset()
         self.keep(START)
 
     def restart(self) -> None:
         """Write the weights that the run started from."""
         self.write(self.weights[START])
-
-    def keep_phase_before(self) -> None:
-        """Keep the weights of now as those of the phase that has just ended."""
-        trainer = self.trainer
-        ended = sum(end <= trainer.state.global_step for end in trainer.phase_ends)
-        self.keep(trainer.phases[ended - 1].name)
 
     @torch.no_grad()
     def keep(self, name: str) -> None:
@@ -219,10 +218,10 @@ class Branches:
     def mix_weights(self) -> None:
         """Write the mix of weights with the least loss on target rows that its weights were not trained on."""
         trainer = self.trainer
-        number = rows_that_choose(self.halves, trainer.args.seed, MAX_ROWS // (8 if trainer.classifies_tokens else 1))
-        halves = self.halves[number]
+        limit = MAX_ROWS // (8 if trainer.classifies_tokens else 1)
+        chosen = rows_that_choose(self.halves, trainer.args.seed, limit)
+        rows, halves = chosen.tolist(), self.halves[chosen]
         with isolated_rng("mix", trainer.args.seed), evaluating(trainer.transfer_model):
-            rows = number.tolist()
             found = {
                 shares: self._losses_of(*shares, rows, halves, COARSE_L2)
                 for shares in itertools.product(self._shares(SOURCE), self._shares(*HALVES))
@@ -232,9 +231,9 @@ class Branches:
         place = int(losses.argmin())
         mix = Mix(*shares, L2[place], float(losses[place]))
         if is_distributed():  # the same on all ranks, whatever the rounding
-            chosen = [tuple(mix)]
-            broadcast_object_list(chosen)
-            mix = Mix(*chosen[0])
+            of_first_rank = [tuple(mix)]
+            broadcast_object_list(of_first_rank)
+            mix = Mix(*of_first_rank[0])
         self.mix = mix
         self.write(self.mixed(mix.source, dict.fromkeys(HALVES, mix.target / 2) if mix.target else {}))
         self.weights = {}  # a finished run needs them no more
@@ -356,12 +355,13 @@ class Branches:
     # Checkpoints
 
     def state(self) -> dict[str, Tensor]:
-        """Return all weights that are kept, for a checkpoint."""
-        return {f"{name}|{key}": value for name, kept in self.weights.items() for key, value in kept.items()}
+        """Return all weights that are kept, for a checkpoint; after the mix none, but that there is one."""
+        state = {f"{name}|{key}": value for name, kept in self.weights.items() for key, value in kept.items()}
+        return state if self.mix is None else {**state, MIX: torch.tensor(self.mix, dtype=torch.float64)}
 
     def load_state(self, saved: Mapping[str, Tensor]) -> None:
         """Restore what [`Branches.state`] returned; other tensors are ignored."""
-        self.weights, self.mix, self._halves = {}, None, None
+        self.reset()
         for key, value in saved.items():
             name, found, weight = key.partition("|")
             if found:

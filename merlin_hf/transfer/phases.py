@@ -83,11 +83,12 @@ def check_same_phase(
     if _place(before, step) == _place(now, step):
         return
     options = ("source_phase_fraction", "first_phase_fraction", "target_phase_fraction")
-    fractions = " and ".join(f"`{name}`" for name in options if hasattr(args, name))
+    is_mixed = getattr(args, "mix_weights", False)  # with shares that no option sets
+    fractions = [f"`{name}`" for name in options if hasattr(args, name) and not is_mixed]
     raise FileError(
         f"The checkpoint of step {step} is of a run with {_describe(names, before)}, and this run has "
-        f"{_describe(names, now)}. Resume with the same `max_steps` (or `num_train_epochs` and batch size) and the "
-        f"same {fractions}."
+        f"{_describe(names, now)}. Resume with the same `max_steps` (or `num_train_epochs` and batch size)"
+        f"{' and the same ' * bool(fractions)}{' and '.join(fractions)}."
     )
 
 

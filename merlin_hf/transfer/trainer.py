@@ -699,9 +699,10 @@ class TransferTrainer(ModelCardMixin, Trainer):
         transfer_model.touch_all_parameters = self.is_deepspeed_enabled
         transfer_model.prepare_for_features()
         try:
-            if resume_from_checkpoint is not None and not self.is_finished:  # else no step is trained from it
+            if resume_from_checkpoint is not None:
                 self.check_run_state(read_run_state(resume_from_checkpoint))
-                if not self.is_sharded:  # there it is part of the model that Trainer loads
+                # Sharded it is part of the model that Trainer loads; finished no step is trained from it.
+                if not (self.is_sharded or self.is_finished):
                     load_transfer_state(transfer_model, resume_from_checkpoint)
             prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         finally:

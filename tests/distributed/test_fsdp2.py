@@ -3,6 +3,7 @@
 import os
 
 import accelerate
+import numpy as np
 import pytest
 import torch
 from packaging import version
@@ -12,6 +13,7 @@ from transformers import AutoModelForSequenceClassification
 import merlin_hf
 from tests.distributed.launch import run
 from tests.distributed.test_two_processes import assert_equal_runs
+from tests.tiny import NUM_LABELS
 
 
 CONFIG = os.path.join(os.path.dirname(merlin_hf.__file__), "accelerate_configs", "fsdp2.yaml")
@@ -41,6 +43,19 @@ def test_two_shards_are_one_process_with_twice_the_batch(tmp_path, method, chunk
     assert set(saved) == set(loaded) == set(expected), "the classifier's own names"
     for name, weight in expected.items():
         torch.testing.assert_close(loaded[name], weight, rtol=1e-6, atol=1e-9)
+
+
+def test_two_shards_mix_weights_as_one_process(tmp_path):
+    """Labels of chance leave alpha and beta at one half, so that weights of all phases are in the mix."""
+    labels = np.random.default_rng(0).integers(NUM_LABELS, size=17).tolist()
+    options = {"mix_weights": True, "max_steps": 14, "rows": 17, "labels": labels, "learn_head_l2": False}
+    one = run(1, tmp_path / "one", **batches(1), **options)
+    two = run(2, tmp_path / "two", **batches(2), **SHARDED, **options)
+    assert_equal_runs(one, two, keys=("loss", "grad_norm", "source_loss"), tolerance=1e-6, relative=1e-5)
+    assert one["mix"] == two["mix"] == (0.5, 0.5)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "two", dtype="float64").state_dict()
+    for name, weight in loaded.items():
+        torch.testing.assert_close(weight, two["weights"][f"model.{name}"])
 
 
 @pytest.mark.skipif(

@@ -158,7 +158,8 @@ def train(
     if trainer.is_world_process_zero():
         history = [{k: v for k, v in e.items() if isinstance(v, float | int)} for e in trainer.state.log_history]
         result = {"weights": weights, "history": [e for e in history if "loss" in e], "metrics": metrics}
-        result.update(predictions=predictions, disagreement=differ)
+        mix = next(((e["mix_source"], e["mix_target"]) for e in history if "mix_loss" in e), None)
+        result.update(predictions=predictions, disagreement=differ, mix=mix)
         torch.save({**result, "world_size": args.world_size}, f"{output_dir}/result.pt")
     return trainer
 

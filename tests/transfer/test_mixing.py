@@ -1,9 +1,12 @@
 """Weights that were trained on two halves of the target and on the source, and the mix that target rows choose."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
@@ -33,9 +36,12 @@ from tests.tiny import (
 )
 
 
-def mixing(output_dir, trainer_class=MerlinTrainer, **options):
+def mixing(output_dir, callbacks=(), trainer_class=MerlinTrainer, **options):
     options = {"max_steps": 14, "target": tiny_dataset(rows=24), "rho": 1.0, "balance_gradients": False, **options}
-    return make_trainer(output_dir, trainer_class=trainer_class, mix_weights=True, **options)
+    trainer = make_trainer(output_dir, trainer_class=trainer_class, mix_weights=True, **options)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    return trainer
 
 
 class Watched(MerlinTrainer):
@@ -96,7 +102,7 @@ def test_rows_that_choose_are_of_both_halves():
 def test_each_phase_starts_from_the_same_weights_and_sees_its_rows(tmp_path):
     model = tiny_bert()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    trainer = mixing(tmp_path, Watched, model=model, max_steps=28)
+    trainer = mixing(tmp_path, trainer_class=Watched, model=model, max_steps=28)
     trainer.train()
     assert list(trainer.kept) == [START, *HALVES, SOURCE]
     for name, weight in trainer.kept[START].items():
@@ -121,7 +127,9 @@ def test_the_choice_is_that_of_heads_of_scikit_learn(tmp_path):
     """The loss of the chosen mix, with scikit-learn's logistic regression in place of the package's."""
     noisy = np.random.default_rng(0).integers(NUM_LABELS, size=24).tolist()
     target = tiny_dataset(rows=24).remove_columns("label").add_column("label", noisy)
-    trainer = mixing(tmp_path, Watched, model=tiny_bert(dropout=0.0).double(), max_steps=28, target=target)
+    trainer = mixing(
+        tmp_path, trainer_class=Watched, model=tiny_bert(dropout=0.0).double(), max_steps=28, target=target
+    )
     trainer.train()
     branches, mix = trainer.branches, trainer.branches.mix
     branches.weights = trainer.kept
@@ -281,6 +289,99 @@ def test_a_model_without_normalisation_or_with_a_trained_one_is_mixed(tmp_path):
     assert is_untrained(with_random_weights()) and not is_untrained(tiny_bert())
     assert not is_untrained(tiny_sentence_encoder())
     assert mixing(tmp_path).mixes_weights
+
+
+class WithoutLastEvaluation(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_evaluate &= state.global_step < state.max_steps
+
+
+def worse_each_time():
+    """Return metrics by which the first evaluation, of weights of a phase, is the best."""
+    evaluations = itertools.count()
+    return lambda output: {"score": -float(next(evaluations))}
+
+
+BEST = {"eval_strategy": "steps", "save_strategy": "steps", "load_best_model_at_end": True}
+BEST |= {"metric_for_best_model": "score", "greater_is_better": True}
+
+
+@pytest.mark.parametrize(
+    ("options", "callback", "best"),
+    [
+        ({"eval_steps": 2, "save_steps": 2}, None, 14),
+        ({"eval_steps": 4, "save_steps": 4, "save_total_limit": 1}, None, 14),
+        ({"eval_strategy": "epoch", "save_strategy": "epoch"}, None, 14),
+        ({"eval_steps": 4, "save_strategy": "best"}, None, 14),
+        ({"eval_steps": 4, "save_steps": 4, "save_total_limit": 1}, WithoutLastEvaluation(), None),
+        ({"eval_steps": 2, "save_steps": 2, "max_steps": 28}, StopAt(14), None),
+    ],
+    ids=["steps", "only one is kept", "epochs", "best", "without a last evaluation", "stopped early"],
+)
+def test_the_best_checkpoint_is_one_of_the_mix(tmp_path, options, callback, best):
+    trainers = []
+    for load_best in (False, True):
+        given = {**BEST, "compute_metrics": worse_each_time(), **options, "load_best_model_at_end": load_best}
+        trainer = mixing(tmp_path / f"best-{load_best}", [callback] if callback else [], **given)
+        trainer.train()
+        trainers.append(trainer)
+    expected, trainer = trainers
+    assert trainer.branches.mix == expected.branches.mix
+    assert trainer.state.best_global_step == best
+    for name, weight in expected.model.state_dict().items():
+        assert torch.equal(trainer.model.state_dict()[name], weight), name
+    if best is not None:
+        folder = tmp_path / "best-True" / f"checkpoint-{best}"
+        assert trainer.state.best_model_checkpoint == str(folder)
+        saved = load_file(folder / "model.safetensors")
+        assert all(torch.equal(saved[name], weight) for name, weight in trainer.model.state_dict().items())
+    if options.get("save_total_limit") == 1:
+        assert [path.name for path in (tmp_path / "best-True").glob("checkpoint-*")] == ["checkpoint-14"]
+
+
+def test_a_resumed_run_forgets_the_best_of_its_phases(tmp_path):
+    trainer = mixing(tmp_path, **BEST, eval_steps=2, save_steps=2, compute_metrics=worse_each_time())
+    trainer.train()
+    resumed = mixing(tmp_path, **BEST, eval_steps=2, save_steps=2, compute_metrics=worse_each_time())
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert resumed.state.best_global_step == 14
+    for name, weight in trainer.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], weight), name
+
+
+def test_training_goes_on_from_a_phase_and_not_from_the_mix(tmp_path):
+    mixing(tmp_path, max_steps=4, save_strategy="steps", save_steps=1).train()
+    finished = mixing(tmp_path, max_steps=4)
+    finished.train(resume_from_checkpoint=True)
+    assert finished.is_finished and finished.state.global_step == 4
+    longer = mixing(tmp_path, max_steps=6)
+    with pytest.raises(ValueError, match=r"step 4 holds the mix .* Resume from an earlier checkpoint, or load its"):
+        longer.train(resume_from_checkpoint=True)
+    longer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert longer.branches.mix is not None and longer.state.global_step == 6
+
+
+LENGTH = r"and this run has .* Resume with the same `max_steps` \(or `num_train_epochs` and batch size\)\."
+OVER = r"step 2 holds weights of a phase of a longer run, and this run has 2 steps"
+
+
+@pytest.mark.parametrize(
+    ("before", "step", "now", "message"), [(2, 1, 14, LENGTH), (28, 2, 14, LENGTH), (14, 2, 2, OVER)]
+)
+def test_a_checkpoint_of_another_phase_is_refused(tmp_path, before, step, now, message):
+    """Two steps leave the first phase none, so there are two schedules, and not three."""
+    mixing(tmp_path, [StopAt(step)], max_steps=before, save_strategy="steps", save_steps=1).train()
+    with pytest.raises(ValueError, match=message):
+        mixing(tmp_path, max_steps=now).train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+
+
+def test_a_second_training_reads_a_stream_again(tmp_path):
+    trainer = mixing(tmp_path, max_steps=3, target=tiny_dataset(rows=24).to_iterable_dataset())
+    trainer.train()
+    assert len(trainer.branches.rows) == 24
+    trainer.train_dataset = tiny_dataset(rows=16).to_iterable_dataset()
+    trainer.train()
+    assert len(trainer.branches.rows) == len(trainer.branches.halves) == 16
 
 
 def test_phases_of_ones_own_are_refused(tmp_path):
