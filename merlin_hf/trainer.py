@@ -5,7 +5,7 @@ import math
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import logging
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -17,7 +17,7 @@ from .transfer.checks import check_target_batch
 from .transfer.class_prior import add_log_prior
 from .transfer.compat.mean_loss import MeanLoss
 from .transfer.distributed import gather_rows, is_distributed, sum_over_ranks
-from .transfer.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from .transfer.labels import REGRESSION, SINGLE_LABEL, row_losses
 from .transfer.mixing import HALVES, MIX, SOURCE, Branches
 from .transfer.model import is_untrained
 from .transfer.phases import Phase, share_between
@@ -345,8 +345,8 @@ class MerlinTrainer(TransferTrainer):
         solver = self.head_solver(self.problem_type(labels))
         if self.args.split == "loo":
             assert isinstance(solver, LeaveOneOutSolver)  # as the options are checked
-            return _LeaveOneOutHead(solver, targets, self.head_l2(scalars), train[0] * sample_weight)
-        head = solver.fit(features, targets, self.head_l2(scalars), train * sample_weight)
+            return _LeaveOneOutHead(solver, targets, self.head_l2, train[0] * sample_weight)
+        head = solver.fit(features, targets, self.head_l2, train * sample_weight)
         self.record(**head.info)
         if self.adds_class_prior(self.problem_type(labels)):
             counts = (targets * (train * sample_weight).unsqueeze(-1)).sum(-2)
@@ -400,14 +400,8 @@ class MerlinTrainer(TransferTrainer):
         """
         problem_type = self.problem_type(labels)
         targets, _ = encode_targets(labels, self.transfer_model.num_labels, problem_type, dtype=logits.dtype)
-        targets = targets.expand_as(logits)
-        if problem_type == REGRESSION or self.args.meta_loss == "squared_error":
-            return (logits - targets).square().mean(-1)
-        if problem_type == MULTI_LABEL:
-            return nn.functional.binary_cross_entropy_with_logits(scale * logits, targets, reduction="none").mean(-1)
-        smoothing = self.args.label_smoothing_factor
-        targets = (1 - smoothing) * targets + smoothing / targets.shape[-1]
-        return -(targets * torch.log_softmax(scale * logits, dim=-1)).sum(-1)
+        logits = logits if problem_type == REGRESSION else scale * logits
+        return row_losses(logits, targets, problem_type, self.args.label_smoothing_factor)
 
     def record_head(
         self, logits: Tensor, labels: Tensor, split: Split, scalars: dict[str, Tensor] | None = None
@@ -440,27 +434,21 @@ class MerlinTrainer(TransferTrainer):
         """
         Return whether the log prior of the classes is added to the head's bias.
 
-        It is where there is one class per row and the logits are those of probabilities, for class means, as other
-        heads learn it from the labels. The model's last layer needs a bias to keep it in, and a loss of the user's own
-        may weigh the classes otherwise.
+        It is for class means, where there is one class per row; other heads learn it from the labels. The model's last
+        layer needs a bias to keep it in, and a loss of the user's own may weigh the classes otherwise.
         """
         return (
-            self.args.class_frequencies
-            and problem_type == SINGLE_LABEL
+            problem_type == SINGLE_LABEL
             and self.solver_name(problem_type) == "centroid"
-            and self.args.meta_loss == "cross_entropy"
             and self.target_compute_loss_func is None
             and self.transfer_model.head.bias is not None
         )
 
     def learned_scalars(self) -> dict[str, float]:
-        """Return those of `log_head_l2` and `log_logit_scale` that are learned, with their first values."""
-        scalars = {}
-        if self.args.learn_head_l2:
-            scalars["log_head_l2"] = math.log(self.head_l2(None))
-        if self.args.learn_logit_scale and self.args.meta_loss == "cross_entropy" and not self.is_regression:
-            scalars["log_logit_scale"] = math.log(self.logit_scale(None))
-        return scalars
+        """Return `log_logit_scale` with its first value, where it is learned."""
+        if not self.args.learn_logit_scale or self.is_regression:
+            return {}
+        return {"log_logit_scale": math.log(self.logit_scale(None))}
 
     def solver_name(self, problem_type):
         """Return `args.head`, or the default for such labels."""
@@ -471,10 +459,9 @@ class MerlinTrainer(TransferTrainer):
         """The head's solver, for its own defaults."""
         return get_head(self.solver_name(REGRESSION if self.is_regression else SINGLE_LABEL))
 
-    def head_l2(self, scalars: dict[str, Tensor] | None) -> Tensor | float:
-        """Return the head's regulariser: learned, as given, or the solver's default."""
-        if scalars and "log_head_l2" in scalars:
-            return scalars["log_head_l2"].exp()
+    @property
+    def head_l2(self) -> float:
+        """The head's regulariser: as given, or the solver's default."""
         return self.args.head_l2 or self._default_solver.default_l2
 
     def logit_scale(self, scalars: dict[str, Tensor] | None) -> Tensor | float:
@@ -501,7 +488,7 @@ class MerlinTrainer(TransferTrainer):
         """Return the final head's regulariser: as given, or with `refit_l2="meta"` that of training or of the mix."""
         if self.args.refit_l2 != "meta":
             return self.args.refit_l2
-        return self.branches.l2 if self.mixes_weights else float(self.head_l2(scalars))
+        return self.branches.l2 if self.mixes_weights else self.head_l2
 
     def parameters_with_learning_rates(self):
         """

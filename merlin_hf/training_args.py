@@ -29,7 +29,6 @@ from .utils.validation import (
 )
 
 
-META_LOSSES = ("cross_entropy", "squared_error")
 SPLITS = ("half", "kfold", "loo")
 HEAD_SCOPES = ("global", "local")
 
@@ -206,16 +205,10 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             [`~merlin_hf.transfer.balance`]). `False` is the paper's fixed `rho`.
         head (`str`, *optional*): the solver that fits the target head, a name in `merlin_hf.heads.HEADS`. Default:
             `"centroid"`, the class means, the cheapest, and the paper's `"ridge"` where class means cannot be: for
-            real labels, `split="loo"` and `meta_loss="squared_error"`.
+            real labels and `split="loo"`.
         head_l2 (`float`, *optional*): the head's regulariser, relative to the mean squared norm of its training
-            features; the solver's own default if not given. The first value where it is learned.
-        class_frequencies (`bool`): have class means also know how frequent each class is among the rows they are fit
-            on, as far as these rows tell it (see [`~merlin_hf.transfer.class_prior.class_prior`]). Has no effect on
-            other heads, which learn it from the labels, on `meta_loss="squared_error"`, on several labels per row,
-            with a `compute_loss_func`, which may weigh classes otherwise, and where the model's last layer has no bias
-            to keep it in.
-        learn_head_l2 (`bool`): learn the regulariser with the backbone.
-        learn_logit_scale (`bool`): learn the scale of the head's logits; used with `meta_loss="cross_entropy"`.
+            features; the solver's own default if not given.
+        learn_logit_scale (`bool`): learn the scale of the head's logits; not used for real labels.
         logit_scale (`float`, *optional*): that scale, or its first value; the solver's own default if not given.
         head_scope (`str`): `"global"`: the head is fit on, and judged by, the target rows of all processes, so that N
             processes with batch b compute what one process with batch N * b does. `"local"`: each process has a head
@@ -230,7 +223,6 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         validation_fraction (`float`): share of each target batch that the head is judged by with `split="half"`, in
             (0, 1).
         num_splits (`int`): random splits, or folds, of the same features per step, averaged.
-        meta_loss (`str`): `"cross_entropy"` on scaled logits or `"squared_error"`.
         scalar_learning_rate (`float`): learning rate of the learned scalars, which are logarithms.
         refit_l2 (`str`): regulariser of the final head, fit on the whole target set: `"auto"` (chosen by
             cross-validation on the target's training rows; class means keep their default), `"meta"` (the one used in
@@ -263,18 +255,13 @@ class MerlinTrainingArguments(TransferTrainingArguments):
         default=None,
         metadata={
             "help": "Solver of the target head, a name in merlin_hf.heads.HEADS. Default: centroid, or ridge for real "
-            "labels, loo and squared_error."
+            "labels and loo."
         },
     )
     head_l2: Positive | None = field(
         default=None,
         metadata={"help": "Regulariser of the head, relative to its features. Default: the solver's own."},
     )
-    class_frequencies: bool = field(
-        default=True,
-        metadata={"help": "Have class means know how frequent each class is, as far as the rows tell it."},
-    )
-    learn_head_l2: bool = field(default=False, metadata={"help": "Learn the head's regulariser."})
     learn_logit_scale: bool = field(default=True, metadata={"help": "Learn the scale of the head's logits."})
     logit_scale: Positive | None = field(
         default=None,
@@ -297,10 +284,6 @@ class MerlinTrainingArguments(TransferTrainingArguments):
     )
     num_splits: Annotated[int, interval("[1, 100_000]")] = field(
         default=8, metadata={"help": "Random splits of the same features per step, averaged."}
-    )
-    meta_loss: str = field(
-        default="cross_entropy",
-        metadata={"help": "Loss of the validation rows.", "choices": list(META_LOSSES)},
     )
     scalar_learning_rate: Annotated[float, interval("(0, 1e6]")] = field(
         default=1e-2,
@@ -355,9 +338,8 @@ class MerlinTrainingArguments(TransferTrainingArguments):
 
 
 def default_head(args: TrainingArguments, problem_type: str) -> str:
-    """Return the solver where `args.head` is `None`: class means, or ridge for targets and losses without classes."""
-    needs_ridge = problem_type == REGRESSION or args.split == "loo" or args.meta_loss == "squared_error"
-    return "ridge" if needs_ridge else "centroid"
+    """Return the solver where `args.head` is `None`: class means, or ridge for real labels and leave-one-out."""
+    return "ridge" if problem_type == REGRESSION or args.split == "loo" else "centroid"
 
 
 def check_head(name: str, option: str) -> HeadSolver:

@@ -33,23 +33,20 @@ def test_every_backbone_parameter_gets_a_gradient_from_the_meta_loss_alone(tmp_p
     assert not trainer.transfer_model.source_head.weight.grad.any()
 
 
-@pytest.mark.parametrize("meta_loss", ["cross_entropy", "squared_error"])
 @pytest.mark.parametrize(
     ("head", "split"),
     [("ridge", "half"), ("ridge", "kfold"), ("ridge", "loo"), ("centroid", "half"), ("logistic", "half")],
 )
-def test_gradient_of_the_meta_loss_equals_float64_finite_differences(tmp_path, head, split, meta_loss):
+def test_gradient_of_the_meta_loss_equals_float64_finite_differences(tmp_path, head, split):
     model = tiny_bert(dropout=0.0).double()
     trainer = make_trainer(
         tmp_path,
         model,
         source_weight=0.0,
         balance_gradients=False,
-        meta_loss=meta_loss,
         head=head,
         split=split,
         num_splits=3,
-        learn_head_l2=True,
     )
     inputs = one_step_inputs(trainer)
     transfer_model = trainer.transfer_model.double()
@@ -107,23 +104,21 @@ def test_features_of_low_precision_have_the_loss_of_their_values(tmp_path, head)
 
 
 def test_training_lowers_both_losses_and_solves_the_target(tmp_path):
-    trainer = make_trainer(
-        tmp_path, max_steps=80, learning_rate=3e-3, per_device_train_batch_size=12, num_splits=2, learn_head_l2=True
-    )
+    trainer = make_trainer(tmp_path, max_steps=80, learning_rate=3e-3, per_device_train_batch_size=12, num_splits=2)
     trainer.train()
     history = [entry for entry in trainer.state.log_history if "meta_loss" in entry]
     assert history[-1]["meta_loss"] < 0.5 * history[0]["meta_loss"]
     assert history[-1]["source_loss"] < 0.7 * history[0]["source_loss"]
-    assert history[-1]["head_l2"] != history[0]["head_l2"]
+    assert history[-1]["logit_scale"] != history[0]["logit_scale"]
     prediction = trainer.predict(tiny_dataset(rows=30, seed=3))
     assert (prediction.predictions.argmax(-1) == prediction.label_ids).mean() == 1.0
 
 
 def test_what_is_logged(tmp_path):
-    trainer = make_trainer(tmp_path, learn_head_l2=True)
+    trainer = make_trainer(tmp_path)
     trainer.train()
     entry = trainer.state.log_history[0]
-    assert {"loss", "grad_norm", "learning_rate", "source_loss", "meta_loss", "head_l2", "logit_scale"} < set(entry)
+    assert {"loss", "grad_norm", "learning_rate", "source_loss", "meta_loss", "logit_scale"} < set(entry)
     assert 0 <= entry["head_validation_accuracy"] <= entry["head_train_accuracy"] <= 1
     assert entry["loss"] == pytest.approx(entry["source_loss"] + entry["rho"] * entry["meta_loss"], rel=1e-5)
     assert 0 < entry["rho"] <= trainer.args.rho
@@ -311,7 +306,7 @@ def test_resuming_equals_never_stopping(tmp_path, stop, options):
     def run(folder, resume=None, **kwargs):
         trainer = make_trainer(
             tmp_path / folder, max_steps=7, save_strategy="steps", save_steps=stop, per_device_train_batch_size=10,
-            learn_head_l2=True, weight_decay=0.1, save_total_limit=None, **options, **kwargs,
+            weight_decay=0.1, save_total_limit=None, **options, **kwargs,
         )  # fmt: skip
         trainer.train(resume_from_checkpoint=resume)
         return trainer
@@ -440,7 +435,7 @@ def test_an_optimizer_with_a_scheduler_that_lacks_the_source_head_is_an_error(tm
 
 
 def test_learned_scalars_are_not_decayed(tmp_path):
-    trainer = make_trainer(tmp_path, weight_decay=0.1, learn_head_l2=True, max_steps=1)
+    trainer = make_trainer(tmp_path, weight_decay=0.1, max_steps=1)
     trainer.train()
     scalars = {id(parameter) for parameter in trainer.transfer_model.scalars.values()}
     groups = [g for g in trainer.optimizer.param_groups if scalars & {id(p) for p in g["params"]}]
@@ -484,10 +479,8 @@ def test_errors_before_training_name_the_argument_and_the_remedy(tmp_path, chang
     ("options", "num_labels", "head"),
     [
         ({}, NUM_LABELS, "CentroidHead"),
-        ({"learn_head_l2": True}, NUM_LABELS, "CentroidHead"),
         ({"split": "kfold"}, NUM_LABELS, "CentroidHead"),
         ({"split": "loo"}, NUM_LABELS, "RidgeHead"),
-        ({"meta_loss": "squared_error"}, NUM_LABELS, "RidgeHead"),
         ({}, 1, "RidgeHead"),
         ({"head": "ridge"}, NUM_LABELS, "RidgeHead"),
     ],
@@ -502,4 +495,5 @@ def test_the_head_is_class_means_where_they_can_be(tmp_path, options, num_labels
     trainer.train()
     assert trainer.evaluate()["eval_head_l2"] > 0
     learned = trainer.transfer_model.scalars
-    assert ("log_head_l2" in learned) == ("learn_head_l2" in options) and all(v.isfinite() for v in learned.values())
+    assert set(learned) == ({"log_logit_scale"} if num_labels > 1 else set())
+    assert all(value.isfinite() for value in learned.values())

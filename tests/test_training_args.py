@@ -16,7 +16,6 @@ from tests.tiny import tiny_bert, tiny_dataset
         ({"validation_fraction": 0.0}, r"`validation_fraction` must be a number more than 0 and less than 1, got 0.0"),
         ({"validation_fraction": 1.0}, r"`validation_fraction` must be a number more than 0 and less than 1, got 1.0"),
         ({"head": "rigde"}, r"'rigde'.*'ridge'"),
-        ({"meta_loss": "hinge"}, r"`meta_loss` must be one of cross_entropy, squared_error, got 'hinge'"),
         ({"rho": -1.0}, r"`rho` must be a number of at least 0, got -1.0"),
         ({"source_weight": -1.0}, r"`source_weight` must be a number of at least 0"),
         ({"num_splits": 0}, r"`num_splits` must be a whole number from 1 to 100000, got 0"),
@@ -40,9 +39,9 @@ def test_every_option_of_ours_has_help_and_a_flag(tmp_path):
     ours = set(MerlinTrainingArguments.__dataclass_fields__) - set(TrainingArguments.__dataclass_fields__)
     assert ours and all(flags[name].help for name in ours)
     (args,) = parser.parse_args_into_dataclasses(
-        ["--output_dir", str(tmp_path), "--rho", "2", "--refit_l2", "0.5", "--learn_head_l2", "true"]
+        ["--output_dir", str(tmp_path), "--rho", "2", "--refit_l2", "0.5", "--learn_logit_scale", "false"]
     )
-    assert args.rho == 2.0 and args.refit_l2 == 0.5 and args.learn_head_l2 is True
+    assert args.rho == 2.0 and args.refit_l2 == 0.5 and args.learn_logit_scale is False
 
 
 def test_plain_training_arguments_get_the_defaults_and_keep_what_was_set(tmp_path):
@@ -54,7 +53,7 @@ def test_plain_training_arguments_get_the_defaults_and_keep_what_was_set(tmp_pat
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("split", "kfolds"), ("meta_loss", "mse"), ("head_scope", "locl"), ("rho", -1.0), ("target_chunk_size", 0)],
+    [("split", "kfolds"), ("head_scope", "locl"), ("rho", -1.0), ("target_chunk_size", 0)],
 )
 def test_options_set_by_hand_on_plain_arguments_are_checked(tmp_path, name, value):
     args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")

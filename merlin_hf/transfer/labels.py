@@ -55,6 +55,28 @@ def task_loss(logits: Tensor, labels: Tensor, problem_type: str, label_smoothing
     return nn.functional.mse_loss(logits, labels)
 
 
+def row_losses(logits: Tensor, targets: Tensor, problem_type: str, label_smoothing: float = 0.0) -> Tensor:
+    """
+    Return the loss of each row by each head: cross-entropy, binary cross-entropy or squared error.
+
+    Args:
+        logits (`torch.FloatTensor` of shape `(num_heads, n, num_labels)`): scaled.
+        targets (`torch.FloatTensor` of shape `(n, num_labels)`): see [`~merlin_hf.heads.encode_targets`].
+        problem_type (`str`): as in the model's configuration.
+        label_smoothing (`float`): for classes.
+
+    Returns:
+        `torch.FloatTensor` of shape `(num_heads, n)`.
+    """
+    targets = targets.to(logits).expand_as(logits)
+    if problem_type == SINGLE_LABEL:
+        targets = (1 - label_smoothing) * targets + label_smoothing / targets.shape[-1]
+        return -(targets * logits.log_softmax(-1)).sum(-1)
+    if problem_type == MULTI_LABEL:
+        return nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
+    return (logits - targets).square().mean(-1)
+
+
 def column_names(dataset: Any) -> list[str]:
     """Return the names of a data set's columns: `datasets.Dataset`, list of rows or `Subset` of these; else none."""
     if isinstance(dataset, Subset):

@@ -20,7 +20,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from .distributed import assign_parameter, gather_parameter, is_distributed, reshard
-from .labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, label_values
+from .labels import REGRESSION, SINGLE_LABEL, label_values, row_losses
 from .model import evaluating
 from .seeding import derived_generator, isolated_rng
 from .source import Rows, SeededBatches, is_iterable
@@ -383,22 +383,6 @@ def choose_shares(losses: Mapping[tuple[float, float], Tensor]) -> tuple[float, 
         return best
     lead = of_best[MIDDLE] - of_best[best]
     return best if float(lead.mean()) > float(lead.std()) / len(lead) ** 0.5 else MIDDLE
-
-
-def row_losses(logits: Tensor, targets: Tensor, problem_type: str) -> Tensor:
-    """
-    Return the loss of each row by each head, `(num_heads, n)`: cross-entropy, or squared error.
-
-    Args:
-        logits (`torch.FloatTensor` of shape `(num_heads, n, num_labels)`).
-        targets (`torch.FloatTensor` of shape `(n, num_labels)`): as heads are fit to.
-    """
-    targets = targets.to(logits).expand_as(logits)
-    if problem_type == SINGLE_LABEL:
-        return -(targets * logits.log_softmax(-1)).sum(-1)
-    if problem_type == MULTI_LABEL:
-        return nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
-    return (logits - targets).square().mean(-1)
 
 
 def rows_that_choose(halves: Tensor, seed: int, number: int = MAX_ROWS) -> Tensor:

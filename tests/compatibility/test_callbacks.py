@@ -156,7 +156,7 @@ def test_model_init_gives_the_same_run_twice(tmp_path, trainer_class):
     seen = []
     trainer = recording(trainer_class, seen)(
         model_init=lambda: tiny_bert(),
-        args=make_args(tmp_path, learn_head_l2=True, **RATES),
+        args=make_args(tmp_path, **RATES),
         train_dataset=tiny_dataset(),
         source_dataset=tiny_dataset(rows=40, num_labels=SOURCE_LABELS, seed=1),
     )
@@ -171,7 +171,7 @@ def test_model_init_gives_the_same_run_twice(tmp_path, trainer_class):
     assert runs[0][0] == runs[1][0]
     assert all(torch.equal(value, runs[1][1][name]) for name, value in runs[0][1].items())
     names = {name for name, _ in trainer.transfer_model.named_parameters()}
-    assert ("scalars.log_head_l2" in names) == (trainer_class is MerlinTrainer)
+    assert ("scalars.log_logit_scale" in names) == (trainer_class is MerlinTrainer)
 
 
 @BOTH

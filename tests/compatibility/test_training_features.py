@@ -165,7 +165,6 @@ def test_gradients_are_clipped_over_all_that_is_trained(tmp_path, trainer_class)
             max_steps=1,
             max_grad_norm=max_grad_norm,
             scalar_learning_rate=1.0,
-            learn_head_l2=True,
             lr_scheduler_type="constant",
         )
         values = EachStep(
@@ -178,7 +177,7 @@ def test_gradients_are_clipped_over_all_that_is_trained(tmp_path, trainer_class)
     total = torch.cat([change.flatten() for change in changes[0.0].values()]).norm().item()
     assert norms[0.0] == pytest.approx(total, rel=1e-4) and norms[0.05] == pytest.approx(total, rel=1e-4)
     assert total > 0.1
-    scalars = {"scalars.log_head_l2", "scalars.log_logit_scale"} if trainer_class is MerlinTrainer else set()
+    scalars = {"scalars.log_logit_scale"} if trainer_class is MerlinTrainer else set()
     for name in {"source_head.weight", "source_head.bias", "model.bert.pooler.dense.weight"} | scalars:
         assert changes[0.0][name].any(), name
         # The clipped change is read off parameters near 1, so to their precision.
@@ -202,7 +201,6 @@ def test_every_learning_rate_follows_the_schedule(tmp_path, trainer_class, sched
         lr_scheduler_type=schedule,
         lr_scheduler_kwargs=options,
         warmup_steps=warmup,
-        learn_head_l2=True,
         **RATES,
     )
 
@@ -261,7 +259,7 @@ def test_weight_decay_groups_are_those_of_trainer(tmp_path, trainer_class):
     ("optim", "optimizer_class"), [("sgd", torch.optim.SGD), ("adagrad", torch.optim.Adagrad)], ids=["sgd", "adagrad"]
 )
 def test_optimizers_by_name(tmp_path, optim, optimizer_class):
-    trainer = make_trainer(tmp_path, optim=optim, max_steps=1, learn_head_l2=True)
+    trainer = make_trainer(tmp_path, optim=optim, max_steps=1)
     before = {name: value.detach().clone() for name, value in trained_parameters(trainer).items()}
     trainer.train()
     assert isinstance(trainer.optimizer.optimizer, optimizer_class)

@@ -34,7 +34,7 @@ TEXT = {
     "joint": {},
     "proportional": {"method": "joint", "batch_mix": "proportional"},
     "merlin_ft": {},
-    "class_frequencies": {"method": "merlin", "labels": [0] * 10 + [1] * 4 + [2] * 2},  # others on each rank
+    "unequal classes": {"method": "merlin", "labels": [0] * 10 + [1] * 4 + [2] * 2},  # others on each rank
     "source_first": {"method": "merlin", "source_phase_fraction": 0.5},
     "target_last": {"method": "merlin", "source_phase_fraction": 0.25, "target_phase_fraction": 0.5},
     "source_first_ft": {"method": "merlin_ft", "source_phase_fraction": 0.25},
@@ -53,7 +53,7 @@ ONLY_RUN = {
     "delta": {"images": True},
     "lwf": {"images": True},
     "bi_tuning": {"images": True},
-    "merlin": {"images": True, "learn_logit_scale": False, "learn_head_l2": False, "head_l2": 0.1},
+    "merlin": {"images": True, "learn_logit_scale": False, "head_l2": 0.1},
     "merlin_ft": {"images": True},
     **{
         f"images of {method}": {"method": method, "images": True}

@@ -52,7 +52,7 @@ def test_two_processes_on_tokens(tmp_path, method):
 
 
 def test_two_processes_mix_weights_as_one(tmp_path):
-    options = {"mix_weights": True, "max_steps": 14, "learn_head_l2": False, "evaluate": False}
+    options = {"mix_weights": True, "max_steps": 14, "evaluate": False}
     one = run(1, tmp_path / "one", per_device_train_batch_size=8, **options)
     two = run(2, tmp_path / "two", per_device_train_batch_size=4, **options)
     assert_equal_runs(one, two, keys=("loss", "grad_norm"), tolerance=1e-6, relative=1e-5)

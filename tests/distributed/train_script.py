@@ -91,7 +91,7 @@ def train(
     dtype = getattr(torch, dtype)
     defaults = {
         "max_steps": 4, "learning_rate": 1e-3, "optim": "sgd", "max_grad_norm": 0.0, "num_splits": 2,
-        "learn_head_l2": True, "logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
+        "logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
         "use_cpu": True, "refit_l2": "meta", "per_device_eval_batch_size": 4, **EVERY_STEP,
     }  # fmt: skip
     if sharded == "deepspeed":

@@ -175,7 +175,7 @@ class AtStep(TrainerCallback):
 @pytest.mark.parametrize("source_labels", [True, False], ids=["with a source", "without"])
 def test_merlin_ft_is_merlin_and_then_fine_tunes_its_head(tmp_path, source_labels):
     """In its own schedule MeRLin takes the same steps to the bit; without a source both are Trainer."""
-    options = {"learning_rate": 1e-2, "warmup_steps": 1, "learn_head_l2": True, "source": source_labels}
+    options = {"learning_rate": 1e-2, "warmup_steps": 1, "source": source_labels}
     if not source_labels:
         runs = []
         for method in ("merlin", "merlin_ft"):

@@ -185,7 +185,7 @@ def test_one_label_that_may_be_there_or_not_is_no_real_number(tmp_path):
     )
     solver = get_head("centroid")
     assert not trainer.is_regression and "log_logit_scale" in trainer.learned_scalars()
-    assert trainer.head_l2(None) == solver.default_l2 and trainer.logit_scale(None) == solver.default_logit_scale
+    assert trainer.head_l2 == solver.default_l2 and trainer.logit_scale(None) == solver.default_logit_scale
     model, real = tiny_bert(num_labels=1), tiny_dataset().cast_column("label", Value("float32"))
     trainer = MerlinTrainer(model=model, args=make_args(tmp_path), train_dataset=real, source_dataset=tiny_dataset())
-    assert trainer.is_regression and trainer.head_l2(None) == get_head("ridge").default_l2
+    assert trainer.is_regression and trainer.head_l2 == get_head("ridge").default_l2
