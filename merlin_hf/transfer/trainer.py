@@ -24,18 +24,11 @@ from ..utils.validation import check_options
 from .adapters import add_adapter
 from .batches import SOURCE_INPUTS, SOURCE_NAME, Batches, TransferCallback, no_batch_error, not_taken_error
 from .checkpoint import Checkpoints, load_transfer_state, plain_state, read_run_state
-from .checks import (
-    check_batch_labels,
-    check_data,
-    check_evaluated,
-    check_steps,
-    check_tokens,
-    count_source_labels,
-    eval_data_sets,
-)
+from .checks import check_data, check_evaluated, check_steps, check_tokens, eval_data_sets
 from .compat.mean_loss import MeanLoss
 from .compat.saved_weights import loads_renamed
 from .distributed import MetricAverager, broadcast_buffers, lockstep_batches, real_rows
+from .label_checks import check_batch_labels, count_source_labels
 from .labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, problem_type_of, split_labels, task_loss
 from .model import TransferModel
 from .named_sources import check_source_dataset, check_source_is_wanted, list_sources, rename_source_columns
