@@ -311,6 +311,7 @@ def learning_curve(found: dict[int, dict[str, Scores]], path: Path) -> bool:
 def finish(figure, axes, names: list[str], rows: list[int], path: Path) -> None:
     """Name the axes, and write the figure."""
     axes.set_xscale("log")
+    axes.set_xlim(min(rows) / 1.6, max(rows) * 1.6)
     axes.set_xticks(rows, names)
     axes.minorticks_off()
     axes.set_xlabel("labelled target rows")
