@@ -166,23 +166,21 @@ class HeadSolver(ABC):
         self.dtype = dtype
         self.check_finite = check_finite
 
-    def fit(
-        self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor | None = None
-    ) -> LinearHead:
+    def fit(self, features: Tensor, targets: Tensor, l2: float, sample_weight: Tensor | None = None) -> LinearHead:
         """
         Fit the head on one batch, or on many at once.
 
         Args:
             features: `(..., n, d)`, floating point.
             targets: `(..., n, C)`: one-hot, multi-hot or real-valued rows (see `encode_targets`).
-            l2: the relative regulariser, a float or a one-element tensor, which may require grad.
+            l2: the relative regulariser.
             sample_weight: `(..., n)`, not negative; `None` means ones. A row of weight 0 has no influence at all.
 
         Leading dimensions broadcast: features `(n, d)` with sample_weight `(S, n)` give a head with leading
         dimension S.
 
         Returns:
-            A head differentiable in features, targets, l2 and the positive sample weights; float64 if the features
+            A head differentiable in features, targets and the positive sample weights; float64 if the features
             are, float32 otherwise.
 
         Raises:
@@ -196,13 +194,11 @@ class HeadSolver(ABC):
         return head.to(result_dtype(features))
 
     @abstractmethod
-    def _fit(self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor) -> LinearHead:
+    def _fit(self, features: Tensor, targets: Tensor, l2: float, sample_weight: Tensor) -> LinearHead:
         """Fit on checked inputs of one dtype."""
 
     @abstractmethod
-    def fit_batches(
-        self, batches: Iterable[Batch], l2: float | Tensor | str, reduce: Reduce | None = None
-    ) -> LinearHead:
+    def fit_batches(self, batches: Iterable[Batch], l2: float | str, reduce: Reduce | None = None) -> LinearHead:
         """
         Fit the head on a whole data set, without gradient.
 
@@ -210,7 +206,7 @@ class HeadSolver(ABC):
 
         Args:
             batches: a re-iterable of `(features (n_i, d), targets (n_i, C), sample_weight (n_i,) or None)`.
-            l2: a float, a one-element tensor, or `"auto"` to choose it by cross-validation.
+            l2: a float, or `"auto"` to choose it by cross-validation.
             reduce: sums a tensor over ranks; `None` for a single process. Every rank must pass it. It is called the
                 same number of times, in the same order, on every rank, also on one that has no rows; such a rank
                 yields nothing, or one batch of shape (0, d) to say on which device it reduces.
@@ -219,7 +215,7 @@ class HeadSolver(ABC):
             The same head on every rank.
         """
 
-    def _working_dtype(self, features: Tensor, l2: float | Tensor, rows: int) -> torch.dtype:
+    def _working_dtype(self, features: Tensor, l2: float, rows: int) -> torch.dtype:
         """Choose the precision of the solve where the user left it open."""
         return result_dtype(features)
 
@@ -234,22 +230,14 @@ class HeadSolver(ABC):
         if not weighted:
             sample_weight = torch.ones(rows, dtype=dtype, device=features.device)
         features, targets, sample_weight = (t.to(dtype) for t in (features, targets, sample_weight))
-        if isinstance(l2, Tensor):
-            l2 = l2.to(features)
         if weighted:
             # A row that counts nowhere is blanked, so that whatever it holds reaches neither a value nor a gradient.
             counts = sample_weight != 0
             features = torch.where(any_to(counts, features.shape[:-1]).unsqueeze(-1), features, 0.0)
             targets = torch.where(any_to(counts, targets.shape[:-1]).unsqueeze(-1), targets, 0.0)
         if self._reads(features):
-            check_values(features, targets, sample_weight if weighted else None, l2)
+            check_values(features, targets, sample_weight if weighted else None)
         return features, targets, l2, sample_weight
-
-    def _is_below(self, l2: float | Tensor, bound: float, features: Tensor) -> bool:
-        """Check whether l2 is known to be below the bound."""
-        if isinstance(l2, Tensor):
-            return self._reads(features) and float(l2.detach()) < bound
-        return l2 < bound
 
     def _reads(self, features: Tensor) -> bool:
         """Check whether numbers may be read from the features' device: for checks and to choose a slower way."""
@@ -300,14 +288,10 @@ def check_shapes(features: Tensor, targets: Tensor, sample_weight: Tensor | None
 L2_RANGE = (1e-30, 1e30)  # float32 can divide by the least; under the largest, weights still differ from 0
 
 
-def check_l2(l2: float | Tensor | str) -> float | Tensor:
-    """Return `l2` as a float or a 0-dim tensor; a tensor's value is not read, since that would wait for the device."""
-    if isinstance(l2, Tensor):
-        if l2.numel() != 1:
-            raise ValueError(f"l2 must be a float or a tensor with one element, got shape {tuple(l2.shape)}.")
-        return l2.reshape(())
+def check_l2(l2: float | str) -> float:
+    """Return `l2` as a float; raise a `ValueError` if it is none in the range."""
     if isinstance(l2, bool) or not isinstance(l2, int | float):
-        raise ValueError(f"l2 must be a float or a tensor with one element, got {l2!r}.")
+        raise ValueError(f"l2 must be a float, got {l2!r}.")
     if not L2_RANGE[0] <= l2 <= L2_RANGE[1]:
         raise ValueError(
             f"l2={l2!r} must be a finite number greater than 0, from 1e-30 to 1e30; 1.0 is a usual start."
@@ -319,7 +303,7 @@ class NotFiniteFeaturesError(ValueError):
     """Features hold NaN or infinity, or give a head that does: where a model is trained, it has diverged."""
 
 
-def check_values(features: Tensor, targets: Tensor, sample_weight: Tensor | None, l2: float | Tensor) -> None:
+def check_values(features: Tensor, targets: Tensor, sample_weight: Tensor | None) -> None:
     """Raise a ValueError that says which argument holds NaN, infinity or a negative weight. Waits for the device."""
     given = {"features": features, "targets": targets, "sample_weight": sample_weight}
     tensors = {name: tensor.detach() for name, tensor in given.items() if tensor is not None}
@@ -334,8 +318,6 @@ def check_values(features: Tensor, targets: Tensor, sample_weight: Tensor | None
                 )
     if sample_weight is not None and tensors["sample_weight"].min() < 0:
         raise ValueError(f"sample_weight must not be negative, its smallest value is {float(sample_weight.min()):g}.")
-    if isinstance(l2, Tensor) and not L2_RANGE[0] <= float(l2.detach()) <= L2_RANGE[1]:
-        raise ValueError(f"l2={float(l2):g} must be finite, from 1e-30 to 1e30; learn its logarithm.")
 
 
 def check_head(head: LinearHead, features: Tensor) -> None:

@@ -31,7 +31,7 @@ class CentroidHead(HeadSolver):
     default_l2 = 0.1
     problem_types = ("single_label_classification", "multi_label_classification")
 
-    def _fit(self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor) -> LinearHead:
+    def _fit(self, features: Tensor, targets: Tensor, l2: float, sample_weight: Tensor) -> LinearHead:
         centred = centre(features, targets, sample_weight, self.fit_intercept, reads=self._reads(features))
         rows = centred_rows(centred)
         scale = scale_of_rows(rows, centred)
@@ -48,14 +48,14 @@ class CentroidHead(HeadSolver):
 
     @torch.no_grad()
     def fit_batches(
-        self, batches: Iterable[Batch], l2: float | Tensor | str = "auto", reduce: Reduce | None = None
+        self, batches: Iterable[Batch], l2: float | str = "auto", reduce: Reduce | None = None
     ) -> LinearHead:
         """
         Fit on a whole data set in one pass. See `HeadSolver.fit_batches`.
 
         `l2="auto"` is the default: nothing is cross-validated.
         """
-        l2 = self.default_l2 if check_auto(l2) else float(check_l2(l2))
+        l2 = self.default_l2 if check_auto(l2) else check_l2(l2)
         moments = collect_moments(batches, reduce=reduce, full=False, shift=self.fit_intercept)
         total, sums, row_sum = moments.weight[:, None], moments.xy[0].mT, moments.x
         mean = moments.x / total if self.fit_intercept else torch.zeros_like(moments.x)

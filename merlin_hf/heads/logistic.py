@@ -99,7 +99,7 @@ class LogisticHead(HeadSolver):
         self.early_stop = early_stop
         self.max_cg = max_cg
 
-    def _working_dtype(self, features: Tensor, l2: float | Tensor, rows: int) -> torch.dtype:
+    def _working_dtype(self, features: Tensor, l2: float, rows: int) -> torch.dtype:
         return torch.float64
 
     def _options(self, features: Tensor, classes: int) -> NewtonOptions:
@@ -112,13 +112,11 @@ class LogisticHead(HeadSolver):
         return NewtonOptions(tolerance, max_iter, exact, early_stop, self.max_cg)
 
     @torch.compiler.disable
-    def _fit(self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor) -> LinearHead:
+    def _fit(self, features: Tensor, targets: Tensor, l2: float, sample_weight: Tensor) -> LinearHead:
         n, d = features.shape[-2:]
-        if self._is_below(l2, LEAST_L2_PER_ROW * n, features):
+        if l2 < LEAST_L2_PER_ROW * n:
             least = LEAST_L2_PER_ROW * n
-            raise ValueError(
-                f"l2={float(l2):g} is too small for logistic regression on {n} rows: use at least {least:.0e}."
-            )
+            raise ValueError(f"l2={l2:g} is too small for logistic regression on {n} rows: use at least {least:.0e}.")
         options = self._options(features, targets.shape[-1])
         centred = centre(features, targets, sample_weight, self.fit_intercept, reads=self._reads(features))
         if options.exact or n <= d:
@@ -142,7 +140,7 @@ class LogisticHead(HeadSolver):
         return centred.head(weight, bias.squeeze(-2), info)
 
     def fit_batches(
-        self, batches: Iterable[Batch], l2: float | Tensor | str = "auto", reduce: Reduce | None = None
+        self, batches: Iterable[Batch], l2: float | str = "auto", reduce: Reduce | None = None
     ) -> LinearHead:
         """
         Fit on a whole data set by L-BFGS; see `HeadSolver.fit_batches`. The rows of each rank are kept on its CPU.

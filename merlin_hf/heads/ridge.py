@@ -53,11 +53,9 @@ class RidgeHead(HeadSolver):
     `O(min(n, d)^2)` beyond the features. The gradient costs two more triangular solves; it can be differentiated
     again.
 
-    Precision: float32, or float64 where the features are, where `dtype` says so, or where `l2` is below 1e-4 n. On a
-    GPU only a Python number is looked at, since reading a tensor would wait for the device; pass `dtype=torch.float64`
-    when a learned `l2` may become that small there. Below 1e-8 n the rows are decomposed (`torch.linalg.svd`) in place
-    of their products, which is slower, and its gradient is differentiable once. If TF32 matrix products are switched
-    on they are used here too, unless in float64.
+    Precision: float32, or float64 where the features are, where `dtype` says so, or where `l2` is below 1e-4 n. Below
+    1e-8 n the rows are decomposed (`torch.linalg.svd`) in place of their products, which is slower, and its gradient
+    is differentiable once. If TF32 matrix products are switched on they are used here too, unless in float64.
     """
 
     # On halves of 16 rows in 384 dimensions 10 and 30 validate alike and better than 1 (films to editorials,
@@ -66,15 +64,15 @@ class RidgeHead(HeadSolver):
     default_logit_scale = 10.0
     decision_threshold = 0.5  # it estimates the targets 0 and 1 themselves
 
-    def _working_dtype(self, features: Tensor, l2: float | Tensor, rows: int) -> torch.dtype:
-        if self._is_below(l2, FLOAT32_L2_PER_ROW * rows, features):
+    def _working_dtype(self, features: Tensor, l2: float, rows: int) -> torch.dtype:
+        if l2 < FLOAT32_L2_PER_ROW * rows:
             return torch.float64
         return super()._working_dtype(features, l2, rows)
 
-    def _fit(self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor) -> LinearHead:
+    def _fit(self, features: Tensor, targets: Tensor, l2: float, sample_weight: Tensor) -> LinearHead:
         reads = self._reads(features)
         centred = centre(features, targets, sample_weight, self.fit_intercept, reads=reads)
-        if self._is_below(l2, CHOLESKY_L2_PER_ROW * features.shape[-2], features):
+        if l2 < CHOLESKY_L2_PER_ROW * features.shape[-2]:
             return _fit_by_svd(centred, l2)
         rhs = centred.root * centred.targets
         if features.shape[-2] <= features.shape[-1]:
@@ -90,7 +88,7 @@ class RidgeHead(HeadSolver):
         return centred.head(weight, centred.target_mean.squeeze(-2), {"solver_failures": failures})
 
     def leave_one_out(
-        self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor | None = None
+        self, features: Tensor, targets: Tensor, l2: float, sample_weight: Tensor | None = None
     ) -> Tensor:
         """
         Compute the logits of every row by the head fit on all the other rows, from one factorisation.
@@ -107,13 +105,13 @@ class RidgeHead(HeadSolver):
         Returns:
             logits `(..., n, C)`, differentiable as `fit` is.
         """
-        if self._is_below(l2, LEAVE_ONE_OUT_L2_PER_ROW * features.shape[-2], features):
+        if l2 < LEAVE_ONE_OUT_L2_PER_ROW * features.shape[-2]:
             raise ValueError(
-                f"l2={float(l2):g} is too small to leave out one of {features.shape[-2]} rows: use at least "
+                f"l2={l2:g} is too small to leave out one of {features.shape[-2]} rows: use at least "
                 f"{LEAVE_ONE_OUT_L2_PER_ROW * features.shape[-2]:.0e}."
             )
         # What is left of a row's residual is divided by what is left of its weight, both as small as l2.
-        is_small = self._is_below(l2, 100 * FLOAT32_L2_PER_ROW * features.shape[-2], features)
+        is_small = l2 < 100 * FLOAT32_L2_PER_ROW * features.shape[-2]
         features = features.to(result_dtype(features))  # once: gradients of 16 bits would not add up
         inputs = self._prepare(features, targets, l2, sample_weight, torch.float64 if is_small else None)
         with torch.autocast(features.device.type, enabled=False):
@@ -150,7 +148,7 @@ class RidgeHead(HeadSolver):
 
     @torch.no_grad()
     def fit_batches(
-        self, batches: Iterable[Batch], l2: float | Tensor | str = "auto", reduce: Reduce | None = None
+        self, batches: Iterable[Batch], l2: float | str = "auto", reduce: Reduce | None = None
     ) -> LinearHead:
         """
         Fit on a whole data set in one pass, from sums of products in float64; see `HeadSolver.fit_batches`.
@@ -169,13 +167,13 @@ class RidgeHead(HeadSolver):
             l2 = L2_GRID[int(cross_validated_errors(moments, self.fit_intercept).argmin())]
             info["l2"] = torch.tensor(l2, dtype=torch.float64)
         else:
-            l2 = float(check_l2(l2))
+            l2 = check_l2(l2)
         total = moments.total()
         weight, bias = ridge_from_moments(total, l2, self.fit_intercept)
         return total.head(weight[0], bias[0], info)
 
 
-def _dual_system(centred: Centred, l2: float | Tensor):
+def _dual_system(centred: Centred, l2: float):
     """
     Compute `root K root + l2 I`, n x n, and the scale by which K is divided.
 
@@ -187,7 +185,7 @@ def _dual_system(centred: Centred, l2: float | Tensor):
     return system + l2 * identity_like(system), scale
 
 
-def _primal_system(centred: Centred, l2: float | Tensor):
+def _primal_system(centred: Centred, l2: float):
     """Compute weighted centred rows A, `A^T A / s + l2 I`, d x d, and the scale s, the mean of their squared norms."""
     rows = centred.root * centred_rows(centred)
     gram = rows.mT @ rows
@@ -198,12 +196,11 @@ def _primal_system(centred: Centred, l2: float | Tensor):
     return rows, gram + l2 * identity_like(gram), scale
 
 
-def _fit_by_svd(centred: Centred, l2: float | Tensor) -> LinearHead:
+def _fit_by_svd(centred: Centred, l2: float) -> LinearHead:
     """Compute the head for an l2 that is too small beside the rounding of products of the rows."""
     rows = centred_rows(centred)
     scale = scale_of_rows(rows, centred)
     rows = centred.root * rows * (scale.varies / scale.value.sqrt())
-    l2 = torch.as_tensor(l2, dtype=rows.dtype, device=rows.device)
     rhs = centred.root * centred.targets
     leading = torch.broadcast_shapes(rows.shape[:-2], rhs.shape[:-2])
     rows, rhs = (t.expand(*leading, *t.shape[-2:]) for t in (rows, rhs))
@@ -214,26 +211,27 @@ def _fit_by_svd(centred: Centred, l2: float | Tensor) -> LinearHead:
 
 
 class _RidgeBySvd(torch.autograd.Function):
-    """`W = argmin ||y - X W||^2 + l2 ||W||^2` by singular values of X, with its gradient in X, y and l2."""
+    """`W = argmin ||y - X W||^2 + l2 ||W||^2` by singular values of X, with its gradient in X and y."""
 
     @staticmethod
-    def forward(ctx, rows: Tensor, targets: Tensor, l2: Tensor) -> Tensor:
+    def forward(ctx, rows: Tensor, targets: Tensor, l2: float) -> Tensor:
         u, sigma, v = torch.linalg.svd(rows, full_matrices=False)
         weight = v.mT @ ((sigma / (sigma.square() + l2)).unsqueeze(-1) * (u.mT @ targets))
-        ctx.save_for_backward(rows, targets, l2, sigma, v, weight)
+        ctx.save_for_backward(rows, targets, sigma, v, weight)
+        ctx.l2 = l2
         return weight
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
-        rows, targets, l2, sigma, v, weight = ctx.saved_tensors
+        rows, targets, sigma, v, weight = ctx.saved_tensors
         # (X^T X + l2)^-1 grad; in directions that no row has, which X maps to 0, it is grad / l2.
         seen = v @ grad
-        inside = v.mT @ (seen / (sigma.square() + l2).unsqueeze(-1))
-        adjoint = inside + (grad - v.mT @ seen) / l2
+        inside = v.mT @ (seen / (sigma.square() + ctx.l2).unsqueeze(-1))
+        adjoint = inside + (grad - v.mT @ seen) / ctx.l2
         of_targets = rows @ inside
         of_rows = (targets - rows @ weight) @ adjoint.mT - of_targets @ weight.mT
-        return of_rows, of_targets, -(inside * weight).sum()
+        return of_rows, of_targets, None
 
 
 # Whole data sets

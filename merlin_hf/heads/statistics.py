@@ -246,7 +246,7 @@ def _reduce_moments(
     return Moments.of(sums, torch.float64 if double else torch.float32, moments.origin)
 
 
-def check_auto(l2: float | Tensor | str) -> bool:
+def check_auto(l2: float | str) -> bool:
     """Check whether `l2` asks for cross-validation; raise a ValueError for any other word."""
     if isinstance(l2, str):
         if l2 != "auto":

@@ -216,7 +216,7 @@ class Objective:
 
 @torch.no_grad()
 def fit_loss_batches(
-    batches: Iterable[Batch], l2: float | Tensor | str, reduce: Reduce | None, loss: Loss, intercept: bool
+    batches: Iterable[Batch], l2: float | str, reduce: Reduce | None, loss: Loss, intercept: bool
 ) -> LinearHead:
     """
     Fit a head of a classification loss on a whole data set.
@@ -245,7 +245,7 @@ def fit_loss_batches(
         l2 = min(losses, key=losses.__getitem__)
         info["l2"] = torch.tensor(l2, dtype=torch.float64)
     else:
-        l2 = float(check_l2(l2))
+        l2 = check_l2(l2)
         warn_of_small_l2(l2, 1e-9 * float(rows.moments.weight.sum()))
     objective = Objective(rows, loss, reduce, rows.weight.unsqueeze(0), float(l2))
     tolerance = 1e-8 if rows.moments.dtype == torch.float64 else 1e-7

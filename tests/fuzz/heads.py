@@ -98,21 +98,23 @@ class _Ridge(torch.autograd.Function):
     """`min ||y - X W||^2 + l2 ||W||^2` by a singular value decomposition of X, which no l2 is too small for."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, y: Tensor, l2: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, y: Tensor, l2: float) -> Tensor:
         u, sigma, v = torch.linalg.svd(x, full_matrices=False)
         weight = v.mT @ ((sigma / (sigma.square() + l2)).unsqueeze(-1) * (u.mT @ y))
-        ctx.save_for_backward(x, y, l2, sigma, v, weight)
+        ctx.save_for_backward(x, y, sigma, v, weight)
+        ctx.l2 = l2
         return weight
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        x, y, l2, sigma, v, weight = ctx.saved_tensors
+        x, y, sigma, v, weight = ctx.saved_tensors
+        l2 = ctx.l2
         inside = v.mT @ ((1 / (sigma.square() + l2)).unsqueeze(-1) * (v @ grad))
         # What X^T y does not reach is divided by l2 alone; it is multiplied by the weight's part there, which is 0.
         outside = (grad - v.mT @ (v @ grad)) / l2
         whole = inside + outside
         grad_x = (y - x @ weight) @ whole.mT - (x @ inside) @ weight.mT
-        return grad_x, x @ inside, -(inside * weight).sum()
+        return grad_x, x @ inside, None
 
 
 def standardise(x: Tensor, share: Tensor, fit_intercept: bool) -> Tensor:
@@ -128,7 +130,7 @@ def standardise(x: Tensor, share: Tensor, fit_intercept: bool) -> Tensor:
     return x / spread.sqrt()
 
 
-def reference(case: Case, features: Tensor, targets: Tensor, l2: Tensor, weight: Tensor) -> Tensor:
+def reference(case: Case, features: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
     """The logits of one set of weights in float64, differentiably."""
     name, problem_type = case.solver
     features, targets, weight = features.double(), targets.double(), weight.double()
@@ -145,7 +147,7 @@ def reference(case: Case, features: Tensor, targets: Tensor, l2: Tensor, weight:
                 part = (weight * kept) / (weight * kept).sum()
                 of_rows, of_targets = part @ z, part @ targets
             mask = root * kept.unsqueeze(-1)
-            coef = _Ridge.apply(mask * (z - of_rows), mask * (targets - of_targets), l2.double())
+            coef = _Ridge.apply(mask * (z - of_rows), mask * (targets - of_targets), case.l2)
             return (z - of_rows) @ coef + of_targets
 
         if name == "ridge":
@@ -170,16 +172,16 @@ def reference(case: Case, features: Tensor, targets: Tensor, l2: Tensor, weight:
             max_cg=2000,
             tolerance=1e-9,
         )
-        head = solver.fit(z, targets, l2, weight)
+        head = solver.fit(z, targets, case.l2, weight)
         if head.info["solver_unconverged"] > 0:
             raise ValueError("the reference did not converge")
         return head(z)
     counts = weight @ targets
-    means = (targets * weight.unsqueeze(-1)).mT @ z / (counts + l2).unsqueeze(-1)
+    means = (targets * weight.unsqueeze(-1)).mT @ z / (counts + case.l2).unsqueeze(-1)
     cross, square = 2 * z @ means.mT, means.square().sum(-1)
     if problem_type == MULTI:
         negatives = weight.sum() - counts
-        others = ((1 - targets) * weight.unsqueeze(-1)).mT @ z / (negatives + l2).unsqueeze(-1)
+        others = ((1 - targets) * weight.unsqueeze(-1)).mT @ z / (negatives + case.l2).unsqueeze(-1)
         cross, square = cross - 2 * z @ others.mT, square - others.square().sum(-1)
         bias = -square + (negatives <= 0).double() - (counts <= 0).double()
     else:
@@ -226,10 +228,8 @@ def run(case: Case, generator: random.Random) -> tuple[list[str], str]:
     solver = get_head(
         "ridge" if name == "leave_one_out" else name, problem_type=problem_type, fit_intercept=case.fit_intercept
     )
-    l2: float | Tensor = case.l2
     with_gradient = not case.whole_set
     if with_gradient:
-        l2 = generator.choice([case.l2, torch.tensor(case.l2, requires_grad=True)])
         features.requires_grad_()
         if problem_type == REGRESSION or targets.max() < 1:
             targets.requires_grad_()
@@ -238,7 +238,7 @@ def run(case: Case, generator: random.Random) -> tuple[list[str], str]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             if name == "leave_one_out":
-                logits = solver.leave_one_out(features, targets, l2, weight)
+                logits = solver.leave_one_out(features, targets, case.l2, weight)
             else:
                 if case.whole_set:
                     parts = (
@@ -246,9 +246,9 @@ def run(case: Case, generator: random.Random) -> tuple[list[str], str]:
                         targets.split(7),
                         (torch.ones(len(targets)) if weight is None else weight).split(7),
                     )
-                    head = solver.fit_batches(list(zip(*parts, strict=True)), l2)
+                    head = solver.fit_batches(list(zip(*parts, strict=True)), case.l2)
                 else:
-                    head = solver.fit(features, targets, l2, weight)
+                    head = solver.fit(features, targets, case.l2, weight)
                 logits, info = head(features), dict(head.info)
     except ValueError as error:
         if not any(word in str(error) for word in ("features", "targets", "l2", "sample_weight")):
@@ -267,7 +267,7 @@ def run(case: Case, generator: random.Random) -> tuple[list[str], str]:
         # A row of weight 0 that is so far from the others magnifies the rounding of the head that they have.
         judged = judged * (sets > 0).unsqueeze(-1)
     direction = direction * judged
-    wanted = [t for t in (features, targets, l2) if isinstance(t, Tensor) and t.requires_grad]
+    wanted = [t for t in (features, targets) if t.requires_grad]
     grads: tuple[Tensor, ...] = ()
     if wanted:
         scale = 1 / max(1.0, float(targets.detach().abs().max()))
@@ -277,11 +277,10 @@ def run(case: Case, generator: random.Random) -> tuple[list[str], str]:
         if not all(g.isfinite().all() for g in grads):
             return ["nan_gradients"], ""
     copies = [t.detach().double().requires_grad_(t.requires_grad) for t in (features, targets)]
-    exact_l2 = torch.tensor(case.l2, dtype=torch.float64, requires_grad=isinstance(l2, Tensor))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            of_sets = [reference(case, *copies, exact_l2, one) for one in sets]
+            of_sets = [reference(case, *copies, one) for one in sets]
     except ValueError as error:
         return ["no_reference"], str(error)
     expected = torch.stack(of_sets).reshape(logits.shape) if logits.dim() == 3 else of_sets[0]
@@ -292,8 +291,8 @@ def run(case: Case, generator: random.Random) -> tuple[list[str], str]:
     if difference > TOLERANCE:
         return ["told" if is_told else "wrong_logits"], detail
     if wanted:
-        inputs = [t for t in (*copies, exact_l2) if t.requires_grad]
-        loss = (expected * direction * scale).sum() + 0.0 * exact_l2 + 0.0 * copies[0][0, 0]
+        inputs = [t for t in copies if t.requires_grad]
+        loss = (expected * direction * scale).sum() + 0.0 * copies[0][0, 0]
         exact = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
         for tensor, grad, right in zip(wanted, grads, exact, strict=True):
             if tensor.dtype in (torch.float16, torch.bfloat16):

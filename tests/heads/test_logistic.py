@@ -85,14 +85,13 @@ def test_gradients(method, problem_type, n, d, fit_intercept):
     single = problem_type == "single_label_classification"
     fitted = LogisticHead(problem_type=problem_type, fit_intercept=fit_intercept, tolerance=1e-10)
 
-    def fit(features, scores, l2, weight):
+    def fit(features, scores, weight):
         # Soft targets of the softmax sum to 1, so they are moved through their own scores.
         encoded = scores.softmax(-1) if single else scores.sigmoid()
-        head = fitted.fit(features, encoded, l2, weight)
+        head = fitted.fit(features, encoded, 0.3, weight)
         return head.weight, head.bias
 
-    l2 = torch.tensor(0.3, dtype=torch.float64)
-    inputs = [features.requires_grad_(), targets.requires_grad_(), l2.requires_grad_(), weight.requires_grad_()]
+    inputs = [features.requires_grad_(), targets.requires_grad_(), weight.requires_grad_()]
     assert torch.autograd.gradcheck(fit, inputs, fast_mode=method == "cg")
 
 
@@ -102,10 +101,10 @@ def test_gradients_with_shared_features(method, n, d):
     weight = torch.ones(2, n, dtype=torch.float64)
     weight[0, 1] = weight[1, 5] = 0
 
-    def fit(features, l2):
-        return LogisticHead(tolerance=1e-10).fit(features, targets, l2, weight)(features)
+    def fit(features):
+        return LogisticHead(tolerance=1e-10).fit(features, targets, 0.3, weight)(features)
 
-    assert torch.autograd.gradcheck(fit, [features.requires_grad_(), torch.tensor(0.3).double().requires_grad_()])
+    assert torch.autograd.gradcheck(fit, features.requires_grad_())
 
 
 def test_gradient_agrees_with_a_converged_unrolled_solve():
