@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..heads import LinearHead, encode_targets, get_head
-from ..transfer.labels import REGRESSION, SINGLE_LABEL, task_loss
+from ..transfer.labels import REGRESSION, SINGLE_LABEL, row_losses, task_loss
 from ..transfer.layers import layer_stack
 from ..transfer.model import TransferModel
 from ..transfer.splits import split_by_class
@@ -94,10 +94,7 @@ def meta_gradient(
     targets, sample_weight = encode_targets(given, num_labels, problem_type, dtype=features.dtype)
     solver = get_head(head, problem_type=problem_type)
     logits = solver.fit(features, targets, solver.default_l2, split.train * sample_weight)(features)
-    if is_regression:
-        losses = (logits - targets).square().mean(-1)
-    else:
-        losses = -(targets * torch.log_softmax(solver.default_logit_scale * logits, dim=-1)).sum(-1)
+    losses = row_losses(logits if is_regression else solver.default_logit_scale * logits, targets, problem_type)
     rows = split.validation.to(losses.dtype)
     loss = (losses * rows).sum() / rows.sum().clamp(min=1)
     return torch.autograd.grad(loss, features)[0]
