@@ -45,7 +45,7 @@ def make_trainer(
         args=make_args(output_dir, **kwargs),
         train_dataset=target or tiny_dataset(),
         eval_dataset=evaluation or tiny_dataset(rows=12, seed=2),
-        compute_metrics=compute_metrics,
+        **({} if compute_metrics is None else {"compute_metrics": compute_metrics}),
         **({} if without_source else {"source_dataset": source}),
     )
 
