@@ -178,12 +178,27 @@ def file_page(path: Path) -> str:
 
 
 def notebook(text: str) -> str:
-    """A notebook's cells, without what they printed."""
+    """Return a notebook's cells, with what they printed and showed."""
     parts = []
     for cell in json.loads(text)["cells"]:
         source = "".join(cell["source"])
-        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+        else:
+            language = "yaml" if source.startswith("%%writefile") else "python"
+            parts += [f"```{language}\n{source}\n```", *map(shown, cell["outputs"])]
     return "\n\n".join(parts) + "\n"
+
+
+def shown(output: dict) -> str:
+    """Return what a cell printed or showed: a figure, a table, Markdown or text."""
+    data = {kind: "".join(value) for kind, value in output.get("data", {"text/plain": output.get("text")}).items()}
+    if "image/png" in data:
+        return f'<img alt="Drawn by the code above" src="data:image/png;base64,{data["image/png"].strip()}">'
+    if "text/html" in data:
+        table = re.search(r"<table.*</table>", data["text/html"], re.DOTALL)[0]
+        return re.sub(r' (?:border|class|style)="[^"]*"', "", table)
+    return data.get("text/markdown") or f"```{{.text .output}}\n{data['text/plain'].rstrip()}\n```"
 
 
 # What stands for a marker

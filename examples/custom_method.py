@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> float:
     args = parse_args(__doc__, "runs/custom-method", argv)
     task = load_task(args)
     method = get_method("contrastive")
-    trainer = method(args=training_arguments(method.training_args_class, args, contrast=0.3), **task.for_trainer)
+    trainer = method(args=training_arguments(method.training_args_class, args), **task.for_trainer)
     trainer.train()
     accuracy = trainer.evaluate()["eval_accuracy"]
     print(f"Accuracy on {len(task.test)} rows: {accuracy:.3f}")

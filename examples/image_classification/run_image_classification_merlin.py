@@ -8,7 +8,6 @@ import datasets
 import torch
 from PIL import Image
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     EvalPrediction,
@@ -25,11 +24,6 @@ class ModelArguments:
     """Which model to train."""
 
     model_name_or_path: str = field(metadata={"help": "Path of a pretrained model, or its name on the Hub."})
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={"help": "Run code from the model's repository. Only for those whose code you have read."},
-    )
     ignore_mismatched_sizes: bool = field(
         default=False, metadata={"help": "Accept a pretrained model whose last layer has another number of labels."}
     )
@@ -105,8 +99,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # Data. The PIL backend needs no torchvision, and gives the same pixels with and without it.
     name, seed = data_args.dataset_name, training_args.seed
-    hub = {"revision": model_args.model_revision, "trust_remote_code": model_args.trust_remote_code}
-    processor = AutoImageProcessor.from_pretrained(model_args.model_name_or_path, backend="pil", **hub)
+    processor = AutoImageProcessor.from_pretrained(model_args.model_name_or_path, backend="pil")
     train_dataset = eval_dataset = None
     if training_args.do_train:
         train_dataset = load_split(name, data_args.train_split_name, processor, data_args.max_train_samples, seed)
@@ -119,17 +112,11 @@ def main(argv: list[str] | None = None) -> None:
     if checkpoint is None and training_args.do_train and os.path.isdir(training_args.output_dir):
         checkpoint = get_last_checkpoint(training_args.output_dir)
     labels = (train_dataset if training_args.do_train else eval_dataset).features["label"].names
-    config = AutoConfig.from_pretrained(
-        model_args.model_name_or_path,
-        label2id={label: id for id, label in enumerate(labels)},
-        id2label=dict(enumerate(labels)),
-        **hub,
-    )
     model = AutoModelForImageClassification.from_pretrained(
         checkpoint or model_args.model_name_or_path,
-        config=config,
+        id2label=dict(enumerate(labels)),
+        label2id={label: id for id, label in enumerate(labels)},
         ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
-        **hub,
     )
 
     trainer = MerlinTrainer(
@@ -153,13 +140,9 @@ def main(argv: list[str] | None = None) -> None:
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
 
-    card = {"tasks": "image-classification"}
-    if not os.path.isdir(name):
-        card["dataset"] = card["dataset_tags"] = name
-    if training_args.push_to_hub:
-        trainer.push_to_hub(**card)
-    else:
-        trainer.create_model_card(**card)
+    dataset = {} if os.path.isdir(name) else {"dataset": name, "dataset_tags": name}
+    publish = trainer.push_to_hub if training_args.push_to_hub else trainer.create_model_card
+    publish(tasks="image-classification", **dataset)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ import pytest
 from scipy import stats
 
 from tests.cli.test_evaluate import saved, write  # noqa: F401
-from tests.examples.conftest import model_path  # noqa: F401
-from tests.examples.test_run_glue import surroundings  # noqa: F401
+from tests.examples.conftest import (
+    model_path,  # noqa: F401
+    surroundings,  # noqa: F401
+)
 from tests.report.support import draw_scores, write_results
 from tests.report.test_run_report import HISTORY, write_state
 

@@ -4,7 +4,9 @@ import re
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
+import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -16,6 +18,17 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = [f"w{number}" for number in range(40)]
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path, monkeypatch):
+    """Data sets are made for one test, and libraries say as much after it as before."""
+    verbosity = transformers.logging.get_verbosity(), datasets.logging.get_verbosity()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cached-data-sets")
+    monkeypatch.delenv("MERLIN_DATA_ROOT", raising=False)
+    yield
+    transformers.logging.set_verbosity(verbosity[0])
+    datasets.logging.set_verbosity(verbosity[1])
 
 
 @pytest.fixture

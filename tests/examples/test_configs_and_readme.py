@@ -8,7 +8,6 @@ import shutil
 import datasets
 import pytest
 import run_audio_classification
-import transformers
 import yaml
 from transformers import AutoConfig, AutoImageProcessor
 
@@ -24,13 +23,8 @@ audio_root = test_run_audio_classification.root
 
 
 @pytest.fixture(autouse=True)
-def surroundings(tmp_path, monkeypatch):
-    verbosity = transformers.logging.get_verbosity(), datasets.logging.get_verbosity()
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+def data_root(surroundings, tmp_path, monkeypatch):
     monkeypatch.setenv("MERLIN_DATA_ROOT", str(tmp_path / "data"))
-    yield
-    transformers.logging.set_verbosity(verbosity[0])
-    datasets.logging.set_verbosity(verbosity[1])
 
 
 def write_texts(folder):

@@ -167,11 +167,6 @@ def test_arguments_from_a_file(folders, outputs, tmp_path):
     assert json.loads((tmp_path / "out" / "eval_results.json").read_text())["eval_accuracy"] == accuracy
 
 
-@pytest.mark.parametrize("kind", PAIR)
-def test_no_code_of_the_hub_is_run_unless_asked_for(kind):
-    assert PAIR[kind].ModelArguments("name").trust_remote_code is False
-
-
 def test_another_number_of_labels_must_be_accepted(folders, outputs, tmp_path):
     model = AutoModelForImageClassification.from_pretrained(
         outputs["plain"][0], num_labels=7, ignore_mismatched_sizes=True

@@ -37,9 +37,8 @@ def write(folder):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty working directory, where data sets are kept too."""
+    """An empty working directory."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path
 
 

@@ -21,16 +21,6 @@ TARGET = {"high": 90, "low": 20, "middle": 45}  # cycles a second
 SOURCE = {"a": 15, "b": 30, "c": 60, "d": 110}
 
 
-@pytest.fixture(autouse=True)
-def surroundings(tmp_path_factory, monkeypatch):
-    verbosity = transformers.logging.get_verbosity(), datasets.logging.get_verbosity()
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "audio-cache")
-    monkeypatch.delenv("MERLIN_DATA_ROOT", raising=False)
-    yield
-    transformers.logging.set_verbosity(verbosity[0])
-    datasets.logging.set_verbosity(verbosity[1])
-
-
 def tone(frequency, draw, rate=2 * RATE):
     """Half a second or a little more of a sine wave with noise, from -1 to 1."""
     seconds = np.arange(int(rate * draw.uniform(0.5, 0.6))) / rate

@@ -9,25 +9,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
-import transformers
 import yaml
-from huggingface_hub import constants
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from merlin_hf.scripts import text_classification as run_glue
 from merlin_hf.scripts.arguments import parse_args
 from tests.examples.conftest import ROOT, WORDS
-
-
-@pytest.fixture(autouse=True)
-def surroundings(tmp_path, monkeypatch):
-    verbosity = transformers.logging.get_verbosity(), datasets.logging.get_verbosity()
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.delenv("MERLIN_DATA_ROOT", raising=False)
-    yield
-    transformers.logging.set_verbosity(verbosity[0])
-    datasets.logging.set_verbosity(verbosity[1])
 
 
 def rows(count, labels, columns=("premise", "hypothesis"), seed=0):

@@ -1,15 +1,13 @@
 """The program for images, on folders and parquet files of tiny images and a tiny ViT."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import datasets
 import numpy as np
 import pytest
+import run_image_classification
 import torch
 import transformers
 import yaml
@@ -27,22 +25,11 @@ from merlin_hf.data.tasks import load_task, make_task
 from merlin_hf.scripts import image_classification, program
 from merlin_hf.scripts.arguments import parse_args
 from merlin_hf.scripts.data_arguments import ImageDataArguments
-from tests.examples.conftest import ROOT
 from tests.tiny import TEXT, VISION
 
 
 SIZE = VISION["image_size"]
 ANIMALS = ["ant", "bee", "cat"]
-
-
-@pytest.fixture(autouse=True)
-def surroundings(tmp_path_factory, monkeypatch):
-    verbosity = transformers.logging.get_verbosity(), datasets.logging.get_verbosity()
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "image-cache")
-    monkeypatch.delenv("MERLIN_DATA_ROOT", raising=False)
-    yield
-    transformers.logging.set_verbosity(verbosity[0])
-    datasets.logging.set_verbosity(verbosity[1])
 
 
 def picture(label, classes, draw):
@@ -120,13 +107,9 @@ def history(output_dir):
 
 def test_folders_as_a_program(root, tmp_path):
     output = tmp_path / "out"
-    command = [sys.executable, str(ROOT / "examples" / "run_image_classification.py"), *options(root, output)]
-    command += [*target(root), "--test_dir", str(root / "target" / "validation")]
-    command += ["--source_dataset_name", str(root / "source"), "--do_train", "--do_eval", "--do_predict"]
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
-    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-3000:]
+    given = [*options(root, output), *target(root), "--test_dir", str(root / "target" / "validation")]
+    given += ["--source_dataset_name", str(root / "source"), "--do_train", "--do_eval", "--do_predict"]
+    run_image_classification.main(given)
 
     found = results(output)
     assert (found["train_samples"], found["source_samples"], found["eval_samples"]) == (30, 60, 45)

@@ -7,23 +7,12 @@ import datasets
 import pytest
 import run_ner as program
 import torch
-import transformers
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from tests.examples.conftest import WORDS
 
 
 pytest.importorskip("seqeval")
-
-
-@pytest.fixture(autouse=True)
-def surroundings(tmp_path, monkeypatch):
-    verbosity = transformers.logging.get_verbosity(), datasets.logging.get_verbosity()
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.delenv("MERLIN_DATA_ROOT", raising=False)
-    yield
-    transformers.logging.set_verbosity(verbosity[0])
-    datasets.logging.set_verbosity(verbosity[1])
 
 
 def sentences(path, count, kinds, seed, words="tokens", tags="tags", as_text=True):
