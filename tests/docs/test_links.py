@@ -1,5 +1,6 @@
 """Links lead somewhere, without mkdocs: it is the strict build that checks those to places within pages of the API."""
 
+import json
 import pkgutil
 import re
 import unicodedata
@@ -51,6 +52,30 @@ def test_a_broken_link_is_an_error():
 def test_links_start_from_the_page():
     text, found = pages.rewrite("[x\ny](../../README.md#limits)", DOCS / "howto" / "data.md", "howto/data.md")
     assert text == "[x\ny](../repository/README.md#limits)" and found == {ROOT / "README.md"}
+
+
+def test_a_notebook_has_what_it_printed_and_showed():
+    table = '<style>td {}</style>\n<table border="1" class="dataframe"><tr style="x"><td>0.5</td></tr></table>'
+    shown = [
+        {"output_type": "stream", "text": ["three\n", "steps\n"]},
+        {"output_type": "execute_result", "data": {"text/plain": ["0.5"], "text/html": [table]}},
+        {"output_type": "display_data", "data": {"text/plain": ["<Figure>"], "image/png": "aGVsbG8=\n"}},
+        {"output_type": "display_data", "data": {"text/plain": ["<Markdown>"], "text/markdown": ["**sure**"]}},
+    ]
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title"]},
+        {"cell_type": "code", "source": ["train()"], "outputs": shown},
+        {"cell_type": "code", "source": ["%%writefile a.yaml\n", "rows: 4"], "outputs": []},
+    ]
+    assert pages.notebook(json.dumps({"cells": cells})).split("\n\n") == [
+        "# Title",
+        "```python\ntrain()\n```",
+        "```{.text .output}\nthree\nsteps\n```",
+        "<table><tr><td>0.5</td></tr></table>",
+        '<img alt="Drawn by the code above" src="data:image/png;base64,aGVsbG8=">',
+        "**sure**",
+        "```yaml\n%%writefile a.yaml\nrows: 4\n```\n",
+    ]
 
 
 def navigation(entries):

@@ -23,12 +23,12 @@ FOLDER = ROOT / "examples" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 # What is not as a reader would run it; each must still be there.
 SMALLER = {
-    "texts": {"max_steps=84": "max_steps=3", "range(500)": "range(40)", "range(10_000)": "range(60)"},
+    "texts": {"max_steps=84": "max_steps=3", "range(500)": "range(40)", "range(5000)": "range(60)"},
     "photographs": {"max_steps=84": "max_steps=3", "range(5000)": "range(60)", '": 96': '": 32'},
-    "several_sources": {"max_steps=56": "max_steps=4", "logging_steps=4": "logging_steps=1", ", 500": ", 40",
-                        "_rows=100": "_rows=20", "_rows=200": "_rows=20"},
-    "compare": {"max_steps: 28": "max_steps: 2", "test_rows: 500": "test_rows: 40", "rows: 100": "rows: 24",
-                "rows=100": "rows=24", "freeze_layers: 4": "freeze_layers: 1"},
+    "several_sources": {"max_steps=42": "max_steps=4", "logging_steps=3": "logging_steps=1", ", 500": ", 40",
+                        "_rows=100": "_rows=20"},
+    "compare": {"max_steps: 14": "max_steps: 2", "test_rows: 300": "test_rows: 40", "rows: 100": "rows: 24",
+                "rows=100": "rows=24", "freeze_layers: 5": "freeze_layers: 1"},
 }  # fmt: skip
 NOISE = re.compile(r"/home/|/root/|/work/|/tmp/|site-packages|Traceback|Warning|WARNING|it/s|\d%\||█|\x1b")
 

@@ -21,7 +21,7 @@ def options(cache, model_path, tmp_path):  # noqa: F811
     """Arguments for a tiny model and sentences whose first word tells the label."""
     flags = ["--model", model_path, "--data_dir", str(cache), "--output_dir", str(tmp_path / "out")]
     flags += ["--target_rows", "32", "--batch_size", "16", "--learning_rate", "3e-3"]
-    return [*flags, "--max_steps", "40"]
+    return [*flags, "--max_steps", "24"]
 
 
 @pytest.fixture
