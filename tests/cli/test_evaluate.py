@@ -20,10 +20,7 @@ from transformers import (
 
 from merlin_hf.data.labels import Labels
 from merlin_hf.data.models import outputs_of
-from tests.examples.conftest import (
-    model_path,  # noqa: F401
-    surroundings,  # noqa: F401
-)
+from tests.examples.conftest import model_path, surroundings  # noqa: F401
 from tests.examples.test_run_glue import rows
 from tests.tiny import TEXT, VISION, tiny_bert
 from tests.utils.test_probabilities import torchmetrics_error

@@ -19,10 +19,7 @@ from transformers import (
 
 from merlin_hf import MerlinTrainer
 from tests.cli.test_evaluate import answers_of, write, write_images
-from tests.examples.conftest import (
-    model_path,  # noqa: F401
-    surroundings,  # noqa: F401
-)
+from tests.examples.conftest import model_path, surroundings  # noqa: F401
 from tests.report.test_run_report import HISTORY, write_state
 from tests.support import make_args
 from tests.tiny import TINY_CLASSIFIERS, tiny_dataset

@@ -18,11 +18,7 @@ from transformers import (
 from merlin_hf import MerlinTrainer
 from merlin_hf.data.audio import EncodeAudio, read_audio
 from tests.cli.test_evaluate import answers, spread_out, with_labels
-from tests.examples.conftest import (  # noqa: F401
-    WORDS,
-    model_path,
-    surroundings,  # noqa: F401
-)
+from tests.examples.conftest import WORDS, model_path, surroundings  # noqa: F401
 from tests.examples.test_run_audio_classification import RATE, TARGET, folders
 from tests.support import make_args
 from tests.tiny import TINY_CLASSIFIERS, tiny_bert

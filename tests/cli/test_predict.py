@@ -33,11 +33,7 @@ from merlin_hf.data.audio import EncodeAudio, read_audio
 from tests.cli.test_evaluate import NAMES, answers, saved, spread_out, with_labels, write_images  # noqa: F401
 from tests.cli.test_evaluate_adapters import adapter  # noqa: F401
 from tests.cli.test_evaluate_kinds import TOPICS, save
-from tests.examples.conftest import (  # noqa: F401
-    WORDS,
-    model_path,
-    surroundings,  # noqa: F401
-)
+from tests.examples.conftest import WORDS, model_path, surroundings  # noqa: F401
 from tests.examples.test_run_audio_classification import RATE, TARGET, folders
 from tests.tiny import TEXT, TINY_CLASSIFIERS, VISION, tiny_bert
 

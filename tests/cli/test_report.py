@@ -6,10 +6,7 @@ import pytest
 from scipy import stats
 
 from tests.cli.test_evaluate import saved, write  # noqa: F401
-from tests.examples.conftest import (
-    model_path,  # noqa: F401
-    surroundings,  # noqa: F401
-)
+from tests.examples.conftest import model_path, surroundings  # noqa: F401
 from tests.report.support import draw_scores, write_results
 from tests.report.test_run_report import HISTORY, write_state
 

@@ -17,11 +17,7 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 from merlin_hf import JointTrainer
 from merlin_hf.cli.train import ACCELERATE_CONFIGS, accelerate_config
 from merlin_hf.utils.manifest import MANIFEST_NAME
-from tests.examples.conftest import (  # noqa: F401
-    ROOT,
-    model_path,
-    surroundings,  # noqa: F401
-)
+from tests.examples.conftest import ROOT, model_path, surroundings  # noqa: F401
 from tests.examples.test_run_glue import files, options, rows  # noqa: F401
 from tests.examples.test_run_image_classification import options as image_options
 from tests.examples.test_run_image_classification import root as images  # noqa: F401
