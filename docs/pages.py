@@ -198,7 +198,7 @@ def shown(output: dict) -> str:
     if "text/html" in data:
         table = re.search(r"<table.*</table>", data["text/html"], re.DOTALL)[0]
         return re.sub(r' (?:border|class|style)="[^"]*"', "", table)
-    return data.get("text/markdown") or f"```{{.text .output}}\n{data['text/plain'].rstrip()}\n```"
+    return data.get("text/markdown") or f"````{{.text .output}}\n{data['text/plain'].rstrip()}\n````"
 
 
 # What stands for a marker

@@ -70,7 +70,7 @@ def test_a_notebook_has_what_it_printed_and_showed():
     assert pages.notebook(json.dumps({"cells": cells})).split("\n\n") == [
         "# Title",
         "```python\ntrain()\n```",
-        "```{.text .output}\nthree\nsteps\n```",
+        "````{.text .output}\nthree\nsteps\n````",
         "<table><tr><td>0.5</td></tr></table>",
         '<img alt="Drawn by the code above" src="data:image/png;base64,aGVsbG8=">',
         "**sure**",
