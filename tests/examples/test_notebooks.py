@@ -24,7 +24,8 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 # What is not as a reader would run it; each must still be there.
 SMALLER = {
     "texts": {"max_steps=42": "max_steps=3", "range(500)": "range(40)", "range(5000)": "range(60)"},
-    "photographs": {"max_steps=84": "max_steps=3", "range(5000)": "range(60)", '": 96': '": 32'},
+    "photographs": {"max_steps=84": "max_steps=3", "logging_steps=6": "logging_steps=1", "range(5000)": "range(60)",
+                    '": 96': '": 32'},
     "several_sources": {"max_steps=42": "max_steps=4", "logging_steps=3": "logging_steps=1", ", 500": ", 40",
                         "_rows=100": "_rows=20"},
 }  # fmt: skip
