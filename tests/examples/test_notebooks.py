@@ -28,6 +28,8 @@ SMALLER = {
                     '": 96': '": 32'},
     "several_sources": {"max_steps=42": "max_steps=4", "logging_steps=3": "logging_steps=1", ", 500": ", 40",
                         "_rows=100": "_rows=20"},
+    "compare": {"max_steps: 14": "max_steps: 2", "test_rows: 300": "test_rows: 40", "rows: 100": "rows: 24",
+                "rows=100": "rows=24", "freeze_layers: 5": "freeze_layers: 1"},
 }  # fmt: skip
 NOISE = re.compile(r"/home/|/root/|/work/|/tmp/|site-packages|Traceback|Warning|WARNING|it/s|\d%\||█|\x1b")
 
@@ -110,6 +112,12 @@ def test_several_sources(run):
     found = run("several_sources")
     assert set(found["ranking"].mix) <= set(found["sources"]) == {"films", "offensive", "irony"}
     assert list(found["losses"].columns) == ["films", "offensive", "irony"]
+
+
+def test_compare(run):
+    found = run("compare")
+    labels = [method["label"] for method in found["result"].summary["methods"]]
+    assert sorted(labels) == ["embeddings", "finetune", "merlin", "source_probe"] and not found["result"].failed
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
