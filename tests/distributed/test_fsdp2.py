@@ -73,8 +73,8 @@ def test_checkpoints_of_shards_go_on_in_one_process_and_back(tmp_path, kind):
     run(2, tmp_path / "a", **saving, **batches(2), **sharded)
     run(1, tmp_path / "b", **saving, **batches(1), **sharded, resume=str(tmp_path / "a" / "checkpoint-2"))
     back = run(2, tmp_path / "c", **saving, **batches(2), **sharded, resume=str(tmp_path / "b" / "checkpoint-4"))
-    assert_equal_runs(straight, back, tolerance=1e-8)
+    assert_equal_runs(straight, back, tolerance=2e-7)
     for folder in (tmp_path / "a" / "checkpoint-6", tmp_path / "c" / "checkpoint-6"):
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="float64")
         for name, weight in model.state_dict().items():
-            torch.testing.assert_close(weight, straight["weights"][f"model.{name}"], rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close(weight, straight["weights"][f"model.{name}"], rtol=1e-6, atol=2e-7)

@@ -119,7 +119,7 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one_and_back(tmp_path):
     run(2, tmp_path / "a", **saving, **batches(2))
     run(1, tmp_path / "b", **saving, **batches(1), resume=str(tmp_path / "a" / "checkpoint-2"))
     back = run(2, tmp_path / "c", **saving, **batches(2), resume=str(tmp_path / "b" / "checkpoint-4"))
-    assert_equal_runs(straight, back, tolerance=1e-8)
+    assert_equal_runs(straight, back, tolerance=2e-7)
     one, two = (AutoModelForSequenceClassification.from_pretrained(tmp_path / folder) for folder in ("straight", "c"))
     for name, weight in one.state_dict().items():
         torch.testing.assert_close(two.state_dict()[name], weight, rtol=1e-6, atol=1e-7)

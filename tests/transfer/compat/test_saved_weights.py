@@ -55,7 +55,7 @@ def test_the_best_model_is_the_checkpoints(tmp_path, name):
         eval_strategy="steps",
         eval_steps=1,
         load_best_model_at_end=True,
-        learning_rate=3e-2,
+        learning_rate=1e-1,
         head="ridge",
     )
     best = trainer.state.best_model_checkpoint
