@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+from html import unescape
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pages  # noqa: E402
 import references  # noqa: E402
+from latex2mathml.converter import convert  # noqa: E402
 
 
 logger = logging.getLogger("mkdocs.plugins.hooks")
@@ -39,11 +41,27 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+# Formulas as pymdownx.arithmatex marks them.
+FORMULA = re.compile(r'<(div|span) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', re.DOTALL)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Formulas as MathML, which browsers draw by themselves."""
+
+    def change(match: re.Match) -> str:
+        return convert(unescape(match[2]), display="block" if match[1] == "div" else "inline")
+
+    return FORMULA.sub(change, html)
+
+
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """References to the package as links."""
 
     def resolve(name: str) -> str | None:
-        return name if name.split(".")[0] == pages.PACKAGE else None
+        if name.split(".")[0] != pages.PACKAGE:
+            return None
+        owner = name.rpartition(".")[0]
+        return name if {name, owner} & references.rendered() else ""
 
     return pages.outside_code(markdown, lambda part: references.linked(part, resolve, page.file.src_uri))
 

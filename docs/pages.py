@@ -6,9 +6,8 @@ of `docs/`:
 
 - a relative link may go to any file of the repository, as it would on a forge: the site gets a page or a copy of that
   file;
-- `<!-- figures: benchmarks/theory -->` stands for the figures that are in the results of a benchmark,
-  `<!-- table: FILE -->` for the content of a generated table, and `<!-- modules: merlin_hf.heads -->` for the modules
-  that no other page documents;
+- `<!-- figures: benchmarks/theory -->` stands for the figures that are in the results of a benchmark, and
+  `<!-- table: FILE -->` for the content of a generated table;
 - an image whose file has not been made is a broken link.
 """
 
@@ -29,11 +28,14 @@ ALSO = ("CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")  # named in mkd
 FIRST_RESULTS = ("transfer", "demo")  # folders of benchmarks/; others follow by name
 LONG_TABLES = 45  # lines; of longer files the results page has the first section
 
+UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
+
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^()\s]+)\)")
 FENCE = re.compile(r"^ *(`{3,}|~{3,})")
-MARKER = re.compile(r"^<!-- (figures|table|modules): (\S+) -->$", re.MULTILINE)
+MARKER = re.compile(r"^<!-- (figures|table): (\S+) -->$", re.MULTILINE)
 WRITTEN_TABLES = re.compile(r"<!-- tables: .*?-->\n(.*?)<!-- end of tables -->", re.DOTALL)
 DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
+ANCHOR = re.compile(r"^\[\]\(\)\{ #(\S+) \}$", re.MULTILINE)
 
 
 class BrokenLink(LookupError):
@@ -124,7 +126,13 @@ def site_path(path: Path) -> str:
 
 def written_pages() -> dict[str, Callable[[], str]]:
     """Pages that have no file, by where they are, and what makes them."""
-    return {"results.md": results}
+    return {"results.md": results, "glossary.md": glossary}
+
+
+def documented() -> set[str]:
+    """Names of the package that a reference may lead to: those of directives, and of anchors in the methods' pages."""
+    texts = [path.read_text(encoding="utf-8") for path in (*DOCS.glob("api/*.md"), *DOCS.glob("methods/*.md"))]
+    return {name for text in texts for name in (*DIRECTIVE.findall(text), *ANCHOR.findall(text))}
 
 
 def source_pages() -> dict[str, str]:
@@ -133,7 +141,7 @@ def source_pages() -> dict[str, str]:
         path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))
     }
     found = {uri: expand(text, DOCS / uri) for uri, text in found.items()}
-    return found | {uri: write() for uri, write in written_pages().items()}
+    return {uri: write() for uri, write in written_pages().items() if uri not in found} | found
 
 
 def all_files() -> tuple[dict[str, str], dict[str, Path]]:
@@ -158,7 +166,8 @@ def all_files() -> tuple[dict[str, str], dict[str, Path]]:
         if path.suffix in IMAGES:
             images[uri] = path
             continue
-        pages[uri], found = rewrite(file_page(path), path, uri)
+        text, found = rewrite(file_page(path), path, uri)
+        pages[uri] = UNSEARCHED + text  # people look for what the site says, not for files
         waiting |= found
     return pages, images
 
@@ -205,14 +214,12 @@ def shown(output: dict) -> str:
 
 
 def expand(text: str, path: Path) -> str:
-    """A page with figures, tables and modules in the place of its markers."""
+    """A page with figures and tables in the place of its markers."""
 
     def write(match: re.Match) -> str:
         if match[1] == "figures":
             return figures(ROOT / match[2], path)
-        if match[1] == "table":
-            return (ROOT / match[2]).read_text(encoding="utf-8").strip()
-        return "\n\n".join(f"::: {module}" for module in other_modules(match[2]))
+        return (ROOT / match[2]).read_text(encoding="utf-8").strip()
 
     return MARKER.sub(write, text)
 
@@ -232,29 +239,11 @@ def figures(folder: Path, path: Path) -> str:
     return "\n\n".join(lines)
 
 
-def modules(package: str) -> list[str]:
-    """The modules of a package, with those of packages in it."""
-    folder = ROOT / package.replace(".", "/")
-    found = []
-    for path in sorted(folder.rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        found.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-    return found
-
-
-def other_modules(package: str) -> list[str]:
-    """Return the modules of a package that have something in them and are named by no page."""
-    api = "\n".join(path.read_text(encoding="utf-8") for path in sorted((DOCS / "api").glob("*.md")))
-    named = set(DIRECTIVE.findall(api))
-    inner = tuple(f"{m[2]}." for m in MARKER.finditer(api) if m[1] == "modules" and m[2].startswith(f"{package}."))
-    return [
-        name
-        for name in modules(package)
-        if name not in named
-        and not name.startswith(inner)
-        and (ROOT / name.replace(".", "/")).with_suffix(".py").is_file()
-        and not name.rpartition(".")[2].startswith("_")
-    ]
+def glossary() -> str:
+    """The terms of CONTRIBUTING.md."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    terms = re.search(r"^## Terms\n+(.*?)(?=^## )", text, re.DOTALL | re.MULTILINE)[1]
+    return f"# Glossary\n\n{terms}"
 
 
 # The results

@@ -7,10 +7,18 @@ A griffe extension, which rewrites docstrings once the package is read, and the 
 is looked up as Python would in that place; if there is nothing, the build says so and, being strict, fails.
 """
 
+import functools
 import logging
 import re
+import sys
+from pathlib import Path
 
 import griffe
+
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import pages  # noqa: E402
 
 
 logger = logging.getLogger("mkdocs.plugins.references")
@@ -41,6 +49,12 @@ ELSEWHERE = {
 }
 
 
+@functools.cache
+def rendered() -> set[str]:
+    """Names that have a place in the site."""
+    return pages.documented()
+
+
 def elsewhere(name: str) -> str | None:
     """The page about a name of another package; that of a class also serves its methods."""
     owner, _, method = name.rpartition(".")
@@ -55,8 +69,8 @@ def linked(text: str, resolve, where: str) -> str:
     """
     Return the text with its references as links.
 
-    `resolve` gives the full name of one within the package, `None` if there is none, and "" for what has no docstring,
-    and so no place to link to.
+    `resolve` gives the full name of one within the package, `None` if there is none, and "" for what has no place
+    to link to.
     """
 
     def change(match: re.Match) -> str:
@@ -104,7 +118,7 @@ class References(griffe.Extension):
         return next((path for path in map(self.documented, candidates) if path is not None), None)
 
     def documented(self, path: str) -> str | None:
-        """The canonical path of an object, also of an inherited one; empty without a docstring."""
+        """The canonical path of an object, also of an inherited one; empty where the site has no place for it."""
         owner, _, name = path.rpartition(".")
         try:
             found = self.loader.modules_collection[path]
@@ -113,7 +127,10 @@ class References(griffe.Extension):
                 found = self.loader.modules_collection[owner].all_members[name]
             except (KeyError, ValueError, griffe.AliasResolutionError, griffe.CyclicAliasError):
                 return None
-        return found.canonical_path if found.has_docstring else ""
+        shown = rendered()
+        parts = found.canonical_path.split(".")
+        is_shown = any(".".join(parts[:number]) in shown for number in range(len(parts), 0, -1))
+        return found.canonical_path if found.has_docstring and is_shown else ""
 
 
 def readable(text: str) -> str:

@@ -63,36 +63,36 @@ class _LeaveOneOutHead(NamedTuple):
 
 class MerlinTrainer(TransferTrainer):
     """
-    [`~transformers.Trainer`] with the objective of MeRLin (Liu, HaoChen, Wei and Ma, arXiv 2011.01418).
-
-    For a backbone phi, a source head theta_s and a target batch split at random into a train and a validation half,
+    MeRLin: trains the backbone so that a head fitted on one part of the target works on the rest.
 
         min over phi, theta_s:  L_source(theta_s, phi) + rho * E over splits (tr, va) [ L_va(theta(phi; tr), phi) ]
         theta(phi; tr) = argmin over theta of L_tr(theta, phi), in closed form and differentiated through
 
-    with class means for the head, or the paper's ridge regression with `head="ridge"`.
+    phi is the backbone and theta_s the source's head. tr and va are random halves of a target batch. The head is class
+    means, or with `head="ridge"` the paper's ridge regression.
 
-    `train_dataset` is the target and `source_dataset` the source; without a source this class is `Trainer`. The
-    model's own last layer takes no part in training: it is fit to all target rows before the model is evaluated, saved
-    or used, and the checkpoint is a plain model of the class that came in. A streamed `train_dataset` therefore has to
-    end (`dataset.take(n)` of an endless one).
+    `train_dataset` is the target and `source_dataset` the source. Without a source this class is
+    [`~transformers.Trainer`]. Training does not use the model's own last layer. The final head is fitted to all target
+    rows before the model is evaluated, saved or used. So a streamed `train_dataset` has to end. A checkpoint is a
+    plain model of the class that came in.
 
-    A few labelled rows are soon memorised. So by default (`mix_weights=True`) the run has three phases, each from the
-    weights that the model came with: this objective on one half of the target rows, on the other half, and the source
-    loss alone. What they have learned is added up,
+    Few labelled rows are soon memorised. So by default (`mix_weights=True`) the run has three phases, each from the
+    weights that the model came with. Two train this objective, each on one half of the target rows. The third trains
+    the source loss alone. The changes are added up,
 
         phi = phi_0 + alpha (phi_source - phi_0) + beta ((phi_1 + phi_2) / 2 - phi_0),
 
-    with alpha and beta of 0.5, or those of 0, 0.5 and 1 that do better, by more than a standard error, on rows of the
-    half that phi_1 or phi_2 has not seen. The final head is a logistic regression, whose regulariser these rows choose
-    too. alpha = 0 leaves out a source that does not help. This is not in the paper; see
-    [`~merlin_hf.transfer.mixing`].
-    A model with random weights has nothing to be mixed: it is trained on the source in the first half of the steps,
-    and on the meta loss of all target rows in the second. `MerlinTrainingArguments.paper()` is the paper's objective,
-    with both losses in every step.
+    where alpha and beta are 0.5. Other values, 0 or 1, are taken only where they are better by more than a standard
+    error. Rows of the half that a phase has not seen decide this. They also choose the regulariser of the final head,
+    a logistic regression. With alpha = 0 a source that does not help is left out. See [`~merlin_hf.transfer.mixing`].
 
-    A step costs a batch of each task and a small solve; with `mix_weights` six of seven steps cost a batch of the
-    source. The choice costs 17 forward passes over at most 256 target rows.
+    The phases and the mix are not in the paper: Liu, HaoChen, Wei and Ma 2020 (arXiv 2011.01418).
+    `MerlinTrainingArguments.paper()` gives the paper's objective, with both losses in every step. A model
+    with random weights is not mixed. It trains on the source in the first half of the steps, and on the meta loss of
+    all target rows in the second.
+
+    A step costs a batch of each task and a small solve. With `mix_weights` six of seven steps cost a batch of the
+    source alone, and choosing the mix costs 17 forward passes over at most 256 target rows.
 
     Args:
         source_dataset, source_collator: see [`~merlin_hf.transfer.trainer.TransferTrainer`].

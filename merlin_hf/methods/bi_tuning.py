@@ -214,19 +214,19 @@ class BiTuningTrainingArguments(RegularizedTrainingArguments):
 
 class BiTuningTrainer(RegularizedTrainer):
     """
-    Bi-Tuning (Zhong et al. 2020, arXiv 2011.06182): draws rows of a class together.
-
-    They are drawn together in their features, and around the class's weights.
+    Bi-Tuning: pulls the features of a class together, and towards the weights of that class.
 
         L_target + regularization_weight * mean over rows of
             [ KL(u || softmax(z . {z_k, queue} / T)) + KL(u || softmax({h, queue} . w_y / T)) ]
 
-    (see [`Contrasts`]). Gradients reach the class weights w_y, which the reference code cuts off; places of the queue
-    that are not filled yet do not count. The second view of a row is the copy's own dropout on the same inputs.
-    Defaults: 1, K = 40, m = 0.999, T = 0.07, 128 dimensions. For targets with one class per row.
+    h are the features of a row and z their projection. u is uniform over the rows of the same class. A queue keeps
+    recent features of each class, made by a slowly moving copy of the backbone. Places of the queue that are still
+    empty do not count. Gradients reach the class weights w_y, which the reference code cuts off. The second view of a
+    row is the copy's own dropout on the same inputs. Target rows must have one class each. The method is by Zhong et
+    al. 2020 (arXiv 2011.06182).
 
-    A step costs one batch of the target, a pass forward of the copy, and memory for a second copy of the weights,
-    which checkpoints hold as well.
+    A step costs one batch of the target, a forward pass of the copy, and memory for a second copy of the weights.
+    Checkpoints hold that copy too.
     """
 
     training_args_class: ClassVar = BiTuningTrainingArguments

@@ -47,13 +47,13 @@ class BSSTrainingArguments(RegularizedTrainingArguments):
 
 class BSSTrainer(RegularizedTrainer):
     """
-    Batch spectral shrinkage (Chen, Wang, Fu, Long and Wang, NeurIPS 2019).
+    Batch spectral shrinkage: makes the smallest singular values of the features smaller.
 
         L_target + regularization_weight * sum over i = 1..k of sigma_{-i}(F)^2
 
-    F are the features of a batch, `(n, hidden_size)`, and sigma_{-i} the i-th smallest of its min(n, hidden_size)
-    singular values: components that pretraining gave but the target does not need are suppressed. Defaults: 0.001 and
-    k = 1.
+    F are the features of a batch, `(n, hidden_size)`. sigma_{-i} is the i-th smallest of its min(n, hidden_size)
+    singular values. The loss suppresses parts of the features that pretraining gave and the target does not need. k is
+    `num_singular_values`. The method is by Chen, Wang, Fu, Long and Wang (NeurIPS 2019).
 
     A step costs one batch of the target and one small singular value decomposition.
     """

@@ -81,12 +81,13 @@ class CoTuningTrainingArguments(RegularizedTrainingArguments):
 
 class CoTuningTrainer(RegularizedTrainer):
     """
-    Co-Tuning (You, Kou, Long and Wang, NeurIPS 2020): the source head is fine-tuned as well, on translated labels.
+    Co-Tuning: fine-tunes the source head as well, on source labels that stand for target labels.
 
         L_target + regularization_weight * mean of - sum over s of p(s | y_t) log softmax(theta_s(phi(x_t)))_s
 
-    p(s | y_t) is learned from the target's training rows between the two phases, by the direct approach of the paper:
-    the mean source probabilities of the rows of a class. Default: 2.3. For targets with one class per row.
+    p(s | y_t) is estimated from the target's training rows between the two phases. It is the mean of the source
+    probabilities over the rows of a class, the paper's direct approach. Target rows must have one class each. The
+    method is by You, Kou, Long and Wang (NeurIPS 2020).
 
     A step costs one batch of the target.
     """

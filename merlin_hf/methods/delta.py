@@ -194,18 +194,19 @@ class DeltaTrainingArguments(StartingPointTrainingArguments):
 
 class DeltaTrainer(RegularizedTrainer):
     """
-    DELTA (Li et al. 2019, arXiv 1901.09229): the outputs of layers stay what they were, channel by channel.
+    DELTA: keeps the outputs of layers near those of the starting point, channel by channel.
 
         L_target + regularization_weight / 2 * mean over rows of
             [ sum over layers of C * sum over c of a_c |FM_c(phi, x) - FM_c(phi_0, x)|^2 / positions ]
         + head_regularization_weight / 2 |w_new|^2
 
-    The attention a of a layer is a softmax of (standardised increase of the target's loss without the channel) / 5,
-    seen once before training on the target (see [`channel_attention`]). Layers are the blocks of a transformer or the
-    stages of a CNN. Both factors are 0.01; the distance is a mean over rows, where the reference code has a sum.
+    FM_c is the output of channel c of a layer. The attention a is computed once, before training on the target (see
+    `channel_attention`). It is a softmax of how much the target's loss grows without a channel, standardised and
+    divided by 5. Layers are the blocks of a transformer or the stages of a CNN. The distance is a mean over rows,
+    where the reference code has a sum. The method is by Li et al. 2019 (arXiv 1901.09229).
 
-    A step costs one batch of the target, a pass forward of the copy, and memory for a second copy of the weights,
-    which checkpoints hold as well.
+    A step costs one batch of the target, a forward pass of the copy, and memory for a second copy of the weights.
+    Checkpoints hold that copy too.
     """
 
     training_args_class: ClassVar = DeltaTrainingArguments

@@ -146,16 +146,17 @@ class EmbeddingsHeadTrainer(TransferTrainer):
 
 class EmbeddingsTrainer(NoStepsTrainer, EmbeddingsHeadTrainer):
     """
-    Logistic regression on the embeddings of the encoder as it came: the baseline that costs seconds.
+    Logistic regression on the features of the pretrained backbone, a baseline that takes seconds.
 
         min over theta_t = (W, b):  sum over rows of the loss + |W|^2 / (2 C)
 
-    Embeddings are what enters the model's last layer, after the model's own pooling. The regression is scikit-learn's;
-    C is chosen by the log loss in 5 stratified folds of the target's training rows. Real labels get ridge regression.
-    The weights are written into the model's last layer, so that the saved model is a plain one. There is no learning
-    rate, and no step: `max_steps` and `num_train_epochs` do not count. `train()` is one pass over the target's rows
-    without gradient. [`~merlin_hf.methods.LinearProbeTrainer`] is the same in principle, with the solvers of this
-    package, which work on sharded models and rows that do not fit into memory.
+    Features are what enters the model's last layer, after the model's own pooling. The regression is scikit-learn's. C
+    is chosen by the log loss in 5 stratified folds of the target's training rows. Real labels get ridge regression.
+    The weights are written into the model's last layer, so the saved model is a plain one.
+
+    The backbone is not trained: learning rates, `max_steps` and `num_train_epochs` have no effect. `train()` is one
+    pass over the target's rows without gradient. [`~merlin_hf.methods.LinearProbeTrainer`] does the same for sharded
+    models and for rows that do not fit into memory.
     """
 
     takes_source: ClassVar[bool] = False

@@ -7,12 +7,12 @@ from ..transfer.trainer import TransferTrainer
 
 class FinetuneTrainer(TransferTrainer):
     """
-    [`~transformers.Trainer`] on the target alone, with a loss that is a mean over rows for every model.
+    Fine-tuning on the target alone, as by [`~transformers.Trainer`].
 
         min over phi, theta_t:  L_target(theta_t, phi)
 
-    Compared with stock Trainer, whose loss is scaled by the model (see [`~merlin_hf.transfer.compat.mean_loss`]),
-    every other method would have another learning rate.
+    The loss is a mean over rows for every model (see `merlin_hf.transfer.compat.mean_loss`). So one learning rate
+    means the same to all methods.
 
     A step costs one batch of the target.
     """

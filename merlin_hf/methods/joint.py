@@ -35,15 +35,15 @@ class JointTrainingArguments(TransferTrainingArguments):
 
 class JointTrainer(TaskLossesTrainer):
     """
-    Multi-task training: a shared backbone and two heads, all trained on the weighted sum of losses.
+    Multi-task training: one backbone and two heads, trained on the weighted sum of both losses.
 
         min over phi, theta_s, theta_t:  source_weight * L_source(theta_s, phi) + L_target(theta_t, phi)
 
-    Takes the same arguments as [`~merlin_hf.MerlinTrainer`], with [`JointTrainingArguments`]. With
-    `batch_mix="proportional"` the sum is one over all rows of both data sets, so that a small target hardly counts:
-    what happens where data sets are just put together (MT-DNN's mixing, Liu et al. 2019, arXiv 1901.11504).
+    It takes the arguments of [`~merlin_hf.MerlinTrainer`], with `JointTrainingArguments`. `batch_mix="proportional"`
+    sums over all rows of both data sets, so a small target has little influence. That is the mixing of MT-DNN (Liu et
+    al. 2019, arXiv 1901.11504).
 
-    A step costs a batch of each task; with the proportional mix, of one.
+    A step costs a batch of each task, or one batch with the proportional mix.
     """
 
     training_args_class: ClassVar = JointTrainingArguments

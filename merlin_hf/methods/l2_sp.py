@@ -82,15 +82,15 @@ class StartingPointTrainingArguments(RegularizedTrainingArguments):
 
 class L2SPTrainer(RegularizedTrainer):
     """
-    L2-SP (Li, Grandvalet and Davoine 2018, arXiv 1802.01483): weight decay towards the starting point.
+    L2-SP: weight decay towards the starting point in place of zero.
 
         L_target + regularization_weight / 2 |w_old - w_old^0|^2 + head_regularization_weight / 2 |w_new|^2
 
-    `w_new` are the layers that pretraining did not have: the last one, and without a source whatever else lies outside
-    the base model. Both factors are 0.01. Adam scales the pull like any gradient; leave `weight_decay` at 0, which
-    would draw to zero.
+    `w_new` are the layers that pretraining did not have. These are the last layer and, without a source, all others
+    outside of the base model. Adam scales the pull as it scales any gradient. Leave `weight_decay` at 0, which would
+    pull towards zero. The method is by Li, Grandvalet and Davoine 2018 (arXiv 1802.01483).
 
-    A step costs one batch of the target, and memory for a second copy of the weights, which checkpoints hold as well.
+    A step costs one batch of the target, and memory for a second copy of the weights. Checkpoints hold that copy too.
     """
 
     training_args_class: ClassVar = StartingPointTrainingArguments

@@ -81,12 +81,12 @@ class NoStepsTrainer(TransferTrainer):
 
 class LinearProbeTrainer(NoStepsTrainer, ProbeTrainer):
     """
-    A linear head on the features of the backbone as it came, which stays untouched.
+    A linear head on the features of the pretrained backbone, which is not trained.
 
         min over theta_t = (W, b):  sum over rows of the loss + l2 * spread / 2 * |W|^2
         spread = mean |phi_0(x) - mean|^2
 
-    The head is solved to convergence, its regulariser chosen by cross-validation (as in Kumar et al. 2022, arXiv
-    2202.10054), so that there is no learning rate, and no step: `max_steps` and `num_train_epochs` do not count.
-    `train()` is one pass over the target's rows without gradient.
+    The head is solved to convergence. Its regulariser is chosen by cross-validation, as in Kumar et al. 2022 (arXiv
+    2202.10054). Learning rates, `max_steps` and `num_train_epochs` have no effect. `train()` is one pass over the
+    target's rows without gradient.
     """

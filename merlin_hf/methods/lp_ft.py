@@ -7,16 +7,16 @@ from .task_losses import TaskLossesTrainer
 
 class LinearProbeThenFinetuneTrainer(TaskLossesTrainer, ProbeTrainer):
     """
-    LP-FT (Kumar, Raghunathan, Jones, Ma and Liang 2022, arXiv 2202.10054): fine-tuning that starts at a fitted head.
+    LP-FT: fine-tuning that starts at a fitted head.
 
         theta_0 = argmin over theta_t:  L_target(theta_t, phi_0) + l2 * |theta_t|^2
         min over phi, theta_t from (phi_0, theta_0):  L_target(theta_t, phi)
 
-    A random head sends large gradients into the backbone while it is learned, which distorts the features of what was
-    not seen. The first phase is that of [`~merlin_hf.methods.LinearProbeTrainer`]: solved, with the backbone
-    untouched.
+    While a random head is learned, it sends large gradients into the backbone. These distort the features of rows that
+    are not in the training set. The first phase is [`~merlin_hf.methods.LinearProbeTrainer`]. The method is by Kumar,
+    Raghunathan, Jones, Ma and Liang 2022 (arXiv 2202.10054).
 
-    A step costs one batch of the target; the first phase one pass over its rows without gradient.
+    A step costs one batch of the target. The first phase costs one pass over its rows without gradient.
     """
 
     def training_step(self, model, inputs, num_items_in_batch=None):

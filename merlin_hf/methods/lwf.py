@@ -44,15 +44,16 @@ class LWFTrainingArguments(RegularizedTrainingArguments):
 
 class LWFTrainer(RegularizedTrainer):
     """
-    Learning without forgetting (Li and Hoiem 2016, arXiv 1606.09282): the target's rows keep their source predictions.
+    Learning without forgetting: the source's predictions for target rows stay what they were.
 
         L_target + regularization_weight * KL( softmax(s^0 / T) || softmax(s / T) )
 
-    s are the source head's logits of a target row and s^0 what they were at the end of training on the source; the
-    source head is trained along. Defaults: 4 and T = 3; no factor T^2, as in the paper.
+    s are the logits of the source head for a target row. s^0 are those at the end of training on the source. The
+    source head is trained too. T is `temperature`. The loss has no factor T^2, as in the paper: Li and Hoiem 2016
+    (arXiv 1606.09282).
 
-    A step costs one batch of the target, a pass forward of the copy, and memory for a second copy of the weights,
-    which checkpoints hold as well.
+    A step costs one batch of the target, a forward pass of the copy, and memory for a second copy of the weights.
+    Checkpoints hold that copy too.
     """
 
     training_args_class: ClassVar = LWFTrainingArguments

@@ -68,18 +68,19 @@ class MerlinFinetuneTrainingArguments(MerlinTrainingArguments):
 
 class MerlinFinetuneTrainer(MerlinTrainer):
     """
-    MeRLin-FT (Liu et al. 2020, arXiv 2011.01418): MeRLin finds features, and fine-tuning goes on from them.
+    MeRLin-FT: MeRLin first, then fine-tuning on the target.
 
         phi_0 = argmin over phi, theta_s:  L_source(theta_s, phi)
         phi_1 = argmin over phi, theta_s from phi_0:  L_source(theta_s, phi) + rho * L_meta(phi)
         min over phi, theta_t from (phi_1, theta(phi_1; all target rows)):  L_target(theta_t, phi)
 
-    With `target_phase_fraction` the last steps before fine-tuning are on L_meta alone. Fine-tuning starts at the head
-    that fits all target rows, as LP-FT does. The first line, a phase on the source alone, is not the paper's:
-    `source_phase_fraction=0` leaves it out, and phi_0 is what the model comes with.
+    Fine-tuning starts at the head that fits all target rows, as in LP-FT. With `target_phase_fraction` the last steps
+    before fine-tuning use L_meta alone. The first line, a phase on the source alone, is not in the paper.
+    `source_phase_fraction=0` leaves it out, and phi_0 is then the pretrained backbone. The method is by Liu et al.
+    2020 (arXiv 2011.01418).
 
-    A step costs a batch of each task in MeRLin's phase, one of the source before it and one of the target after it,
-    where L_meta is alone as well.
+    A step costs a batch of each task in MeRLin's phase. Before and after it, and where L_meta is alone, it costs one
+    batch.
     """
 
     training_args_class: ClassVar = MerlinFinetuneTrainingArguments

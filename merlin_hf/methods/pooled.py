@@ -40,14 +40,14 @@ class Relabelled(Dataset[dict[str, Any]]):
 
 class PooledTrainer(TransferTrainer):
     """
-    [`~transformers.Trainer`] on the rows of both tasks put together, with one head, where labels have the same names.
+    Training on the rows of both tasks put together, with one head.
 
         min over phi, theta:  mean over the rows of both tasks of the loss of theta, phi
 
-    It is one Trainer on the concatenated rows of the target and the source, so that a small target hardly counts.
-    Names are compared as they are, and by upper and lower case alone with a warning; where they do not agree, the
-    method cannot be used. `source_collator` and `source_compute_loss_func` cannot be given, as a batch has rows of
-    both.
+    It is [`~transformers.Trainer`] on the concatenated rows, so a small target has little influence. The labels of
+    both tasks must have the same names. Names that differ only in upper and lower case are matched, with a warning.
+    Other names are an error. A batch has rows of both tasks, so `source_collator` and `source_compute_loss_func`
+    cannot be used.
 
     A step costs one batch.
     """

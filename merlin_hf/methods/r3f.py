@@ -98,11 +98,12 @@ class R3FTrainingArguments(RegularizedTrainingArguments):
 
 class R3FTrainer(RegularizedTrainer):
     """
-    R3F (Aghajanyan et al. 2020, arXiv 2008.03156): keeps predictions from moving with noise on the input.
+    R3F: keeps predictions from changing with small noise on the input.
 
         L_target + regularization_weight * [ KL(f(x) || f(x + z)) + KL(f(x + z) || f(x)) ],  z uniform in [-1e-5, 1e-5]
 
-    It is the cheap form of SMART. Dropout is drawn anew for the second pass, as in the reference code. Default: 1.
+    It is a cheap form of SMART. The second pass draws its own dropout, as in the reference code. The range of the
+    noise is `noise_scale`. The method is by Aghajanyan et al. 2020 (arXiv 2008.03156).
 
     A step costs two batches of the target.
     """

@@ -34,15 +34,15 @@ class SequentialTrainingArguments(TransferTrainingArguments):
 
 class SequentialTrainer(TaskLossesTrainer):
     """
-    STILTs (Phang, Févry and Bowman 2018, arXiv 1811.01088): trains on the source first, then on the target.
+    Training on the source first, then on the target (STILTs).
 
         phi_1 = argmin over phi, theta_s from phi_0:  L_source(theta_s, phi)
         min over phi, theta_t from phi_1:  L_target(theta_t, phi)
 
-    `max_steps` or `num_train_epochs` are those of both phases together (see [`~merlin_hf.transfer.phases.Phase`]);
-    `first_phase_fraction` divides them. The target's head is not trained in the first phase. Where both tasks name the
-    same classes, the second phase goes on with the source's head, as if a classifier of the same task was fine-tuned;
-    `start_from_source_head=False` leaves the target's head as it came, as in the paper.
+    `max_steps` and `num_train_epochs` count both phases. `first_phase_fraction` divides them. The target's head is not
+    trained in the first phase. Where both tasks have the same classes, the second phase starts from the source's head.
+    `start_from_source_head=False` starts from a new head, as in the paper: Phang, Févry and Bowman 2018 (arXiv
+    1811.01088).
 
     A step costs one batch, of the source or of the target.
     """

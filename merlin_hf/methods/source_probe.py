@@ -21,14 +21,13 @@ class SourceOnlyTrainer(TaskLossesTrainer):
 
 class SourceProbeTrainer(EmbeddingsHeadTrainer, SourceOnlyTrainer):
     """
-    The source alone, then logistic regression on the frozen features of the target's rows.
+    Training on the source alone, then logistic regression on the frozen features of the target's rows.
 
         phi_1 = argmin over phi, theta_s from phi_0:  L_source(theta_s, phi)
         min over theta_t = (W, b):  sum over rows of L_target(theta_t, phi_1) + |W|^2 / (2 C)
 
-    No gradient comes from the target, so that its few rows cannot be memorised by the backbone, and the head's
-    probabilities are those of rows that the features were not fit to. The regression is that of
+    No gradient comes from the target, so the backbone cannot memorise its few rows. The regression is that of
     [`~merlin_hf.methods.EmbeddingsTrainer`].
 
-    A step costs a batch of the source; the end one pass over the target's rows without gradient.
+    A step costs a batch of the source. The end costs one pass over the target's rows without gradient.
     """

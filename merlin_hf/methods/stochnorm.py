@@ -83,14 +83,15 @@ class StochNormTrainingArguments(SequentialTrainingArguments):
 
 class StochNormTrainer(SequentialTrainer):
     """
-    Stochastic normalization (Kou, You, Long and Wang, NeurIPS 2020), for models with BatchNorm.
+    Stochastic normalization, for models with BatchNorm.
 
         z = (1 - s) * (x - running mean) / running std + s * (x - batch mean) / batch std
         s ~ Bernoulli(p) for each channel
 
-    in training on the target; evaluation is BatchNorm's. p = 1 is BatchNorm, p = 0 normalises by the running
-    statistics, which move with the batches all the same. Default: p = 0.5. With a `source_dataset` the source comes
-    first, as in [`~merlin_hf.methods.SequentialTrainer`], with plain BatchNorm.
+    The formula is for training on the target. Evaluation is BatchNorm's. p = 1 is BatchNorm, and p = 0 normalises by
+    the running statistics alone; batches still update these. With a `source_dataset` the source comes first, as in
+    [`~merlin_hf.methods.SequentialTrainer`], with plain BatchNorm. The method is by Kou, You, Long and Wang (NeurIPS
+    2020).
 
     A step costs one batch of the target, with BatchNorm computed twice.
     """

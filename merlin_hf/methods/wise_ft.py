@@ -66,21 +66,21 @@ class WeightsAtStart(Regularizer):
 
 class WiseFTTrainer(RegularizedTrainer):
     """
-    WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903): the weights between those before and after fine-tuning.
+    WiSE-FT: averages the weights before and after fine-tuning.
 
         phi, theta_t = (1 - mix) * (phi_0, theta_0) + mix * (phi_1, theta_1)
 
-    (phi_1, theta_1) is what fine-tuning on the target leads to from (phi_0, theta_0). With a `source_dataset` phi_0 is
-    what training on the source has led to, as in [`~merlin_hf.methods.SequentialTrainer`]; without, it is the
-    pretrained backbone. theta_0 is the source's head where labels have the same names, else the head that fits the
-    target's rows on phi_0, as in LP-FT.
+    (phi_0, theta_0) is the start of fine-tuning on the target, and (phi_1, theta_1) its end. With a `source_dataset`
+    training on the source comes first, as in [`~merlin_hf.methods.SequentialTrainer`], and phi_0 is its result.
+    Without one phi_0 is the pretrained backbone. theta_0 is the source's head where labels have the same names.
+    Otherwise it is fitted to the target's rows on phi_0, as in LP-FT.
 
-    The mix is chosen by rows that are not trained on. `merlin-hf compare` searches it as an option, on its validation
-    rows. Elsewhere, with `mix="auto"`, a fifth of the target's training rows, of each class alike, is held out of
-    training, and the mix from 0, 0.1 ... 1 with the least loss on them is taken. The weights are mixed after the last
-    step, before the model is evaluated or saved.
+    Rows that are not trained on choose the mix. `merlin-hf compare` searches it as an option, on its validation rows.
+    Elsewhere `mix="auto"` holds out a fifth of the target's training rows, evenly by class. It takes the mix from 0,
+    0.1 ... 1 with the least loss on them. Weights are mixed after the last step, before the model is evaluated or
+    saved. The method is by Wortsman et al. 2022 (arXiv 2109.01903).
 
-    A step costs one batch of the target, and memory for a second copy of the weights, which checkpoints hold as well.
+    A step costs one batch of the target, and memory for a second copy of the weights. Checkpoints hold that copy too.
     """
 
     training_args_class: ClassVar = WiseFTTrainingArguments

@@ -10,12 +10,12 @@ from .source_probe import SourceOnlyTrainer
 
 class ZeroShotTrainer(SourceOnlyTrainer):
     """
-    The source alone, whose own head is used for the target, where the labels have the same names.
+    Training on the source alone; the source's head predicts the target.
 
         min over phi, theta_s:  L_source(theta_s, phi),  theta_t = theta_s in the order of the target's labels
 
-    The target's rows take no part, neither in training nor in a choice. Names are compared as they are, and by upper
-    and lower case alone with a warning; where they do not agree, the method cannot be used.
+    No target row is used, neither to train nor to choose a setting. The labels of both tasks must have the same names.
+    Names that differ only in upper and lower case are matched, with a warning. Other names are an error.
 
     A step costs a batch of the source.
     """
