@@ -99,7 +99,9 @@ def main(argv: list[str] | None = None) -> None:
 
     # Data. The PIL backend needs no torchvision, and gives the same pixels with and without it.
     name, seed = data_args.dataset_name, training_args.seed
-    processor = AutoImageProcessor.from_pretrained(model_args.model_name_or_path, backend="pil", trust_remote_code=False)
+    processor = AutoImageProcessor.from_pretrained(
+        model_args.model_name_or_path, backend="pil", trust_remote_code=False
+    )
     train_dataset = eval_dataset = None
     if training_args.do_train:
         train_dataset = load_split(name, data_args.train_split_name, processor, data_args.max_train_samples, seed)
