@@ -21,10 +21,10 @@ WORDS = [f"w{number}" for number in range(40)]
 
 
 @pytest.fixture(autouse=True)
-def surroundings(tmp_path, monkeypatch):
+def surroundings(tmp_path_factory, monkeypatch):
     """Data sets are made for one test, and libraries say as much after it as before."""
     verbosity = transformers.logging.get_verbosity(), datasets.logging.get_verbosity()
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cached-data-sets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cached-data-sets"))
     monkeypatch.delenv("MERLIN_DATA_ROOT", raising=False)
     yield
     transformers.logging.set_verbosity(verbosity[0])
