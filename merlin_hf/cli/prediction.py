@@ -224,9 +224,8 @@ class Predictor:
         found = []
         if self.damaged:
             found.append(f"{self.rows.describe(self.damaged)}. They are left out; rows are counted from 0.")
-        if self.cut:
-            found.append(cut_warning(self.cut, self.predicted, self.max_length, self.arguments.max_seq_length))
-        return found
+        cut = self.cut and cut_warning(self.cut, self.predicted, self.max_length, self.arguments.max_seq_length)
+        return [*found, cut] if cut else found
 
     def counts(self) -> dict[str, Any]:
         """Return the counts of rows, as `--json` prints them."""

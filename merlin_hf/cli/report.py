@@ -92,8 +92,9 @@ def _report(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:
     if not reports:
         raise problems[0] if isinstance(problems[0], ValueError | OSError) else ValueError(str(problems[0]))
     files: list[str] = []
-    for name, blocks, comment in reports if root is not None else ():
-        files += [str(Path(name, file)) for file in write_blocks(blocks, root / name, comment)]
+    if root is not None:
+        for name, blocks, comment in reports:
+            files += [str(Path(name, file)) for file in write_blocks(blocks, root / name, comment)]
     texts = [to_markdown(blocks, comment, with_pictures=root is not None) for _, blocks, comment in reports]
     rest = write.left_out({short_path(name): problem for name, problem in damaged.items()}) if runs and damaged else []
     if rest:

@@ -73,16 +73,17 @@ def summarize_curve(summaries: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
     methods = {method["label"]: _method(method["label"], summaries) for method in last["methods"]}
     bests = {number: next(iter(_scored(summaries[number])), None) for number in rows}
     advice = [f"With {most} labelled rows:", *last["advice"]] if last["advice"] else []
-    others = [number for number in rows if bests[number] not in (None, bests[most])]
     advice += [
-        f"With {number} rows, {bests[number]} has the best {last['metric']}, "
-        f"{methods[bests[number]]['by_rows'][number]['mean']:.4f}."
-        for number in others
+        f"With {number} rows, {label} has the best {last['metric']}, {methods[label]['by_rows'][number]['mean']:.4f}."
+        for number, label in bests.items()
+        if label not in (None, bests[most])
     ]
-    best = methods.get(bests[most], {}).get("by_rows", {})
-    if before in best and len(last["seeds"]) > 1:
-        fewer, more = best[before]["scores"], best[most]["scores"]
-        advice += advise_on_labels(bests[most], last["metric"], [before, most], fewer, more)
+    best = bests[most]
+    curve = {} if best is None else methods[best]["by_rows"]
+    if best is not None and before in curve and len(last["seeds"]) > 1:
+        advice += advise_on_labels(
+            best, last["metric"], [before, most], curve[before]["scores"], curve[most]["scores"]
+        )
     kept = ("metric", "lower_is_better", "reference", "seeds", "data", "environment")
     return {
         **{name: last[name] for name in kept},

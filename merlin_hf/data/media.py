@@ -171,7 +171,8 @@ def list_media_files(folder: str, kind: MediaKind, argument: str) -> list[str]:
 
 def _files_in(folder: str, kind: MediaKind) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     """Return the files of a kind in a folder, however deep, and the other files, each by the parts of its path."""
-    files, others = [], []
+    files: list[tuple[str, ...]] = []
+    others: list[tuple[str, ...]] = []
     for parts in _walk(folder):
         (files if parts[-1].lower().endswith(kind.endings) else others).append(parts)
     return files, others

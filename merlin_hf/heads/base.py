@@ -80,12 +80,12 @@ class StandardHead(LinearHead):
     info: Mapping[str, Tensor]
 
     @cached_property
-    def weight(self) -> Tensor:
+    def weight(self) -> Tensor:  # type: ignore[override]
         """Return `(..., C, d)`, for features as they are."""
         return self._whole_weight.to(self.dtype)
 
     @cached_property
-    def bias(self) -> Tensor:
+    def bias(self) -> Tensor:  # type: ignore[override]
         """Return `(..., C)`, for features as they are."""
         return (self.standard_bias - (self.origin @ self._whole_weight.mT).squeeze(-2)).to(self.dtype)
 

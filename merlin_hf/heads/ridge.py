@@ -164,12 +164,12 @@ class RidgeHead(HeadSolver):
         moments = collect_moments(batches, NUM_FOLDS if automatic else 1, reduce, shift=self.fit_intercept)
         info = {}
         if automatic:
-            l2 = L2_GRID[int(cross_validated_errors(moments, self.fit_intercept).argmin())]
-            info["l2"] = torch.tensor(l2, dtype=torch.float64)
+            chosen = L2_GRID[int(cross_validated_errors(moments, self.fit_intercept).argmin())]
+            info["l2"] = torch.tensor(chosen, dtype=torch.float64)
         else:
-            l2 = check_l2(l2)
+            chosen = check_l2(l2)
         total = moments.total()
-        weight, bias = ridge_from_moments(total, l2, self.fit_intercept)
+        weight, bias = ridge_from_moments(total, chosen, self.fit_intercept)
         return total.head(weight[0], bias[0], info)
 
 

@@ -133,8 +133,8 @@ class Contrasts(CopyRegularizer):
     def follow(self, transfer_model: TransferModel) -> None:
         """Move the copy towards the model; called once an update."""
         pairs = [*zip(self.copy.model.model.parameters(), transfer_model.model.parameters(), strict=True)]
-        pairs += [(self.kept[f"projector.{name}"], p) for name, p in self.projector.named_parameters()]
-        for mine, other in pairs:
+        kept = [(self.kept[f"projector.{name}"], p) for name, p in self.projector.named_parameters()]
+        for mine, other in (*pairs, *kept):
             mine.lerp_(other.detach(), 1 - self.args.key_momentum)
 
     def forward(self, transfer_model, inputs, labels, output):

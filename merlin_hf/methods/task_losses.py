@@ -22,7 +22,8 @@ class TaskLossesTrainer(TransferTrainer):
         batches = self.take_batches(inputs)
         if batches is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        uses_target, loss = self.uses_target, 0.0
+        uses_target = self.uses_target
+        loss: Tensor | float = 0.0
         outputs = model(
             source_inputs=batches.source_inputs,
             target_inputs=batches.target_inputs if uses_target else None,

@@ -84,7 +84,7 @@ class WiseFTTrainer(RegularizedTrainer):
     """
 
     training_args_class: ClassVar = WiseFTTrainingArguments
-    regularizer_class: ClassVar = WeightsAtStart
+    regularizer_class: ClassVar = WeightsAtStart  # type: ignore[assignment]  # has no options of its method
     search_space: ClassVar = {"mix": (AUTO, 0.25, 0.5, 0.75)}
     held_out: Any = None  # the rows that choose the mix
     chosen_mix: float | None = None

@@ -197,7 +197,7 @@ def _ranks(comparisons: Sequence[Comparison]) -> list[Block]:
         [label, f"{of_method.mean():.2f}", *(f"{rank:.2f}".removesuffix(".00") for rank in of_method)]
         for label, of_method in zip(labels, ranks.T, strict=True)
     ]
-    blocks = [
+    blocks: list[Block] = [
         Heading("Ranks"),
         Table(["method", "mean rank", *pairs], rows),
         Text(

@@ -250,7 +250,7 @@ class TextDataArguments(DataArguments):
             shown=task,
             files={split: path for split, path in files.items() if path is not None},
             options=ColumnOptions(
-                text_columns=given.get("text_columns") or GLUE_COLUMNS.get(task),
+                text_columns=given.get("text_columns") or GLUE_COLUMNS.get(task or ""),
                 label_column=given.get("label_column"),
                 problem_type=given.get("problem_type"),
                 labels_by_number=self.labels_by_number,

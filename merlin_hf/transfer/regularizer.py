@@ -68,7 +68,7 @@ class Regularizer(nn.Module):
         """Return the tensors that a checkpoint keeps beside parameters; none before [`Regularizer.start`]."""
         return dict(self.kept)
 
-    def load_extra_state(self, transfer_model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    def load_extra_state(self, transfer_model: Any, tensors: dict[str, Tensor]) -> None:
         """Restore the tensors of [`Regularizer.extra_state`], in place of [`Regularizer.start`]."""
         device = transfer_model.head.weight.device
         self.kept = {name: tensor.to(device) for name, tensor in tensors.items()}
