@@ -189,9 +189,10 @@ class MerlinTrainingArguments(TransferTrainingArguments):
     Args:
         mix_weights (`bool`): train on each half of the target rows, with both losses in every step, and on the source
             alone, all from the same weights. Then add up what each has learned, with the factors that rows of the
-            other half choose (see [`~merlin_hf.transfer.mixing`]), and fit the final head by logistic regression.
-            Between a fourteenth and a seventh of the steps have target rows, which are not memorised. `False`: one
-            run with both losses in every step.
+            other half choose (see [`~merlin_hf.transfer.mixing`]), and fit the final head by logistic regression. One
+            step in seven has target rows, so that they are not memorised. A model with random weights is trained on
+            the source in the first half of the steps, and on the meta loss in the second. `False`: both losses in
+            every step.
         source_phase_fraction (`float`): share of all steps, at their beginning, that train on the source alone, in [0,
             1); MeRLin starts from the features that they lead to, with a fresh optimizer and a schedule of its own:
             warm-up and decay take place in each phase. Target batches are drawn in all, so that epochs count all

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from merlin_hf.comparison.learning_curve import draw_curves
 from merlin_hf.comparison.statistics import PairedDifference, paired_difference
 from merlin_hf.utils.figures import new_figure, write_figure
 from merlin_hf.utils.files import write_text
@@ -34,7 +35,7 @@ SERIES = {
     "joint": ("joint training", "#cc79a7", "D"),
     "setfit": ("SetFit", "#555555", "v"),
 }
-CURVES = {**{label: SERIES[label] for label in list(SERIES)[:4]}, "finetune": ("fine-tuning", "#555555", "v")}
+CURVES = {**{label: SERIES[label][0] for label in list(SERIES)[:4]}, "finetune": "fine-tuning"}
 OURS = (MERLIN, "merlin_paper")
 CROSS_ENTROPY = ("finetune", "lp_ft", "sequential", "joint", "l2_sp", "bi_tuning", "co_tuning", "wise_ft")
 TWO_POINTS = ("finetune", "sequential", "joint", "setfit", "embeddings")
@@ -296,16 +297,23 @@ def learning_curve(found: dict[int, dict[str, Scores]], path: Path) -> bool:
     pairs = set.intersection(*complete) if len(complete) > 1 else set()
     if not pairs:
         return False
+    curves = {
+        name: [(rows, by_draw([of["accuracy"][pair][label] for pair in pairs])) for rows, of in found.items()]
+        for label, name in CURVES.items()
+    }
     figure = new_figure(6.4, 4.2)
     axes = figure.subplots()
-    for label, (name, color, marker) in CURVES.items():
-        of_pairs = [{pair: of["accuracy"][pair] for pair in pairs} for of in found.values()]
-        means = [100 * mean(one, label) for one in of_pairs]
-        axes.plot(list(found), means, label=name, color=color, marker=marker, linewidth=1.8)
+    draw_curves(axes, curves, "accuracy (%)")
     axes.set_title(f"Accuracy, mean over {plural(len(pairs))} that have all sizes", fontsize="medium")
-    axes.set_ylabel("accuracy (%)")
-    finish(figure, axes, [f"{rows:,}" for rows in found], list(found), path)
+    axes.legend(frameon=False)
+    write_figure(figure, path)
     return True
+
+
+def by_draw(of_pairs: list[dict[int, float]]) -> list[float]:
+    """Return the mean over pairs in percent of each draw that all of them have."""
+    draws = sorted(set.intersection(*(set(scores) for scores in of_pairs)))
+    return [100 * statistics.fmean(scores[draw] for scores in of_pairs) for draw in draws]
 
 
 def finish(figure, axes, names: list[str], rows: list[int], path: Path) -> None:

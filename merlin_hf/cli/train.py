@@ -157,8 +157,8 @@ def accelerate_config(name_or_path: str) -> str:
     if Path(name_or_path).is_file():
         return name_or_path
     raise ValueError(
-        f"`--accelerate_config {name_or_path}` is no file.{did_you_mean(name_or_path, ACCELERATE_CONFIGS)} Or one of: "
-        f"{', '.join(ACCELERATE_CONFIGS)}."
+        f"`--accelerate_config {name_or_path}` is neither a file nor a known name."
+        f"{did_you_mean(name_or_path, ACCELERATE_CONFIGS)} The names are {', '.join(ACCELERATE_CONFIGS)}."
     )
 
 

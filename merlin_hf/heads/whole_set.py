@@ -194,7 +194,7 @@ class Objective:
         for _ in range(MAX_STEPS):
             gradient = self.gradient(logits, heads)
             step, norm = self.newton_step(logits, gradient, min(0.1, residual))
-            # Where the start is the solution but for rounding, its gradient is no measure.
+            # A start at the minimum has a gradient of rounding alone: then measure by the number of rows.
             first = first or max(norm, 1e-4 * float(self.rows.moments.weight.sum()) ** 0.5)
             residual = norm / first
             parts = [(step[..., part].norm(), heads[..., part].norm()) for part in (slice(-1), slice(-1, None))]

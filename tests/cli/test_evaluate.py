@@ -10,7 +10,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn import metrics
 from transformers import (
-    AutoImageProcessor,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     ViTConfig,
@@ -182,9 +181,7 @@ def test_real_labels(model_path, tmp_path, run):  # noqa: F811
     assert status == 2 and "The model answers with real numbers, and the labels of the data are classes." in said
 
 
-def test_images(tmp_path, run):
-    if getattr(AutoImageProcessor, "is_dummy", False):
-        pytest.skip("AutoImageProcessor of transformers 5.10 needs torchvision")
+def test_images(image_processors, tmp_path, run):
     config = {name: value for name, value in TEXT.items() if name != "vocab_size"}
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -10,7 +10,6 @@ import torch
 from peft import AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
 from sklearn import metrics
 from transformers import (
-    AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -140,9 +139,7 @@ def test_a_decoder_pads_with_the_tokenizers_token(model_path, tmp_path, run):  #
     assert json.loads(shown)["metrics"]["loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_an_adapter_for_images(tmp_path, run):
-    if getattr(AutoImageProcessor, "is_dummy", False):
-        pytest.skip("AutoImageProcessor of transformers 5.10 needs torchvision")
+def test_an_adapter_for_images(image_processors, tmp_path, run):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         TINY_CLASSIFIERS["vit"]().save_pretrained(tmp_path / "base")

@@ -13,7 +13,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoFeatureExtractor,
-    AutoImageProcessor,
     AutoModelForAudioClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -252,9 +251,7 @@ def test_an_adapter(adapter, tmp_path, predict, run):  # noqa: F811
 
 
 @pytest.fixture
-def image_model(tmp_path):
-    if getattr(AutoImageProcessor, "is_dummy", False):
-        pytest.skip("AutoImageProcessor of transformers 5.10 needs torchvision")
+def image_model(tmp_path, image_processors):
     config = {name: value for name, value in TEXT.items() if name != "vocab_size"}
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -246,7 +246,10 @@ def test_what_accelerate_is_asked_for(config, tmp_path, run, monkeypatch):
         (["--rho", "-1"], "`rho` must be a number of at least 0, got -1.0"),
         (["--label_column", "start"], "`label_column='start'` is no column of `train_file`. Did you mean 'stars'"),
         (["--text_columns", "txt"], "`text_columns` must be one or two of the text columns"),
-        (["--accelerate_config", "fsdp"], "`--accelerate_config fsdp` is no file. Did you mean 'fsdp2'"),
+        (
+            ["--accelerate_config", "fsdp"],
+            "is neither a file nor a known name. Did you mean 'fsdp2'",
+        ),
         (["--model_name_or_path", "no/model"], "`model_name_or_path='no/model'` cannot be loaded: "),
         (["--task", "image"], "is about texts, and the data are images; `--task text` says otherwise"),
     ],

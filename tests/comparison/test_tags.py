@@ -12,8 +12,6 @@ from tests.comparison.conftest import read, save
 from tests.examples.conftest import WORDS
 
 
-pytest.importorskip("seqeval")
-
 TEXT = datasets.Sequence(datasets.Value("string"))
 
 

@@ -1,4 +1,4 @@
-"""Class means that know how frequent each class is."""
+"""Class means with the log prior of the classes."""
 
 import copy
 import math
