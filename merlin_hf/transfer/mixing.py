@@ -8,6 +8,9 @@ averaged (Wortsman et al. 2022, arXiv 2203.05482 and 2109.01903):
 
 Rows of one half of the target have had no part in the weights that were trained on the other, so they tell how much of
 each is good for rows that no weights have seen.
+
+Running statistics of BatchNorm cannot be mixed: those of mixed weights are estimated anew, on rows of the target, as
+stochastic weight averaging does (Izmailov et al. 2018, arXiv 1803.05407).
 """
 
 import itertools
@@ -25,7 +28,7 @@ from .model import evaluating
 from .seeding import derived_generator, isolated_rng
 from .source import Rows, SeededBatches, is_iterable
 from .splits import fold_by_class
-from .tokens import sentences_of
+from .tokens import Sentences, sentences_of
 
 
 SHARES = (0.0, 0.5, 1.0)  # of alpha and of beta
@@ -168,9 +171,8 @@ class Branches:
         for key, value in model.named_parameters():
             if value.requires_grad and id(value) not in head:
                 yield key, value
-        for module_name, module in model.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                yield from module.named_buffers(module_name, recurse=False)
+        for name, layer in batch_norms(model):
+            yield from layer.named_buffers(name, recurse=False)
 
     def batches(self, half: str, count: int) -> list[Any]:
         """Return the next batches of a half of the target, a function of the step."""
@@ -235,7 +237,8 @@ class Branches:
             broadcast_object_list(of_first_rank)
             mix = Mix(*of_first_rank[0])
         self.mix = mix
-        self.write(self.mixed(mix.source, dict.fromkeys(HALVES, mix.target / 2) if mix.target else {}))
+        with evaluating(trainer.transfer_model):
+            self._write_mix(mix.source, dict.fromkeys(HALVES, mix.target / 2) if mix.target else {}, rows)
         self.weights = {}  # a finished run needs them no more
         trainer.log({"mix_source": mix.source, "mix_target": mix.target, "mix_loss": mix.loss})
 
@@ -255,7 +258,7 @@ class Branches:
         features = None
         for half, name in enumerate(HALVES):
             if target or features is None:
-                self.write(self.mixed(source, {name: target} if target else {}))
+                self._write_mix(source, {name: target} if target else {}, rows)
                 features = self._features(rows)
             losses.append(self._held_out_losses(*features, halves != half, regularisers))
         return torch.cat(losses, dim=1)
@@ -273,11 +276,49 @@ class Branches:
         for key, start in self.weights[START].items():
             if key.startswith("model."):
                 changes = [f * (self.weights[name][key].double() - start.double()) for name, f in factors.items()]
-                value = start.double() + sum(changes)
-                if key.endswith("running_var"):  # a sum of changes could make it negative
-                    value = value.clamp(min=torch.stack([start, *(self.weights[n][key] for n in factors)]).amin(0))
-                mixed[key] = value.to(start.dtype)
+                mixed[key] = (start.double() + sum(changes)).to(start.dtype)
         return mixed
+
+    def _write_mix(self, source: float, targets: Mapping[str, float], rows: list[int]) -> None:
+        """Write phi(alpha, beta), see [`Branches.mixed`], with BatchNorm's statistics of these rows of the target."""
+        self.write(self.mixed(source, targets))
+        if source or targets:
+            self._estimate_statistics(rows)
+
+    def _estimate_statistics(self, rows: list[int]) -> None:
+        """Estimate the running statistics anew that training has moved, on rows of the target."""
+        trainer = self.trainer
+        layers = [layer for name, layer in batch_norms(trainer.transfer_model) if self._has_moved(name)]
+        if not layers or len(rows) < 2:
+            return
+        momenta = [layer.momentum for layer in layers]
+        for layer in layers:  # in training mode, while dropout and the rest are in evaluation mode
+            layer.train().reset_running_stats()
+            layer.momentum = None  # the mean over batches
+        order = torch.randperm(len(rows), generator=derived_generator("statistics", trainer.args.seed))
+        for part in order.tensor_split(max(1, len(rows) // max(2, trainer._train_batch_size))):
+            for _ in self._outputs([rows[index] for index in part.tolist()], len(part)):
+                pass
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.eval().momentum = momentum
+
+    def _has_moved(self, name: str) -> bool:
+        """Return whether a phase has changed the running statistics of a BatchNorm layer."""
+        key = f"{name}.running_mean"
+        start = self.weights[START].get(key)
+        return start is not None and any(not torch.equal(kept[key], start) for kept in self.weights.values())
+
+    def _outputs(self, rows: list[int], batch_size: int) -> Iterator[tuple[Tensor, Tensor, Sentences | None]]:
+        """Yield features, labels and the sentences of tokens for each batch of rows of the target."""
+        trainer = self.trainer
+        dataset, collate_fn = trainer._with_collator(self.rows, None, "training")
+        model = trainer.model_wrapped if trainer.is_fsdp_enabled else trainer.transfer_model
+        for start in range(0, len(rows), batch_size):
+            batch = collate_fn([dataset[index] for index in rows[start : start + batch_size]])
+            inputs, labels = trainer.split_batch(trainer._prepare_inputs(batch))
+            sentences = sentences_of(inputs)
+            features = model(target_inputs=inputs, with_target_logits=False).target_features
+            yield features, labels, sentences
 
     def _features(self, rows: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """
@@ -291,19 +332,14 @@ class Branches:
             in `rows`, `(n,)`, which are several times the same where features are of tokens.
         """
         trainer = self.trainer
-        dataset, collate_fn = trainer._with_collator(self.rows, None, "training")
-        model = trainer.model_wrapped if trainer.is_fsdp_enabled else trainer.transfer_model
+        batch_size = trainer.args.eval_batch_size
         found = []
-        for start in range(0, len(rows), trainer.args.eval_batch_size):
-            batch = collate_fn([dataset[index] for index in rows[start : start + trainer.args.eval_batch_size]])
-            inputs, labels = trainer.split_batch(trainer._prepare_inputs(batch))
-            sentences = sentences_of(inputs)
+        for number, (features, labels, sentences) in enumerate(self._outputs(rows, batch_size)):
             places = torch.arange(len(labels)) if sentences is None else sentences.ids.cpu()
             if trainer.target_problem_type is None:
                 trainer.target_problem_type = trainer.problem_type(labels)
             solver = trainer.final_solver(trainer.target_problem_type)
-            features = model(target_inputs=inputs, with_target_logits=False).target_features
-            found.append((features.float(), *trainer.fit_targets(labels, solver), start + places))
+            found.append((features.float(), *trainer.fit_targets(labels, solver), number * batch_size + places))
         features, targets, weight, places = (torch.cat(parts) for parts in zip(*found, strict=True))
         return features, targets, weight, places
 
@@ -366,6 +402,13 @@ class Branches:
             name, found, weight = key.partition("|")
             if found:
                 self.weights.setdefault(name, {})[weight] = value
+
+
+def batch_norms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the names and the BatchNorm layers of a model."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            yield name, module
 
 
 def choose_shares(losses: Mapping[tuple[float, float], Tensor]) -> tuple[float, float]:

@@ -27,6 +27,7 @@ from tests.methods.support import digits, tiny_resnet
 from tests.support import make_args, make_trainer
 from tests.tiny import (
     NUM_LABELS,
+    as_trained,
     pad_tagged,
     tagged_dataset,
     tiny_bert,
@@ -220,21 +221,39 @@ def test_tokens(tmp_path):
     assert np.isfinite(trainer.evaluate()["eval_loss"])
 
 
-def test_statistics_of_batch_norm_are_mixed(tmp_path):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_statistics_of_batch_norm_are_of_the_target_under_the_mixed_weights(tmp_path, frozen):
     kind = {"dtype": torch.float32, "size": 16}
+    model, target = as_trained(tiny_resnet()), digits([0, 1, 2], 24, **kind)
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    first = next(iter(norms))
+    if frozen:  # statistics that training leaves as they are
+        norms[first].momentum = 0.0
+        kept = norms[first].running_mean.clone()
     trainer = METHODS["merlin"](
-        model=tiny_resnet(),
+        model=model,
         args=MerlinTrainingArguments(
-            str(tmp_path), max_steps=14, per_device_train_batch_size=8, num_source_labels=4, report_to="none",
+            str(tmp_path), max_steps=14, per_device_train_batch_size=24, num_source_labels=4, report_to="none",
             disable_tqdm=True, use_cpu=True, save_strategy="no", learning_rate=1e-2,
         ),
-        train_dataset=digits([0, 1, 2], 24, **kind),
+        train_dataset=target,
         source_dataset=digits([3, 4, 5, 6], 40, **kind),
     )  # fmt: skip
     trainer.train()
-    variances = [value for name, value in trainer.model.named_buffers() if name.endswith("running_var")]
-    assert variances
-    assert all((value >= 0).all() for value in variances)
+    assert trainer.branches.mix.source or trainer.branches.mix.target
+    seen = {}
+    for name, module in norms.items():
+        module.register_forward_hook(lambda _, inputs, output, name=name: seen.update({name: inputs[0]}))
+    model.eval()
+    with torch.no_grad():
+        model(pixel_values=torch.stack([row["pixel_values"] for row in target]))
+    variance, mean = torch.var_mean(seen[first], dim=(0, 2, 3))
+    if frozen:
+        torch.testing.assert_close(norms[first].running_mean, kept)
+    else:
+        torch.testing.assert_close(norms[first].running_mean, mean)
+        torch.testing.assert_close(norms[first].running_var, variance)
+    assert all(module.momentum is not None and not module.training for module in norms.values())
 
 
 def test_fewer_steps_than_phases_and_no_rows_to_spare(tmp_path):
