@@ -2,6 +2,8 @@
 
 import logging
 import re
+import shutil
+import subprocess
 import sys
 from html import unescape
 from pathlib import Path
@@ -23,6 +25,18 @@ logger = logging.getLogger("mkdocs.plugins.hooks")
 FETCHED = re.compile(
     r"""<(?:script|img|iframe|source)\b[^>]*?\bsrc=["']?([^"'\s>]+)|<link\b[^>]*?\brel=["']?(?:stylesheet|preload|preconnect|icon)\b[^>]*?\bhref=["']?([^"'\s>]+)|<link\b[^>]*?\bhref=["']?([^"'\s>]+)[^>]*?\brel=["']?(?:stylesheet|preload|preconnect|icon)\b"""
 )
+
+# What people search for, and the page that must come first.
+FIRST_FOUND = {
+    "install": "install.html",
+    "rho": "howto/options.html",
+    "learning rate": "howto/options.html",
+    "log loss": "howto/probabilities.html",
+    "out of memory": "troubleshooting.html",
+    "overfitting": "troubleshooting.html",
+    "checkpoint": "troubleshooting.html",
+    "GPU": "troubleshooting.html",
+}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -67,6 +81,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_post_build(config: MkDocsConfig) -> None:
+    """Check what pages fetch and, where node is installed, what the search finds."""
+    check_fetched(config)
+    if shutil.which("node"):
+        check_search(config)
+
+
+def check_fetched(config: MkDocsConfig) -> None:
     """Whatever a page fetches must be in the site, which works without a network."""
     for path in sorted(Path(config.site_dir).rglob("*.html")):
         for match in FETCHED.finditer(path.read_text(encoding="utf-8")):
@@ -74,3 +95,12 @@ def on_post_build(config: MkDocsConfig) -> None:
             is_here = not re.match(r"[a-z]+:|//", address) and (path.parent / address.lstrip("/")).exists()
             if not is_here and not address.startswith("data:") and path.name != "404.html":
                 logger.warning("%s fetches %s, which is not in the site", path.relative_to(config.site_dir), address)
+
+
+def check_search(config: MkDocsConfig) -> None:
+    """The search finds the right page first."""
+    command = ["node", str(Path(__file__).parent / "check_search.mjs"), config.site_dir, *FIRST_FOUND]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    for (query, page), first in zip(FIRST_FOUND.items(), found, strict=True):
+        if page != first:
+            logger.warning("The search for %r finds %r first, not %r", query, first, page)

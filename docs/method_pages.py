@@ -173,7 +173,7 @@ def index() -> str:
             "| --- | --- | --- | --- |",
             *rows,
             "",
-            "[Results](../results.md) has what was measured.",
+            "[Results](../results/index.md) has what was measured.",
             "",
             "## Options of every method",
             "",

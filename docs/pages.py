@@ -6,8 +6,8 @@ of `docs/`:
 
 - a relative link may go to any file of the repository, as it would on a forge: the site gets a page or a copy of that
   file;
-- `<!-- figures: benchmarks/theory -->` stands for the figures that are in the results of a benchmark, and
-  `<!-- table: FILE -->` for the content of a generated table;
+- `<!-- table: FILE -->` stands for the content of a generated table;
+- the README of a benchmark is a page of the results;
 - an image whose file has not been made is a broken link.
 """
 
@@ -25,15 +25,15 @@ FOLDER = "repository"  # of the site, for what lies outside of docs/
 IMAGES = (".png", ".svg", ".jpg")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json", ".txt": "text", ".toml": "toml", ".sh": "bash"}
 ALSO = ("CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")  # named in mkdocs.yml
-FIRST_RESULTS = ("transfer", "demo")  # folders of benchmarks/; others follow by name
-LONG_TABLES = 45  # lines; of longer files the results page has the first section
+# Folders of benchmarks/ in the order of their pages; others follow by name.
+RESULTS = ("compare", "transfer", "ablations", "semisynthetic", "sources", "theory", "speed", "heads")
 
 UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
+LOW_IN_SEARCH = "---\nsearch:\n  boost: 0.5\n---\n\n"
 
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^()\s]+)\)")
 FENCE = re.compile(r"^ *(`{3,}|~{3,})")
-MARKER = re.compile(r"^<!-- (figures|table): (\S+) -->$", re.MULTILINE)
-WRITTEN_TABLES = re.compile(r"<!-- tables: .*?-->\n(.*?)<!-- end of tables -->", re.DOTALL)
+MARKER = re.compile(r"^<!-- table: (\S+) -->$", re.MULTILINE)
 DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
 ANCHOR = re.compile(r"^\[\]\(\)\{ #(\S+) \}$", re.MULTILINE)
 
@@ -115,6 +115,8 @@ def site_path(path: Path) -> str:
     """Where a file or a folder of the repository is in the site."""
     if path.is_relative_to(DOCS):
         return path.relative_to(DOCS).as_posix()
+    if path in benchmarks():
+        return f"results/{path.parent.name}.md"
     within = f"{FOLDER}/{path.relative_to(ROOT).as_posix()}"
     if path.is_dir():
         return f"{within}/index.md"
@@ -126,7 +128,7 @@ def site_path(path: Path) -> str:
 
 def written_pages() -> dict[str, Callable[[], str]]:
     """Pages that have no file, by where they are, and what makes them."""
-    return {"results.md": results, "glossary.md": glossary}
+    return {"results/index.md": results, "glossary.md": glossary}
 
 
 def documented() -> set[str]:
@@ -140,7 +142,7 @@ def source_pages() -> dict[str, str]:
     found = {
         path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))
     }
-    found = {uri: expand(text, DOCS / uri) for uri, text in found.items()}
+    found = {uri: expand(text) for uri, text in found.items()}
     return {uri: write() for uri, write in written_pages().items() if uri not in found} | found
 
 
@@ -154,7 +156,7 @@ def all_files() -> tuple[dict[str, str], dict[str, Path]]:
     Raises:
         BrokenLink: a page links to a file that is not there.
     """
-    pages, images, waiting = {}, {}, {ROOT / name for name in ALSO}
+    pages, images, waiting = {}, {}, {*benchmarks(), *(ROOT / name for name in ALSO)}
     for uri, text in source_pages().items():
         pages[uri], found = rewrite(text, DOCS / uri, uri)
         waiting |= found
@@ -167,7 +169,8 @@ def all_files() -> tuple[dict[str, str], dict[str, Path]]:
             images[uri] = path
             continue
         text, found = rewrite(file_page(path), path, uri)
-        pages[uri] = UNSEARCHED + text  # people look for what the site says, not for files
+        # People look for what the site says, not for files.
+        pages[uri] = (LOW_IN_SEARCH if path in benchmarks() else UNSEARCHED) + text
         waiting |= found
     return pages, images
 
@@ -180,7 +183,7 @@ def file_page(path: Path) -> str:
         return f"# {name}\n\n" + "".join(f"- `{file}`\n" for file in files)
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
-        return text
+        return expand(text)
     if path.suffix == ".ipynb":
         return notebook(text)
     return f"# {name}\n\n````{LANGUAGES.get(path.suffix, 'text')}\n{text}````\n"
@@ -210,33 +213,12 @@ def shown(output: dict) -> str:
     return data.get("text/markdown") or f"````{{.text .output}}\n{data['text/plain'].rstrip()}\n````"
 
 
-# What stands for a marker
+# What stands for a marker, and pages that are written
 
 
-def expand(text: str, path: Path) -> str:
-    """A page with figures and tables in the place of its markers."""
-
-    def write(match: re.Match) -> str:
-        if match[1] == "figures":
-            return figures(ROOT / match[2], path)
-        return (ROOT / match[2]).read_text(encoding="utf-8").strip()
-
-    return MARKER.sub(write, text)
-
-
-def figures(folder: Path, path: Path) -> str:
-    """
-    Figures, with the text that the README of their benchmark has for them, linked from the page `path`.
-
-    Args:
-        folder: where they are, or one of them; nothing is written if it has not been made.
-    """
-    readme = next(one / "README.md" for one in (folder, *folder.parents) if (one / "README.md").is_file())
-    texts = {Path(m[3]).name: m[2] for m in LINK.finditer(readme.read_text(encoding="utf-8")) if m[1]}
-    lines = []
-    for file in [folder] if folder.is_file() else sorted(folder.rglob("*.png")):
-        lines.append(f"![{texts.get(file.name, file.stem)}]({os.path.relpath(file, path.parent)})")
-    return "\n\n".join(lines)
+def expand(text: str) -> str:
+    """A page with tables in the place of its markers."""
+    return MARKER.sub(lambda match: (ROOT / match[1]).read_text(encoding="utf-8").strip(), text)
 
 
 def glossary() -> str:
@@ -246,65 +228,31 @@ def glossary() -> str:
     return f"# Glossary\n\n{terms}"
 
 
-# The results
+def benchmarks() -> list[Path]:
+    """The READMEs of the benchmarks in the order of their pages."""
+    found = sorted((ROOT / "benchmarks").glob("*/README.md"))
+    order = {name: place for place, name in enumerate(RESULTS)}
+    return sorted(found, key=lambda path: order.get(path.parent.name, len(order)))
 
 
 def results() -> str:
-    """The tables and figures in benchmarks/, each as its command wrote it."""
+    """The question and the answer of each benchmark."""
     parts = [
         "# Results",
-        "Every table and figure here is a file that the command of its benchmark wrote; nothing is typed.",
+        "Each page has a question, its answer, a figure or a table, and the command and the protocol.",
     ]
-    folders = sorted(
-        (ROOT / "benchmarks").iterdir(), key=lambda folder: (folder.name not in FIRST_RESULTS, folder.name)
-    )
-    for folder in folders:
-        content = result(folder) if folder.is_dir() else ""
-        if content:
-            parts.append(content)
+    for path in benchmarks():
+        text = path.read_text(encoding="utf-8")
+        title = re.search(r"^# (.+)", text, re.MULTILINE)[1]
+        question, answer = re.search(
+            r"(\*\*Question\.\*\* .+?)\n\n(\*\*Answer\.\*\* .+?)\n\n", text, re.DOTALL
+        ).groups()
+        link = os.path.relpath(path, DOCS / "results")
+        parts += [f"## [{title}]({link})", question, relinked(answer, path.parent)]
     return "\n\n".join(parts) + "\n"
 
 
-def result(folder: Path) -> str:
-    """A section of the results; empty if there are none, or if some that its README shows have not been made."""
-    tables = [path for path in sorted(folder.rglob("*.md")) if path.name != "README.md"]
-    readme = folder / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    if not all((folder / link.partition("#")[0]).exists() for link in links(text)):
-        return ""
-    parts = [demoted(match[1].strip()) for match in WRITTEN_TABLES.finditer(text)]
-    parts = [outside_code(part, lambda text: LINK.sub(lambda m: relinked(m, folder), text)) for part in parts]
-    shown = "\n".join(parts)
-    for path in tables:
-        table = path.read_text(encoding="utf-8").strip()
-        link = os.path.relpath(path, DOCS)
-        if len(table.splitlines()) > LONG_TABLES:
-            sections = re.split(r"^(?=## )", table, flags=re.MULTILINE)
-            parts += [
-                demoted("".join(sections[:2]).strip()),
-                f"The other tables are in [{path.relative_to(ROOT)}]({link}).",
-            ]
-        else:
-            parts.append(demoted(table))
-    drawn = figures(folder, DOCS / "results.md").split("\n\n")
-    parts += [one for one in drawn if one and LINK.match(one)[3] not in shown]
-    if not any(parts):
-        return ""
-    title = re.search(r"^# (.+)", text, re.MULTILINE)
-    heading = f"## {title[1] if title else folder.name.capitalize()}"
-    if text:
-        parts.insert(0, f"[How it is measured, and the command]({os.path.relpath(readme, DOCS)}).")
-    return "\n\n".join([heading, *parts])
-
-
-def relinked(match: re.Match, folder: Path) -> str:
-    """A link in a file of `folder`, as one from the results page."""
-    if re.match(r"[a-z]+:|#", match[3]):
-        return match[0]
-    return f"{match[1]}[{match[2]}]({os.path.relpath(folder / match[3], DOCS)})"
-
-
-def demoted(text: str) -> str:
-    """Headings below those of the page's sections."""
-    text = re.sub(r"^# .*\n+", "", text)
-    return outside_code(text, lambda part: re.sub(r"^(#{2,5}) ", r"#\1 ", part, flags=re.MULTILINE))
+def relinked(text: str, folder: Path) -> str:
+    """A text of a file in `folder` with its links as those of the summary."""
+    to = os.path.relpath(folder, DOCS / "results")
+    return re.sub(r"\]\((?![a-z]+:|#)", f"]({to}/", text)

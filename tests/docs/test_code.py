@@ -126,3 +126,11 @@ def test_every_block_has_a_language():
     for path in [*WRITTEN, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
         fences = re.findall(r"^```(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
         assert all(fences[::2]), path.relative_to(DOCS.parent)
+
+
+def test_code_fits_the_column_of_a_page():
+    for path in [*DOCS.rglob("*.md"), ROOT / "README.md"]:
+        for language in ("python", "bash", "yaml", "diff"):
+            for code, first in blocks(path, language):
+                for number, line in enumerate(code.splitlines(), first + 1):
+                    assert len(line) <= 80, f"{path.relative_to(ROOT)}:{number}"

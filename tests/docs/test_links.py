@@ -101,15 +101,20 @@ def test_every_public_name_is_on_one_page(site):
                 assert f"{value.__module__}.{value.__qualname__}" in pages.documented(), name
 
 
-def test_the_results_are_the_files_of_the_benchmarks(site):
-    text = site[0]["results.md"]
-    for path in sorted((ROOT / "benchmarks").rglob("*.md")):
-        if path.name != "README.md" and path.read_text(encoding="utf-8").count("\n") < pages.LONG_TABLES:
-            readme = path.parent / "README.md"
-            if readme.is_file() or path.parent.name == "demo":
-                assert path.read_text(encoding="utf-8").splitlines()[-1] in text
-    for uri in (link for link in pages.links(text) if link.endswith(".png")):
-        assert uri in site[1]
+def test_each_benchmark_has_a_page_and_a_place_in_the_summary(site):
+    summary = site[0]["results/index.md"]
+    assert "benchmarks" not in summary
+    for readme in sorted((ROOT / "benchmarks").glob("*/README.md")):
+        name = readme.parent.name
+        text = readme.read_text(encoding="utf-8")
+        for part in re.findall(r"^\*\*(?:Question|Answer)\.\*\* [^\[]+?\n\n", text, re.MULTILINE):
+            assert part.strip() in summary and part in site[0][f"results/{name}.md"]
+        assert f"]({name}.md)" in summary and len(re.findall(r"^\*\*(?:Question|Answer)\.", text, re.MULTILINE)) == 2
+
+
+def test_a_page_shows_a_generated_table(site):
+    table = (ROOT / "benchmarks" / "compare" / "table.md").read_text(encoding="utf-8").strip()
+    assert table in site[0]["results/compare.md"]
 
 
 def test_no_page_names_a_folder_of_a_machine():
