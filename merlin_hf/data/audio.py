@@ -40,14 +40,9 @@ def is_audio(feature: Any) -> bool:
 
 def read_audio(value: Any) -> Recording:
     """
-    Read a recording: of a file or of bytes as `datasets` stores them, or an array. Channels are averaged.
+    Read a recording of a file, of bytes as `datasets` stores them or of an array; channels are averaged.
 
-    Args:
-        value (`dict`, `np.ndarray` or list): an array is of shape `(n,)`, `(n, channels)` or `(channels, n)`.
-
-    Raises:
-        ImportError: the package that reads such files is missing.
-        Exception: whatever it raises for what it cannot read; [`~merlin_hf.data.media.read_media`] names the file.
+    An array is of shape `(n,)`, `(n, channels)` or `(channels, n)`. Errors do not name the file; `read_media` does.
     """
     if value is None:
         raise ValueError("there is no recording in this row")
@@ -167,12 +162,8 @@ class EncodeAudio:
     """
     Make a model's inputs of recordings, at its sampling rate.
 
-    Args:
-        extractor ([`~transformers.SequenceFeatureExtractor`]).
-        max_length_seconds (`float`): of what is kept.
-        array_sampling_rate (`int`, *optional*): of rows that are raw arrays; the extractor's if not given, with a
-            warning.
-        at_random (`bool`): cut out a piece anywhere, not the first one.
+    At most `max_length_seconds` are kept: the first ones, or a piece anywhere if `at_random`. Raw arrays have
+    `array_sampling_rate`, in Hz; the extractor's if not given, with a warning.
     """
 
     extractor: Any

@@ -36,12 +36,9 @@ logger = logging.getLogger("merlin_hf.data")
 @dataclass(frozen=True, kw_only=True)
 class ColumnOptions:
     """
-    Columns and labels of a data set, as far as a user names them.
+    Columns and labels of a data set, as far as a user names them; what is not given is found.
 
     Args:
-        text_columns (`Sequence[str]`, *optional*): one or two; found if not given.
-        media_column (`str`, *optional*): of images or recordings; found if not given.
-        label_column (`str`, *optional*): found if not given.
         problem_type (`str`, *optional*): whether labels that are numbers are classes, as in a model's configuration.
         labels_by_number (`bool`): match classes of different names by their numbers.
         expected (`str`, *optional*): the problem type of a model that is evaluated, for numbers that could be either.
@@ -73,14 +70,8 @@ def rename_label_column(split: datasets.Dataset, given: str | None, origin: str,
     """
     Call the column of labels `label`: the one that is given, else `label`, `labels` or the only column of classes.
 
-    Args:
-        split (`datasets.Dataset`): one without such a column stays as it is.
-        given (`str`, *optional*).
-        origin (`str`): how the user named the split, for messages.
-        option (`str`): what the user calls `given`.
-
-    Raises:
-        ConfigError: both `label` and `labels` are there and differ.
+    Raise a ConfigError if both `label` and `labels` are there and differ. A split without such a column stays as it
+    is.
     """
     names = split.column_names
     if given is None:
@@ -131,20 +122,11 @@ def find_text_columns(
     dataset: datasets.Dataset, given: Sequence[str] | None, argument: str, origin: str = "The data set"
 ) -> list[str]:
     """
-    Find the columns that are tokenized together.
+    Find the one or two columns that are tokenized together, or raise a ConfigError.
 
     They are those that are given, else those of a GLUE task, `text`, or the only one or two of texts. Columns of
     numbers, dates, names of rows or one single value are no texts. What is left is a guess where there were others,
     and is said at WARNING.
-
-    Args:
-        dataset (`datasets.Dataset`): with its labels in `label`.
-        given (`Sequence[str]`, *optional*).
-        argument (`str`): what the user calls `given`, for messages.
-        origin (`str`): how the user named the data set.
-
-    Raises:
-        ConfigError: there is no such column of texts, or too many to choose from.
     """
     texts = [name for name, feature in dataset.features.items() if is_text(feature) and name != "label"]
     if given is not None:
@@ -207,12 +189,7 @@ def check_text_columns(
 
 
 def warn_of_empty_texts(split: datasets.Dataset, columns: Sequence[str], origin: str) -> None:
-    """
-    Say how many rows have no text, at all or in one of two columns.
-
-    Raises:
-        ConfigError: none has one.
-    """
+    """Say how many rows have no text, at all or in one of two columns; raise a ConfigError if none has one."""
     texts = {name: [bool(text and text.strip()) for text in split[name][:]] for name in columns}
     empty = sum(not any(row) for row in zip(*texts.values(), strict=True))
     if empty and empty == len(split):

@@ -36,16 +36,10 @@ def tokenize(
     Make the model's inputs and `labels`, and no other column.
 
     Args:
-        split (`datasets.Dataset`): its `label` is the place of a class among the names, a real number, or zeros and
-            ones.
         columns (`Sequence[str]`): one or two columns of texts.
-        labels ([`~merlin_hf.data.labels.Labels`]).
-        tokenizer: of transformers, or a [`~merlin_hf.data.sentence_encoders.SentenceTokenizer`].
         max_length (`int`): longer texts are cut to so many tokens.
         pad (`bool`): pad all to it.
         keep_texts (`bool`): keep the texts as well, as `text` and `text_pair`; a model card shows some of them.
-        load_from_cache_file (`bool`): take what has been tokenized before.
-        desc (`str`, *optional*): beside the progress bar.
     """
     options = {"padding": "max_length" if pad else False, "max_length": max_length, "truncation": True}
     ids, is_multi_label, is_regression = labels.ids, labels.is_multi_label, labels.is_regression
@@ -83,13 +77,7 @@ def _with_names(dataset: datasets.Dataset, labels: Labels) -> datasets.Dataset:
 def encode_texts(
     task: Task, split: str, tokenizer: Any, max_length: int, limit: int | None = None, **options: Any
 ) -> datasets.Dataset:
-    """
-    Tokenize the first rows of a split.
-
-    Args:
-        limit (`int`, *optional*): how many; all if not given.
-        options: of [`tokenize`].
-    """
+    """Tokenize the rows of a split, the first `limit` ones if given; `options` are those of [`tokenize`]."""
     rows = select(task, split, limit)
     warn_of_empty_texts(rows, task.columns, task.origin(split))
     return tokenize(
@@ -100,13 +88,7 @@ def encode_texts(
 def count_cut(
     texts: Sequence[Sequence[str | None]], encoded: Sequence[list[int]], tokenizer: Any, max_length: int
 ) -> int:
-    """
-    Count the rows that have more than `max_length` tokens.
-
-    Args:
-        texts (`Sequence[Sequence[str]]`): one or two columns.
-        encoded (`Sequence[list[int]]`): the tokens of the rows, cut and not padded.
-    """
+    """Count the rows, encoded cut and not padded, of one or two columns of texts that have more tokens than that."""
     # Only a row that fills the length may have been cut; the others are not tokenized again.
     full = [row for row, tokens in enumerate(encoded) if len(tokens) >= max_length]
     if not full:
@@ -124,16 +106,8 @@ def encode_media(
     """
     Encode images or recordings when their rows are read.
 
-    Args:
-        encode (`Callable`): from a list of media to the model's inputs.
-        limit (`int`, *optional*): keep so many rows, drawn at random; of a test split the first ones.
-        seed (`int`): of the draw.
-
-    Returns:
-        `datasets.Dataset`: its rows have the model's inputs, and `labels` where there are labels.
-
-    Raises:
-        UnreadableMediaError: a file is damaged; the message names it.
+    At most `limit` rows are kept, drawn at random by `seed`; of a test split the first ones. `encode` makes the
+    model's inputs of a list of media. A damaged file is named by an UnreadableMediaError.
     """
     rows = select(task, split, limit, None if split.startswith("test") else seed)
     column, kind, where = task.columns[0], MEDIA[task.kind], task.origin(split).rstrip(",")
@@ -196,12 +170,9 @@ class TextEncoder:
 @dataclass
 class ImageEncoder:
     """
-    Pixels, computed when a row is read, and kept for the next time.
+    Pixels, computed when a row is read, and kept for the next time, up to `memory` bytes of them.
 
-    Args:
-        preprocess (`Callable`): from a list of `PIL.Image` to `np.ndarray` of shape `(n, num_channels, height,
-            width)`.
-        memory (`int`): bytes of pixels that are kept, at most.
+    `preprocess` makes `(n, num_channels, height, width)` of a list of `PIL.Image`.
     """
 
     preprocess: Callable
@@ -235,12 +206,7 @@ class ImageEncoder:
 
 def computed_when_read(rows: Rows, column: str, read: Callable) -> datasets.Dataset:
     """
-    Return a data set of `labels` and a column that is computed for the rows that are read.
-
-    Args:
-        rows ([`Rows`]).
-        column (`str`): its name.
-        read (`Callable`): from a list of numbers of rows to a list of values.
+    Return a data set of `labels` and a column whose values `read` computes from the numbers of the rows that are read.
 
     Workers of a DataLoader can read it where they are forked; one that is sent to another process raises a `TypeError`
     there.
@@ -306,13 +272,7 @@ def by_processor(processor: Any, config: PretrainedConfig) -> Callable:
 
 @dataclass
 class TagEncoder:
-    """
-    Tokens of tagged sentences with the labels of their words, of which each batch is padded to its longest.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): one that tells which word a token is of.
-        max_seq_length (`int`): longer sentences are cut to so many tokens.
-    """
+    """Tokens of tagged sentences with the labels of their words, of which each batch is padded to its longest."""
 
     tokenizer: Any
     max_seq_length: int

@@ -50,12 +50,7 @@ logger = logging.getLogger("merlin_hf.data")
 
 
 def file_type(path: str | os.PathLike, argument: str = "path") -> str:
-    """
-    Return the builder of `datasets` that reads a file, by how its name ends.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Return the builder of `datasets` that reads a file, by how its name ends; a ValueError if there is none."""
     name = Path(path).name.lower()
     for ending in COMPRESSED:
         name = name.removesuffix(ending)
@@ -69,17 +64,10 @@ def read_file(
     path: str, argument: str, cache_dir: str | None = None, as_texts: Sequence[str] = ()
 ) -> datasets.Dataset:
     """
-    Read one file.
+    Read one file, which the user gave as `argument`.
 
-    Args:
-        path (`str`).
-        argument (`str`): how the user calls it, for messages.
-        cache_dir (`str`, *optional*): where `datasets` keeps what it has read.
-        as_texts (`Sequence[str]`): columns of a csv file whose cells are taken as they stand, also where all are
-            numbers.
-
-    Raises:
-        FileError: it cannot be read; the message names the argument, the file, the reason and the line.
+    Columns of a csv file in `as_texts` are taken as they stand, also where all cells are numbers. A FileError names
+    the argument, the file, the reason and the line.
     """
     named = f"`{argument}={path!r}`"
     kind = file_type(path, argument)
@@ -95,12 +83,7 @@ def read_file(
 
 
 def read_lines(path: str, argument: str, cache_dir: str | None = None) -> datasets.Dataset:
-    """
-    Read a file of text: a row for each line, with the column `text`.
-
-    Raises:
-        FileError: it cannot be read, or is not UTF-8; the message names the argument, the file and the reason.
-    """
+    """Read a file of text: a row for each line, with the column `text`; a FileError says why it cannot be read."""
     named = f"`{argument}={path!r}`"
     with reading(named):
         _check_content(path, named)
@@ -108,12 +91,7 @@ def read_lines(path: str, argument: str, cache_dir: str | None = None) -> datase
 
 
 def read_csv_files(paths: Sequence[str], named: str, cache_dir: str | None = None) -> datasets.Dataset:
-    """
-    Read csv files whose rows belong together.
-
-    Raises:
-        FileError: one cannot be read, or has other columns than the first.
-    """
+    """Read csv files whose rows belong together; a FileError if one cannot be read or has other columns."""
     parts = []
     for path in paths:
         origin = named if len(paths) == 1 else f"{named} (its file {path!r})"
@@ -140,12 +118,7 @@ def _shown(feature: Any) -> str:
 
 @contextmanager
 def reading(named: str) -> Iterator[None]:
-    """
-    Name the data in whatever a library raises of a damaged file, without the wrapping of `datasets`.
-
-    Raises:
-        FileError: with the reason.
-    """
+    """Name the data in the FileError that whatever a library raises becomes, without the wrapping of `datasets`."""
     with errors.reading(f"{named} cannot be read"):
         try:
             yield
@@ -177,12 +150,7 @@ def _check_content(path: str, named: str) -> None:
 
 
 def _encoding(path: str, named: str) -> str:
-    """
-    Return the encoding of a file of text: that of its byte order mark, else UTF-8.
-
-    Raises:
-        FileError: it has another one.
-    """
+    """Return the encoding of a file of text, by its byte order mark, else UTF-8; a FileError if it has another one."""
     with _opened(path) as file:
         start = file.read(4)
         encoding = next((name for mark, name in MARKS.items() if start.startswith(mark)), "utf-8")
@@ -341,9 +309,8 @@ def csv_form(path: str, named: str) -> CsvForm:
     """
     Find out how a csv file is written, and check every line of it.
 
-    Raises:
-        FileError: a line has more or fewer cells than the header, or a quotation mark that is not closed; the header
-            has a name twice.
+    A FileError says which line has more or fewer cells than the header or an open quotation mark, or which name the
+    header has twice.
     """
     encoding = _encoding(path, named)
     limit = csv.field_size_limit(sys.maxsize)

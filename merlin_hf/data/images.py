@@ -29,12 +29,7 @@ logger = logging.getLogger("merlin_hf.data")
 
 
 def mode_of(config: Any) -> str:
-    """
-    Return the mode of Pillow for a model's number of channels: `"L"` for 1, `"RGB"` for 3.
-
-    Raises:
-        ValueError: it takes another number.
-    """
+    """Return Pillow's mode for a model's number of channels: `"L"` for 1, `"RGB"` for 3; a ValueError for others."""
     channels = getattr(config, "num_channels", 3)
     if channels not in (1, 3):
         raise ValueError(
@@ -45,23 +40,13 @@ def mode_of(config: Any) -> str:
 
 def to_mode(image: Any, mode: str = "RGB") -> Any:
     """
-    Return an image with 8 bits in each channel, showing what it showed.
+    Return an image with 8 bits in each channel, in mode `"RGB"` or `"L"`, showing what it showed.
 
     - Greys of 16 bits are divided by 257. The scale is that of the format, not of the single image.
     - Real numbers from 0 to 1 are multiplied by 255; those from 0 to 255, and integers of 32 bits in this range, are
-      rounded.
+      rounded. A ValueError says that values are not finite, or in neither range.
     - Transparent parts are laid on white.
     - CMYK of a JPEG file is inverted where Adobe's marker says so. Lab is converted by its own colour profile.
-
-    Args:
-        image (`PIL.Image.Image`).
-        mode (`str`): `"RGB"` or `"L"`.
-
-    Returns:
-        `PIL.Image.Image`: the image itself where it has the mode already.
-
-    Raises:
-        ValueError: values are not finite, or in no range that can be told.
     """
     from PIL import Image, ImageChops
 
@@ -125,12 +110,7 @@ def _to_bytes(pixels: np.ndarray) -> np.ndarray:
 
 
 def range_of(pixels: np.ndarray) -> tuple[float, float]:
-    """
-    Return the least and the largest value.
-
-    Raises:
-        ValueError: there is none, or one is negative or not finite.
-    """
+    """Return the least and the largest value; a ValueError if there is none, or one is negative or not finite."""
     if pixels.size == 0:
         raise ValueError("it has no pixels")
     low, high = float(pixels.min()), float(pixels.max())
@@ -146,20 +126,11 @@ def range_of(pixels: np.ndarray) -> tuple[float, float]:
 
 def read_image(value: Any) -> Any:
     """
-    Read an image: of a file or of bytes as `datasets` stores them, or an array.
+    Read an image of a file, of bytes as `datasets` stores them or of an array, in its own mode.
 
-    Cameras' notes on which side is up are followed, as `datasets.Image` does. Of files with several images the first
-    is read.
-
-    Args:
-        value (`dict`, `PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or nested lists): arrays are of shape `(height,
-            width)`, `(height, width, channels)` or `(channels, height, width)`.
-
-    Returns:
-        `PIL.Image.Image` in its own mode.
-
-    Raises:
-        Exception: whatever Pillow raises for what it cannot read; [`~merlin_hf.data.media.read_media`] names the file.
+    Arrays are of shape `(height, width)`, `(height, width, channels)` or `(channels, height, width)`. Cameras' notes
+    on which side is up are followed, as `datasets.Image` does. Of files with several images the first is read. Errors
+    do not name the file; [`~merlin_hf.data.media.read_media`] does.
     """
     from PIL import Image
 
@@ -202,14 +173,10 @@ def glance_at_image(value: Any) -> Any:
 
 def from_array(pixels: np.ndarray) -> Any:
     """
-    Return an array as an image.
+    Return an array as an image; a ValueError if it has another shape or type.
 
-    Args:
-        pixels (`np.ndarray`): of shape `(height, width)`, or with 1, 2 (with alpha), 3 or 4 (with alpha) channels
-            last, or 1, 3 or 4 channels first; bytes, integers of 16 bits, or values as [`to_mode`] takes them.
-
-    Raises:
-        ValueError: it has another shape or type.
+    It is of shape `(height, width)`, or has 1, 2 (with alpha), 3 or 4 (with alpha) channels last, or 1, 3 or 4
+    channels first; bytes, integers of 16 bits, or values as [`to_mode`] takes them.
     """
     from PIL import Image
 
@@ -315,15 +282,7 @@ IMAGES = MediaKind(
 
 @dataclass
 class EncodeImages:
-    """
-    Make `pixel_values` of images; for training they may be cropped and flipped at random.
-
-    Args:
-        processor ([`~transformers.BaseImageProcessor`]): resizes and normalises.
-        mode (`str`): `"RGB"` or `"L"`, see [`mode_of`].
-        random_resized_crop, horizontal_flip (`bool`): see
-            [`~merlin_hf.scripts.data_arguments.ImageDataArguments`].
-    """
+    """Make `pixel_values` of images in `mode`, see [`mode_of`]; cropped and flipped at random if asked for."""
 
     processor: Any
     mode: str = "RGB"

@@ -72,21 +72,11 @@ class LabelMismatchError(ConfigError):
 
 def match_names(names: Sequence[str], known: Sequence[str], of: str, known_of: str) -> list[int]:
     """
-    Find each name among known ones.
+    Return the place of each name among known ones.
 
     It is the same name, else one that differs in upper and lower case or invisible characters alone. The latter counts
-    only where no other name could be meant, and is said at WARNING.
-
-    Args:
-        names (`Sequence[str]`): to look up.
-        known (`Sequence[str]`): to find them in.
-        of, known_of (`str`): whose names these are, for messages.
-
-    Returns:
-        `list[int]`: the place of each name in `known`.
-
-    Raises:
-        LabelMismatchError: one is not there; the message has both lists.
+    only where no other name could be meant, and is said at WARNING. A LabelMismatchError has both lists; `of` and
+    `known_of` say whose names these are.
     """
     places = {name: place for place, name in enumerate(known)}
     folded = collections.defaultdict(list)
@@ -142,7 +132,6 @@ class LabelColumn:
     The labels of one split, each distinct one once.
 
     Args:
-        origin (`str`): how the user named the split, for messages.
         values (`list`): distinct labels, `None` for those that are missing.
         codes (`np.ndarray` of shape `(rows,)`): the place of each row's label in `values`.
         feature: the type of the column.
@@ -155,12 +144,7 @@ class LabelColumn:
 
     @classmethod
     def read(cls, split: datasets.Dataset, origin: str) -> "LabelColumn":
-        """
-        Read the column `label` of a split.
-
-        Raises:
-            ConfigError: it has something other than one label per row.
-        """
+        """Read the column `label` of a split; a ConfigError if it has something other than one label per row."""
         feature = split.features["label"]
         if not isinstance(feature, datasets.Value | datasets.ClassLabel) or _is_strange(feature):
             raise ConfigError(
@@ -293,21 +277,13 @@ def number_classes(
     """
     Find the classes of a task and number them alike in all its splits, by their names.
 
-    Args:
-        splits (mapping of `datasets.Dataset`): with a column `label`; one without it stays as it is. The classes are
-            those of `train`, or of the first split.
-        origins (mapping of `str`): how the user named each split, for messages.
-        argument (`str`): how the user named the data set.
-        options ([`~merlin_hf.data.columns.ColumnOptions`]): what the user says of the labels.
-        kept (`Collection[str]`): splits to predict, whose rows stay where they have no label.
+    The classes are those of `train`, or of the first split; one without a column `label` stays as it is. `kept` names
+    splits to predict, whose rows stay where they have no label. A ConfigError names the split and has both lists of
+    names.
 
     Returns:
         The splits, and the labels. `label` is then the place of a class in `labels.names`, or a real number, and
         `None` in a row that has no label.
-
-    Raises:
-        ConfigError: labels cannot be used or do not fit together; the message names the split and has both lists of
-            names.
     """
     columns = {
         name: LabelColumn.read(split, origins[name]) for name, split in splits.items() if "label" in split.column_names
@@ -482,10 +458,7 @@ def join_label_columns(splits: datasets.DatasetDict, names: Sequence[str]) -> da
     """
     Return the splits with a column `label` made of a column of zeros and ones for each label, as csv files have them.
 
-    Args:
-        splits (`datasets.DatasetDict`): those that have `label` or `labels` already, or lack one of the columns, stay
-            as they are.
-        names (`Sequence[str]`): of the labels, in their order.
+    Splits that have `label` or `labels` already, or lack one of the columns, stay as they are.
     """
     return datasets.DatasetDict({name: _joined(split, names) for name, split in splits.items()})
 
@@ -506,20 +479,10 @@ def several_labels(
     splits: datasets.DatasetDict, names: Sequence[str], argument: str
 ) -> tuple[datasets.DatasetDict, Labels] | None:
     """
-    Return the splits with a column `label` of zeros and ones in place of lists.
+    Return the splits with a column `label` of zeros and ones in place of lists, and the labels.
 
-    The lists may be of classes, of names, of ids, or of zeros and ones.
-
-    Args:
-        splits (`datasets.DatasetDict`).
-        names (`Sequence[str]`): of the model's labels, for which rows of zeros and ones stand in their order.
-        argument (`str`): how the user named the data, for messages.
-
-    Returns:
-        the splits and what their columns stand for; `None` where a row has one label.
-
-    Raises:
-        ConfigError: the lists hold other numbers.
+    The lists may be of classes, of names, of ids, or of zeros and ones, which stand for `names` in their order. `None`
+    where a row has one label; a ConfigError where the lists hold other numbers.
     """
     given = [split for split in splits.values() if element_of(split.features.get("label")) is not None]
     if not given:

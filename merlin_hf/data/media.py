@@ -40,13 +40,10 @@ class UnreadableMediaError(ValueError):
 @dataclass(frozen=True)
 class MediaKind:
     """
-    A kind of media.
+    A kind of media; the column that is loaded has its `name`.
 
     Args:
-        name (`str`): `"image"` or `"audio"`; the column is called so in what is loaded.
-        plural (`str`): for messages.
         builder (`str`): the builder of `datasets` that reads folders of such files.
-        endings (`tuple[str, ...]`): of the names of such files, in lower case.
         feature (`Callable`): the feature of `datasets`, which takes `decode`.
         is_media (`Callable`): whether a column with a feature of `datasets` has such media.
         read (`Callable`): from a stored value to the image, or to the samples and their rate.
@@ -90,8 +87,7 @@ def find_media_column(split: datasets.Dataset, kind: MediaKind, options: ColumnO
     """
     Find the column of images or recordings: as given, else the one called as its kind, else the only one.
 
-    Raises:
-        ConfigError: there is no such column, or several; the message lists them.
+    A ConfigError lists the columns if there is none, or several.
     """
     given, option = options.media_column, options.name_of("media_column")
     media = [name for name, feature in split.features.items() if kind.is_media(feature)]
@@ -115,19 +111,11 @@ def load_media_folders(
     **kwargs: Any,
 ) -> datasets.DatasetDict:
     """
-    Load files in a folder for each class.
+    Load files in a folder for each class, with a column of the kind's name, and `label` where there are classes.
 
     A file may lie deeper: its class is the first folder on its way. Hidden files are left out. Splits have the same
-    classes, those of `train` where it is one of them.
-
-    Args:
-        folders (`Mapping[str, str]`): from splits to folders. That of `test` may have files without classes.
-        kind ([`MediaKind`]).
-        arguments (`Mapping[str, str]`): how the user named the folder of each split, for messages.
-        kwargs: for [`datasets.load_dataset`], where a folder has a `metadata` file with the labels.
-
-    Returns:
-        `datasets.DatasetDict` with a column of the kind's name, and `label` where there are classes.
+    classes, those of `train` where it is one of them. `test` may have files without classes. Where a folder has a
+    `metadata` file, that has the labels, and `kwargs` are for [`datasets.load_dataset`].
 
     Raises:
         FileNotFoundError: a folder is not there, or has no such files.
@@ -155,12 +143,7 @@ def load_media_folders(
 
 
 def list_media_files(folder: str, kind: MediaKind, argument: str) -> list[str]:
-    """
-    List the files of a kind in a folder, however deep, by their paths within it, in order. Hidden files are left out.
-
-    Returns:
-        none where the folder has no such files.
-    """
+    """List the files of a kind in a folder, however deep, by their paths within it; hidden files are left out."""
     files, others = _files_in(folder, kind)
     if files and others:
         logger.warning(
@@ -281,12 +264,8 @@ def find_split_folders(folder: str, kind: MediaKind, argument: str) -> dict[str,
     """
     Find the folders of splits of a data set that is nothing but files of a kind in folders of classes.
 
-    Returns:
-        from splits to folders; `None` where `datasets` should read the folder: there are tables or archives, or no
-        such files.
-
-    Raises:
-        ValueError: some folders are called like splits and others are not, or two are the same split.
+    `None` where `datasets` should read the folder: there are tables or archives, or no such files. A ValueError if
+    some folders are called like splits and others are not, or two are the same split.
     """
     with_files = set()
     for parts in _walk(folder):
@@ -331,12 +310,7 @@ def name_of(value: Any, row: int | None) -> str:
 
 
 def read_media(kind: MediaKind, value: Any, where: str, row: int | None = None) -> Any:
-    """
-    Read an image or a recording.
-
-    Raises:
-        UnreadableMediaError: it cannot be read; the message names the file, or the row.
-    """
+    """Read an image or a recording; an UnreadableMediaError names the file, or the row."""
     found = _tried(kind.read, value)
     if isinstance(found, Exception):
         name = name_of(value, row)
@@ -369,12 +343,7 @@ def check_media(dataset: datasets.Dataset, column: str, kind: MediaKind, where: 
     """
     Check that the media of a data set can be read: in full, or for more than `CHECKED_ROWS` rows by their headers.
 
-    Args:
-        dataset, column, kind: as for [`find_damaged`].
-        where (`str`): how the user named the data, with backticks around arguments, for messages.
-
-    Raises:
-        UnreadableMediaError: some cannot be read; the message names the first of them and says how many there are.
+    An UnreadableMediaError names the first of those that cannot be read, and says how many there are.
     """
     damaged, found = find_damaged(dataset, column, kind)
     if damaged:
@@ -397,14 +366,8 @@ def find_damaged(
     """
     Read the media of a data set: in full, or for more than `CHECKED_ROWS` rows their headers.
 
-    Args:
-        dataset (`datasets.Dataset`): with the column, which is not decoded, and perhaps `row`, the numbers of the rows
-            as stored.
-        column (`str`).
-        kind ([`MediaKind`]).
-
-    Returns:
-        Those that cannot be read, and what `kind.survey` takes of the others.
+    The column is not decoded; a column `row` numbers the rows as stored. Return those that cannot be read, and what
+    `kind.survey` takes of the others.
     """
     look = kind.read if len(dataset) <= CHECKED_ROWS else kind.glance
     dataset = dataset.select_columns([name for name in (column, "row") if name in dataset.column_names])

@@ -35,12 +35,7 @@ def is_unnamed(config: PretrainedConfig) -> bool:
 
 
 def model_names(config: PretrainedConfig) -> list[str]:
-    """
-    Return the names of a model's labels, in the order of its outputs.
-
-    Raises:
-        ConfigError: some outputs have none.
-    """
+    """Return the names of a model's labels, in the order of its outputs; a ConfigError if some outputs have none."""
     unnamed = [id for id in range(config.num_labels) if id not in config.id2label]
     if unnamed:
         raise ConfigError(
@@ -60,16 +55,8 @@ def configure_labels(
     Set up the configuration of a pretrained model for a task, and settle which output stands for which class.
 
     Where the model was trained for the same names, each keeps its output; for other names the outputs are in the order
-    of the data's classes.
-
-    Args:
-        config ([`~transformers.PretrainedConfig`]): of the pretrained model, changed in place.
-        labels ([`~merlin_hf.data.labels.Labels`]): of the task; its `ids` are set.
-        accept_others (`bool`): take a model that has some of the names and as many labels.
-        option (`str`, *optional*): what the user calls `accept_others`, where there is such an option.
-
-    Raises:
-        LabelMismatchError: a last layer as large as needed is there, and knows some of the names but not all.
+    of the data's classes. A LabelMismatchError if a last layer as large as needed knows some of the names but not all,
+    unless `accept_others`, which the user calls `option`. `config` is changed in place, and `ids` of `labels` are set.
     """
     if labels.is_regression:
         config.num_labels = 1
@@ -113,15 +100,9 @@ def pretrained_outputs(
 
 def outputs_of(labels: Labels, config: PretrainedConfig, by_number: bool = False) -> list[int]:
     """
-    Find the output of a trained model for each class of some data, by name.
+    Find the output of a trained model for each class of some data, by name; the data may have some of the classes.
 
-    Args:
-        labels ([`~merlin_hf.data.labels.Labels`]): of the data; they may be some of the model's.
-        config ([`~transformers.PretrainedConfig`]): of the model.
-        by_number (`bool`): take the classes by their numbers where the names are others.
-
-    Raises:
-        LabelMismatchError: names do not fit together; the message has both lists.
+    With `by_number`, classes of other names are taken by their numbers. A LabelMismatchError has both lists of names.
     """
     known = model_names(config)
     numbers = labels.numbers
@@ -160,11 +141,6 @@ def load_text_tokenizer(
     Load the tokenizer of a classifier of texts; of a sentence encoder, with its prompt.
 
     It has a token to pad by, which the configuration of the model then knows as well.
-
-    Args:
-        model_class: see [`~merlin_hf.data.sentence_encoders.classifier_class`].
-        path, called, options: as for [`~merlin_hf.utils.loading.load_processor`].
-        config ([`~transformers.PretrainedConfig`]): of the model.
     """
     if model_class is SentenceEncoderForSequenceClassification:
         tokenizer: Any = SentenceTokenizer(load_sentence_encoder(path, called, **hub_options(options)))
@@ -186,12 +162,7 @@ def check_vocabulary(tokenizer: Any, config: PretrainedConfig, called: str) -> N
 
 
 def pad_by_known_token(tokenizer: Any, config: PretrainedConfig) -> None:
-    """
-    Pad by the end of the text where a tokenizer, such as GPT-2's, has no token of its own for that.
-
-    Raises:
-        ConfigError: it has neither.
-    """
+    """Pad by the end of the text where a tokenizer, such as GPT-2's, has no token of its own for that."""
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
         raise ConfigError(
             "The tokenizer has neither a token to pad by nor one for the end of a text: set its `pad_token`."
@@ -206,10 +177,8 @@ def longest_text(tokenizer: Any, config: PretrainedConfig, max_seq_length: int, 
     """
     Return how many tokens of a text the model is shown, at most.
 
-    It is less than asked for, with a WARNING, where the tokenizer or the model's table of positions has less.
-
-    Raises:
-        ConfigError: fewer than one token beside the special ones.
+    It is less than asked for, with a WARNING, where the tokenizer or the model's table of positions has less. A
+    ConfigError if there is no room beside the special tokens.
     """
     most = tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None
     positions = positions_of(config)
@@ -243,11 +212,7 @@ def positions_of(config: PretrainedConfig) -> int | None:
 
 
 def positions_in(model: Any) -> int | None:
-    """
-    Return how many tokens the tables of positions in a model of transformers have room for.
-
-    `None` where it has none.
-    """
+    """Return how many tokens the tables of positions in a model have room for; `None` where it has none."""
     found = []
     for name, module in model.named_modules():
         part = name.rpartition(".")[2]

@@ -37,7 +37,6 @@ class Rows:
 
     Args:
         dataset (`datasets.Dataset`): the columns of the task as they are stored, and `label`.
-        task ([`~merlin_hf.data.tasks.Task`]): its columns (of texts, or the one of images) and labels.
         kind (`str`): `"text"`, `"image"` or `"tagged sentence"`.
         labels (`np.ndarray` of shape `(n,)`): places of classes among the names, or real numbers; zeros where each
             word has a label.
@@ -76,12 +75,7 @@ class Rows:
 
 
 def load_rows(section: DataSection, key: str, split: str, as_flags: bool = False) -> Rows:
-    """
-    Load the labelled rows of one split; see [`load_splits_of`].
-
-    Args:
-        split (`str`): the field of `section` that names the split.
-    """
+    """Load the labelled rows of the split that the field `split` of `section` names; see [`load_splits_of`]."""
     return load_splits_of(section, key, {TRAIN: split}, as_flags)[TRAIN]
 
 
@@ -92,8 +86,7 @@ def load_splits_of(
     Load the labelled rows of splits of one task, with the same columns and classes.
 
     Args:
-        section ([`DataSection`]): the part of the configuration that names the data set.
-        key (`str`): how it is called there, for messages.
+        section ([`DataSection`]): the part of the configuration that names the data set, called `key` there.
         splits (mapping of `str`): from `"train"` and `"test"` to the fields of `section` that name the splits.
         as_flags (`bool`): whether messages call the path `key` and the options by their names alone, as on a command
             line; else `key.path` and so on, as in a file.
@@ -129,12 +122,7 @@ def load_splits_of(
 
 
 def rows_of(task: Task, split: str) -> Rows:
-    """
-    Return the labelled rows of a split.
-
-    Raises:
-        ConfigError: there are fewer than two, or media that cannot be read.
-    """
+    """Return the rows of a split that have a label; a ConfigError if there are fewer than two."""
     places = [place for place, label in enumerate(task.splits[split]["label"]) if label is not None]
     if len(places) < 2:
         raise ConfigError(

@@ -11,12 +11,7 @@ def allocate(total: int, sizes: Sequence[int], at_least: int = 0) -> list[int]:
     """
     Share out `total` rows over classes in proportion to their sizes, by largest remainders.
 
-    Args:
-        sizes (`Sequence[int]`): rows that each class has; never more are taken.
-        at_least (`int`): rows that each class gets, if it has them.
-
-    Raises:
-        ValueError: `total` is less than that, or more than there is.
+    Each class gets `at_least` so many if it has them, and never more than it has. A ValueError if that cannot be.
     """
     counts = [min(at_least, size) for size in sizes]
     if not sum(counts) <= total <= sum(sizes):
@@ -30,15 +25,10 @@ def allocate(total: int, sizes: Sequence[int], at_least: int = 0) -> list[int]:
 
 def draw_rows(labels: np.ndarray, rows: int | None, is_regression: bool, *seed: int | str) -> list[int]:
     """
-    Draw numbers of rows without replacement, of each class in proportion and at least one.
+    Draw numbers of rows without replacement, of each class in proportion and at least one, in ascending order.
 
-    Args:
-        labels (`np.ndarray` of shape `(n,)`): class ids, or real numbers, from which any rows are drawn.
-        rows (`int`, *optional*): how many; all if not given or if there are not more.
-        seed: what the draw depends on.
-
-    Returns:
-        `list[int]`: in ascending order.
+    `labels` `(n,)` are class ids, or real numbers, from which any rows are drawn. All rows for `None` or if there are
+    not more. The draw depends on all of `seed`.
     """
     if rows is None or rows >= len(labels):
         return list(range(len(labels)))
@@ -53,15 +43,9 @@ def split_off_validation(
     labels: np.ndarray, fraction: float, is_regression: bool, *seed: int | str
 ) -> tuple[list[int], list[int]]:
     """
-    Divide rows into those to train on and those to choose settings by, in each class alike.
+    Divide rows into those to train on and those to choose settings by, in each class alike, in ascending order.
 
-    A class of one row stays on the side that is trained on.
-
-    Returns:
-        `tuple[list[int], list[int]]`: numbers of the rows, in ascending order.
-
-    Raises:
-        ValueError: there are too few rows for both sides to have one.
+    A class of one row stays on the side that is trained on. A ValueError if there are too few rows for both sides.
     """
     generator = np.random.default_rng(derived_seed("validation", *seed))
     classes = _classes(labels, is_regression)

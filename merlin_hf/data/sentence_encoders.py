@@ -70,14 +70,9 @@ NESTED_SETTINGS = ("model_args", "model_kwargs", "tokenizer_args", "processor_kw
 
 def is_sentence_encoder(path: str, **hub: Any) -> bool:
     """
-    Return whether a folder, or a repository on the Hub, has a sentence encoder.
+    Return whether a folder or a repository on the Hub has a sentence encoder; `hub` are as for `from_pretrained`.
 
-    Args:
-        path (`str`): the folder, or the name on the Hub.
-        hub: options of `from_pretrained`, such as `revision`.
-
-    Raises:
-        ImportError: it has one, and sentence-transformers is missing.
+    An ImportError if it has one, and sentence-transformers is missing.
     """
     if find_file(path, MODULES, **hub) is None:
         return False
@@ -91,17 +86,10 @@ def is_sentence_encoder(path: str, **hub: Any) -> bool:
 
 def classifier_class(path: str, wanted: bool | None = None, called: str = "sentence_encoder", **hub: Any) -> Any:
     """
-    Return the class that loads a classifier of texts.
+    Return the class that loads the classifier of texts in a folder or a repository on the Hub.
 
-    Args:
-        path (`str`): a folder, or a name on the Hub.
-        wanted (`bool`, *optional*): whether it is to be a sentence encoder; as its files say if not given.
-        called (`str`): what the user calls `wanted`.
-        hub: options of `from_pretrained`, such as `revision`.
-
-    Raises:
-        ConfigError: it is to be one, and is none.
-        ImportError: it is one, and sentence-transformers is missing.
+    `wanted`, which the user calls `called`, says whether it is to be a sentence encoder; its files do if not given. A
+    ConfigError if it is to be one and is none, an ImportError if sentence-transformers is missing.
     """
     if wanted is False:
         return AutoModelForSequenceClassification
@@ -128,8 +116,7 @@ def check_modules(path: str, **hub: Any) -> None:
     """
     Check that all modules that a folder names are known ones of sentence-transformers, with weights in safetensors.
 
-    Raises:
-        FileError: one is not; the message names the module and the file.
+    A FileError names the module and the file that is not.
     """
     found = find_file(path, MODULES, **hub)
     if found is None:
@@ -214,15 +201,8 @@ def load_sentence_encoder(
     """
     Load a sentence encoder, on the CPU and from safetensors; of a saved classifier, with its head.
 
-    Args:
-        path (`str`): a folder, or a name on the Hub.
-        called (`str`, *optional*): how messages call it.
-        model_kwargs (`dict`, *optional*): options of the transformer's own `from_pretrained`.
-        hub: `cache_dir`, `revision`, `token` and `local_files_only`.
-
-    Raises:
-        FileError: it cannot be loaded, or would run code of others; the message names the file.
-        ImportError: sentence-transformers is missing.
+    `model_kwargs` are options of the transformer's own `from_pretrained`. A FileError names what cannot be loaded, or
+    would run code of others; messages call the model `called`.
     """
     library = import_library(path)
     hub = hub_options(hub)
@@ -242,13 +222,7 @@ def load_sentence_encoder(
 
 
 def head_kind(path: str, **hub: Any) -> bool | None:
-    """
-    Return whether the head that was saved with a sentence encoder reads pairs of texts; `None` where there is none.
-
-    Args:
-        path (`str`): a folder of a sentence encoder, or its name on the Hub.
-        hub: options of `from_pretrained`, such as `revision`.
-    """
+    """Return whether the head saved with a sentence encoder reads pairs of texts; `None` where there is none."""
     if find_file(path, f"{PAIR_HEAD}/{CONFIG_NAME}", **hub) is not None:
         return True
     modules = find_file(path, MODULES, **hub)
@@ -371,13 +345,7 @@ def stack_pairs(inputs: Mapping[str, Any], pad_token_id: int = 0, pad_left: bool
     """
     Return the inputs of all texts as one batch: of n pairs the n first texts, then the n second ones.
 
-    Args:
-        inputs (mapping of `torch.LongTensor` of shape `(n, length)`): with those of second texts or without.
-        pad_token_id (`int`): fills up `input_ids` of the shorter ones.
-        pad_left (`bool`): fill up before the tokens, not after them.
-
-    Returns:
-        `dict`: tensors of shape `(n, length)`, or `(2 * n, longest)` for pairs.
+    Shorter ones are filled up to `(2 * n, longest)`, `input_ids` by `pad_token_id`; before the tokens if `pad_left`.
     """
     stacked = {name: inputs[name] for name in TEXT_INPUTS if inputs.get(name) is not None}
     if not has_pairs(inputs):
@@ -459,15 +427,7 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
         self.encoder.transformers_model._init_weights(module)
 
     def pooled(self, inputs: Mapping[str, Any]) -> Tensor:
-        """
-        Return what a head reads.
-
-        Args:
-            inputs (mapping of `torch.Tensor`): tokens of texts, or of pairs.
-
-        Returns:
-            `torch.FloatTensor` of shape `(n, embedding_dimension)`, of pairs `(n, 4 * embedding_dimension)`.
-        """
+        """Return what a head reads: `(n, embedding_dimension)` of texts, `(n, 4 * embedding_dimension)` of pairs."""
         tokenizer = self.encoder.tokenizer
         pad_left = getattr(tokenizer, "padding_side", "right") == "left"
         features: dict[str, Any] = stack_pairs(inputs, tokenizer.pad_token_id or 0, pad_left)
@@ -494,18 +454,10 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
         """
-        Classify texts or pairs of texts.
+        Classify texts, or pairs of texts whose second one's inputs end in `_b`; all of shape `(n, length)`.
 
         The last four arguments are there for wrappers that hand them on: tokens alone are taken, and nothing but a
-        loss and logits given.
-
-        Args:
-            input_ids, attention_mask, token_type_ids (`torch.LongTensor` of shape `(n, length)`): tokens.
-            input_ids_b, attention_mask_b, token_type_ids_b: those of the second text of pairs.
-            labels (`torch.Tensor`, *optional*): as other classifiers take them.
-
-        Raises:
-            ValueError: the layer is for pairs and there are single texts, or the reverse.
+        loss and logits given. A ValueError if the layer is for pairs and there are single texts, or the reverse.
         """
         if input_ids is None or inputs_embeds is not None:
             raise ValueError("A sentence encoder takes `input_ids`, not `inputs_embeds`.")
@@ -546,13 +498,9 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
         **kwargs: Any,
     ) -> None:
         """
-        Save what sentence-transformers loads, see above.
+        Save what sentence-transformers loads, see above; `state_dict` has all weights of a model that is sharded.
 
-        Args:
-            save_directory (`str`): a folder.
-            is_main_process (`bool`): whether this process writes.
-            state_dict (`dict`, *optional*): all weights, of a model that is sharded.
-            push_to_hub (`bool`): is refused; send the folder with `merlin-hf publish`.
+        `push_to_hub` is refused: send the folder with `merlin-hf publish`.
         """
         if push_to_hub:
             raise ValueError("Save the model to a folder, and send that with `merlin-hf publish`.")
@@ -638,13 +586,9 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
 
     def load_head(self, head: nn.Linear | None, path: str, ignore_mismatched_sizes: bool = False) -> set[str]:
         """
-        Take the weights of a saved head.
+        Take the weights of a saved head; return the names of weights that stay new.
 
-        Returns:
-            `set[str]`: the names of weights that stay new.
-
-        Raises:
-            ValueError: the head is of another size.
+        A ValueError if it is of another size.
         """
         new = {f"classifier.{name}" for name in ("weight", "bias")}
         if head is None:
@@ -674,10 +618,9 @@ def is_encoder(model: Any) -> bool:
 
 def check_encoder(encoder: "SentenceTransformer") -> None:
     """
-    Check that a sentence encoder of the user's own is one that can be saved and loaded again.
+    Check that a sentence encoder of the user's own can be saved and loaded again.
 
-    Raises:
-        ValueError: it has another module or an adapter, or gives shortened embeddings.
+    A ValueError if it has another module or an adapter, or gives shortened embeddings.
     """
     kinds = [type(module).__name__ for module in encoder]
     odd = [

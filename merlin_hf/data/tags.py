@@ -21,14 +21,9 @@ NEED_SPACES = {"bloom", "deberta", "gpt2", "longformer", "modernbert", "roberta"
 
 def load_word_tokenizer(path: str, config: PretrainedConfig, called: str | None = None, **options: Any) -> Any:
     """
-    Load a tokenizer of words that are divided already.
+    Load a tokenizer of words that are divided already; a ConfigError if it does not tell which word a token is of.
 
-    Args:
-        path, called, options: as for [`~merlin_hf.utils.loading.load_processor`].
-        config ([`~transformers.PretrainedConfig`]): of the model.
-
-    Raises:
-        ConfigError: it does not tell which word a token is of.
+    `path`, `called` and `options` are as for [`~merlin_hf.utils.loading.load_processor`].
     """
     spaces = {"add_prefix_space": True} if config.model_type in NEED_SPACES else {}
     tokenizer = load_processor(AutoTokenizer, path, called, **spaces, **options)
@@ -80,11 +75,7 @@ def find_tag_columns(
     """
     Return the columns of words and of tags; `None` where rows are no tagged sentences.
 
-    Args:
-        rows (`datasets.Dataset`): perhaps with a list of words and one of tags in each row.
-        words (`Sequence[str]`, *optional*): the column of the words; that of `tokens` or `words` that there is, if not
-            given.
-        tags (`str`, *optional*): the column of the tags; the only `Sequence(ClassLabel)` if not given.
+    If not given, the words are in `tokens` or `words`, and the tags in the only `Sequence(ClassLabel)`.
     """
     inner = {name: getattr(feature, "feature", None) for name, feature in rows.features.items()}
     if tags is None and "label" in inner and inner["label"] is None:

@@ -42,7 +42,6 @@ class DataSpec:
 
     Args:
         argument (`str`): how the user calls it, for messages.
-        path, name (`str`, *optional*): a data set and its configuration, as for [`~merlin_hf.data.load_dataset`].
         shown (`str`, *optional*): what the user gave, if not `path`.
         files, folders (mapping of `str`): from splits to files, or to folders with a folder of media for each class.
         split_names (mapping of `str`, *optional*): from splits to what they are called in the data set, slices such as
@@ -51,7 +50,6 @@ class DataSpec:
         lacking (`Sequence[str]`): splits that the data set need not have.
         kind (`str`, *optional*): `"text"`, `"image"` or `"audio"`; images if there is a column of them, else texts, if
             not given.
-        options ([`~merlin_hf.data.columns.ColumnOptions`]): of its columns and labels.
         prefix (`str`): of the names of arguments, such as `source_`.
         held_out (`float`): share of the training rows that is the validation split where there is no other.
     """
@@ -103,17 +101,9 @@ class Task:
 
 def load_splits(spec: DataSpec, **hub: Any) -> tuple[datasets.DatasetDict, dict[str, str]]:
     """
-    Load a data set.
+    Load the splits of a data set as they are stored; return them, and how the user named each.
 
-    Args:
-        hub: for [`datasets.load_dataset`], such as `cache_dir` and `token`.
-
-    Returns:
-        Its splits as they are stored, and how the user named each of them.
-
-    Raises:
-        ConfigError: there is no split of a name that is given.
-        FileError, FileNotFoundError: it cannot be read, or is not there.
+    `hub` are options of [`datasets.load_dataset`]. A ConfigError if there is no split of a name that is given.
     """
     splits, origins = datasets.DatasetDict(), {}
     if spec.path is not None:
@@ -165,13 +155,8 @@ def load_task(spec: DataSpec, kinds: Iterable[str] | None = None, **hub: Any) ->
     """
     Load a data set, and find its columns and labels.
 
-    Args:
-        kinds (`Iterable[str]`, *optional*): the splits that are used, of `"train"`, `"validation"` and `"test"`; all
-            that there are if not given.
-        hub: as for [`load_splits`].
-
-    Raises:
-        ConfigError: a split, a column or labels are missing; the message says what there is and what to give.
+    `kinds` are the splits that are used, of `"train"`, `"validation"` and `"test"`; all that there are if not given. A
+    ConfigError says what is missing, what there is and what to give.
     """
     splits, origins = load_splits(spec, **hub)
     kinds = set(kinds or [name.split("_")[0] for name in splits])
@@ -205,16 +190,13 @@ def make_task(
     all_labelled: bool = False,
 ) -> Task:
     """
-    Find the columns and the labels of a data set.
+    Find the columns and the labels of a data set; a ConfigError names the split and the option.
 
     Args:
         splits, origins (mappings): as [`load_splits`] gives them, of the splits that are used; `train`, else the
             first, says what the columns and the classes are.
         several (`Sequence[str]`, *optional*): names of a model's labels, where a row may have several of them.
         all_labelled (`bool`): whether a split called `test` needs labels as well.
-
-    Raises:
-        ConfigError: columns or labels are missing, or do not fit together; the message names the split and the option.
     """
     main = TRAIN if TRAIN in splits else next(iter(splits))
     kind = spec.kind or _kind_of(splits[main], spec.options)
@@ -312,12 +294,7 @@ def select(task: Task, split: str, limit: int | None = None, seed: int | None = 
     """
     Return the rows of a split that have a label; of a test split all, and without labels where one has none.
 
-    Args:
-        limit (`int`, *optional*): keep so many rows.
-        seed (`int`, *optional*): of the draw of these; the first ones if not given.
-
-    Raises:
-        ConfigError: there is none.
+    At most `limit` rows are kept: drawn by `seed`, or the first ones if not given. A ConfigError if there is none.
     """
     rows = task.splits[split]
     is_test = split.startswith(TEST)

@@ -59,16 +59,12 @@ class Piece(NamedTuple):
 @dataclass
 class UnlabelledRows:
     """
-    Rows to be predicted, as they are stored.
+    Rows to be predicted, as they are stored: media are not decoded.
 
     Args:
-        dataset (`datasets.Dataset`): media are not decoded.
-        kind (`str`): `"text"`, `"image"` or `"audio"`.
         columns (`list[str]`): of the texts that are tokenized together, or the one of media.
-        origin (`str`): how the user named the data, for messages.
         kept (`list[str]`): columns that go with the predictions; their numbers as `row` before these, if
             `numbers_rows`.
-        numbers_rows (`bool`).
         damaged (`dict` of [`~merlin_hf.data.media.Damaged`]): the rows that are known to be damaged, by their number.
     """
 
@@ -94,10 +90,8 @@ class UnlabelledRows:
         """
         Find the damaged rows: with a missing or empty text, or with media that cannot be read.
 
-        Of more than `CHECKED_ROWS` media only the headers are read here.
-
-        Raises:
-            UnreadableMediaError: media together cannot be right, such as images on two scales.
+        Of more than `CHECKED_ROWS` media only the headers are read. An UnreadableMediaError if all together cannot be
+        right.
         """
         if self.kind in MEDIA:
             kind = MEDIA[self.kind]
@@ -175,12 +169,8 @@ def load_unlabelled(
     Args:
         path (`str`): a csv, tsv, json, jsonl, parquet or txt file, a folder of media, or a data set as for
             [`~merlin_hf.data.load_dataset`].
-        kind (`str`): `"text"`, `"image"` or `"audio"`.
-        options ([`~merlin_hf.data.columns.ColumnOptions`]): those of the columns of texts or media.
-        name, split (`str`, *optional*): of a data set.
         id_column (`str`, *optional*): a column that is kept in place of numbers of rows.
         keep_columns (`bool`): keep all columns but media.
-        argument (`str`): how the user calls `path`.
 
     Raises:
         ConfigError: a split or column is missing, or not clear.

@@ -342,13 +342,7 @@ def times(matrix: Tensor, vectors: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """
-    `K = Z Z^T`, given as the matrix `(..., n, n)` or by its rows Z `(..., n, d)` when n > d.
-
-    Attributes:
-        design: the matrix or the rows.
-        is_rows: which of the two.
-    """
+    """`K = Z Z^T`, given as the matrix `(..., n, n)` or, if `is_rows`, by its rows Z `(..., n, d)` when n > d."""
 
     design: Tensor
     is_rows: bool
@@ -374,9 +368,7 @@ class Problem:
     """
     A problem to fit: kernel, targets `(..., n, C)`, row weights `(..., n, 1)`, and the loss.
 
-    Attributes:
-        active: `(..., 1, C)` of 0 and 1, the columns that have a finite solution.
-        intercept: whether there is a bias.
+    `active`, `(..., 1, C)` of 0 and 1, are the columns that have a finite solution.
     """
 
     kernel: Kernel

@@ -48,14 +48,7 @@ TEXT_CLASSIFICATION = Task("text-classification", TASK_TAG_TO_NAME_MAPPING["text
 
 
 class MethodDescription(NamedTuple):
-    """
-    The text of a card about the training method.
-
-    Args:
-        name (`str`): the method's name.
-        summary (`str`): what it does, in a sentence or two of Markdown.
-        citation (`str`, *optional*): the BibTeX entry of its paper.
-    """
+    """The text of a card about the training method: its name, a summary in Markdown, and the BibTeX of its paper."""
 
     name: str
     summary: str
@@ -69,10 +62,7 @@ class Origin(NamedTuple):
     Args:
         hub_id (`str`): its name on the Hub, such as `nyu-mll/glue`.
         name (`str`): its name in a sentence.
-        config (`str`): its configuration, such as `rte`.
-        split (`str`): `train`, `validation` and so on.
         revision (`str`): the commit it was read at.
-        rows (`int`): the number of rows.
         label_names (`tuple[str, ...]`): the classes.
     """
 
@@ -112,22 +102,12 @@ class CardContent:
     Everything that a card says. Names and texts may hold anything: they are shown as text.
 
     Args:
-        repo_id (`str`): the model's name on the Hub.
-        class_name (`str`): the class of the model.
         title (`str`): the heading of the card.
-        task ([`Task`], *optional*): what it is for.
         base_model (`str`, *optional*): the name on the Hub of what training began with.
-        targets, sources (`list[Origin]`): the data.
         evaluated_on (`dict[str | None, Origin]`): by the name of the evaluation set, `None` where there is one.
-        method ([`MethodDescription`], *optional*): how it was trained.
         options, training_arguments (`dict[str, str]`): those that differ from their defaults.
-        evaluations (`list[Evaluation]`): the results.
-        log_history (`list[dict]`): the course of training.
         examples (`list[Example]`): texts of each label, or pairs of texts.
         texts (`tuple[str, ...]`): one or two texts to classify in the lines that load it, where there are no examples.
-        license, language, tags: as the user gave them.
-        has_processor (`bool`): whether a tokenizer or a processor is beside it.
-        is_adapter (`bool`): whether it is an adapter of PEFT.
         sentence_pairs (`bool`, *optional*): of a sentence encoder whether it reads two texts apart; `None` for other
             models.
         is_trained_here (`bool`): whether the versions of this process are those of the training.
@@ -158,12 +138,7 @@ class CardContent:
 
 
 def write_card(content: CardContent) -> ModelCard:
-    """
-    Write the card.
-
-    Raises:
-        PublishError: its metadata cannot be read back; the message says what is wrong.
-    """
+    """Write the card; a PublishError says why its metadata cannot be read back."""
     try:
         card = ModelCard.from_template(
             metadata(content),

@@ -147,11 +147,7 @@ def plain_model(trainer: Trainer) -> Any:
 
 
 def _class_names(model: Any) -> list[str]:
-    """
-    Return the names of a model's class and its parents, from the first that a task is known for.
-
-    Sharding puts a class in front.
-    """
+    """Return the names of a model's class and its parents, without those that sharding puts in front."""
     names = [parent.__name__ for parent in type(model).__mro__]
     return next((names[index:] for index in range(len(names)) if task_of(names[index : index + 1])), names)
 
@@ -176,10 +172,7 @@ def _evaluated_on(eval_dataset: Any, train_dataset: Any, given: Origin | None = 
     """
     Return the data sets that results come from, by the name of the evaluation set.
 
-    Args:
-        eval_dataset: the data set, or a dictionary of data sets by name.
-        train_dataset: what was trained on.
-        given ([`Origin`], *optional*): what the user says of the target, which holds for its evaluation set too.
+    `given` is what the user says of the target, which holds for its evaluation set too.
     """
     sets = eval_dataset if isinstance(eval_dataset, dict) else {None: eval_dataset}
     trained = origin_of(train_dataset)
@@ -236,15 +229,7 @@ def _has_processor(trainer: Trainer) -> bool:
 
 
 def origin_of(dataset: Any, tag: str | None = None, name: str | None = None, config: str | None = None) -> Origin:
-    """
-    Describe a data set, by what it says itself and by what the user says, which goes first.
-
-    Args:
-        dataset (`torch.utils.data.Dataset` or `datasets.Dataset`, *optional*): the rows.
-        tag (`str`, *optional*): its name on the Hub.
-        name (`str`, *optional*): how to call it.
-        config (`str`, *optional*): its configuration.
-    """
+    """Describe a data set, by what it says itself and by what the user says, its `tag` on the Hub and more."""
     rows = len(dataset) if isinstance(dataset, Sized) else None
     info = getattr(dataset, "info", None)
     known = Origin()
@@ -299,10 +284,8 @@ def origins_of(
     """
     Describe the data sets that rows come from, as [`origin_of`]; none where nothing is known.
 
-    Args:
-        dataset: the rows; of several sources a dictionary by name.
-        tags, names, configs: what the user says of them, in their order; of one data set, where it was put together
-            from several, there may be several.
+    `dataset` is a dictionary by name of several sources. `tags`, `names` and `configs` are what the user says of them,
+    in their order; there may be several of one data set that was put together from several.
     """
     listed = [[given] if given is None or isinstance(given, str) else list(given) for given in (tags, names, configs)]
     if dataset is None and not any((tags, names, configs)):
@@ -326,13 +309,7 @@ def origins_of(
 
 
 def changed_options(args: TrainingArguments, options: type | None) -> dict[str, str]:
-    """
-    Return the options of the method that differ from their defaults.
-
-    Args:
-        args ([`~transformers.TrainingArguments`]): of the run.
-        options (`type`, *optional*): the dataclass of the method's options, a subclass of `TrainingArguments`.
-    """
+    """Return the options of the method, the dataclass `options`, that differ from their defaults."""
     if options is None:
         return {}
     known = {option.name for option in dataclasses.fields(TrainingArguments)}
@@ -341,11 +318,7 @@ def changed_options(args: TrainingArguments, options: type | None) -> dict[str, 
 
 
 def changed_training_arguments(args: TrainingArguments) -> dict[str, str]:
-    """
-    Return the training arguments that differ from their defaults.
-
-    Those about logging, saving, the Hub and the machine are left out.
-    """
+    """Return the changed training arguments, without those about logging, saving, the Hub and the machine."""
     shown = [
         option
         for option in dataclasses.fields(TrainingArguments)
@@ -363,11 +336,7 @@ def changed_training_arguments(args: TrainingArguments) -> dict[str, str]:
 
 
 def given_arguments(args: TrainingArguments) -> dict[str, str]:
-    """
-    Return all arguments and options that differ from their defaults.
-
-    They are for the user's own eyes: with folders, without tokens.
-    """
+    """Return all changed arguments and options, for the user's own eyes: with folders, without tokens."""
     options = [option for option in dataclasses.fields(args) if option.name not in FILLED_IN]
     names = {*_changed(args, options), "output_dir"}
     if not args.report_to:  # "none", which is the default, comes to an empty list
@@ -412,16 +381,9 @@ def _is_blank(value: Any) -> bool:
 
 def examples_of(dataset: Any, id2label: dict[int, str], per_label: int) -> list[Example]:
     """
-    Return the first texts of each label.
+    Return the first `per_label` texts of each label, in the order of the labels.
 
-    Args:
-        dataset (`Any`): examples are found in a `datasets.Dataset` with one or two columns of raw texts and one of
-            classes.
-        id2label (`dict[int, str]`): the model's labels.
-        per_label (`int`): how many of each.
-
-    Returns:
-        `list[Example]`: by label, in the order of the labels; empty where there are no texts or no classes.
+    They are found in a `datasets.Dataset` with one or two columns of raw texts and one of classes.
     """
     if per_label <= 0 or not isinstance(dataset, datasets.Dataset):
         return []
@@ -442,11 +404,7 @@ def examples_of(dataset: Any, id2label: dict[int, str], per_label: int) -> list[
 
 
 def text_columns_of(dataset: Any) -> tuple[str, ...]:
-    """
-    Return the column of raw texts of a `datasets.Dataset`, or the two that a model takes together.
-
-    It is nothing for anything else.
-    """
+    """Return the column of raw texts of a `datasets.Dataset`, or the two that a model takes together; else nothing."""
     if not isinstance(dataset, datasets.Dataset):
         return ()
     texts = [name for name, feature in dataset.features.items() if is_text(feature)]

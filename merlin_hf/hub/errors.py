@@ -28,17 +28,7 @@ class PublishError(OSError):
 
 @contextmanager
 def explained(folder: str, repo_id: str | None, *tokens: str | bool | None) -> Iterator[None]:
-    """
-    Turn errors of an upload into [`PublishError`].
-
-    Args:
-        folder (`str`): where the model is.
-        repo_id (`str`, *optional*): where it was to go.
-        tokens (`str`, *optional*): tokens, which no message repeats.
-
-    Raises:
-        PublishError: an error of the Hub, of the connection or of a file was raised within.
-    """
+    """Turn errors of an upload of `folder` into [`PublishError`]s, whose messages repeat none of the tokens."""
     try:
         yield
     except PublishError:

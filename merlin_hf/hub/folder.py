@@ -101,12 +101,7 @@ REASONS = (
 
 class Files(NamedTuple):
     """
-    The files of a folder.
-
-    Args:
-        sent (`list[str]`): the files of a model, as sorted paths relative to the folder, with `/`.
-        left_out (`dict[str, str]`): files and folders that are no part of a model, with the reason.
-        refused (`dict[str, str]`): files with a name of a model's file that must not be sent, with the reason.
+    The files of a model as paths within their folder, and with reasons those of no model and those not to be sent.
     """
 
     sent: list[str]
@@ -367,11 +362,7 @@ def not_finite(path: Path, modified: int) -> str | None:
     """
     Return the name of the first tensor in a file of weights that has NaN or infinity; `None` where there is none.
 
-    The tensors are read one by one.
-
-    Args:
-        path (`Path`): the file.
-        modified (`int`): when it was changed; the same file is read once for all calls with the same time.
+    A file is read once for all calls with the same time of its last change.
     """
     with safe_open(path, framework="pt") as file:
         for name in file.keys():

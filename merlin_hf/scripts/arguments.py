@@ -66,14 +66,8 @@ class ArgumentParser(HfArgumentParser):
     """
     A parser of the flags of dataclasses, with defaults from a file, whose errors can be caught.
 
-    Args:
-        classes (`Sequence[type]`): the dataclasses of the model, the data and the training.
-        defaults (`Mapping[str, Any]`): the values of the file.
-        method (`str`): the method whose options are the last class, for messages.
-        elsewhere (`Mapping[str, str]`): what to say of names that these classes do not have.
-
-    Raises:
-        ConfigError: `defaults` has an unknown name, or a value that cannot be used.
+    `method` is the one whose options are the last class. `elsewhere` has what to say of names that these classes do
+    not have. A ConfigError if `defaults` has an unknown name, or a value that cannot be used.
     """
 
     def __init__(
@@ -114,12 +108,7 @@ class ArgumentParser(HfArgumentParser):
                 raise ConfigError(f"`{action.dest}` is missing: give `--{action.dest}`.")
 
     def parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
-        """
-        Return an instance of each class.
-
-        Raises:
-            ConfigError: as [`ArgumentParser.check`], or values do not fit together.
-        """
+        """Return an instance of each class; a ConfigError also where values do not fit together."""
         self.check(argv)
         return tuple(self.parse_args_into_dataclasses(list(argv), look_for_args_file=False))
 
@@ -140,13 +129,7 @@ def field_names(classes: Sequence[type]) -> dict[str, str]:
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """
-    Return the values in a YAML or JSON file; paths that are not found are looked for beside the file as well.
-
-    Raises:
-        ConfigError: it is no mapping, or too large.
-        FileNotFoundError: there is no such file.
-    """
+    """Return the values in a YAML or JSON file; paths that are not found are looked for beside the file as well."""
     given = {name: value for name, value in read_mapping(path, "--config").items() if value is not None}
     _find_paths(given, Path(path).parent)
     sections = given.get("sources")
@@ -166,12 +149,7 @@ def _find_paths(given: dict[str, Any], folder: Path) -> None:
 
 
 def split_file(argv: Sequence[str], config: str | None = None) -> tuple[dict[str, Any], list[str]]:
-    """
-    Return the values of the file that the first argument or `config` names, and the other arguments.
-
-    Raises:
-        ConfigError: both name one.
-    """
+    """Return the values of the file that the first argument or `config` names, and the other arguments."""
     if argv and not argv[0].startswith("-") and argv[0].endswith(FILE_ENDINGS):
         if config is not None:
             raise ConfigError(f"Give one file, got `--config {config}` and {argv[0]!r}.")
@@ -191,12 +169,7 @@ def flags_by_name(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def named_method(given: Mapping[str, Any]) -> str:
-    """
-    Return the method that arguments name: MeRLin where they name a source and no method, else fine-tuning.
-
-    Raises:
-        ConfigError: there is no such method.
-    """
+    """Return the method that arguments name: MeRLin where they name a source and no method, else fine-tuning."""
     has_source = any(name == "sources" or (name.startswith("source_") and name.endswith(ORIGINS)) for name in given)
     method = given.get("method") or ("merlin" if has_source else "finetune")
     get_method(method)
@@ -207,13 +180,8 @@ def parse_args(argv: Sequence[str] | None, model_class: type, data_class: type) 
     """
     Return the arguments of the model, the data and the training; those of the training are of the method's class.
 
-    Args:
-        argv (`Sequence[str]`, *optional*): flags, after a YAML or JSON file of defaults if any; those of the process
-            if not given.
-        model_class, data_class (`type`): dataclasses.
-
-    Raises:
-        ConfigError: a name is unknown or a value cannot be used.
+    `argv` are flags, after a YAML or JSON file of defaults if any; those of the process if not given. A ConfigError if
+    a name is unknown or a value cannot be used.
     """
     in_file, argv = split_file(sys.argv[1:] if argv is None else argv)
     method = named_method({**in_file, **flags_by_name(argv)})

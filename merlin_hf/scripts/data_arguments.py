@@ -122,13 +122,7 @@ class DataArguments:
         return {None: next(iter(specs.values()))} if len(specs) == 1 else {**specs}
 
     def _read_sources(self, given: Any) -> dict[str, dict[str, Any]]:
-        """
-        Return the argument `sources` as sections by name, checked.
-
-        Raises:
-            ValueError: there are arguments of a single source as well, a source has a name that it cannot have, or an
-                argument of it is unknown or cannot be used.
-        """
+        """Return the argument `sources` as sections by name, checked; a ConfigError says what cannot be used."""
         fields = [one for one in dataclasses.fields(self) if one.name.startswith(PREFIX)]
         single = next((one.name for one in fields if getattr(self, one.name) != one.default), None)
         if single is not None:

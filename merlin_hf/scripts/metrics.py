@@ -16,11 +16,7 @@ logger = logging.getLogger("merlin_hf.scripts")
 
 
 def local_metric(task_name: str | None, is_regression: bool, predictions, references) -> dict[str, float]:
-    """
-    Compute the metrics of `evaluate.load("glue", task_name)`.
-
-    For other data accuracy, or error and correlations.
-    """
+    """Compute the metrics of `evaluate`'s GLUE task; of other data accuracy, or error and correlations."""
     if task_name == "cola":
         return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
     if is_regression:
@@ -53,11 +49,7 @@ def load_metric(task_name: str | None, is_regression: bool) -> Callable:
 
 
 def make_compute_metrics(task_name: str | None, labels: Labels) -> Callable:
-    """
-    Return the `compute_metrics` of [`~transformers.Trainer`], on labels as the data set numbers them.
-
-    Where labels are classes it adds macro-F1 and the scores of probabilities.
-    """
+    """Return Trainer's `compute_metrics`; of classes with macro-F1 and the scores of probabilities."""
     metric = load_metric(task_name, labels.is_regression)
 
     def compute_metrics(output):

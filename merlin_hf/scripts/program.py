@@ -51,8 +51,6 @@ class Program:
     A trainer and its data, ready to run.
 
     Args:
-        trainer ([`~transformers.Trainer`]): of the method, with the data to train on.
-        labels ([`Labels`]): of the target.
         source_labels (`dict[str | None, Labels]`): of each source; a single one has no name.
         validation, test (`dict[str, datasets.Dataset]`): what to evaluate on and to predict, by the suffix of its
             metrics.
@@ -100,9 +98,6 @@ def build_program(
             a function that encodes so many rows of a task's split, and the data collator.
         adapt (`Callable`): takes the model before the trainer does.
         model_options (mapping, *optional*): of `auto_class.from_pretrained`; `prepare` may fill it in.
-
-    Raises:
-        ValueError, FileNotFoundError: the arguments, the data and the model do not fit together.
     """
     trainer_class = choose_method(model_args, data_args, args.do_train)
     with args.main_process_first(desc="loading the data"):
@@ -170,14 +165,7 @@ def choose_method(model_args: BaseModelArguments, data_args: DataArguments, do_t
 def load_tasks(
     model_args: BaseModelArguments, data_args: Any, args: TransferTrainingArguments, trainer_class: type[Trainer]
 ) -> tuple[Task, dict[str | None, Task]]:
-    """
-    Load the target with the splits that are asked for, and the sources where the method trains on them.
-
-    A single source has no name.
-
-    Raises:
-        ConfigError, FileError, FileNotFoundError: they are not there, or have nothing to tell apart.
-    """
+    """Load the target with the splits that are asked for, and the sources where the method trains on them."""
     hub: dict[str, Any] = {"cache_dir": model_args.cache_dir, "token": model_args.token}
     target = load_task(data_args.spec(), [kind for kind, asked in KINDS.items() if getattr(args, asked)], **hub)
     sources: dict[str | None, Task] = {}
@@ -196,13 +184,7 @@ def load_config(model_args: BaseModelArguments, labels: Labels, is_trained: bool
     """
     Load the configuration of a model for the target's labels, whose numbers it settles.
 
-    Args:
-        is_trained (`bool`): whether the model is trained on the target; else its own labels are kept.
-        by_number (`bool`): match these with the target's by number.
-
-    Raises:
-        FileError: there is no such model.
-        ConfigError: its labels do not fit.
+    One that is not trained on the target keeps its own labels, which are matched by number if `by_number`.
     """
     options = model_args.hub_options
     name = "model_name_or_path" if model_args.config_name is None else "config_name"
@@ -221,16 +203,7 @@ def load_model(
     auto_class: Any = AutoModelForSequenceClassification,
     **options: Any,
 ) -> Any:
-    """
-    Load the model, on all processes at once: under ZeRO-3 each has its shard of every weight from the start.
-
-    Args:
-        options: of `auto_class.from_pretrained`, beside those of the arguments.
-
-    Raises:
-        FileError: it cannot be loaded.
-        ConfigError: its last layer has another number of labels.
-    """
+    """Load the model, on all processes at once: under ZeRO-3 each has its shard of every weight from the start."""
     path = model_args.model_name_or_path
     try:
         return loading.load_model(
@@ -252,12 +225,7 @@ def load_model(
 
 
 def check_best_metric(trainer: Trainer, labels: Labels) -> None:
-    """
-    Check that `metric_for_best_model` is one that is computed, which Trainer finds out at the first evaluation.
-
-    Raises:
-        ConfigError: it is not; the message has those that are.
-    """
+    """Raise a ConfigError unless `metric_for_best_model` is computed; Trainer finds out at its first evaluation."""
     given = trainer.args.metric_for_best_model
     if given is None or trainer.compute_metrics is None:
         return
@@ -278,13 +246,9 @@ def check_best_metric(trainer: Trainer, labels: Labels) -> None:
 
 def train(trainer: Trainer, args: TransferTrainingArguments) -> dict[str, float]:
     """
-    Train, from the last checkpoint in `output_dir` where there is one of this run; a finished run is left as it is.
+    Train and return the metrics: from the last checkpoint in `output_dir` where there is one of this run.
 
-    Returns:
-        `dict[str, float]`: the metrics of the training.
-
-    Raises:
-        FileError: the checkpoint is of another run.
+    A finished run is left as it is; a checkpoint of another run is a FileError.
     """
     checkpoint = args.resume_from_checkpoint
     if checkpoint is None and not args.overwrite_output_dir:
@@ -401,15 +365,9 @@ def run_as_main(
     build: Callable[[Any, Any, Any], Program],
 ) -> None:
     """
-    Train, evaluate and predict as the arguments of a program say.
+    Train, evaluate and predict as the arguments of a program say; `build` makes it of its three kinds of arguments.
 
-    Args:
-        argv (`Sequence[str]`, *optional*): those of the process if not given.
-        model_class, data_class (`type`): dataclasses of arguments.
-        build (`Callable`): makes the program of the arguments of the model, the data and the training.
-
-    Raises:
-        SystemExit: it failed, with 2 for what was given and 1 for anything else. What is wrong is said on stderr.
+    A failure is said on stderr, and exits with 2 for what was given and 1 for anything else.
     """
     command = Path(sys.argv[0]).name if sys.argv[0].endswith(".py") else "program.py"
     status = guarded(
@@ -425,16 +383,10 @@ def run_command(
     build: Callable[[Any, Any, Any], Program],
 ) -> tuple[int, dict[str, Any] | None]:
     """
-    Build a program and run it.
+    Build a program and run it; `make_arguments` returns the arguments of the model, the data and the training.
 
-    Args:
-        command (`str`): as for [`~merlin_hf.utils.exit_status.fail`].
-        make_arguments (`Callable`): returns the arguments of the model, the data and the training.
-        build (`Callable`): makes the program of them.
-
-    Returns:
-        The exit status, and the metrics with the folder of the model; nothing of them where it failed, which is said
-        on stderr, or where another process speaks.
+    Return the exit status, and the metrics with the folder of the model; nothing of them where it failed, which is
+    said on stderr, or where another process speaks.
     """
     try:
         model_args, data_args, args = make_arguments()

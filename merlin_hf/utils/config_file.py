@@ -56,15 +56,9 @@ class _Loader(yaml.SafeLoader):
 
 def read_mapping(path: str | os.PathLike, argument: str | None = None) -> dict[str, Any]:
     """
-    Return the mapping in a YAML or JSON file.
+    Return the mapping in a YAML or JSON file, which the user gave as `argument`.
 
-    Args:
-        path (`str` or `os.PathLike`): the file.
-        argument (`str`, *optional*): how the user gave it, for messages, such as `--config`.
-
-    Raises:
-        ConfigError: it is none, too large, or a bomb; the message names the file and the line.
-        FileNotFoundError: there is no such file.
+    A ConfigError names the file and the line if it is none, too large, or a bomb.
     """
     file = Path(path)
     if not file.is_file():

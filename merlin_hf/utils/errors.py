@@ -11,18 +11,11 @@ from .markdown import visible
 @contextmanager
 def reading(what: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """
-    Turn whatever a damaged or forged file raises into [`FileError`].
+    Turn whatever a damaged or forged file raises into [`FileError`], whose message begins with `what`.
 
     Libraries raise anything here: `KeyError`, `RecursionError`, `MemoryError`, and panics of those written in Rust,
-    which are not even an `Exception`.
-
-    Args:
-        what (`str`): begins the message, such as `"'out' cannot be loaded"`.
-        but (`tuple[type[Exception], ...]`): kinds of errors that say enough themselves.
-
-    Raises:
-        FileError: anything was raised within but an interruption, a [`FileError`] or an `ImportError` of a library
-            that is missing.
+    which are not even an `Exception`. Interruptions, `ImportError` of a missing library and kinds of errors in `but`,
+    which say enough themselves, are left as they are.
     """
     passing: tuple[type[BaseException], ...] = (KeyboardInterrupt, SystemExit, GeneratorExit, FileError, ImportError)
     passing += but

@@ -21,12 +21,9 @@ EXPECTED = (ValueError, OSError, ImportError, NotImplementedError)
 
 def fail(command: str, message: object, status: int = USAGE_ERROR) -> int:
     """
-    Say on stderr what went wrong; return the exit status.
+    Say on stderr what went wrong, in one line unless the failure is not about what was given; return the exit status.
 
-    Args:
-        command (`str`): a command of `merlin-hf`, or the file of a program, such as `run_glue.py`.
-        message: in one line, but for a failure that is not about what was given.
-        status (`int`): of these.
+    `command` is one of `merlin-hf`, or the file of a program, such as `run_glue.py`.
     """
     shown = visible(without_any_token(str(message)), keep_lines=status == FAILURE)
     print(f"{called(command)}: {shown}", file=sys.stderr)
@@ -34,11 +31,7 @@ def fail(command: str, message: object, status: int = USAGE_ERROR) -> int:
 
 
 def fail_with(command: str, error: BaseException) -> int:
-    """
-    Say on stderr what an error says; return the exit status.
-
-    It is 2 for an error that says what to change, and 1 for any other, of which the kind is told.
-    """
+    """Say an error on stderr; return 2 for one that says what to change, 1 for others, of which the kind is told."""
     if os.environ.get(DEBUG):
         print(without_any_token("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     if isinstance(error, EXPECTED):

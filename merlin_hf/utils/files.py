@@ -48,15 +48,8 @@ def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
     """
     Return the content of a JSON file.
 
-    Nothing but a regular file, or a link to one, is opened: a named pipe would wait for somebody who writes into it.
-
-    Args:
-        path (`Path`).
-        most_bytes (`int`): refuse a larger file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        FileError: it is no regular file, too large, or no JSON; the message says why and does not name the file.
+    Nothing but a regular file, or a link to one, is opened: a named pipe would wait for somebody who writes into it. A
+    FileError says why and does not name the file; a missing one is a FileNotFoundError.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -156,17 +149,10 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def check_output_dir(folder: str | os.PathLike, files: Iterable[str] = (), option: str = "output_dir") -> None:
     """
-    Check that files can be written into a folder, before anything is computed for them. Nothing is left there.
+    Check that `files` can be written into a folder, before anything is computed for them. Nothing is left there.
 
-    Args:
-        folder (`str` or `os.PathLike`): it is made where it does not exist.
-        files (`Iterable[str]`): names of files, with the folders that they lie in, relative to `folder`. One that
-            exists may be replaced; none may be a folder.
-        option (`str`): what the user calls the folder.
-
-    Raises:
-        FileError: a folder cannot be made or written to, or a folder has the name of a file; the message has `option`
-            and the path.
+    The folder is made where it does not exist. A file that exists may be replaced; none may be a folder. A FileError
+    has the path and `option`, what the user calls the folder.
     """
     given = os.fspath(folder)
     if not given.strip():
@@ -230,9 +216,7 @@ def _make_folder(folder: Path) -> list[Path]:
 
 def file_name(name: str) -> str:
     """
-    Return a name for a file or a folder that every system takes.
-
-    It is the same for the same name and another for another.
+    Return a name for a file or a folder that every system takes; the same for the same name, another for another.
 
     A name of letters, digits and `_ . + -` is kept, if it is short and means nothing else; else what is kept of it is
     followed by a number for the whole.
@@ -256,11 +240,7 @@ def _digest(name: str) -> str:
 
 
 def short_path(path: str | os.PathLike) -> str:
-    """
-    Return a path without what it tells of this machine.
-
-    A relative one stays as it is. Of others it is the part within the working folder, else the last part.
-    """
+    """Return a relative path as it is; of others the part within the working folder, else the last part."""
     given = os.fspath(path)
     if re.match(r"[A-Za-z]:[\\/]|\\\\", given):
         return re.split(r"[\\/]", given.rstrip("\\/"))[-1]

@@ -60,17 +60,7 @@ PLAIN_NAME = re.compile(r"[\w.-]*")
 
 
 def load_config(path: str, called: str | None = None, **options: Any) -> PretrainedConfig:
-    """
-    Load the configuration of a model, with sizes that can be.
-
-    Args:
-        path (`str`): a folder, or a name on the Hub.
-        called (`str`, *optional*): how messages call it, such as "`model='out'`".
-        options: of `AutoConfig.from_pretrained`.
-
-    Raises:
-        FileError: it cannot be loaded.
-    """
+    """Load the configuration of a model, with sizes that can be; a FileError calls the model `called`."""
     options.setdefault("trust_remote_code", False)
     with _loading(path, called):
         check_config(path, **hub_options(options))
@@ -80,18 +70,7 @@ def load_config(path: str, called: str | None = None, **options: Any) -> Pretrai
 
 
 def load_model(auto_class: Any, path: str, called: str | None = None, **options: Any) -> PreTrainedModel:
-    """
-    Load a model from safetensors.
-
-    Args:
-        auto_class: such as `AutoModelForSequenceClassification`.
-        path (`str`): a folder, or a name on the Hub.
-        called (`str`, *optional*): how messages call it.
-        options: of `from_pretrained`, with the `config` if it is known.
-
-    Raises:
-        FileError: it cannot be loaded.
-    """
+    """Load a model from safetensors; a FileError calls it `called`. `options` are those of `from_pretrained`."""
     options = {"trust_remote_code": False, "use_safetensors": True, **options}
     if options.get("config") is None:
         options["config"] = load_config(
@@ -106,8 +85,7 @@ def load_processor(auto_class: Any, path: str, called: str | None = None, **opti
     """
     Load a tokenizer, an image processor or a feature extractor; arguments as in [`load_model`].
 
-    Raises:
-        FileError: it cannot be loaded; its cause is an `OSError` or a `ValueError` where there is none.
+    The cause of the FileError is an `OSError` or a `ValueError` where there is none.
     """
     options.setdefault("trust_remote_code", False)
     kind = re.sub("(?<=[a-z])(?=[A-Z])", " ", auto_class.__name__.removeprefix("Auto")).lower()
@@ -128,12 +106,7 @@ def load_processor(auto_class: Any, path: str, called: str | None = None, **opti
 
 @contextmanager
 def _loading(path: str, called: str | None, problem: str = "cannot be loaded") -> Iterator[None]:
-    """
-    Name what cannot be loaded, and say where it was looked for.
-
-    Raises:
-        FileError: something was raised within, or `path` can only be a folder, and there is none.
-    """
+    """Name what cannot be loaded, and say where it was looked for, in a FileError."""
     problem = f"{called or repr(path)} {problem}"
     if not os.path.exists(path):
         first = re.split(r"[/\\]", path)[0]
@@ -184,17 +157,7 @@ def check_config(path: str, **options: Any) -> None:
 
 
 def check_sizes(content: dict[str, Any], most_layers: int, path: str) -> None:
-    """
-    Check the whole numbers in a configuration of a model.
-
-    Args:
-        content (`dict`): the configuration.
-        most_layers (`int`): a limit for numbers of layers.
-        path (`str`): for the message.
-
-    Raises:
-        FileError: one is too large.
-    """
+    """Raise a FileError if a whole number in a model's configuration is too large; `path` is for the message."""
     limits = {LABELS: MOST_LABELS, LAYERS: most_layers, EXPERTS: MOST_EXPERTS}
     sizes = [
         (name, value) for name, value in _numbers(content) if isinstance(value, int) and not NO_SIZES.search(name)
@@ -266,12 +229,7 @@ def check_processor(path: str) -> None:
 
 
 def read_object(path: str | Path) -> dict[str, Any]:
-    """
-    Read a JSON object.
-
-    Raises:
-        FileError: it is none; the message names the file.
-    """
+    """Read a JSON object; a FileError names the file if it is none."""
     try:
         content = read_json(Path(path))
     except FileError as error:
@@ -313,15 +271,9 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
 
 def check_adapter(folder: str, weights: str, base: PreTrainedModel) -> None:
     """
-    Check the configuration of an adapter before it is laid around its base model.
+    Check the configuration of an adapter before it is laid around its base model, which may be on the meta device.
 
-    Args:
-        folder (`str`): the folder with its configuration.
-        weights (`str`): its weights.
-        base ([`~transformers.PreTrainedModel`]): the base model, which may be on the meta device.
-
-    Raises:
-        FileError: a size is larger than all of the weights, or a regular expression takes too long.
+    A FileError if a size is larger than all of the weights, or a regular expression takes too long.
     """
     path = Path(folder) / ADAPTER_CONFIG_NAME
     content = read_object(path)

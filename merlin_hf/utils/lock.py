@@ -28,19 +28,11 @@ ATTEMPTS = 5  # a lock that goes away while it is looked at is looked at again
 @contextlib.contextmanager
 def locked(lock: Path, folder: str | os.PathLike, command: str, option: str = "output_dir") -> Iterator[None]:
     """
-    Hold a folder, so that a second process which asks for it is refused.
+    Hold a folder by the file `lock` in it, so that a second process which asks for it is refused.
 
     It is an advisory lock of the operating system, which ends with the process however that ends, on a file that says
-    whose it is. Nothing waits. Where a file system has no locks, what the file says decides.
-
-    Args:
-        lock (`Path`): a file in the folder, made with those above it; it is removed in the end.
-        folder (`str` or `os.PathLike`): the folder, for the message.
-        command (`str`): what this process does, for the message of the second.
-        option (`str`): what the user calls the folder.
-
-    Raises:
-        FileError: another process holds it; the message names that process.
+    whose it is. Nothing waits. Where a file system has no locks, what the file says decides. The FileError names the
+    process that holds it and what that does (`command`); the user calls the folder `option`.
     """
     named = f"`{option}={visible(folder)!r}`"
     file = None
@@ -146,13 +138,7 @@ def host_name() -> str:
 
 
 def is_running(process: int, started: str | None = None) -> bool:
-    """
-    Return whether a process of this machine is there.
-
-    Args:
-        process (`int`): its number.
-        started (`str`, *optional*): what [`start_time`] said of it; another process may have its number by now.
-    """
+    """Return whether a process is there, begun at `started`: another one may have its number by now."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

@@ -44,13 +44,9 @@ def is_number(value: Any) -> bool:
 
 def check_log_history(history: Any) -> list[dict[str, Any]]:
     """
-    Return the entries of a log history that belong to a step.
+    Return the entries of a `log_history` of `trainer_state.json` that belong to a step.
 
-    Args:
-        history: what `trainer_state.json` has under `log_history`.
-
-    Raises:
-        FileError: it is not such a list, or has numbers that training cannot have; the message does not name the file.
+    A FileError, which does not name the file, if it is no such list, or has numbers that training cannot have.
     """
     if not isinstance(history, list):
         raise FileError("its `log_history` is no list")
@@ -85,10 +81,7 @@ def last_evaluations(
     """
     Return the metrics of the model as it is.
 
-    Args:
-        log_history (`list[dict]`): as in [`~transformers.TrainerState`].
-        best_step (`int`, *optional*): the step whose model was loaded at the end of training.
-        eval_names (`Iterable[str]`): names of evaluation sets, where there are several.
+    `best_step` is the step whose model was loaded at the end of training, `eval_names` are those of several sets.
     """
     ends = [index for index, entry in enumerate(log_history) if "train_runtime" in entry]
     entries = [(index, entry) for index, entry in enumerate(log_history) if metrics_of(entry)]
@@ -124,11 +117,10 @@ def metric_title(name: str) -> str:
 
 def training_table(log_history: list[dict[str, Any]]) -> list[dict[str, str]]:
     """
-    Return the course of training, as rows of one table.
+    Return the course of training, as rows of one table, all with the same columns.
 
-    Returns:
-        `list[dict[str, str]]`: one row per evaluation, or per logged step where there was none; at most 20 that are
-        spread evenly, the last one among them. Every row has the same columns.
+    There is one row per evaluation, or per logged step where there was none; at most 20 that are spread evenly, the
+    last one among them.
     """
     by_step: dict[int, dict[str, Any]] = {}
     for entry in log_history:

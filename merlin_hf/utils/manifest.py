@@ -24,11 +24,9 @@ Parts = Sequence[tuple[str, ...]]
 
 def write_manifest(folder: str, run: dict[str, Any] | None = None) -> None:
     """
-    Write the names, sizes and checksums of all files of a folder, and have all of it on the disk.
+    Write the names, sizes and checksums of all files of a checkpoint, and have all of it on the disk.
 
-    Args:
-        folder (`str`): with all files of a checkpoint.
-        run (`dict[str, Any]`, *optional*): a description of the run that wrote it, of plain values.
+    `run` describes the run that wrote it, in plain values.
     """
     files = {}
     for path in sorted(Path(folder).rglob("*")):
@@ -45,12 +43,7 @@ def write_manifest(folder: str, run: dict[str, Any] | None = None) -> None:
 
 
 def read_manifest(folder: str) -> dict[str, Any] | None:
-    """
-    Read what [`write_manifest`] wrote; `None` where there is none.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """Read what [`write_manifest`] wrote; `None` where there is none, a ValueError if it is damaged."""
     try:
         found = read_json(Path(folder) / MANIFEST_NAME, MANIFEST_LIMIT)
     except FileNotFoundError:
@@ -86,9 +79,7 @@ def lacking(folder: str, parts: Parts) -> str | None:
     """
     Return what a folder lacks of the files that a run needs, `None` where all are there and none ends early.
 
-    Args:
-        folder (`str`): a checkpoint, for example of plain Trainer, which writes no manifest.
-        parts (`Sequence[tuple[str, ...]]`): for each file that is needed the names, or patterns, that it may have.
+    `parts` has for each file that is needed the names, or patterns, that it may have.
     """
     for names in parts:
         found = [path for name in names for path in sorted(Path(folder).glob(name)) if path.is_file() or path.is_dir()]

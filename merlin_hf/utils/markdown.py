@@ -53,12 +53,7 @@ def _visible(sign: str) -> str:
 
 
 def escape(value: Any) -> str:
-    """
-    Return a value as text on one line of Markdown, of which nothing is read as markup or HTML.
-
-    Args:
-        value: `None` is empty text; [`Markdown`] is returned as it is.
-    """
+    """Return a value as text on one line of Markdown, of which nothing is read as markup; [`Markdown`] as it is."""
     if isinstance(value, Markdown):
         return value
     text = _escape_inline(visible(value))
@@ -66,13 +61,7 @@ def escape(value: Any) -> str:
 
 
 def code(value: Any, in_table: bool = False) -> Markdown:
-    """
-    Return a value as code on one line of Markdown.
-
-    Args:
-        value: anything.
-        in_table (`bool`): whether it stands in a cell, where a vertical bar divides cells even in code.
-    """
+    """Return a value as code on one line of Markdown; in a table, a vertical bar would divide cells even in code."""
     text = visible(value)
     if not text:
         return Markdown("")

@@ -16,13 +16,10 @@ ROW_GROUP = 10_000  # rows of a group of Parquet; smaller groups are slow to rea
 
 def write_rows(tables: Iterable[pa.Table], schema: pa.Schema, kind: str, file: Any) -> None:
     """
-    Write tables as they come.
+    Write tables as they come into an open file of text; for Parquet, `file` is a path.
 
-    Args:
-        tables (`Iterable[pa.Table]`): with the columns of `schema`.
-        kind (`str`): one of `FORMATS`. In csv, a missing value is an empty cell, and lists are JSON; in JSON lines,
-            numbers that JSON does not have are null.
-        file: an open file of text; for Parquet, a path.
+    In csv, a missing value is an empty cell, and lists are JSON; in JSON lines, numbers that JSON does not have are
+    null.
     """
     if kind == "parquet":
         with pq.ParquetWriter(file, schema) as writer:

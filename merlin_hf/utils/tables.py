@@ -15,13 +15,10 @@ def shown(value: Any, missing: str = "-") -> str:
 
 def markdown_table(headings: Sequence[Any], rows: Iterable[Sequence[Any]], align: str | None = "right") -> str:
     """
-    Return a Markdown table; empty text where there are no rows.
+    Return a Markdown table; empty text where there are no rows. All cells but [`Markdown`] are escaped.
 
-    Args:
-        headings (`Sequence`): of the columns.
-        rows (`Iterable[Sequence]`): as many values each. All are escaped but [`~merlin_hf.utils.markdown.Markdown`].
-        align (`str`, *optional*): `"right"` or `"left"`, where the columns after the first stand, in the source as
-            well; `None` leaves that to the reader, for cells that may be long.
+    `align` says where the columns after the first stand, `"right"` or `"left"`, in the source as well; `None` leaves
+    that to the reader, for cells that may be long.
     """
     cells = [[cell(value) for value in row] for row in (headings, *rows)]
     if len(cells) < 2:
@@ -37,13 +34,7 @@ def markdown_table(headings: Sequence[Any], rows: Iterable[Sequence[Any]], align
 
 
 def plain_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """
-    Return columns divided by two spaces, the first one left-aligned, the others right-aligned.
-
-    Args:
-        headings (`Sequence[str]`): of the columns.
-        rows (`Iterable[Sequence]`): as many values each.
-    """
+    """Return columns divided by two spaces, the first one left-aligned, the others right-aligned."""
     cells = [[visible(heading) for heading in headings], *([shown(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(_aligned(row, widths)).rstrip() for row in cells]
@@ -58,14 +49,7 @@ def _aligned(row: Sequence[str], widths: Sequence[int], align: str = "right") ->
 
 
 def show_table(headings: Sequence[str], rows: Sequence[Sequence[Any]], stream: Any, title: str | None = None) -> None:
-    """
-    Print a table: by rich where `stream` is a terminal and rich is installed, else plain.
-
-    Args:
-        headings, rows: as for [`plain_table`].
-        stream: a text file, such as `sys.stdout`.
-        title (`str`, *optional*): a line above it.
-    """
+    """Print a table: by rich where `stream` is a terminal and rich is installed, else plain."""
     try:
         if not stream.isatty():
             raise ImportError

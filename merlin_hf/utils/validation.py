@@ -107,8 +107,7 @@ def rules(cls: type) -> dict[str, Rule]:
     """
     Return the rule of each field of a dataclass, from its annotation and the `choices` in its metadata.
 
-    Where `cls.checked_types` names a field, its annotation there, or interval, counts for one that another library
-    wrote.
+    Where `cls.checked_types` names a field, that counts for an annotation that another library wrote.
     """
     hints = typing.get_type_hints(cls, include_extras=True)
     for name, given in getattr(cls, "checked_types", {}).items():
@@ -137,18 +136,10 @@ def _divided(hint: Any) -> tuple[tuple, tuple]:
 
 def check_value(value: Any, hint: Any, key: str) -> Any:
     """
-    Return the value as a field keeps it.
+    Return the value as a field keeps it; a ConfigError, which names `key`, says what would work.
 
     Numbers may come as text (`"1e-4"`, which YAML reads so), as scalars of NumPy and PyTorch, and whole numbers with a
     decimal point; true and false as the words that transformers' command line takes.
-
-    Args:
-        value (`Any`): what was given.
-        hint ([`Rule`] or annotation): what the field takes.
-        key (`str`): the name of the field, for the message.
-
-    Raises:
-        ConfigError: it is of another type, not finite or out of range; the message says what would work.
     """
     known = hint if isinstance(hint, Rule) else rule(hint)
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
@@ -171,13 +162,8 @@ def check_options(instance: Any, cls: type | None = None, prefix: str = "") -> N
     """
     Check every field of a dataclass on an instance, and keep the values as the fields take them.
 
-    Args:
-        instance (`Any`): of the dataclass, or an object with its attributes; those that are missing are left out.
-        cls (`type`, *optional*): the dataclass; that of the instance if not given.
-        prefix (`str`): stands before the names in messages.
-
-    Raises:
-        ConfigError: a value has another type, is not finite or is out of range.
+    With `cls`, the instance may be any object with its attributes; those that are missing are left out. `prefix`
+    stands before the names in messages.
     """
     for name, known in rules(cls or type(instance)).items():
         if hasattr(instance, name):
@@ -188,12 +174,7 @@ def check_options(instance: Any, cls: type | None = None, prefix: str = "") -> N
 
 
 def check_mapping(value: Any, key: str) -> dict[str, Any]:
-    """
-    Return the value as a dictionary whose keys are text; `None` is an empty one.
-
-    Raises:
-        ConfigError: it is something else.
-    """
+    """Return the value as a dictionary whose keys are text; `None` is an empty one, a ConfigError anything else."""
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
@@ -203,15 +184,9 @@ def check_mapping(value: Any, key: str) -> dict[str, Any]:
 
 def check_names(given: Iterable[str], known: Iterable[str], key: str) -> None:
     """
-    Check that every name is known.
+    Raise a ConfigError, which suggests the nearest and lists all, unless every name is known.
 
-    Args:
-        given (`Iterable[str]`): the names.
-        known (`Iterable[str]`): those that there are.
-        key (`str`): where the names stand; empty for the top of the configuration.
-
-    Raises:
-        ConfigError: one is not; the message suggests the nearest and lists all.
+    `key` is where the names stand; empty for the top of the configuration.
     """
     known = list(known)
     for name in given:
@@ -221,12 +196,7 @@ def check_names(given: Iterable[str], known: Iterable[str], key: str) -> None:
 
 
 def check_fields(given: Any, cls: type, key: str) -> dict[str, Any]:
-    """
-    Return the keyword arguments for a dataclass, from a mapping of the configuration.
-
-    Raises:
-        ConfigError: there is an unknown key, one is missing, or a value cannot be used.
-    """
+    """Return the keyword arguments for a dataclass, from a mapping of the configuration, checked."""
     given = check_mapping(given, key)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     check_names(given, fields, key)
