@@ -2,15 +2,16 @@
 
 import bz2
 import codecs
+import collections
 import csv
 import dataclasses
 import gzip
+import io
 import itertools
 import json
 import logging
 import lzma
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,11 +41,11 @@ MARKS |= {codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_BE: "utf-16"}
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SAMPLE = 200  # records that tell the delimiter
 
-INTEGER = re.compile(r"-?(?:0|[1-9]\d*)")
-NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
-ZERO_PADDED = re.compile(r"-?0\d")  # a code, not a number
+INTEGER = r"^-?(?:0|[1-9]\d*)$"
+NUMBER = r"^-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$"
+ZERO_PADDED = r"^-?0\d"  # a code, not a number
 # Words for a missing value. In a column of texts they are texts; among numbers they can only be missing ones.
-NO_NUMBER = {"NA", "N/A", "n/a", "#N/A", "nan", "NaN", "NAN", "null", "NULL", "none", "None", "<NA>"}
+NO_NUMBER = ("NA", "N/A", "n/a", "#N/A", "nan", "NaN", "NAN", "null", "NULL", "none", "None", "<NA>")
 
 logger = logging.getLogger("merlin_hf.data")
 
@@ -155,33 +156,23 @@ def _encoding(path: str, named: str) -> str:
         start = file.read(4)
         encoding = next((name for mark, name in MARKS.items() if start.startswith(mark)), "utf-8")
         file.seek(0)
-        decoder = codecs.getincrementaldecoder(encoding)()
-        try:
-            while block := file.read(1 << 20):
-                if encoding.startswith("utf-8") and b"\0" in block:
-                    raise FileError(
-                        f"{named} has bytes of zero, as UTF-16 has without a byte order mark: save it as UTF-8."
-                    )
-                decoder.decode(block)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError as error:
-            raise FileError(
-                f"{named} is not {encoding.upper()[:6].strip('-')}: {_first_bad_line(path, error)}"
-            ) from None
-    return encoding
-
-
-def _first_bad_line(path: str, error: UnicodeDecodeError) -> str:
-    with _opened(path) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(file if encoding.startswith("utf-8") else (), 1):
+            if b"\0" in line:
+                raise FileError(
+                    f"{named} has bytes of zero, as UTF-16 has without a byte order mark: save it as UTF-8."
+                )
             try:
                 line.decode("utf-8")
-            except UnicodeDecodeError as found:
-                return (
-                    f"line {number} has the byte 0x{line[found.start]:02x}. Save it as UTF-8; from Windows or "
-                    "Latin-1: `iconv -f CP1252 -t UTF-8`."
-                )
-    return f"{error.reason}. Save it as UTF-8."
+            except UnicodeDecodeError as error:
+                raise FileError(
+                    f"{named} is not UTF-8: line {number} has the byte 0x{line[error.start]:02x}. Save it as UTF-8; "
+                    "from Windows or Latin-1: `iconv -f CP1252 -t UTF-8`."
+                ) from None
+        try:
+            collections.deque(io.TextIOWrapper(file, encoding, newline=""), maxlen=0)
+        except UnicodeDecodeError as error:
+            raise FileError(f"{named} is not {encoding.upper()}: {error.reason}. Save it as UTF-8.") from None
+    return encoding
 
 
 # csv
@@ -199,7 +190,6 @@ class CsvForm:
         skipinitialspace (`bool`): whether a blank follows each delimiter.
         header (`list[str]`): names of the columns.
         rows (`int`).
-        numbers (`list`): a [`NumberColumn`] for each column of numbers, `None` for one of texts.
     """
 
     encoding: str
@@ -208,76 +198,15 @@ class CsvForm:
     skipinitialspace: bool = False
     header: list[str] = field(default_factory=list)
     rows: int = 0
-    numbers: list[Any] = field(default_factory=list)
-
-
-@dataclass
-class NumberColumn:
-    """
-    A column of numbers, as far as its cells have been looked at.
-
-    Args:
-        count (`int`): numbers.
-        is_whole (`bool`): whether all are whole.
-        empty (`int`): cells with nothing in them.
-        words (`dict[str, int]`): words for a missing value, and how often each is there.
-        is_plain (`bool`): whether pandas can read them as they stand.
-        decimal_commas (`int`): numbers with a comma for the point.
-    """
-
-    count: int = 0
-    is_whole: bool = True
-    empty: int = 0
-    words: dict[str, int] = field(default_factory=dict)
-    is_plain: bool = True
-    decimal_commas: int = 0
-
-    def add(self, cell: str, decimal_comma: bool) -> bool:
-        """Take in a cell; return whether the column may still be one of numbers."""
-        if not cell:
-            self.empty += 1
-            return True
-        stripped = cell.strip()
-        self.is_plain = self.is_plain and stripped == cell
-        if stripped in NO_NUMBER or not stripped:
-            self.words[stripped] = self.words.get(stripped, 0) + 1
-            return True
-        if decimal_comma and "," in stripped and "." not in stripped:
-            stripped = stripped.replace(",", ".")
-            self.decimal_commas += 1
-        if ZERO_PADDED.match(stripped):
-            return False
-        self.count += 1
-        if INTEGER.fullmatch(stripped):
-            return -(2**63) <= int(stripped) < 2**63
-        self.is_whole = False
-        return NUMBER.fullmatch(stripped) is not None
-
-    @property
-    def feature(self) -> datasets.Value:
-        """Return the type of the column."""
-        return datasets.Value("int64" if self.is_whole else "float64")
-
-    @property
-    def needs_conversion(self) -> bool:
-        """Return whether it is read as text first."""
-        missing = bool(self.words) or (self.is_whole and self.empty > 0)
-        return missing or not self.is_plain or self.decimal_commas > 0
 
 
 def _read_csv(path: str, named: str, cache_dir: str | None, as_texts: Sequence[str] = ()) -> datasets.Dataset:
     form = csv_form(path, named)
-    features, later = {}, {}
-    for name, numbers in zip(form.header, form.numbers, strict=True):
-        numbers = None if name in as_texts else numbers
-        features[name] = datasets.Value("string") if numbers is None or numbers.needs_conversion else numbers.feature
-        if numbers is not None and numbers.needs_conversion:
-            later[name] = numbers
-    dataset = _build(
+    texts = _build(
         Csv,
         path,
         cache_dir,
-        features=datasets.Features(features),
+        features=datasets.Features({name: datasets.Value("string") for name in form.header}),
         sep=form.delimiter,
         encoding=form.encoding,
         quoting=form.quoting,
@@ -288,21 +217,61 @@ def _read_csv(path: str, named: str, cache_dir: str | None, as_texts: Sequence[s
         keep_default_na=False,  # only an empty cell is a missing one
         na_values=[""],
     )
-    if len(dataset) != form.rows:
+    if len(texts) != form.rows:
         raise FileError(
-            f"{named} has {form.rows} rows by its quotation marks, and pandas reads {len(dataset)}: close every "
+            f"{named} has {form.rows} rows by its quotation marks, and pandas reads {len(texts)}: close every "
             "quotation mark."
         )
-    for name, numbers in later.items():
-        if any(numbers.words):
-            words = ", ".join(f"{count} {word!r}" for word, count in numbers.words.items() if word)
-            logger.warning(
-                f"{named}: among the numbers of its column {name!r} there are {words}, taken as missing values. In a "
-                "column of texts they would be texts."
-            )
-        if numbers.decimal_commas:
-            logger.warning(f"{named}: the commas in the numbers of its column {name!r} are taken as decimal points.")
-    return _to_numbers(dataset, {name: numbers.feature for name, numbers in later.items()})
+    found = {
+        name: _type_of_numbers(texts.data[name], form.delimiter != ",", named, name)
+        for name in form.header
+        if name not in as_texts
+    }
+    kinds = {name: datasets.Value(kind) for name, kind in found.items() if kind is not None}
+    if not kinds:
+        return texts
+    features = datasets.Features({**texts.features, **kinds})
+    return texts.with_format("arrow").map(
+        _cast, batched=True, features=features, fn_kwargs={"names": list(kinds), "schema": features.arrow_schema}
+    ).with_format(None)  # fmt: skip
+
+
+def _type_of_numbers(cells: pa.ChunkedArray, has_decimal_commas: bool, named: str, name: str) -> str | None:
+    """Return the type of a column of cells that are numbers, empty or words for missing ones; `None` for texts."""
+    cells = pc.utf8_trim_whitespace(cells)
+    is_word = pc.is_in(cells, pa.array(NO_NUMBER))
+    numbers = cells.filter(pc.invert(pc.or_(is_word, pc.fill_null(pc.equal(cells, ""), True))))
+    commas = pc.sum(pc.match_substring(numbers, ",")).as_py() if has_decimal_commas else 0
+    if commas:
+        numbers = pc.replace_substring(numbers, ",", ".")
+    is_number, is_padded, is_whole = (
+        pc.match_substring_regex(numbers, pattern) for pattern in (NUMBER, ZERO_PADDED, INTEGER)
+    )
+    if len(numbers) == 0 or not pc.all(pc.and_not(is_number, is_padded)).as_py():
+        return None
+    try:
+        numbers.filter(is_whole).cast("int64")
+    except pa.ArrowInvalid:  # more digits than a number keeps
+        return None
+    words = pc.value_counts(cells.filter(is_word)).to_pylist()
+    if words:
+        listed = ", ".join(f"{word['counts']} {word['values']!r}" for word in words)
+        logger.warning(
+            f"{named}: among the numbers of its column {name!r} there are {listed}, taken as missing values. In a "
+            "column of texts they would be texts."
+        )
+    if commas:
+        logger.warning(f"{named}: the commas in the numbers of its column {name!r} are taken as decimal points.")
+    return "int64" if pc.all(is_whole).as_py() else "float64"
+
+
+def _cast(table: pa.Table, names: list[str], schema: pa.Schema) -> pa.Table:
+    """Cast columns of texts to numbers; what is none becomes missing."""
+    for name in names:
+        texts = pc.replace_substring(pc.utf8_trim_whitespace(table[name]), ",", ".")
+        texts = pc.if_else(pc.is_in(texts, pa.array([*NO_NUMBER, ""])), None, texts)
+        table = table.set_column(table.schema.get_field_index(name), name, texts.cast(schema.field(name).type))
+    return table
 
 
 def csv_form(path: str, named: str) -> CsvForm:
@@ -328,41 +297,29 @@ def csv_form(path: str, named: str) -> CsvForm:
 
 
 def _lines(path: str, encoding: str) -> Iterator[str]:
-    with _opened(path) as file, codecs.getreader(encoding)(file) as text:
-        # Only these end a line; `str.splitlines` has more.
-        rest = ""
-        while block := text.read(1 << 20):
-            lines = re.split(r"(?<=\n)|(?<=\r)(?!\n)", rest + block)
-            rest = lines.pop() if not lines[-1].endswith("\r") else ""
-            if len(lines) and lines[-1].endswith("\r") and not rest:
-                rest = lines.pop()  # a "\n" may follow
-            yield from (line for line in lines if line)
-        if rest:
-            yield rest
+    """Yield the lines of a file with their ends, of which `str.splitlines` knows more than there are."""
+    with _opened(path) as file, io.TextIOWrapper(file, encoding, newline="") as text:
+        yield from text
 
 
 def _sniffed(path: str, encoding: str) -> CsvForm:
     """Choose the delimiter by which the first records have as many cells as the header, and more than one."""
     lines = list(itertools.islice(_lines(path, encoding), SAMPLE))
     usual = "\t" if ".tsv" in Path(path).name.lower() else ","
-    best = CsvForm(encoding, usual)
-    for delimiter in sorted(DELIMITERS, key=lambda one: one != usual):
-        records = [record for record in csv.reader(lines, delimiter=delimiter) if record]
-        width = len(records[0]) if records else 0
-        # The last one may go on after the sample.
-        body = records[1:-1] if len(lines) == SAMPLE else records[1:]
-        if width > 1 and all(len(record) == width for record in body):
-            best = CsvForm(encoding, delimiter)
-            break
-    else:
-        widths = {one: len(next(csv.reader(lines, delimiter=one), ())) for one in DELIMITERS}
-        if widths[usual] < 2 and max(widths.values()) > 1:
-            best = CsvForm(encoding, max(widths, key=widths.__getitem__))
-    if best.delimiter != usual:
-        logger.info(f"{path}: cells are separated by {DELIMITERS[best.delimiter]}")
-    header = next(csv.reader(lines, delimiter=best.delimiter), [])
-    best.skipinitialspace = len(header) > 1 and all(name.startswith(" ") for name in header[1:])
-    return best
+    records = {
+        one: [record for record in csv.reader(lines, delimiter=one) if record] or [[]]
+        for one in sorted(DELIMITERS, key=lambda one: one != usual)
+    }
+    widths = {one: len(found[0]) for one, found in records.items()}
+    end = -1 if len(lines) == SAMPLE else None  # the last one may go on after the sample
+    even = (one for one in records if {widths[one]} >= {len(record) for record in records[one][1:end]})
+    widest = max(widths, key=widths.__getitem__)
+    delimiter = next((one for one in even if widths[one] > 1), usual if widths[usual] > 1 else widest)
+    if delimiter != usual:
+        logger.info(f"{path}: cells are separated by {DELIMITERS[delimiter]}")
+    header = records[delimiter][0]
+    is_spaced = len(header) > 1 and all(name.startswith(" ") for name in header[1:])
+    return CsvForm(encoding, delimiter, skipinitialspace=is_spaced)
 
 
 def _checked(path: str, named: str, form: CsvForm) -> CsvForm:
@@ -374,24 +331,17 @@ def _checked(path: str, named: str, form: CsvForm) -> CsvForm:
         strict=True,
     )
     start, blank = 1, 0
-    form = dataclasses.replace(form, header=[], rows=0, numbers=[])
-    alive: list[int] = []
+    form = dataclasses.replace(form, header=[], rows=0)
     try:
         for record in reader:
             if not record:
                 blank += 1
             elif not form.header:
                 form.header = _header(record, named)
-                form.numbers = [NumberColumn() for _ in record]
-                alive = list(range(len(record)))
             else:
                 if len(record) != len(form.header):
                     raise FileError(_uneven(named, start, len(record), form))
                 form.rows += 1
-                for place in alive:
-                    if not form.numbers[place].add(record[place], form.delimiter != ","):
-                        form.numbers[place] = None
-                alive = [place for place in alive if form.numbers[place] is not None]
             start = reader.line_num + 1
     except csv.Error as error:
         raise FileError(
@@ -402,7 +352,6 @@ def _checked(path: str, named: str, form: CsvForm) -> CsvForm:
         logger.warning(f'{named}: {blank} blank lines are left out; an empty text is written as "".')
     if not form.rows:
         raise FileError(f"{named} has no rows, only the columns {', '.join(form.header)}.")
-    form.numbers = [None if one is None or not one.count else one for one in form.numbers]
     return form
 
 
@@ -423,24 +372,6 @@ def _uneven(named: str, line: int, cells: int, form: CsvForm) -> str:
         f"{DELIMITERS[form.delimiter]}, the header has {expected}. Put a cell with a separator in it between "
         'quotation marks: "...".'
     )
-
-
-def _to_numbers(dataset: datasets.Dataset, kinds: dict[str, datasets.Value]) -> datasets.Dataset:
-    """Cast columns of texts to numbers; what is none becomes missing."""
-    if not kinds:
-        return dataset
-    features = datasets.Features({**dataset.features, **kinds})
-    return dataset.with_format("arrow").map(
-        _cast, batched=True, features=features, fn_kwargs={"names": list(kinds), "schema": features.arrow_schema}
-    ).with_format(None)  # fmt: skip
-
-
-def _cast(table: pa.Table, names: list[str], schema: pa.Schema) -> pa.Table:
-    for name in names:
-        texts = pc.replace_substring(pc.utf8_trim_whitespace(table[name]), ",", ".")
-        texts = pc.if_else(pc.is_in(texts, pa.array([*NO_NUMBER, ""])), None, texts)
-        table = table.set_column(table.schema.get_field_index(name), name, texts.cast(schema.field(name).type))
-    return table
 
 
 # json and parquet
@@ -536,18 +467,15 @@ def _rows_of_document(document: Any, named: str) -> list[dict[str, Any]]:
 
 def _mixed_kinds(rows: list[dict[str, Any]]) -> str | None:
     """Say which column has values of several kinds."""
-    seen: dict[str, tuple[int, Any]] = {}
+    names = {str: "text", bool: "true or false", dict: "object", int: "number", float: "number"}
+    first: dict[str, tuple[int, str]] = {}
     for number, row in enumerate(rows, 1):
         for name, value in row.items():
-            if value is None:
-                continue
-            kind = "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
-            first = seen.setdefault(name, (number, kind))
-            if first[1] != kind:
-                known = {"str": "text", "bool": "true or false", "dict": "object"}
-                first_kind, kind = known.get(first[1], first[1]), known.get(kind, kind)
+            kind = names.get(type(value), type(value).__name__)
+            known = (number, kind) if value is None else first.setdefault(name, (number, kind))
+            if known[1] != kind:
                 return (
-                    f"its column {name!r} has a {first_kind} in row {first[0]} and a {kind} in row {number}. Give one "
+                    f"its column {name!r} has a {known[1]} in row {known[0]} and a {kind} in row {number}. Give one "
                     "kind of values."
                 )
     return None

@@ -157,7 +157,6 @@ class LabelColumn:
         values = [*encoded.dictionary.to_pylist(), None]
         codes = np.asarray(encoded.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False), dtype=np.int64)
         found = cls(origin, values, codes, feature)
-        found._check_class_numbers()
         found._strip()
         found.values = [None if found.is_missing(value) else value for value in found.values]
         return found
@@ -216,42 +215,28 @@ class LabelColumn:
         """Count a value as missing."""
         self.values = [None if one == value else one for one in self.values]
 
-    def _check_class_numbers(self) -> None:
-        if not isinstance(self.feature, datasets.ClassLabel):
-            return
-        known = range(self.feature.num_classes)
-        allowed = (None, HIDDEN_LABEL, IGNORED_LABEL)
-        wrong = [one for one in self.values if one not in known and one not in allowed]
-        if wrong:
-            raise ConfigError(
-                f"{self.origin} has the class number {wrong[0]}, and names of {len(known)} classes, "
-                f"{shown(self.feature.names)}."
-            )
-
     def _strip(self) -> None:
-        """Take names that differ in surrounding blanks alone as one."""
+        """Take names that differ in surrounding blanks alone as one; a ConfigError for the number of no class."""
         if isinstance(self.feature, datasets.ClassLabel):
-            padded = [name for name in self.feature.names if name != name.strip()]
-            if padded and len({name.strip() for name in self.feature.names}) < self.feature.num_classes:
-                first: dict[str, int] = {}
-                for place, name in enumerate(self.feature.names):
-                    first.setdefault(name.strip(), place)
-                self.values = [
-                    value if value is None or value < 0 else first[self.feature.names[value].strip()]
-                    for value in self.values
-                ]
-            self._warn_of_blanks(padded)
-            return
-        if not any(isinstance(value, str) for value in self.values):
-            return
-        stripped = [value.strip() if isinstance(value, str) else value for value in self.values]
-        padded = [value for value, name in zip(self.values, stripped, strict=True) if name and value != name]
-        places = {value: place for place, value in enumerate(dict.fromkeys(stripped))}
-        self.values = list(places)
-        self.codes = np.array([places[value] for value in stripped])[self.codes]
-        self._warn_of_blanks(padded)
-
-    def _warn_of_blanks(self, padded: Sequence[str]) -> None:
+            names = self.feature.names
+            allowed = (None, HIDDEN_LABEL, IGNORED_LABEL, *range(len(names)))
+            wrong = [value for value in self.values if value not in allowed]
+            if wrong:
+                raise ConfigError(
+                    f"{self.origin} has the class number {wrong[0]}, and names of {len(names)} classes, "
+                    f"{shown(names)}."
+                )
+            padded = [name for name in names if name != name.strip()]
+            first = {name.strip(): place for place, name in reversed(list(enumerate(names)))}
+            self.values = [
+                value if value is None or value < 0 else first[names[value].strip()] for value in self.values
+            ]
+        else:
+            stripped = [value.strip() if isinstance(value, str) else value for value in self.values]
+            padded = [one for one in self.values if isinstance(one, str) and one.strip() not in ("", one)]
+            places = {value: place for place, value in enumerate(dict.fromkeys(stripped))}
+            self.values = list(places)
+            self.codes = np.array([places[value] for value in stripped])[self.codes]
         if padded:
             logger.warning(
                 f"{self.origin}: labels with a space before or behind are taken without it: {shown(padded)}."
@@ -493,7 +478,7 @@ def several_labels(
     values: list
     if isinstance(element, datasets.ClassLabel):
         values, labels = list(range(element.num_classes)), list(element.names)
-    elif _are_flags(lists, len(names)):
+    elif all(len(value) == len(names) and set(value) <= {0, 1} for value in lists):
         columns = {
             name: [None if value is None else np.flatnonzero(value).tolist() for value in column]
             for name, column in columns.items()
@@ -522,12 +507,6 @@ def several_labels(
     )
 
 
-def _are_flags(lists: list[list], length: int) -> bool:
-    return all(len(value) == length and set(value) <= {0, 1} for value in lists)
-
-
 def _flags(given: Sequence[Any], places: dict[Any, int]) -> list[float]:
-    flags = [0.0] * len(places)
-    for label in given:
-        flags[places[label]] = 1.0
-    return flags
+    found = {places[label] for label in given}
+    return [float(place in found) for place in places.values()]
