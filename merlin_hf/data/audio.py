@@ -143,7 +143,6 @@ def _survey(where: str, found: list[tuple[str, _Facts]]) -> None:
 AUDIO = MediaKind(
     name="audio",
     plural="recordings",
-    builder="audiofolder",
     endings=ENDINGS,
     feature=datasets.Audio,
     is_media=is_audio,

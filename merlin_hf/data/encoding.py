@@ -70,8 +70,7 @@ def _with_names(dataset: datasets.Dataset, labels: Labels) -> datasets.Dataset:
     feature = outputs_feature(labels)
     if feature is None or "labels" not in dataset.column_names:
         return dataset
-    column = dataset["labels"][:]
-    return dataset.remove_columns("labels").add_column("labels", column, feature=feature)
+    return dataset.cast_column("labels", feature)
 
 
 def encode_texts(

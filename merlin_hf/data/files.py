@@ -83,12 +83,12 @@ def read_file(
     return dataset
 
 
-def read_lines(path: str, argument: str, cache_dir: str | None = None) -> datasets.Dataset:
+def read_lines(path: str, argument: str) -> datasets.Dataset:
     """Read a file of text: a row for each line, with the column `text`; a FileError says why it cannot be read."""
     named = f"`{argument}={path!r}`"
     with reading(named):
         _check_content(path, named)
-        return _build(Text, path, cache_dir, encoding=_encoding(path, named))
+        return _build(Text, path, None, encoding=_encoding(path, named))
 
 
 def read_csv_files(paths: Sequence[str], named: str, cache_dir: str | None = None) -> datasets.Dataset:

@@ -266,7 +266,6 @@ def is_image(feature: Any) -> bool:
 IMAGES = MediaKind(
     name="image",
     plural="images",
-    builder="imagefolder",
     endings=ENDINGS,
     feature=datasets.Image,
     is_media=is_image,

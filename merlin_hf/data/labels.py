@@ -19,6 +19,7 @@ HIDDEN_LABEL = -1  # what GLUE writes where a label is not public
 IGNORED_LABEL = -100  # what losses of torch leave out
 SINGLE_LABEL, REGRESSION = "single_label_classification", "regression"
 PROBLEM_TYPES = (SINGLE_LABEL, REGRESSION)
+LABEL_TYPES = ("int", "uint", "float", "string", "large_string", "bool", "null", "decimal")
 MISSING = "empty, null, NaN or -100"
 
 NEW_LABEL = "__label__"
@@ -146,7 +147,8 @@ class LabelColumn:
     def read(cls, split: datasets.Dataset, origin: str) -> "LabelColumn":
         """Read the column `label` of a split; a ConfigError if it has something other than one label per row."""
         feature = split.features["label"]
-        if not isinstance(feature, datasets.Value | datasets.ClassLabel) or _is_strange(feature):
+        is_value = isinstance(feature, datasets.Value) and feature.dtype.startswith(LABEL_TYPES)
+        if not is_value and not isinstance(feature, datasets.ClassLabel):
             raise ConfigError(
                 f"{origin} needs a column of labels with one label per row, of one kind, got {feature} in the columns "
                 f"{', '.join(split.column_names)}. Name the column (`label_column`); for several labels per row, or a "
@@ -241,12 +243,6 @@ class LabelColumn:
             logger.warning(
                 f"{self.origin}: labels with a space before or behind are taken without it: {shown(padded)}."
             )
-
-
-def _is_strange(feature: Any) -> bool:
-    """Return whether a column has dates, bytes or the like."""
-    known = ("int", "uint", "float", "string", "large_string", "bool", "null", "decimal")
-    return isinstance(feature, datasets.Value) and not feature.dtype.startswith(known)
 
 
 # All splits of a task

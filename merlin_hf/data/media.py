@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import datasets
 
+from ..utils.errors import reason
 from ..utils.validation import ConfigError, did_you_mean
 from .columns import LABEL_COLUMNS, ColumnOptions
 from .files import reading
@@ -43,7 +44,6 @@ class MediaKind:
     A kind of media; the column that is loaded has its `name`.
 
     Args:
-        builder (`str`): the builder of `datasets` that reads folders of such files.
         feature (`Callable`): the feature of `datasets`, which takes `decode`.
         is_media (`Callable`): whether a column with a feature of `datasets` has such media.
         read (`Callable`): from a stored value to the image, or to the samples and their rate.
@@ -55,7 +55,6 @@ class MediaKind:
 
     name: str
     plural: str
-    builder: str
     endings: tuple[str, ...]
     feature: Callable[..., Any]
     is_media: Callable[[Any], bool]
@@ -128,7 +127,7 @@ def load_media_folders(
     if any((Path(folder) / name).is_file() for folder in folders.values() for name in METADATA):
         files = {split: os.path.join(glob.escape(str(folder)), "**") for split, folder in folders.items()}
         with reading(" and ".join(f"`{arguments[split]}={folder!r}`" for split, folder in folders.items())):
-            return datasets.load_dataset(kind.builder, data_files=files, **kwargs)
+            return datasets.load_dataset(f"{kind.name}folder", data_files=files, **kwargs)
     listed = {split: _list_by_class(folder, kind, arguments[split], split) for split, folder in folders.items()}
     classes = {split: sorted({parts[0] for parts in files if len(parts) > 1}) for split, files in listed.items()}
     names = classes.get("train") or sorted({name for known in classes.values() for name in known})
@@ -252,9 +251,9 @@ def _of_split(argument: str, folder: str) -> str:
     return f"{SPLIT_FOLDERS[folder.lower()]}_dir"
 
 
-def listing(names: Sequence[str], limit: int = 20) -> str:
-    """Return names with commas, the first ones of many."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+def listing(names: Sequence[str]) -> str:
+    """Return names with commas, the first 20 of many."""
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 # A folder under the name of a data set
@@ -315,7 +314,7 @@ def read_media(kind: MediaKind, value: Any, where: str, row: int | None = None) 
     if isinstance(found, Exception):
         name = name_of(value, row)
         raise UnreadableMediaError(
-            f"{where}: {name} cannot be read: {_reason(found)}. Replace or remove it."
+            f"{where}: {name} cannot be read: {reason(found).rstrip('.')}. Replace or remove it."
         ) from found
     return found
 
@@ -382,7 +381,7 @@ def find_damaged(
             for row, value, facts in zip(rows, batch[column], pool.map(facts_of, batch[column]), strict=True):
                 name = name_of(value, row)
                 if isinstance(facts, Exception):
-                    damaged.append(Damaged(row, name, _reason(facts)))
+                    damaged.append(Damaged(row, name, reason(facts).rstrip(".")))
                 elif facts is not None:
                     found.append((name, facts))
     return damaged, found
@@ -402,9 +401,3 @@ def _check_regular(value: Any) -> None:
     path = value.get("path") if isinstance(value, dict) and not value.get("bytes") else None
     if path and os.path.exists(path) and not os.path.isfile(path):
         raise ValueError("it is no regular file")
-
-
-def _reason(error: Exception) -> str:
-    """Return an error's message in one line, without objects that only a program knows."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text.rstrip(".")

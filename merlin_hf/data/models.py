@@ -173,7 +173,7 @@ def pad_by_known_token(tokenizer: Any, config: PretrainedConfig) -> None:
         config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 
-def longest_text(tokenizer: Any, config: PretrainedConfig, max_seq_length: int, option: str = "max_seq_length") -> int:
+def longest_text(tokenizer: Any, config: PretrainedConfig, max_seq_length: int) -> int:
     """
     Return how many tokens of a text the model is shown, at most.
 
@@ -185,11 +185,11 @@ def longest_text(tokenizer: Any, config: PretrainedConfig, max_seq_length: int, 
     limits = [limit for limit in (most, positions) if limit is not None]
     length = min([max_seq_length, *limits])
     if length < max_seq_length:
-        logger.warning(f"`{option}={max_seq_length}` is more than the model takes; {length} is used.")
+        logger.warning(f"`max_seq_length={max_seq_length}` is more than the model takes; {length} is used.")
     special = tokenizer.num_special_tokens_to_add(pair=False)
     if length <= special:
         raise ConfigError(
-            f"`{option}={length}` leaves no room for a text beside {special} special tokens; give at least "
+            f"`max_seq_length={length}` leaves no room for a text beside {special} special tokens; give at least "
             f"{special + 1}."
         )
     return length

@@ -9,8 +9,8 @@ sentence-transformers loads by itself.
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -516,11 +516,17 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
                 *reversed(weight.shape), activation_function=None, init_weight=weight, init_bias=bias,
                 module_output_name=LOGITS,
             )  # fmt: skip
-            with nullcontext() if self.pairs else _appended(encoder, head):
-                encoder.save(str(folder), create_model_card=False)
             if self.pairs:
+                encoder.save(str(folder), create_model_card=False)
                 (folder / PAIR_HEAD).mkdir(exist_ok=True)
                 head.save(str(folder / PAIR_HEAD))
+                return
+            last = str(len(encoder))
+            encoder.add_module(last, head)
+            try:
+                encoder.save(str(folder), create_model_card=False)
+            finally:
+                delattr(encoder, last)
 
     @classmethod
     def from_pretrained(
@@ -569,7 +575,9 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
         encoder = load_sentence_encoder(path, model_kwargs=model_kwargs, **hub)
         head, pair_head = take_head(encoder), _load_pair_head(path, **hub)
         if config is not None:
-            set_labels(encoder.transformers_model.config, config)
+            own = encoder.transformers_model.config
+            own.id2label, own.label2id = dict(config.id2label), dict(config.label2id)
+            own.problem_type = config.problem_type
         if pairs is None:
             pairs = pair_head is not None
             if head_features is not None:
@@ -645,12 +653,6 @@ def check_encoder(encoder: "SentenceTransformer") -> None:
         )
 
 
-def set_labels(config: PretrainedConfig, labels: PretrainedConfig) -> None:
-    """Give a configuration the labels of another."""
-    config.id2label, config.label2id = dict(labels.id2label), dict(labels.label2id)
-    config.problem_type = labels.problem_type
-
-
 def take_head(encoder: "SentenceTransformer") -> nn.Linear | None:
     """Take the head out of an encoder that was saved with one for single texts; `None` if there is none."""
     from sentence_transformers.sentence_transformer.modules import Dense
@@ -671,14 +673,3 @@ def _load_pair_head(path: str, **hub: Any) -> nn.Linear | None:
     _check_weights(path, PAIR_HEAD, "Dense", **hub)
     with reading(f"The head in {path!r} cannot be loaded"):
         return Dense.load(path, subfolder=PAIR_HEAD, cache_folder=hub.pop("cache_dir", None), **hub).linear
-
-
-@contextmanager
-def _appended(encoder: "SentenceTransformer", module: nn.Module) -> Iterator[None]:
-    """A block in which an encoder has a module more at its end."""
-    name = str(len(encoder))
-    encoder.add_module(name, module)
-    try:
-        yield
-    finally:
-        delattr(encoder, name)

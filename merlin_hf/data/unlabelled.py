@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..utils.errors import reason
 from ..utils.files import FileError
 from ..utils.validation import ConfigError, did_you_mean
-from .columns import LABEL_COLUMNS, ColumnOptions, check_text_columns, find_text_columns, is_text
+from .columns import LABEL_COLUMNS, ColumnOptions, find_text_columns, is_text
 from .files import read_file, read_lines
 from .load import load_dataset
 from .media import (
@@ -136,7 +137,7 @@ class UnlabelledRows:
         try:
             return read_media(MEDIA[self.kind], value, self.origin, row)
         except UnreadableMediaError as error:
-            return Damaged(row, name_of(value, row), str(error.__cause__ or error).rstrip("."))
+            return Damaged(row, name_of(value, row), reason(error.__cause__ or error).rstrip("."))
 
     def refusal(self, damaged: list[Damaged], option: str) -> ConfigError:
         """Return the error about damaged rows, which names the first ones, and the option that leaves them out."""
@@ -161,7 +162,6 @@ def load_unlabelled(
     split: str | None = None,
     id_column: str | None = None,
     keep_columns: bool = False,
-    argument: str = "data",
 ) -> UnlabelledRows:
     """
     Load rows to be predicted, and find the columns that a model is shown, as where there are labels.
@@ -176,8 +176,8 @@ def load_unlabelled(
         ConfigError: a split or column is missing, or not clear.
         FileError, FileNotFoundError: the data cannot be read, or are not there.
     """
-    origin = f"`{argument}={path!r}`"
-    dataset = _load(path, kind, name, split, id_column, argument)
+    origin = f"`data={path!r}`"
+    dataset = _load(path, kind, name, split, id_column)
     if len(dataset) == 0:
         raise FileError(f"{origin} has no rows, only the columns {', '.join(dataset.column_names)}.")
     if id_column is not None and id_column not in dataset.column_names:
@@ -202,7 +202,6 @@ def load_unlabelled(
     else:
         option = options.name_of("text_columns")
         columns = find_text_columns(shown, options.text_columns, option, origin)
-        check_text_columns(shown, columns, origin, origin, option)
     ids = FILE if id_column is None and dataset.column_names == [FILE, MEDIA_OF_PATHS] else id_column
     kept = [] if ids is None else [ids]
     if keep_columns:
@@ -211,31 +210,28 @@ def load_unlabelled(
     return UnlabelledRows(dataset, kind, columns, origin, [name for name in kept if name not in media], ids is None)
 
 
-def _load(
-    path: str, kind: str, name: str | None, split: str | None, id_column: str | None, argument: str
-) -> datasets.Dataset:
+def _load(path: str, kind: str, name: str | None, split: str | None, id_column: str | None) -> datasets.Dataset:
     is_media_file = kind in MEDIA and path.lower().endswith(MEDIA[kind].endings)
     if os.path.isfile(path) and (name or split):
         option = "dataset_config_name" if name else "split"
-        raise ConfigError(f"`{option}` is of a data set, and `{argument}={path!r}` is a file.")
+        raise ConfigError(f"`{option}` is of a data set, and `data={path!r}` is a file.")
     if os.path.isfile(path):
         if is_media_file:
             files = datasets.Dataset.from_dict({FILE: [os.path.basename(path)]})
             return _with_media(files, FILE, os.path.dirname(path), MEDIA[kind])
         if path.lower().endswith(".txt"):
-            return read_lines(path, argument)
-        return read_file(path, argument, as_texts=[] if id_column is None else [id_column])
+            return read_lines(path, "data")
+        return read_file(path, "data", as_texts=[] if id_column is None else [id_column])
     if os.path.isdir(path) and kind in MEDIA and split is None:
-        files = list_media_files(path, MEDIA[kind], argument)
+        files = list_media_files(path, MEDIA[kind], "data")
         if files:
             return _with_media(datasets.Dataset.from_dict({FILE: files}), FILE, path, MEDIA[kind])
-    loaded = load_dataset(path, name, argument=argument)
+    loaded = load_dataset(path, name, argument="data")
     if split is None and len(loaded) > 1:
-        raise ConfigError(f"`{argument}={path!r}` has the splits {', '.join(loaded)}: name one by `--split`.")
+        raise ConfigError(f"`data={path!r}` has the splits {', '.join(loaded)}: name one by `--split`.")
     if split is not None and split not in loaded:
         raise ConfigError(
-            f"`split={split!r}` is not in `{argument}={path!r}`, only {', '.join(loaded)}."
-            f"{did_you_mean(split, loaded)}"
+            f"`split={split!r}` is not in `data={path!r}`, only {', '.join(loaded)}.{did_you_mean(split, loaded)}"
         )
     return loaded[split or next(iter(loaded))]
 

@@ -68,8 +68,6 @@ class StandardHead(LinearHead):
         standard_weight: `(..., C, d)` and standard_bias: `(..., C)`, for `(features - origin) * unit`.
         origin: `(..., 1, d)`, a point among the rows that the head was fit on.
         unit: `(..., 1, 1)`, one over their size; `None` is 1.
-        dtype: of the logits.
-        info: see `LinearHead`.
     """
 
     standard_weight: Tensor

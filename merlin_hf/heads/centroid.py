@@ -72,8 +72,8 @@ class CentroidHead(HeadSolver):
         """
         Compute weight `(..., C, d)` and bias `(..., C)` for centred features.
 
-        From the sums of rows `(..., C, d)` and the weights `(..., C)` of each class, the same of all that is not of
-        the class, and the scale of the rows `(..., 1, 1)`.
+        From the sums of rows `(..., C, d)` and weights `(..., C)` of each class and of all that is not of the class,
+        and the scale `(..., 1, 1)`.
         """
         mean = sums / (counts + l2).unsqueeze(-1)
         square = mean.square().sum(-1)

@@ -41,13 +41,9 @@ class _CholeskySolve(torch.autograd.Function):
 
 def solve_spd(matrix: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor]:
     """
-    Solve `matrix @ X = rhs` for a symmetric positive definite matrix, without waiting for the device.
+    Solve `matrix @ X = rhs`, `(..., m, m)` and `(..., m, k)`, positive definite, without waiting for the device.
 
-    Args:
-        matrix: `(..., m, m)`; rhs: `(..., m, k)`, of the same or broadcastable leading dimensions.
-
-    Returns:
-        X `(..., m, k)`, and the number of matrices that could not be factorised (a 0-dim tensor).
+    Return X `(..., m, k)`, and the number of matrices that could not be factorised (a 0-dim tensor).
     """
     leading = torch.broadcast_shapes(matrix.shape[:-2], rhs.shape[:-2])
     factor, info = torch.linalg.cholesky_ex(matrix.detach())
@@ -124,11 +120,9 @@ def centre(
     value, so that no square leaves the range of the dtype. No gradient flows to that row and that value, as the logits
     do not depend on them.
 
-    Args:
-        fit_intercept: without it nothing is subtracted, and all means are 0.
-        reads: whether numbers may be read from the device. Rows of ordinary size are then not divided. Sets of
-            weights, which share one feature matrix, are centred one by one where a row that one of them leaves out is
-            so far away that it would hide the spread of the others.
+    Where numbers may be read from the device (`reads`), rows of ordinary size are not divided. Sets of weights, which
+    share one feature matrix, are then centred one by one where a row that one of them leaves out is so far away that
+    it would hide the spread of the others.
     """
     total = sample_weight.sum(-1, keepdim=True)
     share = sample_weight / torch.where(total > 0, total, 1.0)
@@ -190,11 +184,9 @@ def _is_hidden(rows: Tensor, share: Tensor, mean: Tensor) -> bool:
 @dataclass(frozen=True, eq=False)
 class Scale:
     """
-    The mean squared distance of the rows to their mean, `s`, guarded against constant features.
+    The mean squared distance of the rows to their mean, `value` `(..., 1, 1)`, or 1 where the features are constant.
 
-    Attributes:
-        value: `(..., 1, 1)`, s, or 1 where the features are constant.
-        varies: `(..., 1, 1)` of 0 and 1: whether they vary at all.
+    `varies`, `(..., 1, 1)` of 0 and 1, says whether they vary at all.
     """
 
     value: Tensor

@@ -126,9 +126,9 @@ class LogisticHead(HeadSolver):
             rows = centred_rows(centred)
             scale = scale_of_rows(rows, centred)
             design, is_rows = rows * (scale.varies / (scale.value * l2)).sqrt(), True
-        coef, bias, residual = fit_dual(
-            design, is_rows, targets, sample_weight, self.loss, self.fit_intercept, options
-        )
+        leading = torch.broadcast_shapes(design.shape[:-2], targets.shape[:-2], sample_weight.shape[:-1])
+        given = (t.expand(*leading, *t.shape[-2:]) for t in (design, targets, sample_weight.unsqueeze(-1)))
+        coef, bias, residual = _Fit.apply(*given, is_rows, self.loss, self.fit_intercept, options)
         if self.loss.coupled:
             # The same added to all classes changes no probability; targets that sum to 1 but for rounding must not
             # move it.
@@ -163,7 +163,12 @@ class NewtonOptions:
 
 
 class _Fit(torch.autograd.Function):
-    """Dual coefficients and bias of the optimum; the backward solves one linear system, once differentiable."""
+    """
+    Minimise `sum_i w_i loss(f_i, y_i) + <a, K a> / 2` over `f = K a + b`, with K or its rows Z as `design`.
+
+    At the optimum `a = -w dloss/df` and, with a bias, the columns of `a` sum to 0. Return a `(..., n, C)`, b
+    `(..., 1, C)` and the residual `(...)`, see `_relative`. The backward solves a linear system, once differentiable.
+    """
 
     @staticmethod
     def forward(ctx, design, targets, weight, is_rows, loss: Loss, intercept: bool, options: NewtonOptions):
@@ -304,35 +309,6 @@ def _step_size(
         if bool((chosen > 0).all()):
             break
     return chosen.clamp_min(0.5**HALVINGS)
-
-
-def fit_dual(
-    design: Tensor,
-    is_rows: bool,
-    targets: Tensor,
-    sample_weight: Tensor,
-    loss: Loss,
-    intercept: bool,
-    options: NewtonOptions,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """
-    Minimise `sum_i w_i loss(f_i, y_i) + <a, K a> / 2` over `f = K a + b`.
-
-    At the optimum `a = -w dloss/df` and, with a bias, the columns of `a` sum to 0. The *stationarity residual* is the
-    largest `|a + w dloss/df|` relative to the largest `|a|`, whatever the scale of features or l2 (see `_relative`).
-
-    Args:
-        design: the kernel K `(..., n, n)`, or rows Z `(..., n, d)` with `K = Z Z^T` when `is_rows`.
-        targets: `(..., n, C)`; sample_weight: `(..., n)`.
-
-    Returns:
-        a `(..., n, C)`, b `(..., 1, C)`, differentiable in design, targets and sample_weight by the implicit function
-        theorem (memory does not grow with the number of steps), and the stationarity residual `(...)`.
-    """
-    leading = torch.broadcast_shapes(design.shape[:-2], targets.shape[:-2], sample_weight.shape[:-1])
-    weight = sample_weight.unsqueeze(-1)
-    design, targets, weight = (t.expand(*leading, *t.shape[-2:]) for t in (design, targets, weight))
-    return _Fit.apply(design, targets, weight, is_rows, loss, intercept, options)
 
 
 def times(matrix: Tensor, vectors: Tensor) -> Tensor:

@@ -106,13 +106,14 @@ def constant_below(mean: Tensor) -> Tensor:
 
 
 def clean_batches(
-    batches: Iterable[Batch], dtype: torch.dtype | None = None, device: torch.device | None = None
+    batches: Iterable[Batch], dtype: torch.dtype | None = None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, torch.dtype]]:
     """
-    Yield checked `(features, targets, sample_weight, dtype of the features)`, on `device` or that of the first batch.
+    Yield checked `(features, targets, sample_weight, dtype of the features)`, on the device of the first batch.
 
     In precision `dtype`, or that in which a head for such features is returned; rows of weight 0 are blanked.
     """
+    device = None
     for features, targets, sample_weight in batches:
         if features.dim() != 2:
             raise ValueError(f"fit_batches takes features of shape (n, d), got {tuple(features.shape)}.")
@@ -146,16 +147,9 @@ def collect_moments(
     """
     Sum the moments of every fold over all rows of all ranks.
 
-    `reduce` is called exactly three times, after all batches.
-
-    Args:
-        batches, reduce: as in `HeadSolver.fit_batches`.
-        folds: into how many the rows are divided.
-        full: keep the whole of `xx`, not its trace alone.
-        shift: subtract a row of the features from all others first.
-
-    Raises:
-        ValueError: on every rank alike, when there is no row, when ranks differ in d or C, or when the sums hold NaN.
+    `reduce` is called exactly three times, after all batches. `full` keeps the whole of `xx`, not its trace alone;
+    `shift` subtracts a row of the features from all others first. A ValueError, on every rank alike, when there is no
+    row, when ranks differ in d or C, or when the sums hold NaN.
     """
     moments, seen, has_origin = None, 0, False
     for features, targets, weight, dtype in clean_batches(batches, torch.float64):

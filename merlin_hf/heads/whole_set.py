@@ -91,15 +91,9 @@ class Rows:
 
 class Objective:
     """
-    The penalised loss of m heads `(m, C, d + 1)`, summed over all rows of all ranks.
+    The penalised loss of m heads `(m, C, d + 1)`, summed over all rows, of weight `(m, n, 1)`, of all ranks.
 
     As the rows are standardised, the penalty of half the squared weights is `l2` itself.
-
-    Args:
-        rows, loss: what the heads are fit to.
-        reduce: see `HeadSolver.fit_batches`.
-        weight: `(m, n, 1)`, of the rows for each head.
-        l2: the penalty.
     """
 
     def __init__(self, rows: Rows, loss: Loss, reduce: Reduce | None, weight: Tensor, l2: float) -> None:
@@ -178,16 +172,11 @@ class Objective:
 
     def minimise(self, heads: Tensor, tolerance: float) -> tuple[Tensor, float, bool]:
         """
-        Make Newton steps until converged, stopped by rounding, or `MAX_STEPS` are used up.
+        Make Newton steps from `heads` until converged, stopped by rounding, or `MAX_STEPS` are used up.
 
-        Args:
-            heads: where to begin.
-            tolerance: of the gradient, relative to the first.
-
-        Returns:
-            The heads, the norm of their gradient relative to the first, and whether that is below the tolerance, and
-            the last step small too. It is large under a small l2 as long as the weights of separable classes have to
-            grow.
+        Return the heads, the norm of their gradient relative to the first, and whether that is below the tolerance,
+        and the last step small too. It is large under a small l2 as long as the weights of separable classes have to
+        grow.
         """
         logits = self.logits(heads)
         first, residual, flat = 0.0, 1.0, 0

@@ -194,6 +194,7 @@ def metadata(content: CardContent) -> ModelCardData:
     named = [origin.hub_id for origin in (*content.targets, *content.sources)]
     data_ids = [name for name in named if is_repo_id(name)]
     language = content.language
+    library = "transformers" if content.sentence_pairs is None else "sentence-transformers"
     # The Hub's widget asks for one text.
     widget = [
         {"text": example.text, "example_title": _short(example.label)}
@@ -201,7 +202,7 @@ def metadata(content: CardContent) -> ModelCardData:
         if example.text_pair is None
     ]
     return ModelCardData(
-        library_name=_library(content),
+        library_name="peft" if content.is_adapter else library,
         language=[_short(one) for one in language] if isinstance(language, list) else language and _short(language),
         license=content.license and _short(content.license),
         base_model=content.base_model,
@@ -324,13 +325,6 @@ def _options_table(header: str, options: dict[str, str]) -> str:
 def _training_table(log_history: list[dict[str, Any]]) -> str:
     rows = training_table(log_history)
     return table(tuple(map(_short, rows[0])), [tuple(row.values()) for row in rows]) if rows else ""
-
-
-def _library(content: CardContent) -> str:
-    """Return the library that loads the model."""
-    if content.is_adapter:
-        return "peft"
-    return "transformers" if content.sentence_pairs is None else "sentence-transformers"
 
 
 def _versions(content: CardContent) -> str:

@@ -110,6 +110,10 @@ def content_of(
     evaluation = trainer.eval_dataset if evaluation is None else evaluation
     sources = getattr(trainer, "source_dataset", None)
     method = describe_method(type(trainer))
+    id2label = getattr(getattr(classifier, "config", None), "id2label", None) or {}
+    examples = (examples_of(rows, id2label, examples_per_label) for rows in _target_rows(trainer))
+    own_tags = [tags] if isinstance(tags, str) else tags or ()
+    processor = trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)
     return CardContent(
         repo_id=repo_id or title,
         class_name=_class_names(classifier)[0],
@@ -128,12 +132,12 @@ def content_of(
             eval_names=evaluation if isinstance(evaluation, dict) else (),
         ),
         log_history=trainer.state.log_history,
-        examples=_examples(trainer, classifier, examples_per_label),
+        examples=next(filter(None, examples), []),
         texts=_texts(trainer, examples_per_label),
         license=license,
         language=language if language is None or isinstance(language, str) else list(language),
-        tags=_tags(tags, method.name),
-        has_processor=_has_processor(trainer),
+        tags=list(dict.fromkeys([*own_tags, *TAGS, re.sub(r"[^\w-]+", "-", method.name.lower())])),
+        has_processor=hasattr(processor, "save_pretrained"),
         is_adapter=is_adapter,
         sentence_pairs=getattr(classifier, "pairs", None),
     )
@@ -179,24 +183,14 @@ def _evaluated_on(eval_dataset: Any, train_dataset: Any, given: Origin | None = 
     found = {}
     for name, dataset in sets.items():
         own = origin_of(dataset)
+        fingerprints = {getattr(one, "_fingerprint", id(one)) for one in (dataset, train_dataset)}
         # Rows held out of the split that was trained on are no results on that split.
-        if own[:4] == trained[:4] and not _same_rows(dataset, train_dataset):
+        if own[:4] == trained[:4] and len(fingerprints) > 1:
             own = own._replace(split=None)
         if given is not None and own.hub_id is None and own.name is None:
             own = own._replace(hub_id=given.hub_id, name=given.name, config=given.config)
         found[name] = own
     return found
-
-
-def _same_rows(dataset: Any, other: Any) -> bool:
-    fingerprint = getattr(dataset, "_fingerprint", None)
-    return dataset is other or (fingerprint is not None and fingerprint == getattr(other, "_fingerprint", None))
-
-
-def _examples(trainer: Trainer, model: Any, per_label: int) -> list[Example]:
-    id2label = getattr(getattr(model, "config", None), "id2label", None) or {}
-    found = (examples_of(dataset, id2label, per_label) for dataset in _target_rows(trainer))
-    return next(filter(None, found), [])
 
 
 def _texts(trainer: Trainer, per_label: int) -> tuple[str, ...]:
@@ -213,16 +207,6 @@ def _target_rows(trainer: Trainer) -> list[Any]:
     if isinstance(evaluation, dict):
         evaluation = next(iter(evaluation.values()), None)
     return [evaluation, trainer.train_dataset]
-
-
-def _tags(given: str | Sequence[str] | None, method: str) -> list[str]:
-    own = [given] if isinstance(given, str) else list(given or ())
-    return list(dict.fromkeys([*own, *TAGS, re.sub(r"[^\w-]+", "-", method.lower())]))
-
-
-def _has_processor(trainer: Trainer) -> bool:
-    processor = trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)
-    return processor is not None and hasattr(processor, "save_pretrained")
 
 
 # Data sets

@@ -100,9 +100,7 @@ REASONS = (
 
 
 class Files(NamedTuple):
-    """
-    The files of a model as paths within their folder, and with reasons those of no model and those not to be sent.
-    """
+    """A folder's files: paths of a model's, and with reasons those of no model and those that must not be sent."""
 
     sent: list[str]
     left_out: dict[str, str]
@@ -152,7 +150,8 @@ class _Uploader:
                 logger.warning(f"Not pushed: {visible(name)} in {folder_path} {reason}.")
             options["allow_patterns"] = files.sent
         else:  # what a run was started with, paths included, is nobody else's business
-            options["ignore_patterns"] = [*_as_list(options.get("ignore_patterns")), MANIFEST_NAME]
+            given = options.get("ignore_patterns") or []
+            options["ignore_patterns"] = [*([given] if isinstance(given, str) else given), MANIFEST_NAME]
         return self._api.upload_folder(folder_path=os.fspath(folder_path), path_in_repo=path_in_repo, **options)
 
 
@@ -171,10 +170,6 @@ def only_model_files() -> Iterator[None]:
         yield
     finally:
         trainer_module.hf_api = client
-
-
-def _as_list(patterns: list[str] | str | None) -> list[str]:
-    return [patterns] if isinstance(patterns, str) else list(patterns or ())
 
 
 def _reason(name: str) -> str:

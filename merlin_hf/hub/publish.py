@@ -49,7 +49,10 @@ def plan_of(folder: str | os.PathLike, repo_id: str, license: str | None = None)
     Raises:
         PublishError: the folder has no whole model, or its card cannot be read.
     """
-    check_name(repo_id)
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise PublishError(f"{str(error).splitlines()[0]} Name the repository like `user/name`.") from error
     model = ModelFolder(folder)
     card = card_of(model, repo_id, license)
     files = {name: (model.path / name).stat().st_size for name in model.files}
@@ -105,14 +108,6 @@ def publish_folder(
             for name in plan.files
         ]
         return api.create_commit(full_name, operations, commit_message=message or "Upload the model with merlin_hf")
-
-
-def check_name(repo_id: str) -> None:
-    """Raise a `PublishError` if no repository can have this name."""
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise PublishError(f"{str(error).splitlines()[0]} Name the repository like `user/name`.") from error
 
 
 def _check_repository(api: HfApi, repo_id: str, private: bool, update: bool) -> None:

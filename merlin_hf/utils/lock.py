@@ -26,15 +26,15 @@ ATTEMPTS = 5  # a lock that goes away while it is looked at is looked at again
 
 
 @contextlib.contextmanager
-def locked(lock: Path, folder: str | os.PathLike, command: str, option: str = "output_dir") -> Iterator[None]:
+def locked(lock: Path, folder: str | os.PathLike, command: str) -> Iterator[None]:
     """
     Hold a folder by the file `lock` in it, so that a second process which asks for it is refused.
 
     It is an advisory lock of the operating system, which ends with the process however that ends, on a file that says
     whose it is. Nothing waits. Where a file system has no locks, what the file says decides. The FileError names the
-    process that holds it and what that does (`command`); the user calls the folder `option`.
+    process that holds it and what that does (`command`).
     """
-    named = f"`{option}={visible(folder)!r}`"
+    named = f"`output_dir={visible(folder)!r}`"
     file = None
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)

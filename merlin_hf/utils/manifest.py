@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from .files import FileError, read_json
 
 
@@ -31,7 +33,9 @@ def write_manifest(folder: str, run: dict[str, Any] | None = None) -> None:
     files = {}
     for path in sorted(Path(folder).rglob("*")):
         if path.is_file():
-            files[path.relative_to(folder).as_posix()] = _facts(path)
+            size = path.stat().st_size
+            facts = {"size": size, "sha256": _sha256(path)} if size <= CHECKSUM_LIMIT else {"size": size}
+            files[path.relative_to(folder).as_posix()] = facts
             sync(path)
     path = Path(folder) / MANIFEST_NAME
     draft = path.with_name(f"{MANIFEST_NAME}.tmp")
@@ -104,20 +108,14 @@ def ends_early(path: Path) -> bool:
     """Return whether a file of tensors or JSON is empty or cut off, by what it says of its own length."""
     if path.is_dir():
         return False
-    size = path.stat().st_size
-    if size == 0:
+    if path.stat().st_size == 0:
         return True
     if path.suffix == ".safetensors":
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > size - 8:
-                return True
-            try:
-                header = json.loads(file.read(length))
-                ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-                return 8 + length + max(ends, default=0) > size
-            except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-                return True
+        try:
+            with safe_open(path, framework="numpy"):
+                return False
+        except (SafetensorError, ValueError, MemoryError):
+            return True
     if path.suffix in (".pt", ".pth", ".bin"):
         with open(path, "rb") as file:
             is_zip = file.read(2) == b"PK"  # or the form of torch before 1.6
@@ -142,11 +140,6 @@ def sync(path: str | os.PathLike) -> None:
         pass
     finally:
         os.close(descriptor)
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    return {"size": size, "sha256": _sha256(path)} if size <= CHECKSUM_LIMIT else {"size": size}
 
 
 def _sha256(path: Path) -> str:

@@ -50,11 +50,8 @@ def log_loss(logits: np.ndarray, references: np.ndarray) -> float:
     """
     Return the mean of -log p(label), in nats.
 
-    As scikit-learn's, but of logits: a probability that rounds to 0 is not clipped.
-
-    Args:
-        logits (`np.ndarray` of shape `(n, num_labels)`).
-        references (`np.ndarray` of shape `(n,)`): outputs of the right classes.
+    As scikit-learn's, but of logits `(n, num_labels)`: a probability that rounds to 0 is not clipped. `references`
+    `(n,)` are the outputs of the right classes.
     """
     return float(-log_probabilities(logits)[np.arange(len(references)), references].mean())
 
@@ -64,9 +61,6 @@ def brier_score(logits: np.ndarray, references: np.ndarray) -> float:
     Return the mean squared error of the probabilities (Brier, 1950).
 
     As scikit-learn's: of two classes that of the second one, in [0, 1]; of more the sum over classes, in [0, 2].
-
-    Args:
-        logits, references: as for [`log_loss`].
     """
     errors = np.exp(log_probabilities(logits))
     errors[np.arange(len(references)), references] -= 1
@@ -79,10 +73,6 @@ def reliability(logits: np.ndarray, references: np.ndarray, bins: int = BINS) ->
     Sort rows into bins by the probability of the most probable class.
 
     Bin i has the confidences in (i / bins, (i + 1) / bins], as in Guo et al., 2017, arXiv 1706.04599, section 2.
-
-    Args:
-        logits, references: as for [`log_loss`].
-        bins (`int`): how many there are.
     """
     logits = np.asarray(logits)
     confidence = np.exp(log_probabilities(logits).max(-1))
@@ -93,17 +83,13 @@ def reliability(logits: np.ndarray, references: np.ndarray, bins: int = BINS) ->
     return Reliability(counts, *means)
 
 
-def calibration_error(logits: np.ndarray, references: np.ndarray, bins: int = BINS) -> float:
-    """Return the expected calibration error of the most probable class; see [`reliability`]."""
-    return reliability(logits, references, bins).error
-
-
 def probability_metrics(logits: np.ndarray, references: np.ndarray) -> dict[str, float]:
     """
     Score the probabilities of rows with one label each.
 
     Args:
-        logits, references: as for [`log_loss`].
+        logits (`np.ndarray` of shape `(n, num_labels)`).
+        references (`np.ndarray` of shape `(n,)`): outputs of the right classes.
 
     Returns:
         `dict[str, float]`: `log_loss`, `brier_score` and `ece`.
@@ -111,5 +97,5 @@ def probability_metrics(logits: np.ndarray, references: np.ndarray) -> dict[str,
     return {
         "log_loss": log_loss(logits, references),
         "brier_score": brier_score(logits, references),
-        "ece": calibration_error(logits, references),
+        "ece": reliability(logits, references).error,
     }

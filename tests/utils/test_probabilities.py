@@ -7,7 +7,6 @@ from sklearn import metrics
 
 from merlin_hf.utils.probabilities import (
     brier_score,
-    calibration_error,
     log_loss,
     log_probabilities,
     probability_metrics,
@@ -52,7 +51,7 @@ def test_the_scores_of_scikit_learn(num_labels):
 def test_the_calibration_error_of_torchmetrics(num_labels, bins, spread):
     logits, references = answers(num_labels, spread=spread)
     expected = torchmetrics_error(np.exp(log_probabilities(logits)), references, bins)
-    assert calibration_error(logits, references, bins) == pytest.approx(expected, abs=1e-12)
+    assert reliability(logits, references, bins).error == pytest.approx(expected, abs=1e-12)
 
 
 def test_bins_by_hand():
@@ -75,8 +74,8 @@ def test_a_calibrated_model_has_no_error_and_a_sure_one_that_guesses_has_all():
     probabilities = np.exp(log_probabilities(logits))
     draw = np.random.default_rng(1)
     references = (draw.random((len(logits), 1)) > probabilities.cumsum(1)).sum(1)
-    assert calibration_error(logits, references) < 0.005
-    assert calibration_error(logits * 3, references) > 0.1, "overconfident"
+    assert reliability(logits, references).error < 0.005
+    assert reliability(logits * 3, references).error > 0.1, "overconfident"
     wrong = 1e3 * np.eye(2)[[0, 0, 1, 1]]
     scores = probability_metrics(wrong, np.array([1, 1, 0, 0]))
     assert scores == {"log_loss": pytest.approx(1e3), "brier_score": pytest.approx(1), "ece": pytest.approx(1)}
