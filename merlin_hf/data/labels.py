@@ -95,10 +95,10 @@ def match_names(names: Sequence[str], known: Sequence[str], of: str, known_of: s
         else:
             missing.append(name)
     if missing:
+        word = "label" if len(missing) == 1 else "labels"
         raise LabelMismatchError(
-            f"{of} has the {_label_word(missing)} {shown(missing)}, and {known_of} has no such "
-            f"{_label_word(missing)}. The labels are {shown(names)} there, and {shown(known)} here. Give both the "
-            "same names."
+            f"{of} has the {word} {shown(missing)}, and {known_of} has no such {word}. The labels are "
+            f"{shown(names)} there, and {shown(known)} here. Give both the same names."
         )
     if by_case:
         pairs = ", ".join(f"{name!r} as {other!r}" for name, other in by_case.items())
@@ -118,10 +118,6 @@ def folded_name(name: str) -> str:
 def shown(names: Sequence[Any]) -> str:
     """Return names for a message, not more of them than can be read."""
     return f"{list(names[:SHOWN])}" if len(names) <= SHOWN else f"{list(names[:SHOWN])} and {len(names) - SHOWN} more"
-
-
-def _label_word(names: Sequence[str]) -> str:
-    return "label" if len(names) == 1 else "labels"
 
 
 # One column of labels

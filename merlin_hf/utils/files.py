@@ -52,22 +52,18 @@ def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
     FileError says why and does not name the file; a missing one is a FileNotFoundError.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        mode = os.stat(path).st_mode
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        kind = _kind_of(path)
-        raise FileError(f"it is {kind}" if kind else f"it cannot be opened: {_reason(error)}") from None
+        raise FileError(f"it cannot be opened: {_reason(error)}") from None
+    if not stat.S_ISREG(mode):
+        raise FileError(f"it is {next((name for is_kind, name in KINDS.items() if is_kind(mode)), 'no regular file')}")
     try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise FileError(f"it is {_kind(mode)}")
-        with open(descriptor, "rb", closefd=False) as file:
+        with open(path, "rb") as file:
             content = file.read(most_bytes + 1)
     except OSError as error:
         raise FileError(f"it cannot be read: {_reason(error)}") from None
-    finally:
-        os.close(descriptor)
     if len(content) > most_bytes:
         raise FileError(f"it has more than {most_bytes:,} bytes")
     try:
@@ -92,17 +88,6 @@ def _is_flat(value: Any) -> bool:
         if not level:
             return True
     return False
-
-
-def _kind(mode: int) -> str:
-    return next((name for is_kind, name in KINDS.items() if is_kind(mode)), "no regular file")
-
-
-def _kind_of(path: Path) -> str | None:
-    with contextlib.suppress(OSError, ValueError):
-        mode = os.stat(path).st_mode
-        return None if stat.S_ISREG(mode) else _kind(mode)
-    return None
 
 
 def _reason(error: Exception) -> str:
