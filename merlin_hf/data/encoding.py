@@ -179,59 +179,47 @@ class ImageEncoder:
     reads_lazily: ClassVar[bool] = True
     _kept: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
+    collator: ClassVar[Callable] = staticmethod(default_data_collator)
+
     def __call__(self, rows: Rows) -> datasets.Dataset:
-        """Return a data set of `pixel_values` and `labels`."""
-        column = rows.task.columns[0]
+        """
+        Return a data set of `pixel_values` and `labels`.
 
-        def read(places: list[int]) -> list[np.ndarray]:
-            keys = [int(rows.digests[place]) for place in places]
-            new = {key: place for key, place in zip(keys, places, strict=True) if key not in self._kept}
-            stored = rows.dataset[list(new.values())][column] if new else ()
-            images = [read_media(IMAGES, value, f"`{rows.task.argument}`") for value in stored]
-            read = dict(zip(new, self.preprocess(images) if new else (), strict=True))
-            found = [read[key] if key in read else self._kept[key] for key in keys]
-            for key, image in read.items():
-                if (len(self._kept) + 1) * image.nbytes <= self.memory:
-                    self._kept[key] = image
-            return found
+        Workers of a DataLoader can read it where they are forked; one that is sent to another process raises a
+        `TypeError` there.
+        """
+        labels = rows.labels.astype(np.float32) if rows.is_regression else rows.ids
+        dataset = datasets.Dataset.from_dict({"place": np.arange(len(rows)), "labels": labels})
+        return _with_names(dataset, rows.task.labels).with_transform(_PixelsWhenRead(self, rows))
 
-        return computed_when_read(rows, "pixel_values", read)
-
-    @property
-    def collator(self) -> Callable:
-        """Return the function that makes a batch of rows."""
-        return default_data_collator
-
-
-def computed_when_read(rows: Rows, column: str, read: Callable) -> datasets.Dataset:
-    """
-    Return a data set of `labels` and a column whose values `read` computes from the numbers of the rows that are read.
-
-    Workers of a DataLoader can read it where they are forked; one that is sent to another process raises a `TypeError`
-    there.
-    """
-    labels = rows.labels.astype(np.float32) if rows.is_regression else rows.ids
-    dataset = datasets.Dataset.from_dict({"place": np.arange(len(rows)), "labels": labels})
-    return _with_names(dataset, rows.task.labels).with_transform(
-        _Transform(column, read, f"{column} of {rows.identity}")
-    )
+    def read(self, rows: Rows, places: list[int]) -> list[np.ndarray]:
+        """Return the pixels of the rows of these numbers."""
+        keys = [int(rows.digests[place]) for place in places]
+        new = {key: place for key, place in zip(keys, places, strict=True) if key not in self._kept}
+        stored = rows.dataset[list(new.values())][rows.task.columns[0]] if new else ()
+        images = [read_media(IMAGES, value, f"`{rows.task.argument}`") for value in stored]
+        read = dict(zip(new, self.preprocess(images) if new else (), strict=True))
+        found = [read[key] if key in read else self._kept[key] for key in keys]
+        for key, image in read.items():
+            if (len(self._kept) + 1) * image.nbytes <= self.memory:
+                self._kept[key] = image
+        return found
 
 
 @dataclass
-class _Transform:
-    column: str
-    read: Callable
-    identity: str
+class _PixelsWhenRead:
+    encoder: ImageEncoder
+    rows: Rows
 
     def __call__(self, batch: dict) -> dict:
         encoded = {"labels": batch["labels"]} if "labels" in batch else {}
         if "place" in batch:
-            encoded[self.column] = self.read(batch["place"])
+            encoded["pixel_values"] = self.encoder.read(self.rows, batch["place"])
         return encoded
 
     def __reduce__(self):
         # `datasets` names a data set by pickling its transform, which would be all rows, each time.
-        return _refuse_another_process, (self.identity,)
+        return _refuse_another_process, (f"pixel_values of {self.rows.identity}",)
 
     def __deepcopy__(self, memo):
         return self
@@ -262,11 +250,7 @@ def resize_and_scale(image_size: int | tuple[int, int] | list[int], num_channels
 def by_processor(processor: Any, config: PretrainedConfig) -> Callable:
     """Return the `preprocess` of [`ImageEncoder`] for models with an image processor."""
     encode = EncodeImages(processor, mode_of(config))
-
-    def preprocess(images: list) -> np.ndarray:
-        return encode(images)["pixel_values"].numpy()
-
-    return preprocess
+    return lambda images: encode(images)["pixel_values"].numpy()
 
 
 @dataclass

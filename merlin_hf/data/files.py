@@ -181,15 +181,12 @@ def _encoding(path: str, named: str) -> str:
 @dataclass
 class CsvForm:
     """
-    The form of a csv file: encoding, delimiter, columns and rows.
+    The form of a csv file.
 
     Args:
-        encoding (`str`).
-        delimiter (`str`): between cells.
         quoting (`int`): `csv.QUOTE_MINIMAL`, or `csv.QUOTE_NONE` where quotation marks are characters like any other.
         skipinitialspace (`bool`): whether a blank follows each delimiter.
         header (`list[str]`): names of the columns.
-        rows (`int`).
     """
 
     encoding: str

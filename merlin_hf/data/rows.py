@@ -89,10 +89,7 @@ def load_splits_of(
         section ([`DataSection`]): the part of the configuration that names the data set, called `key` there.
         splits (mapping of `str`): from `"train"` and `"test"` to the fields of `section` that name the splits.
         as_flags (`bool`): whether messages call the path `key` and the options by their names alone, as on a command
-            line; else `key.path` and so on, as in a file.
-
-    Raises:
-        ConfigError: there is no such split or column, or no row with a label; the message names the key.
+            line; else `key.path` and so on, as in a file. A ConfigError names the key.
     """
     prefix = "" if as_flags else f"{key}."
     options = ("text_columns", "image_column", "label_column", "problem_type")

@@ -235,15 +235,11 @@ def head_kind(path: str, **hub: Any) -> bool | None:
 
 def load_adapter(base: str, adapter: str, **options: Any) -> Any:
     """
-    Load an adapter of PEFT with the sentence encoder that it belongs to, and its head.
+    Load an adapter of PEFT with the sentence encoder that it belongs to, and its head; in evaluation mode.
 
     Args:
-        base (`str`): a folder of the sentence encoder, or its name on the Hub.
-        adapter (`str`): that of the adapter.
+        base, adapter (`str`): folders, or names on the Hub.
         options: of [`SentenceEncoderForSequenceClassification.from_pretrained`].
-
-    Returns:
-        `peft.PeftModel`: in evaluation mode.
 
     Raises:
         FileError: one of them cannot be loaded, or the adapter has no head.

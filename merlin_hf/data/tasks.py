@@ -75,13 +75,11 @@ class Task:
     A data set with what is known about its columns and labels.
 
     Args:
-        argument (`str`): how the user named it, for messages.
         splits (`datasets.DatasetDict`): `label` is the place of a class among the names, a real number, or zeros and
             ones; `None` where there is none. Media are as they are stored, and `row` numbers them.
         columns (`list[str]`): of the texts that are tokenized together, or the one of media or of words.
-        labels ([`~merlin_hf.data.labels.Labels`]).
         kind (`str`): `"text"`, `"image"`, `"audio"` or `"tagged sentence"`.
-        origins (mapping of `str`): how the user named each split, for messages.
+        argument, origins: how the user named it and each split, for messages.
     """
 
     argument: str

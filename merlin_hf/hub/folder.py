@@ -109,16 +109,10 @@ class Files(NamedTuple):
 
 def model_files(folder: str | os.PathLike) -> Files:
     """
-    List the files of a folder that may be sent to the Hub.
+    List the files of a folder that may be sent to the Hub; it need not have a whole model.
 
     A file is sent if its name is one that transformers, PEFT or sentence-transformers write, if it lies in the folder,
     and if its content is of the type that its name says. Nothing is unpickled.
-
-    Args:
-        folder (`str` or `os.PathLike`): the folder; it need not have a whole model.
-
-    Raises:
-        OSError: the folder cannot be read.
     """
     root = Path(folder)
     sent: list[str] = []
@@ -375,9 +369,6 @@ def not_finite(path: Path, modified: int) -> str | None:
 class ModelFolder:
     """
     A folder with a whole plain model, or a whole adapter of PEFT, in it. It is only read.
-
-    Args:
-        path (`str` or `os.PathLike`): the folder.
 
     Attributes:
         files (`list[str]`): the files to send; the card is among them only where there is one.
