@@ -2,11 +2,12 @@
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
+import numpy as np
 
 from ..utils.validation import ConfigError, did_you_mean
 
@@ -213,19 +214,14 @@ def _no_text(dataset: datasets.Dataset, name: str) -> str | None:
     different = len(set(values))
     if len(values) > 2 and different == 1:
         return "always the same"
-    if _share(bool(DATE.fullmatch(value)) for value in values) >= MOST:
+    if np.mean([bool(DATE.fullmatch(value)) for value in values]) >= MOST:
         return "dates"
-    single = _share(not re.search(r"\s", value) for value in values) >= MOST
-    if single and _share(any(sign.isdigit() for sign in value) for value in values) >= MOST:
+    single = np.mean([not re.search(r"\s", value) for value in values]) >= MOST
+    if single and np.mean([any(sign.isdigit() for sign in value) for value in values]) >= MOST:
         return "names of rows" if different > MOST * len(values) else "codes"
     if single and len(values) > 2 and 2 * different <= len(values):
         return "a few words again and again"
     return None
-
-
-def _share(found: Iterable[bool]) -> float:
-    found = list(found)
-    return sum(found) / max(len(found), 1)
 
 
 def _kind(feature: Any) -> str:

@@ -272,9 +272,7 @@ def number_classes(
     if not main.present and not main.is_float and not isinstance(main.feature, datasets.ClassLabel):
         raise ConfigError(f"{main.origin} has no row with a label.")
     is_regression = _is_regression(main, list(columns.values()), options)
-    known = Labels()
-    if not is_regression:
-        known = _classes_of(main, options)
+    known = Labels() if is_regression else _classes_of(main, options)
     settled = datasets.DatasetDict(splits)
     for name, column in columns.items():
         # Of a test split all labels may be hidden, which is nothing to warn of.
