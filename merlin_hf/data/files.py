@@ -2,7 +2,6 @@
 
 import bz2
 import codecs
-import collections
 import csv
 import dataclasses
 import gzip
@@ -169,7 +168,8 @@ def _encoding(path: str, named: str) -> str:
                     "from Windows or Latin-1: `iconv -f CP1252 -t UTF-8`."
                 ) from None
         try:
-            collections.deque(io.TextIOWrapper(file, encoding, newline=""), maxlen=0)
+            for _ in io.TextIOWrapper(file, encoding, newline=""):
+                pass
         except UnicodeDecodeError as error:
             raise FileError(f"{named} is not {encoding.upper()}: {error.reason}. Save it as UTF-8.") from None
     return encoding
@@ -309,7 +309,7 @@ def _sniffed(path: str, encoding: str) -> CsvForm:
     }
     widths = {one: len(found[0]) for one, found in records.items()}
     end = -1 if len(lines) == SAMPLE else None  # the last one may go on after the sample
-    even = (one for one in records if {widths[one]} >= {len(record) for record in records[one][1:end]})
+    even = (one for one in records if all(len(record) == widths[one] for record in records[one][1:end]))
     widest = max(widths, key=widths.__getitem__)
     delimiter = next((one for one in even if widths[one] > 1), usual if widths[usual] > 1 else widest)
     if delimiter != usual:

@@ -254,9 +254,9 @@ def number_classes(
     """
     Find the classes of a task and number them alike in all its splits, by their names.
 
-    The classes are those of `train`, or of the first split; one without a column `label` stays as it is. `kept` names
-    splits to predict, whose rows stay where they have no label. A ConfigError names the split and has both lists of
-    names.
+    The classes are those of `train`, or of the first split; a split without a column `label` stays as it is. `kept`
+    names splits to predict, whose rows stay where they have no label. A ConfigError names the split and has both lists
+    of names.
 
     Returns:
         The splits, and the labels. `label` is then the place of a class in `labels.names`, or a real number, and
