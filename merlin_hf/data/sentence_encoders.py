@@ -113,11 +113,7 @@ def import_library(path: str = "a sentence encoder") -> Any:
 
 
 def check_modules(path: str, **hub: Any) -> None:
-    """
-    Check that all modules that a folder names are known ones of sentence-transformers, with weights in safetensors.
-
-    A FileError names the module and the file that is not.
-    """
+    """Raise a FileError unless all modules that a folder names are of sentence-transformers, with safetensors."""
     found = find_file(path, MODULES, **hub)
     if found is None:
         raise FileError(f"{path!r} has no {MODULES}, so it is no sentence encoder.")
@@ -589,11 +585,7 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
         return (model, found) if output_loading_info else model
 
     def load_head(self, head: nn.Linear | None, path: str, ignore_mismatched_sizes: bool = False) -> set[str]:
-        """
-        Take the weights of a saved head; return the names of weights that stay new.
-
-        A ValueError if it is of another size.
-        """
+        """Take the weights of a saved head, which must fit; return the names of weights that stay new."""
         new = {f"classifier.{name}" for name in ("weight", "bias")}
         if head is None:
             return new
@@ -621,11 +613,7 @@ def is_encoder(model: Any) -> bool:
 
 
 def check_encoder(encoder: "SentenceTransformer") -> None:
-    """
-    Check that a sentence encoder of the user's own can be saved and loaded again.
-
-    A ValueError if it has another module or an adapter, or gives shortened embeddings.
-    """
+    """Raise a ValueError unless a sentence encoder of the user's own can be saved and loaded again."""
     kinds = [type(module).__name__ for module in encoder]
     odd = [
         kind

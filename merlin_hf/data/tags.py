@@ -20,11 +20,7 @@ NEED_SPACES = {"bloom", "deberta", "gpt2", "longformer", "modernbert", "roberta"
 
 
 def load_word_tokenizer(path: str, config: PretrainedConfig, called: str | None = None, **options: Any) -> Any:
-    """
-    Load a tokenizer of words that are divided already; a ConfigError if it does not tell which word a token is of.
-
-    `path`, `called` and `options` are as for [`~merlin_hf.utils.loading.load_processor`].
-    """
+    """Load a tokenizer of divided words; a ConfigError if it does not tell which word a token is of."""
     spaces = {"add_prefix_space": True} if config.model_type in NEED_SPACES else {}
     tokenizer = load_processor(AutoTokenizer, path, called, **spaces, **options)
     check_tells_words(tokenizer, called or repr(path))

@@ -98,11 +98,7 @@ class Task:
 
 
 def load_splits(spec: DataSpec, **hub: Any) -> tuple[datasets.DatasetDict, dict[str, str]]:
-    """
-    Load the splits of a data set as they are stored; return them, and how the user named each.
-
-    `hub` are options of [`datasets.load_dataset`]. A ConfigError if there is no split of a name that is given.
-    """
+    """Load the splits of a data set as they are stored; return them, and how the user named each."""
     splits, origins = datasets.DatasetDict(), {}
     if spec.path is not None:
         loaded = load_dataset(spec.path, spec.name, argument=spec.argument, **hub)

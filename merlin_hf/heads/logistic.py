@@ -143,7 +143,7 @@ class LogisticHead(HeadSolver):
         self, batches: Iterable[Batch], l2: float | str = "auto", reduce: Reduce | None = None
     ) -> LinearHead:
         """
-        Fit on a whole data set by L-BFGS; see `HeadSolver.fit_batches`. The rows of each rank are kept on its CPU.
+        Fit on a whole data set by Newton's method; see `HeadSolver.fit_batches`. Each rank keeps its rows on its CPU.
 
         `l2="auto"` takes the one of 8 values from 1e-3 to 1e4 with the least loss in 5-fold cross-validation, and
         reports it in the head's `info["l2"]`.

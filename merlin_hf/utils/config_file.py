@@ -55,11 +55,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_mapping(path: str | os.PathLike, argument: str | None = None) -> dict[str, Any]:
-    """
-    Return the mapping in a YAML or JSON file, which the user gave as `argument`.
-
-    A ConfigError names the file and the line if it is none, too large, or a bomb.
-    """
+    """Return the mapping in a YAML or JSON file; a ConfigError if it is none, too large, or a bomb."""
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"There is no configuration {str(path)!r}{f' (`{argument}`)' if argument else ''}.")

@@ -20,11 +20,7 @@ EXPECTED = (ValueError, OSError, ImportError, NotImplementedError)
 
 
 def fail(command: str, message: object, status: int = USAGE_ERROR) -> int:
-    """
-    Say on stderr what went wrong, in one line unless the failure is not about what was given; return the exit status.
-
-    `command` is one of `merlin-hf`, or the file of a program, such as `run_glue.py`.
-    """
+    """Say on stderr what went wrong in a command or program, on one line but for a failure; return the exit status."""
     shown = visible(without_any_token(str(message)), keep_lines=status == FAILURE)
     print(f"{called(command)}: {shown}", file=sys.stderr)
     return status

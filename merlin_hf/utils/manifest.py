@@ -25,11 +25,7 @@ Parts = Sequence[tuple[str, ...]]
 
 
 def write_manifest(folder: str, run: dict[str, Any] | None = None) -> None:
-    """
-    Write the names, sizes and checksums of all files of a checkpoint, and have all of it on the disk.
-
-    `run` describes the run that wrote it, in plain values.
-    """
+    """Write names, sizes and checksums of a checkpoint's files, and `run` in plain values; sync all to the disk."""
     files = {}
     for path in sorted(Path(folder).rglob("*")):
         if path.is_file():
