@@ -31,11 +31,11 @@ def plot(results: Path, device: str) -> None:
         return
     rows = json.loads(path.read_text())["results"]
     sweeps = [
-        ("n", "rows n (768 features, 3 classes)", [r for r in rows if r["d"] == 768 and r["C"] == 3]),
-        ("C", "classes C (64 rows, 768 features)", [r for r in rows if r["n"] == 64 and r["d"] == 768]),
-        ("d", "features d (64 rows, 3 classes)", [r for r in rows if r["n"] == 64 and r["C"] == 3]),
+        ("n", "rows", [r for r in rows if r["d"] == 768 and r["C"] == 3]),
+        ("C", "classes", [r for r in rows if r["n"] == 64 and r["d"] == 768]),
+        ("d", "features", [r for r in rows if r["n"] == 64 and r["C"] == 3]),
     ]
-    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.8), layout="constrained", sharey=True)
+    figure, axes = pyplot.subplots(1, 3, figsize=(8, 3.6), layout="constrained", sharey=True)
     for axis, (key, label, sweep) in zip(axes, sweeps, strict=True):
         sweep = sorted(sweep, key=lambda row: row[key])
         for name, (shown, colour, marker) in LINES.items():
@@ -46,9 +46,8 @@ def plot(results: Path, device: str) -> None:
         axis.set_xticks([row[key] for row in sweep], [str(row[key]) for row in sweep])
         axis.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes[0].set_ylabel("fit and gradient (ms, fastest)")
-    axes[0].legend(fontsize=8, frameon=False)
-    figure.suptitle(f"Time of a head's fit and its gradient, {device}")
-    figure.savefig(results / f"heads-{device}.png", dpi=110)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.savefig(results / f"heads-{device}.png", dpi=150)
     pyplot.close(figure)
 
 

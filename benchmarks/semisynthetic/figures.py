@@ -117,20 +117,21 @@ def save_figures(folder: Path) -> None:
 
     found = load(folder)
     (folder / "table.md").write_text(tables(found))
-    size = (12, 2.9 * len(found) + 0.8)
-    figure, axes = plt.subplots(len(found), len(MEASURES), figsize=size, layout="constrained", squeeze=False)
-    for row, (images, results) in zip(axes, found.items(), strict=True):
-        for axis, (title, values) in zip(row, MEASURES.items(), strict=True):
+    # The probe of the label is in the tables alone: it follows the accuracy.
+    shown = {title: values for title, values in MEASURES.items() if title != "probe of the label"}
+    figure, axes = plt.subplots(len(shown), len(found), figsize=(8, 5.4), layout="constrained", squeeze=False)
+    for row, (title, values) in zip(axes, shown.items(), strict=True):
+        for axis, (images, results) in zip(row, found.items(), strict=True):
             draw_panel(axis, results, values)
-            axis.set_title(f"{TITLES[images]}: {title}", fontsize=10)
-            axis.set_ylabel("share of test rows")
-        row[-1].axhline(0.1, color="grey", lw=0.8, ls=":")
+            axis.set_title(TITLES[images], fontsize=10)
+        row[0].set_ylabel(f"{title}\n(share of test rows)")
     for axis in axes[-1]:
-        axis.set_xlabel("ease of the source's signature (0: none)")
+        axis.axhline(0.1, color="grey", lw=0.8, ls=":")
+        axis.set_xlabel("ease of the signature")
     figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9
     )
-    figure.savefig(folder / "semisynthetic.png", dpi=130)
+    figure.savefig(folder / "semisynthetic.png", dpi=150)
     plt.close(figure)
 
 

@@ -24,7 +24,6 @@ from report import Cells, closer_look, describe, load, row_counts, settings_in  
 
 FLOOR = 1e-4  # errors below it are drawn on it
 PENALTY_ROWS = (20, 40)
-LEGEND = 2.6  # inches
 # Okabe and Ito's colours.
 STYLES = {
     "target_only": ("#555555", "-"),
@@ -35,15 +34,12 @@ STYLES = {
     "merlin": ("#d55e00", "-"),
 }
 SHOWN = ("target_only", "linear_head", "linear_head_to_the_end", "joint", "merlin")  # of all that are in the table
-PARTS = {"transferable": ("x₁x₂", "tab:blue"), "specific": ("x₃x₄", "tab:red"), "rest": ("all others", "lightgray")}
+PARTS = {"transferable": ("x₁x₂", "#0072b2"), "specific": ("x₃x₄", "#d55e00"), "rest": ("all others", "lightgray")}
 FORMS = [
     ("linear_head", "source"),
     ("linear_head_to_the_end", "source"),
-    ("target_only", "target"),
     ("fine_tune", "target"),
-    ("joint", "source"),
     ("joint", "target"),
-    ("merlin", "source"),
     ("merlin", "target"),
 ]
 
@@ -56,9 +52,10 @@ def numbers(values: list) -> np.ndarray:
 def draw_errors(cells: Cells, path: Path) -> None:
     """Test error against target rows: medians, with quartiles as bands, which broken lines have fainter."""
     settings = settings_in(cells)
-    ratios = [3 + len(row_counts(cells, setting)) for setting in settings]
-    width = 0.65 * sum(ratios) + LEGEND
-    figure, axes = pyplot.subplots(1, len(settings), figsize=(width, 5.5), squeeze=False, width_ratios=ratios)
+    ratios = [8 + len(row_counts(cells, setting)) for setting in settings]
+    figure, axes = pyplot.subplots(
+        1, len(settings), figsize=(8, 4), squeeze=False, width_ratios=ratios, sharey=True, layout="constrained"
+    )
     for axis, setting in zip(axes[0], settings, strict=True):
         for name in SHOWN:
             rows = [count for count in row_counts(cells, setting) if (setting, name, count) in cells]
@@ -72,25 +69,23 @@ def draw_errors(cells: Cells, path: Path) -> None:
             axis.plot(rows, median, line, color=colour, marker="o", ms=3, label=METHODS[name].label)
             axis.fill_between(rows, lower, upper, color=colour, alpha=0.13 if line == "-" else 0.05, lw=0)
         axis.set(xscale="log", yscale="log", xlabel="target rows")
-        axis.set_title(describe(setting).replace(", noise", ",\nnoise"), fontsize=9)
+        axis.set_title(describe(setting).replace(", noise", ",\nnoise").replace(" (s", "\n(s"), fontsize=9)
         axis.set_xticks(row_counts(cells, setting), map(str, row_counts(cells, setting)))
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.axhline(1, color="black", lw=0.5)
         axis.set_ylim(FLOOR / 1.3, 10)
-    axes[0, 0].set_ylabel("test error (mean squared, median over seeds)")
-    figure.tight_layout()
-    figure.suptitle("Error on the target; bands are quartiles over seeds", y=1.02, fontsize=10)
-    # Beside the curves: there is no free corner among them.
-    figure.subplots_adjust(right=1 - LEGEND / width)
-    axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    axes[0, 0].set_ylabel("mean squared error")
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9
+    )
+    figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
 
 def draw_forms(cells: Cells, path: Path) -> None:
     """Bars of what each form consists of, and a dot for every seed."""
     settings = settings_in(cells)
-    figure, axes = pyplot.subplots(len(settings), 1, figsize=(13, 4.2 * len(settings)), squeeze=False)
+    figure, axes = pyplot.subplots(len(settings), 1, figsize=(8, 3 * len(settings)), squeeze=False)
     for axis, setting in zip(axes[:, 0], settings, strict=True):
         rows = closer_look(cells, setting)
         forms = [(name, task) for name, task in FORMS if (setting, name, rows) in cells]
@@ -107,9 +102,9 @@ def draw_forms(cells: Cells, path: Path) -> None:
         axis.axhline(1, color="black", lw=0.5, ls=":")
         axis.set(ylabel="coefficient", title=f"{rows} target rows; {describe(setting)}")
         axis.set_ylim(-0.25, 1.45)
-        axis.legend(fontsize=8, loc="upper left")
+        axis.legend(fontsize=8, loc="upper left", ncols=3)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
 
@@ -119,23 +114,24 @@ def draw_pretraining(cells: Cells, path: Path) -> None:
     if not found:
         return
     decays = found[0][1]["decays"]
+    shown = (0, len(decays) - 1)  # the smallest and the largest penalty
     figure, axes = pyplot.subplots(
-        len(found), len(decays), figsize=(3.6 * len(decays), 3 * len(found)), sharex=True, sharey=True, squeeze=False
+        len(found), len(shown), figsize=(8, 2.6 * len(found)), sharex=True, sharey=True, squeeze=False
     )
     for line, (ease, cell) in zip(axes, found, strict=True):
-        for position, (axis, decay) in enumerate(zip(line, decays, strict=True)):
+        for axis, position in zip(line, shown, strict=True):
             for part in ("transferable", "specific"):
                 label, colour = PARTS[part]
                 curves = np.array(cell[part], dtype=float)[:, :, position]
                 axis.semilogx(cell["marks"], curves, color=colour, lw=0.8, alpha=0.7)
                 axis.plot([], [], color=colour, label=label)
-            axis.set_title(f"s = {ease:g}, penalty {decay:g}", fontsize=9)
-        line[0].set_ylabel("coefficient in the source's form")
+            axis.set_title(f"s = {ease:g}, penalty {decays[position]:g}", fontsize=9)
+        line[0].set_ylabel("coefficient")
         line[0].legend(fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("steps of pre-training")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
 
@@ -151,7 +147,7 @@ def draw_penalties(cells: Cells, path: Path) -> None:
     settings = [one for one in settings_in(cells) if set(PENALTY_ROWS) & set(row_counts(cells, one))]
     if not settings:
         return
-    size = (4.6 * len(PENALTY_ROWS), 3.6 * len(settings))
+    size = (8, 2.4 * len(settings))
     figure, axes = pyplot.subplots(len(settings), len(PENALTY_ROWS), figsize=size, squeeze=False, sharey=True)
     for line, setting in zip(axes, settings, strict=True):
         for axis, rows in zip(line, PENALTY_ROWS, strict=True):
@@ -172,7 +168,7 @@ def draw_penalties(cells: Cells, path: Path) -> None:
         axis.set_xlabel("penalty on the weights")
     axes[0, 0].legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
 
