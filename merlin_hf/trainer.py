@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from .transfer.labels import REGRESSION, SINGLE_LABEL, row_losses
 from .transfer.mixing import HALVES, MIX, SOURCE, Branches
 from .transfer.model import is_untrained
 from .transfer.phases import Phase, share_between
+from .transfer.refit import fit_targets
 from .transfer.regularizer import at_least_float32
 from .transfer.seeding import derived_generator
 from .transfer.splits import Split, fold_by_class, fold_by_sentence, leave_one_out, split_by_class, split_by_sentence
@@ -32,17 +33,6 @@ from .utils.files import FileError
 logger = logging.get_logger(__name__)
 
 
-@runtime_checkable
-class LeaveOneOutSolver(Protocol):
-    """A head solver with leave-one-out in closed form."""
-
-    def leave_one_out(
-        self, features: Tensor, targets: Tensor, l2: float | Tensor, sample_weight: Tensor | None = None
-    ) -> Tensor:
-        """Return logits of each row, by the head fit on the others."""
-        ...
-
-
 # The share of the steps on each half of the target, where weights are mixed.
 HALF_FRACTION = 1 / 14
 HEAD_SPEED = 10  # of a new source head, whose phase is short
@@ -51,7 +41,7 @@ HEAD_SPEED = 10  # of a new source head, whose phase is short
 class _LeaveOneOutHead(NamedTuple):
     """Stands for n heads, each fit on all rows but one and applied to that row."""
 
-    solver: LeaveOneOutSolver
+    solver: Any  # with `leave_one_out`, as ridge regression has
     targets: Tensor
     l2: Tensor | float
     sample_weight: Tensor
@@ -191,14 +181,14 @@ class MerlinTrainer(TransferTrainer):
             FileError: a `ValueError`; the checkpoint holds the mix and there are steps left, or the reverse.
         """
         step = self.checkpoints.resumed_step
-        if self.mixes_weights and MIX in saved and not self.is_finished:
+        if self.mixes_weights and MIX in saved and not self.checkpoints.is_finished:
             raise FileError(
                 f"The checkpoint of step {step} holds the mix of weights of a run that has ended, without what its "
                 "phases had learned, so no phase can go on from it. Resume from an earlier checkpoint, or load its "
                 "weights with `from_pretrained` and start a new run, with `overwrite_output_dir` or another "
                 "`output_dir`."
             )
-        if self.mixes_weights and saved and MIX not in saved and self.is_finished:
+        if self.mixes_weights and saved and MIX not in saved and self.checkpoints.is_finished:
             raise FileError(
                 f"The checkpoint of step {step} holds weights of a phase of a longer run, and this run has "
                 f"{self.state.max_steps} steps, so that none is left to mix the weights after. Raise `max_steps` or "
@@ -212,8 +202,7 @@ class MerlinTrainer(TransferTrainer):
     def has_unused_parameters(self):
         """Whether a phase does not use all trained parameters: it leaves out a head, or the learned scalars."""
         leaves_source_head = any(phase.fraction > 0 and not phase.uses_source for phase in self.phases)
-        leaves_a_head = self.trains_target_head or leaves_source_head or self.mixes_weights
-        return self.has_phases and (leaves_a_head or bool(self.learned_scalars()))
+        return self.has_phases and (self.trains_target_head or leaves_source_head or bool(self.learned_scalars()))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """
@@ -341,10 +330,9 @@ class MerlinTrainer(TransferTrainer):
             [`~merlin_hf.heads.LinearHead`] with weight `(num_splits, num_labels, hidden_size)`, or a stand-in for the
             heads of leave-one-out.
         """
-        targets, sample_weight = self.fit_targets(labels)
-        solver = self.head_solver(self.problem_type(labels))
+        solver: Any = self.head_solver(self.problem_type(labels))
+        targets, sample_weight = fit_targets(self, labels, solver)
         if self.args.split == "loo":
-            assert isinstance(solver, LeaveOneOutSolver)  # as the options are checked
             return _LeaveOneOutHead(solver, targets, self.head_l2, train[0] * sample_weight)
         head = solver.fit(features, targets, self.head_l2, train * sample_weight)
         self.record(**head.info)

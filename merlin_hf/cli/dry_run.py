@@ -67,7 +67,7 @@ def resumes_from(trainer: Any, output_dir: str) -> str | None:
         return args.resume_from_checkpoint
     args.output_dir = output_dir
     try:
-        return trainer.checkpoint_to_continue()
+        return trainer.checkpoints.to_continue()
     finally:
         args.output_dir = folder
 

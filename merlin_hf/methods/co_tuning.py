@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..transfer.distributed import sum_over_ranks
 from ..transfer.model import evaluating
+from ..transfer.refit import rank_batches
 from ..transfer.regularizer import at_least_float32
 from ..transfer.seeding import isolated_rng
 from ..utils.validation import NonNegative
@@ -56,7 +57,7 @@ def category_relationship(trainer) -> Tensor:
     head = transfer_model.source_head
     sums = at_least_float32(head.weight.new_zeros(transfer_model.num_labels, head.out_features))
     with isolated_rng("relationship", trainer.args.seed), transfer_model.feature_mode(), evaluating(transfer_model):
-        for batch, is_own in trainer.rank_batches(trainer.train_dataset, trainer.args.eval_batch_size):
+        for batch, is_own in rank_batches(trainer, trainer.train_dataset):
             inputs, labels = trainer.split_batch(trainer._prepare_inputs(batch))
             probabilities = at_least_float32(transfer_model(source_inputs=inputs).source_logits).softmax(-1)
             if is_own:

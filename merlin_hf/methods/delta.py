@@ -12,6 +12,7 @@ from ..heads import LinearHead
 from ..transfer.distributed import sum_over_ranks
 from ..transfer.layers import channels_first, find_layers, layer_outputs
 from ..transfer.model import evaluating
+from ..transfer.refit import rank_batches
 from ..transfer.regularizer import at_least_float32
 from ..transfer.seeding import isolated_rng
 from ..transfer.trainer import TransferTrainer
@@ -162,7 +163,7 @@ def exact_increase(trainer: Any, layer_names: list[str], head: LinearHead) -> di
 
 def local_batches(trainer: Any) -> Iterator[tuple[dict[str, Any], Tensor]]:
     """Return the target's training rows, shared out over the ranks, as inputs and labels."""
-    for batch, is_own in trainer.rank_batches(trainer.train_dataset, trainer.args.eval_batch_size):
+    for batch, is_own in rank_batches(trainer, trainer.train_dataset):
         if is_own:
             yield trainer.split_batch(trainer._prepare_inputs(batch))
 

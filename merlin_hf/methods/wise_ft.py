@@ -16,6 +16,7 @@ from ..transfer.distributed import sum_over_ranks
 from ..transfer.labels import label_values, split_labels
 from ..transfer.mixing import class_ids
 from ..transfer.model import evaluating
+from ..transfer.refit import rank_batches
 from ..transfer.regularizer import Regularizer
 from ..transfer.seeding import derived_generator
 from ..transfer.splits import split_by_class
@@ -179,7 +180,7 @@ class WiseFTTrainer(RegularizedTrainer):
         """Return the mean loss of the model as it is on the rows that were held out, over all ranks."""
         model, total = self.build_transfer_model().model, torch.zeros(2, device=self.args.device)
         with evaluating(model), torch.no_grad():
-            for batch, is_own in self.rank_batches(self.held_out, self.args.eval_batch_size):
+            for batch, is_own in rank_batches(self, self.held_out):
                 inputs, labels = split_labels(self._prepare_inputs(batch))
                 outputs = model(**inputs)
                 logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]

@@ -252,13 +252,13 @@ def train(trainer: Trainer, args: TransferTrainingArguments) -> dict[str, float]
     """
     checkpoint = args.resume_from_checkpoint
     if checkpoint is None and not args.overwrite_output_dir:
-        checkpoint = trainer.checkpoint_to_continue()
+        checkpoint = trainer.checkpoints.to_continue()
         if checkpoint is not None:
             logger.info(
                 f"Resuming from {checkpoint}. To start anew, set `overwrite_output_dir`, or give another `output_dir`."
             )
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    if trainer.is_finished and has_weights(args.output_dir):
+    if trainer.checkpoints.is_finished and has_weights(args.output_dir):
         return earlier_metrics(args.output_dir)
     metrics["train_samples"] = len(trainer.train_dataset)
     if sources := getattr(trainer, "sources", None):

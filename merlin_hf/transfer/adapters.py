@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from .model import find_head
+from .seeding import isolated_rng
 
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
 
-def add_adapter(model: nn.Module, peft_config: "PeftConfig", head_module: str | None = None) -> Any:
+def add_adapter(model: nn.Module, peft_config: "PeftConfig", head_module: str | None, seed: str) -> Any:
     """
-    Add an adapter to a model; layers outside the pretrained base model are trained and saved in full.
+    Return a classifier as a `peft.PeftModel`; layers outside its pretrained base model are trained and saved in full.
 
     They are added to `modules_to_save`. peft itself adds `classifier` and `score` for `task_type="SEQ_CLS"` only, and
     misses the new layers before the head that DistilBERT, DeBERTa, T5 and Wav2Vec2 have.
@@ -23,9 +24,7 @@ def add_adapter(model: nn.Module, peft_config: "PeftConfig", head_module: str | 
         model (`transformers.PreTrainedModel`): the plain classifier.
         peft_config (`peft.PeftConfig`): such as a `LoraConfig`; it is copied.
         head_module (`str`, *optional*): see [`~merlin_hf.transfer.model.find_head`].
-
-    Returns:
-        `peft.PeftModel`.
+        seed (`str`): of the adapter's weights.
 
     Raises:
         ImportError: peft is not installed.
@@ -43,7 +42,8 @@ def add_adapter(model: nn.Module, peft_config: "PeftConfig", head_module: str | 
     peft_config = copy.deepcopy(peft_config)
     named = list(getattr(peft_config, "modules_to_save", None) or ())
     peft_config.modules_to_save = [*named, *(name for name in new_modules(model, head_module) if name not in named)]
-    return get_peft_model(model, peft_config)
+    with isolated_rng("adapter", seed):
+        return get_peft_model(model, peft_config)
 
 
 def new_modules(model: nn.Module, head_module: str | None = None) -> list[str]:
@@ -59,12 +59,7 @@ def new_modules(model: nn.Module, head_module: str | None = None) -> list[str]:
 
 
 def check_head_is_saved(model: nn.Module, head_name: str) -> None:
-    """
-    Check that a `PeftModel` saves the last layer, which training fits.
-
-    Raises:
-        ValueError: it would be lost with the adapter's checkpoint.
-    """
+    """Raise a `ValueError` if a `PeftModel` would lose the last layer, which training fits, with its checkpoint."""
     short_name = head_name.removeprefix("base_model.model.").removesuffix(".base_layer")
     if hasattr(model, "peft_config") and ".modules_to_save." not in f".{head_name}.":
         raise ValueError(

@@ -66,20 +66,9 @@ def plain_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
 
 
-def save_transfer_state(state: dict[str, Tensor], folder: str) -> None:
-    """
-    Write a [`transfer_state`] to `folder/transfer_state.safetensors`, in one step.
-
-    The classifier is saved beside it by `save_pretrained`.
-    """
-    path = os.path.join(folder, TRANSFER_STATE_NAME)
-    save_file(state, f"{path}.tmp")
-    os.replace(f"{path}.tmp", path)
-
-
 def load_transfer_state(transfer_model: TransferModel, folder: str) -> None:
     """
-    Load the tensors that [`save_transfer_state`] wrote.
+    Load the tensors of [`transfer_state`] from a checkpoint.
 
     Raises:
         FileError: the checkpoint was written by plain Trainer, or without a source data set, or its source head or its
@@ -175,6 +164,13 @@ class Checkpoints:
                     raise NotFiniteError(diverged(name, state.global_step, args)) from error
                 raise
             self.check_finite()
+
+    def load(self, checkpoint: str) -> None:
+        """Load what a checkpoint has beside Trainer's files, once the model is there that is trained."""
+        self.trainer.check_run_state(read_run_state(checkpoint))
+        # Sharded it is part of the model that Trainer loads; finished no step is trained from it.
+        if not (self.trainer.is_sharded or self.is_finished):
+            load_transfer_state(self.trainer.transfer_model, checkpoint)
 
     def epochs_left(self, epochs: int, max_steps: int) -> int:
         """
@@ -354,7 +350,7 @@ class Checkpoints:
             state = transfer_state(trainer.transfer_model)  # a collective
             state.update({f"{RUN}{name}": tensor for name, tensor in trainer.run_state().items()})
             if trainer.args.should_save:
-                save_transfer_state(state, staged)
+                save_file(state, os.path.join(staged, TRANSFER_STATE_NAME))
         self.check_finite()  # now with a head that was fit for this
         self._point_at_best(run_dir, staged)
         record = self._on_main_process(self._run_record)

@@ -32,7 +32,7 @@ from .label_checks import (
     check_target_classes,
     has_transform,
 )
-from .labels import arrow_column, column_names, label_column, label_values
+from .labels import arrow_column, column_names, configured_problem_type, label_column, label_values
 from .seeding import isolated_rng
 from .sentences import check_pairs
 from .source import is_iterable
@@ -75,8 +75,7 @@ def check_data(trainer: Trainer) -> None:
         check_task(trainer, source.dataset, argument, num_labels, collator=source.collator)
     for argument, dataset in known.items():
         if argument not in sources and dataset is not None:
-            problem_type = getattr(config, "problem_type", None)
-            check_task(trainer, dataset, argument, transfer_model.num_labels, problem_type)
+            check_task(trainer, dataset, argument, transfer_model.num_labels, configured_problem_type(trainer.model))
     if trainer.train_dataset is not None:
         check_names_of_outputs(trainer.train_dataset, config, transfer_model.num_labels)
         check_target_classes(trainer.train_dataset, transfer_model.num_labels)
@@ -168,7 +167,7 @@ def check_evaluated(trainer: Trainer, dataset: Any, argument: str) -> None:
     check_has_labels(dataset, argument, needs_column=False, is_for_tokens=trainer.classifies_tokens)
     if label_column(dataset) is not None:
         config, num_labels = getattr(trainer.model, "config", None), trainer.build_transfer_model().num_labels
-        check_labels(dataset, argument, num_labels, getattr(config, "problem_type", None))
+        check_labels(dataset, argument, num_labels, configured_problem_type(trainer.model))
         check_class_names(dataset, argument, trainer.train_dataset, config)
     check_tokens(dataset, argument, trainer.model)
 

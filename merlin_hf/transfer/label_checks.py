@@ -5,7 +5,7 @@ In all of them, `argument` is the name by which the user passes a data set, for 
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -197,17 +197,17 @@ def _labelled(values: np.ndarray, argument: str) -> np.ndarray:
     return labelled
 
 
-def check_batch_labels(labels: torch.Tensor, argument: str, num_labels: int) -> None:
+def check_batch(trainer: Any, batch: Any, argument: str, num_labels: int) -> None:
     """
-    Check the labels of a batch of a stream, which cannot be checked before.
-
-    Args:
-        labels (`torch.Tensor` of shape `(n,)` or `(n, num_labels)`).
-        num_labels (`int`): outputs of the head.
+    Check the labels of a batch of a stream, which cannot be read before; on an accelerator, which would wait, once.
 
     Raises:
         ValueError: there is a class id outside `0 ... num_labels - 1` (other than -100), or NaN or infinity.
     """
+    labels = batch.get("labels") if isinstance(batch, Mapping) else None
+    if not isinstance(labels, torch.Tensor) or (labels.device.type != "cpu" and trainer.state.global_step):
+        return
+    labels = labels.flatten() if trainer.classifies_tokens else labels
     if labels.is_floating_point():
         is_bad = ~labels.isfinite()
     elif labels.ndim == 1 and num_labels > 1:

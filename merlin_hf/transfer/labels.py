@@ -30,6 +30,11 @@ def problem_type_of(labels: Tensor, num_labels: int, problem_type: str | None = 
     return MULTI_LABEL if labels.is_floating_point() or labels.ndim == 2 else SINGLE_LABEL
 
 
+def configured_problem_type(model: nn.Module | None) -> str | None:
+    """Return the problem type that the configuration of a model names, if it does."""
+    return getattr(getattr(model, "config", None), "problem_type", None)
+
+
 def task_loss(logits: Tensor, labels: Tensor, problem_type: str, label_smoothing: float = 0.0) -> Tensor:
     """
     Return the mean loss over a batch, as transformers' own classifiers compute it.

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from .distributed import assign_parameter, gather_parameter, is_distributed, reshard
 from .labels import REGRESSION, SINGLE_LABEL, label_values, row_losses
 from .model import evaluating
+from .refit import fit_targets
 from .seeding import derived_generator, isolated_rng
 from .source import Rows, SeededBatches, is_iterable
 from .splits import fold_by_class
@@ -339,7 +340,7 @@ class Branches:
             if trainer.target_problem_type is None:
                 trainer.target_problem_type = trainer.problem_type(labels)
             solver = trainer.final_solver(trainer.target_problem_type)
-            found.append((features.float(), *trainer.fit_targets(labels, solver), number * batch_size + places))
+            found.append((features.float(), *fit_targets(trainer, labels, solver), number * batch_size + places))
         features, targets, weight, places = (torch.cat(parts) for parts in zip(*found, strict=True))
         return features, targets, weight, places
 

@@ -240,8 +240,8 @@ class TransferModel(nn.Module):
 
     Args:
         model (`transformers.PreTrainedModel` or `torch.nn.Module`): the target classifier.
-        num_source_labels (`int` or `Mapping[str, int]`): outputs of the source head, 0 for none; of several sources by
-            name, which have a head each.
+        num_source_labels (`int` or `Mapping[str | None, int]`): outputs of the source head, 0 for none; of several
+            sources, which have a head each, by name. The only one has the name `None`.
         head_module (`str`, *optional*): see [`find_head`].
         scalars (`Mapping[str, float]`, *optional*): names and first values of learned scalars.
         trains_target_head (`bool`): whether the model's own last layer is trained by gradient descent. If not, it is
@@ -249,8 +249,8 @@ class TransferModel(nn.Module):
         seed (`int`): for the source head's first weights.
         target_chunk_size (`int`, *optional*): rows of the target that go through the classifier at a time while
             training, with their activations computed again in the backward pass; all at once if not given.
-        num_source_features (`int` or `Mapping[str, int]`, *optional*): that the source head reads, of several by name;
-            as many as the target's if not given.
+        num_source_features (`Mapping[str | None, int]`, *optional*): that source heads read, by name; as many as the
+            target's if not given.
 
     Raises:
         ValueError: chunks would change what the model computes, as it has BatchNorm layers.
@@ -259,13 +259,13 @@ class TransferModel(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        num_source_labels: int | Mapping[str, int],
+        num_source_labels: int | Mapping[Any, int],
         head_module: str | None = None,
         scalars: Mapping[str, float] | None = None,
         trains_target_head: bool = False,
         seed: int = 0,
         target_chunk_size: int | None = None,
-        num_source_features: int | Mapping[str, int] | None = None,
+        num_source_features: Mapping[Any, int] | None = None,
     ):
         super().__init__()
         self.head_name = find_head(model, head_module)
@@ -276,16 +276,12 @@ class TransferModel(nn.Module):
         self.regularizer: Regularizer | None = None
         if num_source_labels:
             initialise = getattr(_unwrap_peft(model), "_init_weights", lambda layer: None)
+            counts = num_source_labels if isinstance(num_source_labels, Mapping) else {None: num_source_labels}
+            sizes = num_source_features or dict.fromkeys(counts, head.in_features)
             with isolated_rng("source_head", seed):
                 # On the CPU, whose generator is the one that is seeded here.
-                counts = num_source_labels if isinstance(num_source_labels, Mapping) else {"": num_source_labels}
-                sizes = num_source_features if isinstance(num_source_features, Mapping) else {}
-                size = head.in_features if isinstance(num_source_features, Mapping | None) else num_source_features
-                heads = {
-                    name: SourceHead(sizes.get(name, size), count, dtype=head.weight.dtype)
-                    for name, count in counts.items()
-                }
-                self.source_head = SourceHeads(heads) if isinstance(num_source_labels, Mapping) else heads[""]
+                heads = {n: SourceHead(sizes[n], count, dtype=head.weight.dtype) for n, count in counts.items()}
+                self.source_head = heads[None] if None in heads else SourceHeads(heads)
                 for layer in self.source_head.modules():
                     initialise(layer)
             self.source_head.to(head.weight.device)

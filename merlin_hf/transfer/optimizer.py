@@ -8,19 +8,29 @@ from torch import nn
 from .model import TransferModel
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer, transfer_model: TransferModel) -> None:
+# Parameters, and the learning rate that they are given; `None` leaves them in the groups where they are.
+OwnRates = list[tuple[list[nn.Parameter], float | None]]
+
+
+def add_own_groups(trainer: Any) -> None:
     """
-    Check that an optimizer has all trained parameters, where its scheduler counts its groups, so none can be added.
+    Give the parameters of a method their own learning rates, in an optimizer that may lack them.
 
     Raises:
-        ValueError: it lacks some.
+        ValueError: it lacks some, and its scheduler, which counts its groups, is made already.
     """
-    missing = _missing(optimizer, transfer_model)
+    optimizer, own_rates = trainer.optimizer, trainer.parameters_with_learning_rates()
+    if not hasattr(optimizer, "param_groups"):  # a placeholder for that of DeepSpeed's configuration
+        optimizer.params = group_by_learning_rate(optimizer.params, own_rates)
+        return
+    missing = [] if trainer.lr_scheduler is None else _missing(optimizer, trainer.transfer_model)
     if missing:
         raise ValueError(
             f"`optimizers` has an optimizer and a scheduler, and the optimizer lacks {', '.join(missing[:4])}. Pass "
             "the optimizer alone, which gets the missing parameters and a scheduler, or `optimizer_cls_and_kwargs`."
         )
+    for parameters, learning_rate in own_rates:
+        move_to_own_group(optimizer, parameters, learning_rate)
 
 
 def _missing(optimizer: Any, transfer_model: TransferModel) -> list[str]:
@@ -30,12 +40,7 @@ def _missing(optimizer: Any, transfer_model: TransferModel) -> list[str]:
 
 
 def check_trains_own(optimizer: Any, transfer_model: TransferModel) -> None:
-    """
-    Check that an optimizer has the parameters that the method trains beside the classifier's.
-
-    Raises:
-        ValueError: it lacks the source head or others, as when `create_optimizer` was replaced.
-    """
+    """Raise a `ValueError` if an optimizer lacks what is trained beside the classifier, such as the source head."""
     missing = [name for name in _missing(optimizer, transfer_model) if not name.startswith("model.")]
     if missing:
         raise ValueError(
@@ -48,11 +53,7 @@ def check_trains_own(optimizer: Any, transfer_model: TransferModel) -> None:
 def move_to_own_group(
     optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], learning_rate: float | None
 ) -> None:
-    """
-    Give `parameters` their own learning rate, and keep the other settings of their groups.
-
-    Parameters that the optimizer lacks are added to it, with its defaults.
-    """
+    """Give parameters a learning rate, keep the other settings of their groups, and add those that are missing."""
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     missing = [parameter for parameter in parameters if id(parameter) not in known]
     if missing:
@@ -74,9 +75,7 @@ def move_to_own_group(
             optimizer.add_param_group({**settings, "params": moved, "lr": learning_rate})
 
 
-def group_by_learning_rate(
-    parameters: list[nn.Parameter], own_rates: list[tuple[list[nn.Parameter], float | None]]
-) -> list[dict[str, Any]]:
+def group_by_learning_rate(parameters: list[nn.Parameter], own_rates: OwnRates) -> list[dict[str, Any]]:
     """Return parameter groups, with the learning rates that differ from the default, to make an optimizer of."""
     rate_of = {id(parameter): rate for members, rate in own_rates for parameter in members}
     groups: dict[float | None, list[nn.Parameter]] = {}

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from torch.optim.lr_scheduler import SequentialLR
 from transformers import TrainingArguments
 
 from ..utils.files import FileError
@@ -49,13 +50,6 @@ def split_steps(fractions: Sequence[float], steps: int) -> tuple[int, ...]:
     return tuple(end - start for start, end in zip([0, *ends], ends, strict=False))
 
 
-def rows_per_step(phases: Sequence[Phase], source_rows: float, target_rows: float) -> float:
-    """Return the mean number of rows per step that pass the backbone, over all phases."""
-    return sum(
-        phase.fraction * (phase.uses_source * source_rows + phase.uses_target * target_rows) for phase in phases
-    )
-
-
 def share_between(start: float, end: float) -> float:
     """Return the share of the steps between two points in [0, 1]; 0 where they differ by rounding, as 1 - 0.7, 0.3."""
     return 0.0 if math.isclose(start, end, abs_tol=1e-9) else end - start
@@ -66,22 +60,28 @@ def distinct(ends: Sequence[int]) -> list[int]:
     return [end for before, end in zip([0, *ends], ends, strict=False) if end > before]
 
 
-def check_same_phase(
-    names: Sequence[str], before: list[int], now: list[int], step: int, args: TrainingArguments
-) -> None:
+def set_milestones(lr_scheduler: Any, ends: Sequence[int]) -> None:
+    """Give a scheduler of several phases their ends; others stay as they are."""
+    scheduler = getattr(lr_scheduler, "scheduler", lr_scheduler)
+    if isinstance(scheduler, SequentialLR):
+        scheduler._milestones = distinct(ends)[:-1]
+
+
+def check_same_phase(trainer: Any, before: list[int]) -> None:
     """
     Check that the step of a checkpoint is in the same phase of the checkpoint's run and of this run.
 
     Args:
-        names (`Sequence[str]`): of the phases.
-        before, now (`list[int]`): steps until the end of each phase, in the run of the checkpoint and in this one.
-        step (`int`): of the checkpoint.
+        trainer: of this run, at the step of the checkpoint.
+        before (`list[int]`): steps until the end of each phase in the run of the checkpoint.
 
     Raises:
         FileError: it is in another phase.
     """
+    step, now, args = trainer.state.global_step, trainer.phase_ends, trainer.args
     if _place(before, step) == _place(now, step):
         return
+    names = [phase.name for phase in trainer.phases]
     options = ("source_phase_fraction", "first_phase_fraction", "target_phase_fraction")
     is_mixed = getattr(args, "mix_weights", False)  # with shares that no option sets
     fractions = [f"`{name}`" for name in options if hasattr(args, name) and not is_mixed]

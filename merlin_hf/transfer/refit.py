@@ -14,11 +14,20 @@ from transformers.trainer import logger as trainer_logger
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
-from ..heads import HeadSolver, LinearHead
-from .distributed import assign_parameter, broadcast_buffers, gather_parameter, is_distributed, reshard, sum_over_ranks
-from .labels import REGRESSION, SINGLE_LABEL
+from ..heads import HeadSolver, LinearHead, encode_targets
+from .distributed import (
+    assign_parameter,
+    broadcast_buffers,
+    gather_parameter,
+    is_distributed,
+    lockstep_batches,
+    reshard,
+    sum_over_ranks,
+)
+from .labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .model import evaluating
 from .seeding import isolated_rng
+from .source import RankRows, Rows, is_iterable, plain_dataloader
 
 
 logger = logging.get_logger(__name__)
@@ -81,6 +90,36 @@ class FeatureBatches:
             self._kept = kept
 
 
+def rank_batches(trainer: Trainer, dataset: Rows) -> Iterator[tuple[Any, bool]]:
+    """
+    Yield batches of this rank's share of the target's rows in order, and whether they are its own.
+
+    Each row is on one rank, without padding. Where the model is sharded, ranks with fewer batches get more.
+    """
+    rows, collate_fn = trainer._with_collator(dataset, None, "training")
+    args, rank, world_size = trainer.args, trainer.args.process_index, trainer.args.world_size
+    if is_iterable(rows):
+        own = plain_dataloader(RankRows(rows, rank, world_size), collate_fn, args, batch_size=args.eval_batch_size)
+    else:
+        sampler = range(rank, len(rows), world_size)
+        own = plain_dataloader(rows, collate_fn, args, batch_size=args.eval_batch_size, sampler=sampler)
+    if trainer.is_sharded:
+        yield from lockstep_batches(own, lambda: collate_fn([next(iter(rows))]), args.device)
+    else:
+        yield from ((batch, True) for batch in own)
+
+
+def fit_targets(trainer: Trainer, labels: Tensor, solver: HeadSolver) -> tuple[Tensor, Tensor]:
+    """
+    Return the targets of a fit `(n, num_labels)`, and sample weights `(n,)`, which are 0 for ignored rows.
+
+    Multi-label targets are shifted so that a logit of 0 means undecided, with or without a bias.
+    """
+    problem_type = trainer.problem_type(labels)
+    targets, sample_weight = encode_targets(labels, trainer.transfer_model.num_labels, problem_type)
+    return (targets - solver.decision_threshold if problem_type == MULTI_LABEL else targets), sample_weight
+
+
 def write_head(layer: nn.Linear, head: LinearHead, scale: float = 1.0) -> None:
     """
     Write a fitted head into a model's last layer.
@@ -108,18 +147,15 @@ def refit_head(trainer: Trainer) -> None:
 
 
 @torch.no_grad()
-def fit_final_head(trainer: Trainer, scalars: dict[str, Tensor]) -> tuple[LinearHead, dict[str, float]]:
+def fit_final_head(trainer: Trainer, scalars: dict[str, Tensor]) -> LinearHead:
     """
-    Fit a head to all of `train_dataset` with the current backbone, in evaluation mode; a collective.
+    Fit a head to all of `train_dataset` with the current backbone, in evaluation mode, and set `trainer.head_metrics`.
 
-    Each row is on one rank. Nothing is drawn from the global generators.
+    A collective. Each row is on one rank. Nothing is drawn from the global generators.
 
     Args:
         trainer: its `final_solver`, `final_head_l2` and `finish_head` are used.
         scalars (`dict[str, torch.FloatTensor]`): the learned scalars, each of shape `()`.
-
-    Returns:
-        The head, and its metrics as [`head_metrics`] gives them.
     """
     transfer_model, args = trainer.transfer_model, trainer.args
     model = trainer.model_wrapped if trainer.is_fsdp_enabled else transfer_model
@@ -127,13 +163,13 @@ def fit_final_head(trainer: Trainer, scalars: dict[str, Tensor]) -> tuple[Linear
     broadcast_buffers(transfer_model)
     with isolated_rng("refit", args.seed), transfer_model.feature_mode(), evaluating(transfer_model):
         if trainer.target_problem_type is None:
-            batch, _ = next(iter(trainer.rank_batches(trainer.train_dataset, args.eval_batch_size)))
+            batch, _ = next(rank_batches(trainer, trainer.train_dataset))
             trainer.target_problem_type = trainer.problem_type(trainer.split_batch(batch)[1])
         solver = trainer.final_solver(trainer.target_problem_type)
         batches = FeatureBatches(
-            lambda: trainer.rank_batches(trainer.train_dataset, args.eval_batch_size),
+            lambda: rank_batches(trainer, trainer.train_dataset),
             features=lambda inputs: model(target_inputs=inputs, with_target_logits=False).target_features,
-            encode=lambda labels: trainer.fit_targets(labels, solver),
+            encode=lambda labels: fit_targets(trainer, labels, solver),
             divide=lambda batch: trainer.split_batch(trainer._prepare_inputs(batch)),
             keep=not solver.single_pass,
         )
@@ -141,7 +177,7 @@ def fit_final_head(trainer: Trainer, scalars: dict[str, Tensor]) -> tuple[Linear
         head = trainer.finish_head(head, batches, scalars)
         # A solver that has nothing to choose takes its default for "auto".
         l2 = float(head.info.get("l2", solver.default_l2 if isinstance(l2, str) else l2))
-        metrics = head_metrics(head, batches, l2, trainer.target_problem_type, args.device)
+        trainer.head_metrics = head_metrics(head, batches, l2, trainer.target_problem_type, args.device)
         if trainer.is_world_process_zero():
             _log_fit(trainer.train_dataset, solver, l2, is_l2_chosen="l2" in head.info)
         if head.info.get("solver_unconverged", 0) > 0:
@@ -149,7 +185,7 @@ def fit_final_head(trainer: Trainer, scalars: dict[str, Tensor]) -> tuple[Linear
                 f"The final {type(solver).__name__} did not converge on the target rows (residual "
                 f"{float(head.info['solver_residual']):.1e}); a larger `head_l2` or `refit_l2` makes it easier."
             )
-    return head, metrics
+    return head
 
 
 def head_metrics(

@@ -1,23 +1,32 @@
 """Sentence encoders as the model of a trainer: their labels, and whether rows are pairs of texts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import (
+    DataCollatorForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+)
 from transformers.utils import logging
 
 from ..data.models import is_unnamed
 from ..data.sentence_encoders import (
     MODULES,
+    SentenceCollator,
     SentenceEncoderForSequenceClassification,
     has_pairs,
     is_encoder,
     take_head,
 )
 from .labels import MULTI_LABEL, REGRESSION, class_names, column_names, label_values
+from .seeding import isolated_rng
+from .source import Source
 
 
 logger = logging.get_logger(__name__)
@@ -25,18 +34,12 @@ logger = logging.get_logger(__name__)
 DEFAULT_LABELS = 2  # of a configuration that says nothing of labels
 
 
-def as_classifier(model: nn.Module | None, train_dataset: Any) -> nn.Module | None:
+def as_classifier(model: nn.Module | None, train_dataset: Any, seed: str) -> nn.Module | None:
     """
     Return a `SentenceTransformer` as a classifier for the labels of a data set; other models as they are.
 
-    Labels that its configuration names are kept. Where there are none, they are those of the data.
-
-    Args:
-        model (`torch.nn.Module`): of a trainer.
-        train_dataset: the target's rows.
-
-    Raises:
-        ValueError: the encoder has modules that are not known, or a saved head is of another size.
+    Labels that its configuration names are kept. Where there are none, they are those of `train_dataset`. A new head
+    is drawn by `seed`. Raises a `ValueError` where the encoder has unknown modules, or a saved head of another size.
     """
     if model is None or not is_encoder(model):
         warn_of_unused_pooling(model)
@@ -46,7 +49,8 @@ def as_classifier(model: nn.Module | None, train_dataset: Any) -> nn.Module | No
     config = encoder.transformers_model.config
     if head is None and is_unnamed(config) and config.num_labels == DEFAULT_LABELS:
         take_labels(config, train_dataset)
-    classifier = SentenceEncoderForSequenceClassification(encoder, rows_have_pairs(train_dataset))
+    with isolated_rng("classifier", seed):
+        classifier = SentenceEncoderForSequenceClassification(encoder, rows_have_pairs(train_dataset))
     classifier.load_head(head, "The sentence encoder")
     return classifier
 
@@ -89,6 +93,30 @@ def rows_have_pairs(dataset: Any) -> bool:
         return has_pairs(names)
     first = next(iter(dataset), None)
     return isinstance(first, Mapping) and has_pairs(first)
+
+
+def source_features(model: Any, sources: Iterable[Source]) -> dict[str | None, int] | None:
+    """Return how many features the head of each source reads, by name; `None` for other models."""
+    classifier = sentence_classifier(model)
+    if classifier is None:
+        return None
+    return {source.name: classifier.num_features(rows_have_pairs(source.dataset)) for source in sources}
+
+
+def use_own_tokenizer(trainer: Trainer) -> None:
+    """Give a trainer the tokenizer of its sentence encoder, where none is given."""
+    classifier = sentence_classifier(trainer.model)
+    if classifier is not None and trainer.processing_class is None:
+        trainer.processing_class = trainer.callback_handler.processing_class = classifier.encoder.tokenizer
+
+
+def default_collator(trainer: Any) -> Callable[[list], Any]:
+    """Return a trainer's collator where none is given: for sentence encoders and tokens one of their own."""
+    if sentence_classifier(trainer.model) is not None:
+        return SentenceCollator(trainer.processing_class)
+    if trainer.classifies_tokens and isinstance(trainer.processing_class, PreTrainedTokenizerBase):
+        return DataCollatorForTokenClassification(trainer.processing_class)
+    return trainer.data_collator
 
 
 def check_pairs(model: Any, batch: Mapping[str, Any], argument: str) -> None:

@@ -12,6 +12,7 @@ from transformers.trainer_utils import seed_worker
 
 from ..training_args import parse_mix
 from .batches import SOURCE_NAME
+from .label_checks import check_batch
 from .seeding import derived_generator, isolated_rng
 
 
@@ -148,11 +149,19 @@ class SourceStream:
         args (`transformers.TrainingArguments`): for the seed, the rank and the workers.
         batch_size (`int`): rows per batch and rank.
         start (`int`): the micro-step of the first batch.
+        check (`Callable`, *optional*): called with each batch; for rows that could not be checked before.
     """
 
     def __init__(
-        self, dataset: Rows, collate_fn: Callable[[list], Any], args: TrainingArguments, batch_size: int, start: int
+        self,
+        dataset: Rows,
+        collate_fn: Callable[[list], Any],
+        args: TrainingArguments,
+        batch_size: int,
+        start: int,
+        check: Callable[[Any], None] | None = None,
     ):
+        self.check = check
         self.seed = args.seed if args.data_seed is None else args.data_seed
         self.rank = args.process_index
         self.micro_step = start
@@ -176,6 +185,8 @@ class SourceStream:
             with isolated_rng("source_batch", self.seed, self.rank, self.micro_step):
                 batches.append(next(self._iterator))
             self.micro_step += 1
+            if self.check is not None:
+                self.check(batches[-1])
         return batches
 
 
@@ -199,12 +210,6 @@ class Source(NamedTuple):
     def argument(self) -> str:
         """How the user calls its data set, for messages."""
         return "source_dataset" if self.name is None else f"source_dataset[{self.name!r}]"
-
-
-def by_source(numbers: Mapping[str | None, int]) -> int | dict[str, int]:
-    """Return the number of the only source, which has no name, or the numbers of several by their names."""
-    only = numbers.get(None)
-    return {name: number for name, number in numbers.items() if name is not None} if only is None else only
 
 
 def shares(mix: str | Mapping[str, float], datasets: Mapping[str, Rows]) -> dict[str, float]:
@@ -284,6 +289,23 @@ class MixedSourceStream:
         """Return the next `count` batches."""
         names = [self.mix.next() for _ in range(count)]
         return [{**self.streams[name].take(1)[0], SOURCE_NAME: name} for name in names]
+
+
+def make_source_stream(trainer: Any, start: int) -> SourceStream | MixedSourceStream:
+    """Return the batches of a trainer's source, or of several, from the micro-step `start` on."""
+    sources = {source.name: source for source in trainer.sources}
+
+    def make_stream(name: str | None, start: int) -> SourceStream:
+        source = sources[name]
+        rows, collate_fn = trainer._with_collator(source.dataset, source.collator, "source")
+        labels = {"argument": source.argument, "num_labels": trainer.transfer_model.num_source_labels(name)}
+        check = partial(check_batch, trainer, **labels) if is_iterable(rows) else None
+        return SourceStream(rows, collate_fn, trainer.args, trainer.source_batch_size, start, check)
+
+    if None in sources:
+        return make_stream(None, start)
+    by_name = {name: source.dataset for name, source in sources.items() if name is not None}
+    return MixedSourceStream(shares(trainer.args.source_mix, by_name), make_stream, start)
 
 
 def is_iterable(dataset: Rows) -> bool:

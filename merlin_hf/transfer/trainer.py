@@ -3,52 +3,41 @@
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import datasets
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import SequentialLR
-from transformers import DataCollatorForTokenClassification, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import has_length
 
-from ..data.sentence_encoders import SentenceCollator, SentenceTokenizer
-from ..heads import HeadSolver, LinearHead, encode_targets, get_head
+from ..data.sentence_encoders import SentenceTokenizer
+from ..heads import HeadSolver, LinearHead, get_head
 from ..hub.mixin import ModelCardMixin
 from ..training_args import TransferTrainingArguments, add_missing_options
 from ..utils.secret import keep_token_secret
 from ..utils.validation import check_options
 from .adapters import add_adapter
 from .batches import SOURCE_INPUTS, SOURCE_NAME, Batches, TransferCallback, no_batch_error, not_taken_error
-from .checkpoint import Checkpoints, load_transfer_state, plain_state, read_run_state
+from .checkpoint import Checkpoints, plain_state
 from .checks import check_data, check_evaluated, check_steps, check_tokens, eval_data_sets
 from .compat.mean_loss import MeanLoss
 from .compat.saved_weights import loads_renamed
-from .distributed import MetricAverager, broadcast_buffers, lockstep_batches, real_rows
-from .label_checks import check_batch_labels, count_source_labels
-from .labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL, problem_type_of, split_labels, task_loss
+from .distributed import MetricAverager, broadcast_buffers, real_rows
+from .label_checks import check_batch, count_source_labels
+from .labels import REGRESSION, SINGLE_LABEL, configured_problem_type, problem_type_of, split_labels, task_loss
 from .model import TransferModel
 from .named_sources import check_source_dataset, check_source_is_wanted, list_sources, rename_source_columns
-from .optimizer import check_optimizer, check_trains_own, group_by_learning_rate, move_to_own_group
-from .phases import Phase, check_phases, check_same_phase, distinct, rows_per_step, split_steps
+from .optimizer import OwnRates, add_own_groups, check_trains_own
+from .phases import Phase, check_phases, check_same_phase, set_milestones, split_steps
 from .refit import FeatureBatches, fit_final_head, refit_head
 from .regularizer import Regularizer
 from .seeding import isolated_rng
-from .sentences import as_classifier, rows_have_pairs, sentence_classifier
-from .source import (
-    MixedSourceStream,
-    RankRows,
-    Rows,
-    Source,
-    SourceStream,
-    by_source,
-    is_iterable,
-    plain_dataloader,
-    shares,
-)
+from .sentences import as_classifier, default_collator, source_features, use_own_tokenizer
+from .source import MixedSourceStream, Rows, Source, SourceStream, is_iterable, make_source_stream
 from .tokens import Sentences, average_over_tokens, is_token_classifier, sentences_of, take_tokens
 from .whole_checkpoints import make_output_dir
 
@@ -110,12 +99,8 @@ class TransferTrainer(ModelCardMixin, Trainer):
     search_space: ClassVar[Mapping[str, tuple]] = {}
     uses_shared_labels: ClassVar[bool] = False
 
-    # Set by Trainer, whose types are not known here.
     model: Any
     lr_scheduler: Any
-    optimizer: Any
-    accelerator: Accelerator
-    processing_class: Any
     compute_loss_func: Callable[..., Tensor] | None
     # The model that is trained, with both heads; `None` before `build_transfer_model`, so always without a method.
     transfer_model: TransferModel = None  # type: ignore[assignment]  # a method's steps all come after
@@ -184,9 +169,9 @@ class TransferTrainer(ModelCardMixin, Trainer):
         )
         if self.averages_loss:
             self._use_mean_loss()
-        self._use_encoders_tokenizer(data_collator)
-        if data_collator is None and self.classifies_tokens and isinstance(processing_class, PreTrainedTokenizerBase):
-            self.data_collator = DataCollatorForTokenClassification(processing_class)
+        use_own_tokenizer(self)
+        if data_collator is None:
+            self.data_collator = default_collator(self)
         self._get_ready()
 
     def _prepare_args(self, args: TrainingArguments | None) -> TrainingArguments | None:
@@ -244,26 +229,14 @@ class TransferTrainer(ModelCardMixin, Trainer):
     def _prepared(self, model: nn.Module | None) -> nn.Module | None:
         """Return a classifier, also for a sentence encoder, with the adapter of `peft_config`."""
         seed = str(getattr(self._given_args, "seed", None))
-        with isolated_rng("classifier", seed):
-            model = as_classifier(model, self.train_dataset)
+        model = as_classifier(model, self.train_dataset, seed)
         if model is None or self.peft_config is None:
             return model
-        with isolated_rng("adapter", seed):
-            return add_adapter(model, self.peft_config, getattr(self._given_args, "head_module", None))
+        return add_adapter(model, self.peft_config, getattr(self._given_args, "head_module", None), seed)
 
     def call_model_init(self, trial=None):
         """Return the model that `model_init` makes, with the adapter of `peft_config`."""
         return self._prepared(super().call_model_init(trial))
-
-    def _use_encoders_tokenizer(self, data_collator: Callable | None) -> None:
-        """Take the tokenizer of a sentence encoder, and a collator that knows pairs of texts, where none is given."""
-        classifier = sentence_classifier(self.model)
-        if classifier is None:
-            return
-        if self.processing_class is None:
-            self.processing_class = self.callback_handler.processing_class = classifier.encoder.tokenizer
-        if data_collator is None:
-            self.data_collator = SentenceCollator(self.processing_class)
 
     def _check_options(self) -> None:
         """Check the arguments again, as they may have been assigned to since they were made."""
@@ -273,23 +246,12 @@ class TransferTrainer(ModelCardMixin, Trainer):
             check_options(self.args, self.training_args_class)
 
     def check_data(self) -> None:
-        """
-        Check that the data sets, the labels, the model and the options fit together.
-
-        Raises:
-            ValueError: they do not; the message says what to change.
-        """
+        """Raise a `ValueError` if the data sets, the labels, the model and the options do not fit together."""
         check_data(self)
         self.check_settings()
 
     def check_settings(self) -> None:
-        """
-        Check that options go with the model and the data; also called for each trial of a search.
-
-        Raises:
-            ValueError: there are no steps, or the phases cannot be trained, see
-                [`~merlin_hf.transfer.phases.check_phases`].
-        """
+        """Raise a `ValueError` if options do not go with the model and the data; called for each trial of a search."""
         if self.phases:
             check_steps(self.args)
         check_phases(self)
@@ -301,25 +263,18 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     @classmethod
     def plan_phases(cls, args: TransferTrainingArguments, has_source: bool) -> tuple[Phase, ...]:
-        """
-        Return the phases of a run with these options; a phase that is left out has a fraction of 0.
-
-        Here there is one: on both tasks, or on the target alone.
-        """
+        """Return the phases of a run, here one; those that are left out have a fraction of 0."""
         if not has_source:
             return (Phase("target", 1.0, uses_source=False, uses_target=True),)
         return (Phase("source and target", 1.0, uses_source=True, uses_target=True),)
 
     @classmethod
     def rows_per_step(cls, args: TransferTrainingArguments, has_source: bool) -> float:
-        """
-        Return the mean cost of a micro-step on one device, in rows that pass the backbone forward and backward.
-
-        A row that passes forward only counts as a third.
-        """
-        target = args.per_device_train_batch_size
-        source = args.per_device_source_batch_size or target
-        return rows_per_step(cls.plan_phases(args, has_source), source, target * cls.target_row_cost)
+        """Return the mean cost of a micro-step, in rows that pass forward and backward; forward alone is a third."""
+        target = args.per_device_train_batch_size * cls.target_row_cost
+        source = args.per_device_source_batch_size or args.per_device_train_batch_size
+        phases = cls.plan_phases(args, has_source)
+        return sum(phase.fraction * (phase.uses_source * source + phase.uses_target * target) for phase in phases)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -387,15 +342,9 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return {"phase_ends": torch.tensor(self.phase_ends)} if len(self.phases) > 1 else {}
 
     def check_run_state(self, saved: dict[str, Tensor]) -> None:
-        """
-        Check the [`TransferTrainer.run_state`] of a checkpoint against this run's.
-
-        Raises:
-            FileError: a `ValueError`; the checkpoint's step is in another phase of this run.
-        """
+        """Raise a `FileError` if a checkpoint's step is in another phase of this run; `saved` is its `run_state`."""
         if "phase_ends" in saved:
-            names = [phase.name for phase in self.phases]
-            check_same_phase(names, saved["phase_ends"].tolist(), self.phase_ends, self.state.global_step, self.args)
+            check_same_phase(self, saved["phase_ends"].tolist())
 
     # Batches
 
@@ -423,13 +372,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return dataset, self._get_collator_with_removed_columns(collator, description=description)
 
     def get_train_dataloader(self):
-        """
-        Return the target's DataLoader, as Trainer does.
-
-        Raises:
-            ValueError: its batches are too small for the method, or there are none; or an option set by a search does
-                not fit the others.
-        """
+        """Return the target's DataLoader, after checks of its batches and of what a search may have set."""
         if not self.is_active:
             return super().get_train_dataloader()
         self._check_options()
@@ -456,60 +399,18 @@ class TransferTrainer(ModelCardMixin, Trainer):
                 raise no_batch_error(self)
             return batch_samples, None
         self.micro_step, self.micro_batches, self.batches_taken = 0, len(batch_samples), 0
-        self._source_batches = deque(self._draw_source()[: len(batch_samples)] if self.draws_source else ())
+        self._source_batches.clear()
+        if self.draws_source:
+            # All of an update's batches are drawn, also where the target's epoch ends early: the position in the
+            # source then depends on the update alone, and a resumed run needs no record of it.
+            steps = self.args.gradient_accumulation_steps
+            if self._source_stream is None:
+                self._source_stream = make_source_stream(self, self.source_updates_before * steps)
+            self._source_batches.extend(self._source_stream.take(steps)[: len(batch_samples)])
         if is_iterable(self.train_dataset):
-            self._check_stream(batch_samples, "train_dataset", self.transfer_model.num_labels)
+            for batch in batch_samples:
+                check_batch(self, batch, "train_dataset", self.transfer_model.num_labels)
         return batch_samples, None
-
-    def _draw_source(self) -> list[Any]:
-        # All of an update's batches are drawn, also where the target's epoch ends early: the position in the source
-        # then depends on the update alone, and a resumed run needs no record of it.
-        steps = self.args.gradient_accumulation_steps
-        if self._source_stream is None:
-            self._source_stream = self._make_source_stream(self.source_updates_before * steps)
-        batches = self._source_stream.take(steps)
-        for source in self.sources:
-            if is_iterable(source.dataset):
-                own = [batch for batch in batches if source.name is None or batch[SOURCE_NAME] == source.name]
-                self._check_stream(own, source.argument, self.transfer_model.num_source_labels(source.name))
-        return batches
-
-    def _make_source_stream(self, start: int) -> SourceStream | MixedSourceStream:
-        sources = {source.name: source for source in self.sources}
-
-        def make_stream(name: str | None, start: int) -> SourceStream:
-            prepared = self._with_collator(sources[name].dataset, sources[name].collator, "source")
-            return SourceStream(*prepared, self.args, batch_size=self.source_batch_size, start=start)
-
-        if None in sources:
-            return make_stream(None, start)
-        by_name = {name: source.dataset for name, source in sources.items() if name is not None}
-        return MixedSourceStream(shares(self.args.source_mix, by_name), make_stream, start)
-
-    def _check_stream(self, batches: list[Any], argument: str, num_labels: int) -> None:
-        """Check the labels of a stream's batches; on an accelerator, which would wait, only in the first update."""
-        for batch in batches:
-            labels = batch.get("labels") if isinstance(batch, Mapping) else None
-            if isinstance(labels, Tensor) and (labels.device.type == "cpu" or self.state.global_step == 0):
-                labels = labels.flatten() if self.classifies_tokens else labels
-                check_batch_labels(labels, argument, num_labels)
-
-    def rank_batches(self, dataset: Rows, batch_size: int) -> Iterator[tuple[Any, bool]]:
-        """
-        Return batches of this rank's share of the target's rows in order, and whether they are its own.
-
-        Each row is on one rank, without padding. Where the model is sharded, ranks with fewer batches get more.
-        """
-        rows, collate_fn = self._with_collator(dataset, None, "training")
-        rank, world_size = self.args.process_index, self.args.world_size
-        if is_iterable(rows):
-            loader = plain_dataloader(RankRows(rows, rank, world_size), collate_fn, self.args, batch_size=batch_size)
-        else:
-            own = range(rank, len(rows), world_size)
-            loader = plain_dataloader(rows, collate_fn, self.args, batch_size=batch_size, sampler=own)
-        if not self.is_sharded:
-            return ((batch, True) for batch in loader)
-        return lockstep_batches(loader, lambda: collate_fn([next(iter(rows))]), self.args.device)
 
     def take_batches(self, inputs: dict[str, Any]) -> Batches | None:
         """
@@ -523,10 +424,10 @@ class TransferTrainer(ModelCardMixin, Trainer):
         self.batches_taken += 1
         source_inputs = inputs.pop(SOURCE_INPUTS)
         self.source_name = None if source_inputs is None else source_inputs.get(SOURCE_NAME)
-        source_inputs, source_labels = (None, None) if source_inputs is None else self.split_batch(source_inputs)
-        target_inputs, target_labels = self.split_batch(inputs)
-        self.target_sentences = sentences_of(target_inputs)
-        return Batches(source_inputs, source_labels, target_inputs, target_labels)
+        source = (None, None) if source_inputs is None else self.split_batch(source_inputs)
+        target = self.split_batch(inputs)
+        self.target_sentences = sentences_of(target[0])
+        return Batches(*source, *target)
 
     def split_batch(self, batch: dict[str, Any]) -> tuple[dict[str, Any], Tensor]:
         """Divide a batch into inputs and labels `(n,)` or `(n, num_labels)`; rows of a token classifier are tokens."""
@@ -539,10 +440,8 @@ class TransferTrainer(ModelCardMixin, Trainer):
         """Make a training step on the target batch and its source batch; start a phase at its first step."""
         if not self.is_active:
             return super().training_step(model, inputs, num_items_in_batch)
-        if self.micro_step == 0:
-            number = self._phase_number
-            if number and self.state.global_step == self.phase_ends[number - 1]:
-                self.start_phase(self.phases[number])
+        if self.micro_step == 0 and self.state.global_step in self.phase_ends[: self._phase_number]:
+            self.start_phase(self.phase)
         if self._source_batches:
             source_inputs = self._source_batches.popleft()
             self.current_flos += float(self.floating_point_ops(source_inputs))
@@ -562,16 +461,12 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """
-        Return Trainer's own loss, for evaluation; methods override this for training.
-
-        Where the method is in use, it is a mean over the batch, see [`~merlin_hf.transfer.compat.mean_loss`].
-        """
+        """Return Trainer's own loss, for evaluation; where the method is in use, a mean over the batch."""
         if not (self.is_active or self.averages_loss):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.get("labels")
         if not model.training and self.is_active:
-            self._check_stream([inputs], "eval_dataset", self.build_transfer_model().num_labels)
+            check_batch(self, inputs, "eval_dataset", self.build_transfer_model().num_labels)
         if self.target_compute_loss_func is None:
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=None)
         else:
@@ -619,10 +514,9 @@ class TransferTrainer(ModelCardMixin, Trainer):
             logits, labels = logits.flatten(0, 1), labels.flatten()
         if self.target_compute_loss_func is not None:
             loss = self.target_compute_loss_func(SequenceClassifierOutput(logits=logits), labels)
-            return self._mean_of_step(loss, labels)
-        config = getattr(self.model, "config", None)
-        problem_type = problem_type_of(labels, logits.shape[-1], getattr(config, "problem_type", None))
-        loss = task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)
+        else:
+            problem_type = problem_type_of(labels, logits.shape[-1], configured_problem_type(self.model))
+            loss = task_loss(logits, labels, problem_type, self.args.label_smoothing_factor)
         return self._mean_of_step(loss, labels)
 
     def _mean_of_step(self, loss: Tensor, labels: Tensor) -> Tensor:
@@ -661,18 +555,15 @@ class TransferTrainer(ModelCardMixin, Trainer):
         if self.transfer_model is None or self.transfer_model.model is not self.model:
             given = self.args.num_source_labels if self.sources else None
             labels = {s.name: count_source_labels(s.dataset, given, s.argument) for s in self.sources}
-            features: dict[str | None, int] = {}
-            if (classifier := sentence_classifier(self.model)) is not None:
-                features = {s.name: classifier.num_features(rows_have_pairs(s.dataset)) for s in self.sources}
             self.transfer_model = TransferModel(
                 self.model,
-                num_source_labels=by_source(labels) or 0,
+                num_source_labels=labels,
                 head_module=self.args.head_module,
                 scalars=self.learned_scalars(),
                 trains_target_head=self.trains_target_head,
                 seed=self.args.seed,
                 target_chunk_size=self.args.target_chunk_size,
-                num_source_features=by_source(features) or None,
+                num_source_features=source_features(self.model, self.sources),
             )
             with isolated_rng("regularizer", self.args.seed):
                 self.transfer_model.regularizer = self.build_regularizer(self.transfer_model)
@@ -687,16 +578,12 @@ class TransferTrainer(ModelCardMixin, Trainer):
         plain_model = self.model
         self._step_metrics.reset()
         self._source_stream = None
-        self._source_batches.clear()
         self.model = self.model_wrapped = transfer_model = self.build_transfer_model()
         transfer_model.touch_all_parameters = self.is_deepspeed_enabled
         transfer_model.prepare_for_features()
         try:
             if resume_from_checkpoint is not None:
-                self.check_run_state(read_run_state(resume_from_checkpoint))
-                # Sharded it is part of the model that Trainer loads; finished no step is trained from it.
-                if not (self.is_sharded or self.is_finished):
-                    load_transfer_state(transfer_model, resume_from_checkpoint)
+                self.checkpoints.load(resume_from_checkpoint)
             prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         finally:
             if not self.is_fsdp_enabled:
@@ -705,17 +592,15 @@ class TransferTrainer(ModelCardMixin, Trainer):
             check_trains_own(self.optimizer, transfer_model)
         if resume_from_checkpoint is None:  # a checkpoint has its own head
             self._head_needs_refit |= self.fits_head
-        scheduler = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
-        if isinstance(scheduler, SequentialLR):  # it was loaded with the milestones of the run that was saved
-            scheduler._milestones = distinct(self.phase_ends)[:-1]
+        set_milestones(self.lr_scheduler, self.phase_ends)  # it was loaded with those of the run that was saved
         return prepared
 
     def _wrap_model(self, model, training=True, dataloader=None):
         # Evaluation during training has to go through the module whose forward `accelerate` gave its mixed precision.
         # The loop takes the model from here, and has no argument for it.
-        if not training and self.transfer_model is not None and model is self.transfer_model.model:
-            if self.accelerator._models:
-                return self.transfer_model
+        is_plain = self.transfer_model is not None and model is self.transfer_model.model
+        if is_plain and not training and self.accelerator._models:
+            return self.transfer_model
         return super()._wrap_model(model, training, dataloader)
 
     def train(self, resume_from_checkpoint=None, trial=None, *args, **kwargs):
@@ -753,28 +638,16 @@ class TransferTrainer(ModelCardMixin, Trainer):
     def get_decay_parameter_names(self, model):
         """Return Trainer's names, without the learned scalars."""
         names = super().get_decay_parameter_names(model)
-        return [name for name in names if not name.startswith("scalars.")] if self.is_active else names
+        return [name for name in names if not (self.is_active and name.startswith("scalars."))]
 
     def create_optimizer(self, model=None):
-        """
-        Create Trainer's optimizer, with the heads and the learned scalars in groups of their own.
-
-        Raises:
-            ValueError: an optimizer and a scheduler were passed, and the optimizer lacks the source head.
-        """
+        """Create Trainer's optimizer, with the heads and the learned scalars in groups of their own."""
         super().create_optimizer(model)
         if self.is_active:
-            own_rates = self.parameters_with_learning_rates()
-            if not hasattr(self.optimizer, "param_groups"):  # a placeholder for that of DeepSpeed's configuration
-                self.optimizer.params = group_by_learning_rate(self.optimizer.params, own_rates)
-                return self.optimizer
-            if self.lr_scheduler is not None:
-                check_optimizer(self.optimizer, self.transfer_model)
-            for parameters, learning_rate in own_rates:
-                move_to_own_group(self.optimizer, parameters, learning_rate)
+            add_own_groups(self)
         return self.optimizer
 
-    def parameters_with_learning_rates(self) -> list[tuple[list[nn.Parameter], float | None]]:
+    def parameters_with_learning_rates(self) -> OwnRates:
         """Return parameters with their learning rates; `None` leaves them in the groups where they are."""
         target_head = self.transfer_model.head if self.trains_target_head else None
         modules = (target_head, self.transfer_model.source_head, self.transfer_model.regularizer)
@@ -792,9 +665,8 @@ class TransferTrainer(ModelCardMixin, Trainer):
         """
         Refit the model's last layer if the backbone has changed since it was fit; a collective.
 
-        Called before each use of the model: evaluation, saving, the end of training, and where a method trains on from
-        the fitted head. The head is stale after the start of a run, and after each step for which
-        [`TransferTrainer.fits_head`] is true. A checkpoint has a head that fits its backbone.
+        Called before evaluation, before saving, at the end of training, and where a method trains on from the fitted
+        head. The head is stale after the start of a run, and after each step for which `fits_head` is true.
         """
         if self._head_needs_refit:
             self.checkpoints.check_finite()  # its message is clearer than that of a solver
@@ -811,8 +683,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
 
     def final_head(self, scalars: dict[str, Tensor]) -> LinearHead:
         """Return a head fit to all of `train_dataset`, see [`~merlin_hf.transfer.refit.fit_final_head`]."""
-        head, self.head_metrics = fit_final_head(self, scalars)
-        return head
+        return fit_final_head(self, scalars)
 
     def finish_head(self, head: LinearHead, batches: FeatureBatches, scalars: dict[str, Tensor]) -> LinearHead:
         """Change the head that a solver has fit to all of `batches`; here it stays as it is."""
@@ -823,7 +694,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
         raise NotImplementedError(f"{type(self).__name__} fits no head.")
 
     def head_solver(self, problem_type: str) -> HeadSolver:
-        """Return the solver of [`TransferTrainer.solver_name`]; it fits an intercept if the last layer has a bias."""
+        """Return the solver of `solver_name`; it fits an intercept if the last layer has a bias."""
         fit_intercept = self.transfer_model.head.bias is not None
         return get_head(self.solver_name(problem_type), problem_type=problem_type, fit_intercept=fit_intercept)
 
@@ -843,29 +714,17 @@ class TransferTrainer(ModelCardMixin, Trainer):
         """Return the factor of the head's outputs with which their softmax is calibrated."""
         return 1.0 if self.is_regression else self.head_solver(SINGLE_LABEL).default_logit_scale
 
-    def fit_targets(self, labels: Tensor, solver: HeadSolver | None = None) -> tuple[Tensor, Tensor]:
-        """
-        Return the targets of a fit `(n, num_labels)`, and sample weights `(n,)`, which are 0 for ignored rows.
-
-        Multi-label targets are shifted so that a logit of 0 means undecided, with or without a bias.
-        """
-        problem_type = self.problem_type(labels)
-        targets, sample_weight = encode_targets(labels, self.transfer_model.num_labels, problem_type)
-        if problem_type == MULTI_LABEL:
-            targets = targets - (solver or self.head_solver(problem_type)).decision_threshold
-        return targets, sample_weight
-
     @property
     def is_regression(self) -> bool:
         """Whether the target's labels are real numbers, by the model's configuration."""
-        config = getattr(self.model, "config", None)
-        problem_type = getattr(config, "problem_type", None)
-        return problem_type == REGRESSION or (problem_type is None and getattr(config, "num_labels", None) == 1)
+        num_labels = getattr(getattr(self.model, "config", None), "num_labels", None)
+        configured = configured_problem_type(self.model)
+        return configured == REGRESSION or (configured is None and num_labels == 1)
 
     def problem_type(self, labels: Tensor) -> str:
         """Return the target's problem type, by the rule of transformers' own classifiers."""
-        config = getattr(self.transfer_model.model, "config", None)
-        return problem_type_of(labels, self.transfer_model.num_labels, getattr(config, "problem_type", None))
+        model = self.transfer_model.model
+        return problem_type_of(labels, self.transfer_model.num_labels, configured_problem_type(model))
 
     # Evaluation
 
@@ -882,11 +741,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
-        """
-        Run Trainer's loop for `evaluate` and `predict`, with a head that fits the current backbone.
-
-        If there are labels, the metrics contain `head_metrics`, which `metric_for_best_model` may name.
-        """
+        """Run Trainer's loop with a head that fits the backbone, and report `head_metrics` where there are labels."""
         self.refit_head_if_stale()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if f"{metric_key_prefix}_loss" in output.metrics:
@@ -894,15 +749,6 @@ class TransferTrainer(ModelCardMixin, Trainer):
         return output
 
     # Checkpoints; checkpoint.py says what they contain
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the last `train` resumed from a checkpoint of the last step, and trained no step."""
-        return self.checkpoints.is_finished
-
-    def checkpoint_to_continue(self) -> str | None:
-        """Return the newest whole checkpoint of this run, see [`Checkpoints.to_continue`]."""
-        return self.checkpoints.to_continue()
 
     def save_model(self, output_dir=None, _internal_call=False):
         """Save as Trainer does, with a head that fits the current backbone, and all weights of a sharded model."""

@@ -78,7 +78,7 @@ def copied(trained, tmp_path):
 
 def test_the_same_run_goes_on_and_nothing_is_said(copied, trained, warnings):
     trainer = saving(copied, logging_steps=3, save_steps=50, eval_strategy="steps", eval_steps=4)
-    assert trainer.checkpoint_to_continue() == str(copied / "checkpoint-2")
+    assert trainer.checkpoints.to_continue() == str(copied / "checkpoint-2")
     trainer.train(resume_from_checkpoint=True)
     assert weights(trainer) == trained[1] and warnings() == []
 
@@ -100,7 +100,7 @@ def test_what_differs_is_refused_where_nobody_asked_to_resume_and_said_where_som
 ):
     trainer = saving(copied, max_steps=3, **change)
     with pytest.raises(FileError) as refused:
-        trainer.checkpoint_to_continue()
+        trainer.checkpoints.to_continue()
     assert all(part in str(refused.value) for part in [*named, "`output_dir=", "overwrite_output_dir"])
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 3
@@ -160,7 +160,7 @@ def test_a_checkpoint_of_trainer_goes_on_where_it_is_whole(tmp_path, warnings):
         without_source=True,
     )
     with pytest.raises(FileError, match="the number of classes .3 in the checkpoint, 4 now"):
-        other.checkpoint_to_continue()
+        other.checkpoints.to_continue()
 
 
 def test_overwrite_output_dir_begins_anew(copied, trained, warnings):
@@ -180,11 +180,11 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, how, warnings):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     again = saving(tmp_path, save_steps=100, lr_scheduler_type="constant", **length)
     output = again.train(resume_from_checkpoint=True)
-    assert again.is_finished and output.global_step == 5 and weights(again) == weights(first)
+    assert again.checkpoints.is_finished and output.global_step == 5 and weights(again) == weights(first)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert any("is finished" in said for said in warnings())
     longer = saving(tmp_path, save_steps=100, lr_scheduler_type="constant", max_steps=6)
-    assert longer.train(resume_from_checkpoint=True).global_step == 6 and not longer.is_finished
+    assert longer.train(resume_from_checkpoint=True).global_step == 6 and not longer.checkpoints.is_finished
 
 
 # One run in a folder

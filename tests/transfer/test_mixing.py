@@ -372,7 +372,7 @@ def test_training_goes_on_from_a_phase_and_not_from_the_mix(tmp_path):
     mixing(tmp_path, max_steps=4, save_strategy="steps", save_steps=1).train()
     finished = mixing(tmp_path, max_steps=4)
     finished.train(resume_from_checkpoint=True)
-    assert finished.is_finished and finished.state.global_step == 4
+    assert finished.checkpoints.is_finished and finished.state.global_step == 4
     longer = mixing(tmp_path, max_steps=6)
     with pytest.raises(ValueError, match=r"step 4 holds the mix .* Resume from an earlier checkpoint, or load its"):
         longer.train(resume_from_checkpoint=True)

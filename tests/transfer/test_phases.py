@@ -2,7 +2,7 @@
 
 import pytest
 
-from merlin_hf.transfer.phases import distinct, rows_per_step, share_between, split_steps
+from merlin_hf.transfer.phases import distinct, share_between, split_steps
 from tests.methods.support import build
 
 
@@ -23,8 +23,9 @@ def test_shares_and_ends():
 
 
 def test_rows_of_a_step_are_those_of_its_phases(tmp_path):
-    trainer = build("merlin", tmp_path, source_phase_fraction=0.5, per_device_source_batch_size=4)
-    assert rows_per_step(trainer.phases, source_rows=4, target_rows=8) == 0.5 * 4 + 0.5 * (4 + 8)
+    options = {"per_device_train_batch_size": 8, "per_device_source_batch_size": 4}
+    trainer = build("merlin", tmp_path, source_phase_fraction=0.5, **options)
+    assert trainer.rows_per_step(trainer.args, has_source=True) == 0.5 * 4 + 0.5 * (4 + 8)
 
 
 @pytest.mark.parametrize(
