@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from ..transfer.layers import without_adapter
 from ..transfer.model import TransferModel
 from ..transfer.regularizer import at_least_float32
 from ..transfer.trainer import TransferTrainer
@@ -25,7 +26,7 @@ def new_parameters(transfer_model: TransferModel, has_source: bool) -> set[str]:
     outside the base model, such as the layer that RoBERTa has before it.
     """
     model: Any = transfer_model.model
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    plain = without_adapter(model)
     base = {id(parameter) for parameter in getattr(plain, "base_model", plain).parameters()}
     head = f"{transfer_model.head_name}."
     return {

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather whose backward pass sums each row's gradient over ranks and gives it to the rank it came from."""
+    """
+    All-gather whose backward pass sums each row's gradient over ranks and gives it to the rank it came from.
+
+    Every rank computes the same loss on the result. The backward pass sums those `world_size` equal gradients, and the
+    data-parallel wrapper then divides by `world_size`, so the averaged gradient is that of one process with the whole
+    batch. `accelerate`'s `gather` is not differentiable, and torch's own differentiable one is deprecated (2.13).
+    """
 
     @staticmethod
     def forward(ctx, tensor: Tensor) -> Tensor:
@@ -24,23 +30,6 @@ class _Gather(torch.autograd.Function):
         gradient = sum_over_ranks(gradient.contiguous().clone())
         start = torch.distributed.get_rank() * ctx.rows
         return gradient[start : start + ctx.rows]
-
-
-def gather_with_gradient(tensor: Tensor) -> Tensor:
-    """
-    Concatenate `tensor` over all ranks, in rank order; gradients flow back to the rank each row came from.
-
-    Every rank computes the same loss on the result. The backward pass sums those `world_size` equal gradients, and the
-    data-parallel wrapper then divides by `world_size`, so the averaged gradient is that of one process with the whole
-    batch. `accelerate`'s `gather` is not differentiable, and torch's own differentiable one is deprecated (2.13).
-
-    Args:
-        tensor (`torch.Tensor` of shape `(n, ...)`): the same shape on every rank.
-
-    Returns:
-        `torch.Tensor` of shape `(world_size * n, ...)`; `tensor` itself where there is one process.
-    """
-    return _Gather.apply(tensor) if is_distributed() else tensor
 
 
 def gather_rows(features: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,7 +61,8 @@ def gather_rows(features: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Te
         features = torch.cat([features, features.new_zeros(missing, *features.shape[1:])])
         filler = labels.new_full((missing, *labels.shape[1:]), -100 if is_class_id else 0)
         labels = torch.cat([labels, filler])
-    return gather_with_gradient(features), gather(labels), gather(present)
+    features = _Gather.apply(features) if is_distributed() else features
+    return features, gather(labels), gather(present)
 
 
 def gather(tensor: Tensor) -> Tensor:
@@ -138,16 +128,9 @@ def lockstep_batches(
     batches: Iterable[Any], filler: Callable[[], Any], device: torch.device
 ) -> Iterator[tuple[Any, bool]]:
     """
-    Yield the batches of this rank, then fillers until every rank is done.
+    Yield the batches of this rank, then those of `filler` until every rank is done, and whether a batch is its own.
 
     The forward pass of a sharded model is a collective: all ranks must make the same number of passes.
-
-    Args:
-        filler (`Callable`): makes a batch of any rows.
-        device (`torch.device`): that of the process group.
-
-    Yields:
-        `tuple[Any, bool]`: a batch, and whether it is one of this rank's own.
     """
     iterator = iter(batches)
     while True:
@@ -181,11 +164,7 @@ def gather_parameter(parameter: Tensor) -> Tensor:
 
 @torch.no_grad()
 def assign_parameter(parameter: Tensor, value: Tensor) -> None:
-    """
-    Copy a whole value into a parameter that may be sharded (FSDP2, ZeRO-3); a collective where it is.
-
-    Every rank passes the same value.
-    """
+    """Copy a whole value, the same on all ranks, into a parameter that may be sharded; a collective where it is."""
     value = value.to(device=parameter.device, dtype=parameter.dtype)
     if is_partitioned(parameter):
         import deepspeed
@@ -226,8 +205,7 @@ class MetricAverager:
     """
     Running means of named scalars.
 
-    [`MetricAverager.add`] never reads a value back from the device; [`MetricAverager.pop`] does so once for all of
-    them.
+    `add` never reads a value back from the device; `pop` does so once for all of them.
     """
 
     def __init__(self):
@@ -239,13 +217,7 @@ class MetricAverager:
         self._counts: dict[str, int] = {}
 
     def add(self, values: Mapping[str, Tensor], finite_only: bool = False) -> None:
-        """
-        Add scalar tensors of one micro-batch; every rank adds the same names.
-
-        Args:
-            finite_only (`bool`): count NaN and infinity as the mean so far, as Trainer's `logging_nan_inf_filter`
-                does.
-        """
+        """Add scalars of one micro-batch, the same names on all ranks; NaN counts as the mean so far, if asked."""
         for name, value in values.items():
             value = value.detach().float().reshape(())
             if finite_only:

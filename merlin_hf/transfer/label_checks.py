@@ -28,6 +28,7 @@ from .labels import (
     kind_of_labels,
     label_column,
     label_values,
+    output_names,
 )
 from .tokens import check_token_labels
 
@@ -37,15 +38,14 @@ logger = logging.get_logger(__name__)
 
 def check_has_labels(dataset: Any, argument: str, needs_column: bool = True, is_for_tokens: bool = False) -> None:
     """
-    Check that a `datasets.Dataset` has a label column; other data sets are checked when they are collated.
+    Raise a `ValueError` if a `datasets.Dataset` has no good label column; others are checked when they are collated.
+
+    It holds text, missing values or lists of different lengths, there are two that differ, or tokens have labels and
+    the model classifies rows, or the reverse.
 
     Args:
         needs_column (`bool`): `False` where a transform or collator may make labels of any column.
         is_for_tokens (`bool`): whether the model is a token classifier.
-
-    Raises:
-        ValueError: there is none, or it holds text, missing values or lists of different lengths; or there are two
-            that differ; or tokens have labels and the model classifies rows, or the reverse.
     """
     names = getattr(dataset, "column_names", None)
     if needs_column and names is not None and not any(name in names for name in LABEL_COLUMNS):
@@ -96,12 +96,7 @@ def has_transform(dataset: Any) -> bool:
 
 
 def check_one_label_column(dataset: Any, argument: str) -> None:
-    """
-    Check that columns agree which collators may all take for the labels.
-
-    Raises:
-        ValueError: two of them differ.
-    """
+    """Raise a `ValueError` if two columns differ which collators may both take for the labels."""
     names = [name for name in LABEL_COLUMNS if name in column_names(dataset)]
     columns = {name: values for name in names if (values := arrow_column(dataset, name)) is not None}
     for kept, other in itertools.pairwise(columns):
@@ -120,16 +115,7 @@ def _same_values(one: Any, other: Any) -> bool:
 
 
 def check_label_lists(labels: Any, dataset: Any) -> None:
-    """
-    Check that lists of labels of a target batch are what transformers' own losses take.
-
-    Args:
-        labels (`torch.Tensor` of shape `(n,)` or `(n, num_labels)`): of the batch.
-        dataset: the rows that it was made of, for the name of the column.
-
-    Raises:
-        ValueError: they are integers.
-    """
+    """Raise a `ValueError` if lists of labels are integers, which transformers' own losses do not take."""
     labels = torch.as_tensor(labels)
     if labels.ndim == 2 and labels.shape[1] > 1 and not labels.is_floating_point():
         raise ValueError(
@@ -141,15 +127,10 @@ def check_label_lists(labels: Any, dataset: Any) -> None:
 
 def check_labels(dataset: Any, argument: str, num_labels: int, problem_type: str | None = None) -> None:
     """
-    Check the label column of a `datasets.Dataset` against the outputs of its head; other data sets pass.
+    Raise a `ValueError` if labels of a `datasets.Dataset` do not fit the outputs of its head; other data sets pass.
 
-    Args:
-        num_labels (`int`): outputs of the head.
-        problem_type (`str`, *optional*): as in the model's configuration.
-
-    Raises:
-        ValueError: there is a class id outside `0 ... num_labels - 1` (other than -100), there are none but -100, real
-            labels are infinite, or one of several labels a row is not between 0 and 1.
+    There is a class id outside `0 ... num_labels - 1` (other than -100), there are none but -100, real labels are
+    infinite, or one of several labels a row is not between 0 and 1.
     """
     values = label_values(dataset)
     if values is None or values.dtype.kind not in "iuf" or len(values) == 0:
@@ -199,10 +180,9 @@ def _labelled(values: np.ndarray, argument: str) -> np.ndarray:
 
 def check_batch(trainer: Any, batch: Any, argument: str, num_labels: int) -> None:
     """
-    Check the labels of a batch of a stream, which cannot be read before; on an accelerator, which would wait, once.
+    Raise a `ValueError` if a batch of a stream has class ids without an output, NaN or infinity.
 
-    Raises:
-        ValueError: there is a class id outside `0 ... num_labels - 1` (other than -100), or NaN or infinity.
+    Such labels cannot be read before. On an accelerator, which would wait, only those of the first update are.
     """
     labels = batch.get("labels") if isinstance(batch, Mapping) else None
     if not isinstance(labels, torch.Tensor) or (labels.device.type != "cpu" and trainer.state.global_step):
@@ -224,15 +204,11 @@ def check_batch(trainer: Any, batch: Any, argument: str, num_labels: int) -> Non
 
 def check_kind_of_labels(labels: Any, argument: str, num_labels: int, problem_type: str | None = None) -> None:
     """
-    Check that the labels of a batch, after collation, are of the kind that the head takes.
+    Raise a `ValueError` if labels of a batch, after collation, are not of the kind that the head takes.
 
     Args:
         labels (`torch.Tensor` of shape `(n,)`, `(n, 1)` or `(n, num_labels)`).
-        num_labels (`int`): outputs of the head.
         problem_type (`str`, *optional*): as in the model's configuration, which may be that of another task.
-
-    Raises:
-        ValueError: they are of another kind, or lists of another length; or the configuration names no kind.
     """
     takes = {
         SINGLE_LABEL: ["class ids"],
@@ -275,13 +251,9 @@ def check_kind_of_labels(labels: Any, argument: str, num_labels: int, problem_ty
 
 def check_class_names(dataset: Any, argument: str, train_dataset: Any, config: Any = None) -> None:
     """
-    Check that each class has the same number in a data set as in `train_dataset`, where both name their classes.
+    Raise a `ValueError` if classes have other numbers than in `train_dataset`, where both name them.
 
-    Args:
-        config (*optional*): the model's configuration, which may name the classes where `train_dataset` does not.
-
-    Raises:
-        ValueError: the names are others, or in another order.
+    The model's configuration may name those of `train_dataset`.
     """
     names, trained = class_names(dataset), class_names(train_dataset)
     if trained is None and names is not None:
@@ -299,19 +271,9 @@ def check_class_names(dataset: Any, argument: str, train_dataset: Any, config: A
 
 
 def check_names_of_outputs(train_dataset: Any, config: Any, num_labels: int, argument: str = "train_dataset") -> None:
-    """
-    Check that the model's outputs are in the order of the data's classes, where these have names.
-
-    Args:
-        config: the model's configuration.
-        num_labels (`int`): outputs of the model's last layer.
-
-    Raises:
-        ValueError: there are several classes and one output; or the outputs have the same names in another order, so
-            that the saved model would name the wrong classes.
-    """
+    """Raise a `ValueError` if a model would name the data's classes wrongly, or has one output for several."""
     trained = class_names(train_dataset)
-    outputs = list((getattr(config, "id2label", None) or {}).values())
+    outputs = output_names(config) or []
     is_one_of_several = getattr(config, "problem_type", None) == MULTI_LABEL  # a label that may be there or not
     if trained is not None and len(trained) > 1 and num_labels == 1 and not is_one_of_several:
         raise ValueError(
@@ -321,7 +283,7 @@ def check_names_of_outputs(train_dataset: Any, config: Any, num_labels: int, arg
         )
     if trained is None or len(outputs) != len(trained) or outputs == trained:
         return
-    if sorted(map(str, outputs)) == sorted(trained):
+    if sorted(outputs) == sorted(trained):
         raise ValueError(
             f"The classes of `{argument}` are {_listed(trained)}, and `model.config.id2label` has them in another "
             f"order, {_listed(outputs)}. Set `model.config.id2label = dict(enumerate(names))` and `label2id` to those "
@@ -335,12 +297,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def check_target_classes(dataset: Any, num_labels: int) -> None:
-    """
-    Check that a classification target has at least two classes.
-
-    Raises:
-        ValueError: all labels of the target are the same.
-    """
+    """Raise a `ValueError` if all labels of a classification target are the same."""
     values = label_values(dataset)
     if values is None or values.ndim != 1 or values.dtype.kind not in "iu" or num_labels == 1:
         return

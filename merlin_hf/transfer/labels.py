@@ -37,17 +37,13 @@ def configured_problem_type(model: nn.Module | None) -> str | None:
 
 def task_loss(logits: Tensor, labels: Tensor, problem_type: str, label_smoothing: float = 0.0) -> Tensor:
     """
-    Return the mean loss over a batch, as transformers' own classifiers compute it.
+    Return the mean loss over a batch, as transformers' own classifiers compute it, of shape `()`.
 
     Args:
         logits (`torch.FloatTensor` of shape `(n, num_labels)`).
-        labels: `(n,)` class ids (-100 is ignored), `(n, num_labels)` zeros and ones, or `(n,)` or `(n, num_labels)`
-            reals.
+        labels: `(n,)` class ids (-100 is ignored; 0 when all are), `(n, num_labels)` zeros and ones, or reals.
         problem_type (`str`): as in the model's configuration.
         label_smoothing (`float`): for class ids, as in [`~transformers.trainer_pt_utils.LabelSmoother`].
-
-    Returns:
-        `torch.FloatTensor` of shape `()`; 0 when every label is -100.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if problem_type == SINGLE_LABEL:
@@ -62,16 +58,13 @@ def task_loss(logits: Tensor, labels: Tensor, problem_type: str, label_smoothing
 
 def row_losses(logits: Tensor, targets: Tensor, problem_type: str, label_smoothing: float = 0.0) -> Tensor:
     """
-    Return the loss of each row by each head: cross-entropy, binary cross-entropy or squared error.
+    Return the loss `(num_heads, n)` of each row by each head: cross-entropy, binary cross-entropy or squared error.
 
     Args:
         logits (`torch.FloatTensor` of shape `(num_heads, n, num_labels)`): scaled.
         targets (`torch.FloatTensor` of shape `(n, num_labels)`): see [`~merlin_hf.heads.encode_targets`].
         problem_type (`str`): as in the model's configuration.
         label_smoothing (`float`): for classes.
-
-    Returns:
-        `torch.FloatTensor` of shape `(num_heads, n)`.
     """
     targets = targets.to(logits).expand_as(logits)
     if problem_type == SINGLE_LABEL:
@@ -148,11 +141,7 @@ def class_feature(dataset: Any) -> Any:
 
 
 def arrow_column(dataset: Any, column: str) -> pa.ChunkedArray | None:
-    """
-    Return a column of a data set in memory, as stored; `None` where it cannot be read without the rows.
-
-    Unlike a NumPy array, it tells missing values.
-    """
+    """Return a column of rows in memory, as stored, with its missing values; `None` where it needs the rows."""
     if isinstance(dataset, Subset):
         values = arrow_column(dataset.dataset, column)
         return None if values is None else values.take(pa.array(list(dataset.indices), pa.int64()))
@@ -185,6 +174,12 @@ def class_names(dataset: Any) -> list[str] | None:
     return list(names) if names else None
 
 
+def output_names(config: Any) -> list[str] | None:
+    """Return the names of a model's outputs, by its configuration, in the order of their ids."""
+    names = getattr(config, "id2label", None)
+    return [str(names[key]) for key in sorted(names, key=int)] if isinstance(names, Mapping) and names else None
+
+
 def kind_of_labels(labels: Tensor) -> str:
     """Describe the labels of a batch `(n,)`, `(n, 1)` or `(n, num_labels)` in words, for messages and comparisons."""
     if labels.ndim == 2 and labels.shape[1] > 1:
@@ -194,11 +189,10 @@ def kind_of_labels(labels: Tensor) -> str:
 
 def infer_num_labels(dataset: Any) -> int | None:
     """
-    Return the number of outputs that a head for this data set needs, by its features or its label column.
+    Return the number of outputs that a head for this data set needs; `None` where the data set does not tell.
 
-    Returns:
-        The number of classes of a `ClassLabel`, 1 for real labels, the length of list labels, else the largest id plus
-        one; `None` where the data set does not tell.
+    It is the number of classes of a `ClassLabel`, 1 for real labels, the length of list labels, else the largest id
+    plus one.
     """
     column = label_column(dataset)
     if column is None or not hasattr(dataset, "column_names"):
@@ -217,12 +211,7 @@ def infer_num_labels(dataset: Any) -> int | None:
 
 
 def split_labels(batch: dict[str, Any]) -> tuple[dict[str, Any], Tensor]:
-    """
-    Divide a batch into inputs without labels, and labels.
-
-    Raises:
-        ValueError: the batch has no labels.
-    """
+    """Divide a batch into inputs without labels, and labels; a `ValueError` if there are none."""
     inputs = dict(batch)
     labels = inputs.pop("labels", None)
     if labels is None:

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 KEPT_STATISTICS = "keeps_its_statistics"
 
 
+def without_adapter(model: Any) -> Any:
+    """Return the model in an adapter of PEFT; other models as they are."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def find_layers(model: nn.Module, count: int) -> list[str]:
     """
-    Return the names of `count` layers, evenly spaced up to the last one.
-
-    They are children of the `ModuleList` or `Sequential` that holds most of the weights: the blocks of a transformer,
-    the stages of a CNN. Fewer where it has fewer.
+    Return the names of `count` layers of [`layer_stack`], or of all, evenly spaced up to the last one.
 
     Raises:
         ValueError: no layers were found.
@@ -35,8 +37,7 @@ def layer_stack(model: nn.Module) -> list[str]:
     """
     Return the names of the layers of a model, the lowest first: the blocks of a transformer, the stages of a CNN.
 
-    They are the children of the `ModuleList` or `Sequential` that holds most of the weights; empty where there is
-    none.
+    They are the children of the `ModuleList` or `Sequential` that holds most of the weights; empty without one.
     """
     # A stack of one is one only if there is no other: such a list may also hold all that a model has.
     return _largest_stack(model, 2) or _largest_stack(model, 1)

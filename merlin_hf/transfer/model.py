@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 
 from ..data.sentence_encoders import RETURN_FEATURES, has_pairs
 from .batches import SOURCE_INPUTS, SOURCE_NAME, not_taken_error
+from .layers import without_adapter
 from .regularizer import Regularizer
 from .seeding import isolated_rng
 from .sentences import sentence_classifier
@@ -34,14 +35,12 @@ def find_head(model: nn.Module, head_module: str | None = None) -> str:
     the base model holds all layers). No list of architectures is needed.
 
     Args:
-        model (`torch.nn.Module`): any `AutoModelForSequenceClassification`, `...ImageClassification`,
-            `...AudioClassification`, or a module built like one, bare or wrapped by peft.
+        model (`torch.nn.Module`): any classifier of transformers, or a module built like one, bare or wrapped by peft.
         head_module (`str`, *optional*): the layer's name as in `model.named_modules()`, when it cannot be found. Where
             peft trains a copy of the layer, the name before or after wrapping.
 
     Raises:
-        ValueError: there is no such layer, or more than one, or `head_module` names something else; the message lists
-            the candidates.
+        ValueError: there is no such layer, or more than one, or `head_module` names something else.
     """
     if head_module is not None:
         named = dict(model.named_modules())
@@ -61,8 +60,8 @@ def find_head(model: nn.Module, head_module: str | None = None) -> str:
     num_labels = getattr(getattr(model, "config", None), "num_labels", None)
     layers = _linear_layers(model)
     candidates = {name: layer for name, layer in layers.items() if layer.out_features == num_labels}
-    base_model = getattr(_unwrap_peft(model), "base_model", None)
-    if base_model is not None and base_model is not _unwrap_peft(model):
+    base_model = getattr(without_adapter(model), "base_model", None)
+    if base_model is not None and base_model is not without_adapter(model):
         inside = {id(module) for module in base_model.modules()}
         outside = {name: layer for name, layer in candidates.items() if id(layer) not in inside}
         candidates = outside or candidates
@@ -73,11 +72,6 @@ def find_head(model: nn.Module, head_module: str | None = None) -> str:
         f"{len(candidates)} torch.nn.Linear layers with {num_labels} outputs ({_describe(candidates)}). Name it with "
         f"`head_module=`, one of: {_describe(dict(list(layers.items())[-8:]))}."
     )
-
-
-def _unwrap_peft(model: nn.Module) -> nn.Module:
-    get_base_model = getattr(model, "get_base_model", None)
-    return model if get_base_model is None else get_base_model()
 
 
 def _linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
@@ -101,8 +95,7 @@ def is_untrained(model: nn.Module) -> bool:
     """
     Return whether all weights of normalisation layers are still the 1 (or 0) that they are initialised with.
 
-    These are the vectors among the weights. Any training changes them, so this is a model with random weights; a model
-    without such layers counts as trained.
+    These are the vectors among the weights. Any training changes them; a model without such layers counts as trained.
     """
     vectors = [p for name, p in model.named_parameters() if name.endswith(".weight") and p.ndim == 1 and p.numel()]
     return bool(vectors) and all(bool(((p == 0) | (p == 1)).all()) for p in vectors)
@@ -120,12 +113,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def check_has_no_batch_statistics(model: nn.Module) -> None:
-    """
-    Check that a row's features do not depend on the other rows of its batch.
-
-    Raises:
-        ValueError: the model has BatchNorm layers.
-    """
+    """Raise a `ValueError` if a row's features depend on the other rows of its batch, by BatchNorm layers."""
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise ValueError(
@@ -144,10 +132,8 @@ class TransferOutput(ModelOutput):
         source_logits (`torch.FloatTensor` of shape `(source_batch, num_source_labels)`).
         source_head_gram (`torch.FloatTensor` of shape `(num_source_labels, num_source_labels)`): `W W^T` of the source
             head's weight, without gradient. [`~merlin_hf.transfer.balance.gradient_ratio`] uses it.
-        target_features (`torch.FloatTensor` of shape `(target_batch, hidden_size)`): the input of the model's last
-            layer.
-        target_logits (`torch.FloatTensor` of shape `(target_batch, num_labels)`): the output of the model's last
-            layer, when that layer is trained by gradient descent.
+        target_features (`torch.FloatTensor` of shape `(target_batch, hidden_size)`): what enters the last layer.
+        target_logits (`torch.FloatTensor` of shape `(target_batch, num_labels)`): where that layer is trained.
         penalty (`torch.FloatTensor` of shape `()`): the loss of the method's regularizer.
         scalars (`dict[str, torch.FloatTensor]`): learned scalars, each of shape `()`.
     """
@@ -161,13 +147,9 @@ class TransferOutput(ModelOutput):
 
     def views(self) -> tuple[Tensor | None, Tensor, dict[str, Tensor]]:
         """
-        Return views of the outputs of a step with target rows, at which gradients may be taken.
+        Return views of the source's logits, the target's features and the scalars, at which gradients may be taken.
 
         A gradient at the outputs themselves would set off DeepSpeed's hooks for the end of a backward pass.
-
-        Returns:
-            Source logits `(source_batch, num_source_labels)` or `None`, target features `(target_batch, hidden_size)`,
-            and the learned scalars, each of shape `()`.
         """
         assert self.target_features is not None, "the step has no target rows"
         source_logits = None if self.source_logits is None else self.source_logits.view_as(self.source_logits)
@@ -181,11 +163,7 @@ class SourceHead(nn.Linear):
     def forward(  # type: ignore[override]  # a pair where `with_gram` is set, which `Linear` does not have
         self, features: Tensor, with_gram: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """
-        Return logits `(n, num_source_labels)`.
-
-        With `with_gram`, return a pair: the logits, and `weight @ weight.mT` without gradient.
-        """
+        """Return logits `(n, num_source_labels)`; with `with_gram` also `weight @ weight.mT`, without gradient."""
         logits = super().forward(features)
         if not with_gram:
             return logits
@@ -275,7 +253,7 @@ class TransferModel(nn.Module):
         self.source_head: SourceHead | SourceHeads | None = None
         self.regularizer: Regularizer | None = None
         if num_source_labels:
-            initialise = getattr(_unwrap_peft(model), "_init_weights", lambda layer: None)
+            initialise = getattr(without_adapter(model), "_init_weights", lambda layer: None)
             counts = num_source_labels if isinstance(num_source_labels, Mapping) else {None: num_source_labels}
             sizes = num_source_features or dict.fromkeys(counts, head.in_features)
             with isolated_rng("source_head", seed):
@@ -334,10 +312,9 @@ class TransferModel(nn.Module):
 
     def prepare_for_features(self) -> None:
         """
-        Enter feature mode, in which [`TransferModel.features`] can be called.
+        Enter feature mode, in which `features` can be called: freeze a target head that is not trained.
 
-        A target head that is not trained is frozen. The source head and the regularizer are moved and cast as the
-        classifier was.
+        The source head and the regularizer are moved and cast as the classifier was.
         """
         if self._hook is None:
             head = self.head
@@ -351,7 +328,7 @@ class TransferModel(nn.Module):
                 head.requires_grad_(False)
 
     def leave_feature_mode(self) -> None:
-        """Undo [`TransferModel.prepare_for_features`]; the weights stay as they are."""
+        """Undo `prepare_for_features`; the weights stay as they are."""
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
@@ -412,15 +389,10 @@ class TransferModel(nn.Module):
         self, inputs: Mapping[str, Any], features: Callable[[Mapping[str, Any]], Tensor] | None = None
     ) -> Tensor:
         """
-        Return [`TransferModel.features`], computed in chunks of `target_chunk_size` rows where gradients are enabled.
+        Return `features`, computed in chunks of `target_chunk_size` rows where gradients are enabled.
 
-        Memory holds the features of all rows and the activations of one chunk. The backward pass computes the
-        activations of each chunk again, with the same dropout (Chen et al. 2016, arXiv 1604.06174).
-
-        Args:
-            inputs (`Mapping[str, Any]`): the model's arguments, without labels.
-            features (`Callable`, *optional*): called with the inputs of a chunk, and again in the backward pass, in
-                place of [`TransferModel.features`].
+        Memory holds the features of all rows and the activations of one chunk. The backward pass computes those of
+        each chunk again, with the same dropout (Chen et al. 2016, arXiv 1604.06174); so it does with other `features`.
         """
         features = features or self.features
         rows = next(value.shape[0] for value in inputs.values() if isinstance(value, Tensor))
@@ -457,9 +429,6 @@ class TransferModel(nn.Module):
                 no penalty.
             with_target_logits (`bool`, *optional*): whether to compute them; by default where their head is trained.
             with_scalars (`bool`): whether to return the learned scalars.
-
-        Returns:
-            [`TransferOutput`] or the classifier's own output.
         """
         if source_inputs is None and target_inputs is None:
             if SOURCE_INPUTS in inputs:
@@ -491,13 +460,10 @@ class TransferModel(nn.Module):
 
 class FrozenCopy:
     """
-    A copy of a [`~merlin_hf.transfer.model.TransferModel`] as it is now, for a method that compares with it.
+    A copy of a [`TransferModel`] in feature mode as it is now, for a method that compares with it.
 
-    It is not a module, so that no optimizer, wrapper or checkpoint finds its weights.
-
-    Args:
-        transfer_model: in feature mode, as in training.
-        training (`bool`): whether the copy keeps dropout and batch statistics.
+    It is not a module, so that no optimizer, wrapper or checkpoint finds its weights. `training` keeps dropout and
+    batch statistics.
     """
 
     def __init__(self, transfer_model: TransferModel, training: bool = False):

@@ -9,7 +9,6 @@ from typing import Any
 
 import datasets
 from torch import nn
-from transformers import Trainer
 
 from ..utils.validation import shown
 from .checks import check_is_one_data_set, is_data_set
@@ -21,30 +20,21 @@ FILE_ENDINGS = {".csv", ".tsv", ".json", ".jsonl", ".parquet"}
 SPLIT_NAMES = {"train", "validation", "test", "dev", "eval"}
 
 
-def check_source_is_wanted(trainer: type[Trainer], source_dataset: Any | None) -> None:
+def check_source_dataset(dataset: Any, trainer: Any) -> None:
     """
-    Check that there is a source where the method needs one, and none where it would not be used.
+    Check the argument `source_dataset` of a trainer class: one data set, or several by name.
 
     Raises:
-        ValueError: it is missing, or would be ignored.
+        ValueError: it is neither, it has the names of splits, a name cannot be that of a module, the method takes one
+            source only or none, or needs one.
     """
-    if source_dataset is None and trainer.needs_source:
+    if dataset is None and trainer.needs_source:
         raise ValueError(f"{trainer.__name__} trains on a source: give it a `source_dataset`, with labels of its own.")
-    if source_dataset is not None and not trainer.takes_source:
+    if dataset is not None and not trainer.takes_source:
         raise ValueError(
             f"{trainer.__name__} trains on the target alone, and a `source_dataset` was given. Leave it out, or use "
             "SequentialTrainer (the source first, then the target) or MerlinTrainer."
         )
-
-
-def check_source_dataset(dataset: Any, trainer: type[Trainer]) -> None:
-    """
-    Check the argument `source_dataset`: one data set, or several by name.
-
-    Raises:
-        ValueError: it is neither, it has the names of splits, a name cannot be that of a module, or the method takes
-            one source only.
-    """
     if not is_several(dataset):
         check_is_one_data_set(dataset, "source_dataset")
         return
@@ -53,7 +43,7 @@ def check_source_dataset(dataset: Any, trainer: type[Trainer]) -> None:
         check_is_one_data_set(part, f"source_dataset[{name!r}]")
         if part is None:
             raise ValueError(f"`source_dataset[{name!r}]` is None. Leave it out, or give a data set.")
-    if not getattr(trainer, "takes_several_sources", True):
+    if not trainer.takes_several_sources:
         raise ValueError(
             f"{trainer.__name__} takes one source, and `source_dataset` has {', '.join(dataset)}. Choose one of them, "
             "or put sources with the same labels together with `datasets.concatenate_datasets`."
@@ -61,16 +51,7 @@ def check_source_dataset(dataset: Any, trainer: type[Trainer]) -> None:
 
 
 def check_source_name(name: Any, argument: str) -> None:
-    """
-    Check that a source can have a name.
-
-    Args:
-        name: what was given.
-        argument (`str`): where it stands, for the message.
-
-    Raises:
-        ValueError: it cannot be that of a module.
-    """
+    """Raise a `ValueError` if a name in `argument` cannot be that of a source, as it becomes that of a module."""
     if not isinstance(name, str) or not SOURCE_NAMES.fullmatch(name) or hasattr(nn.ModuleDict, name):
         raise ValueError(
             f"`{argument}` has the name {shown(name)}. Use up to 64 letters, digits, `_` and `-`, with a letter "
@@ -79,12 +60,7 @@ def check_source_name(name: Any, argument: str) -> None:
 
 
 def names_of_sources(data_sets: Iterable[tuple[str, str | None]]) -> list[str]:
-    """
-    Return different names for sources that were given without: the configuration, else the last part of the path.
-
-    Args:
-        data_sets (`Iterable[tuple[str, str | None]]`): the path of each, and its configuration.
-    """
+    """Return different names for sources without: the configuration, else the last part of the path, both given."""
     names: list[str] = []
     for path, configuration in data_sets:
         last = PurePath(path)
@@ -107,12 +83,7 @@ def is_several(source_dataset: Any) -> bool:
 
 
 def check_source_keys(argument: str, value: Any, sources: Collection[str | None]) -> None:
-    """
-    Check that an argument that is given by the names of sources has no others.
-
-    Raises:
-        ValueError: it has.
-    """
+    """Raise a `ValueError` if an argument that is given by the names of sources has others."""
     unknown = [name for name in value if name not in sources] if isinstance(value, Mapping) else []
     if unknown:
         raise ValueError(
@@ -126,8 +97,7 @@ def list_sources(source_dataset: Any, collator: Any, compute_loss_func: Any) -> 
 
     Args:
         source_dataset: a data set, or several by name; `None` for no source.
-        collator, compute_loss_func: the arguments `source_collator` and `source_compute_loss_func`, each for all
-            sources or by name.
+        collator, compute_loss_func: each for all sources, or by name.
 
     Raises:
         ValueError: a name is not that of a source.
@@ -144,47 +114,35 @@ def list_sources(source_dataset: Any, collator: Any, compute_loss_func: Any) -> 
 
 def rename_source_columns(source: Any, mapping: Any) -> Any:
     """
-    Return `source_dataset` with its columns renamed by `source_column_mapping`.
-
-    Args:
-        source: a data set, or several by name.
-        mapping (`Mapping`, *optional*): for [`rename_columns`]; of several sources for each of them, or by name.
+    Return `source_dataset` with columns renamed by `source_column_mapping`, of several for each of them or by name.
 
     Raises:
         ValueError: as in [`rename_columns`], or a name is not that of a source.
     """
-    argument, mapping_argument = "source_dataset", "source_column_mapping"
     if not mapping or source is None:
         return source
     if not is_several(source):
-        return rename_columns(source, mapping, argument, mapping_argument)
+        return rename_columns(source, mapping, "source_dataset")
     is_by_name = any(isinstance(value, Mapping) for value in mapping.values())
     if is_by_name:
-        check_source_keys(mapping_argument, mapping, source)
+        check_source_keys("source_column_mapping", mapping, source)
     mappings = mapping if is_by_name else dict.fromkeys(source, mapping)
     return {
-        name: rename_columns(dataset, mappings[name], f"{argument}[{name!r}]", mapping_argument)
-        if mappings.get(name)
-        else dataset
+        name: rename_columns(dataset, mappings[name], f"source_dataset[{name!r}]") if mappings.get(name) else dataset
         for name, dataset in source.items()
     }
 
 
-def rename_columns(dataset: Any, mapping: Mapping[str, str], argument: str, mapping_argument: str) -> Any:
+def rename_columns(dataset: Any, mapping: Mapping[str, str], argument: str) -> Any:
     """
-    Return a data set with its columns renamed.
-
-    Args:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`): it is left as it is.
-        mapping (`Mapping[str, str]`): from the names in the data set to those that are expected.
-        argument, mapping_argument (`str`): how the user calls both, for the messages.
+    Return a data set, called `argument` by the user, with its columns renamed from the names in it to those expected.
 
     Raises:
         ValueError: a column is missing, a new name is taken, or the data set has no columns.
     """
     if not hasattr(dataset, "rename_columns"):
         raise ValueError(
-            f"`{mapping_argument}` needs a `datasets.Dataset` or `datasets.IterableDataset`; `{argument}` is a "
+            f"`source_column_mapping` needs a `datasets.Dataset` or `datasets.IterableDataset`; `{argument}` is a "
             f"{type(dataset).__name__}. Rename in its rows, or in a collator of its own."
         )
     columns = dataset.column_names
@@ -195,8 +153,8 @@ def rename_columns(dataset: Any, mapping: Mapping[str, str], argument: str, mapp
                 close = difflib.get_close_matches(name, columns, n=1)
                 hint = f" Did you mean {close[0]!r}?" if close else ""
                 raise ValueError(
-                    f"`{mapping_argument}` renames {name!r}, which `{argument}` does not have.{hint} Its columns are "
-                    f"{listed}; the mapping goes from these names to the expected ones, for example "
+                    f"`source_column_mapping` renames {name!r}, which `{argument}` does not have.{hint} Its columns "
+                    f"are {listed}; the mapping goes from these names to the expected ones, for example "
                     f"{{{columns[0]!r}: 'label'}}."
                 )
         kept = [name for name in columns if name not in mapping]
@@ -204,7 +162,7 @@ def rename_columns(dataset: Any, mapping: Mapping[str, str], argument: str, mapp
         for name in mapping.values():
             if after.count(name) > 1:
                 raise ValueError(
-                    f"`{mapping_argument}` gives two columns of `{argument}` the name {name!r}. Its columns are "
+                    f"`source_column_mapping` gives two columns of `{argument}` the name {name!r}. Its columns are "
                     f"{listed}; drop or rename the other one, for example with `dataset.remove_columns({name!r})`."
                 )
     return dataset.rename_columns(dict(mapping))

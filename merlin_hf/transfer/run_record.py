@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 
 from ..utils.files import read_json
 from ..utils.manifest import read_manifest
+from .labels import output_names
 
 
 # The training arguments of transformers that must be the same in a run and in one that resumes from its checkpoint.
@@ -46,10 +47,8 @@ class Differences:
     """
     What differs between the run that wrote a checkpoint and this one, as text for messages.
 
-    Args:
-        essential (`list[str]`): the method, the classes, the model, whether there is a source: the checkpoint cannot
-            be used.
-        other (`list[str]`): arguments and rows: it could be used, and the result would be of neither run.
+    With `essential` differences (the method, the classes, the model, whether there is a source) the checkpoint cannot
+    be used. With `other` ones (arguments and rows) it could, and the result would be of neither run.
     """
 
     essential: list[str] = field(default_factory=list)
@@ -79,7 +78,7 @@ def describe_run(
     weights = sum(parameter.numel() for parameter in model.parameters()) if has_all_weights else None
     return {
         "method": next((cls.__name__ for cls in method.__mro__ if cls.__module__.startswith("merlin_hf.")), None),
-        "labels": class_names(config),
+        "labels": output_names(config),
         "model": {
             "type": getattr(config, "model_type", type(model).__name__),
             "name": os.path.basename(str(getattr(config, "_name_or_path", "")).rstrip("/")) or None,
@@ -90,14 +89,6 @@ def describe_run(
     }
 
 
-def class_names(config: Any) -> list[str] | None:
-    """Return the names of a model's classes in the order of their ids."""
-    names = getattr(config, "id2label", None)
-    if not isinstance(names, Mapping):
-        return None
-    return [str(names[key]) for key in sorted(names, key=int)]
-
-
 def compared_arguments(args: TrainingArguments) -> dict[str, Any]:
     """Return the arguments that a run and its continuation have in common, as plain values."""
     inherited = {option.name for option in dataclasses.fields(TrainingArguments)}
@@ -106,27 +97,38 @@ def compared_arguments(args: TrainingArguments) -> dict[str, Any]:
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Differences:
-    """
-    Compare two descriptions; what one of them does not have is not compared.
-
-    Args:
-        saved (`Mapping[str, Any]`): the description that [`read_record`] found in a checkpoint.
-        now (`Mapping[str, Any]`): of this run, from [`describe_run`].
-    """
+    """Compare two descriptions, of a checkpoint and of this run; what one of them does not have is not compared."""
     found = Differences()
-    then_method, now_method = saved.get("method"), now.get("method")
-    if None not in (then_method, now_method) and then_method != now_method:
-        found.essential.append(f"the method (`{then_method}` in the checkpoint, `{now_method}` now)")
-    _compare_labels(saved.get("labels"), now.get("labels"), found)
+
+    def compare(kind: list[str], name: str, then: Any, this: Any) -> bool:
+        is_other = then is not None and this is not None and then != this
+        if is_other:
+            kind.append(_changed(name, then, this))
+        return is_other
+
+    methods = (None if run.get("method") is None else f"`{run['method']}`" for run in (saved, now))
+    compare(found.essential, "the method", *methods)
+    labels = [run.get("labels") if isinstance(run.get("labels"), list) else None for run in (saved, now)]
+    counts = (None if names is None else len(names) for names in labels)
+    if not compare(found.essential, "the number of classes", *counts):
+        compare(found.essential, "the classes", *labels)
     then, this = _mapping(saved.get("model")), _mapping(now.get("model"))
-    for key, name in (("type", "the type of the model"), ("weights", "the number of the model's weights")):
-        if None not in (then.get(key), this.get(key)) and then[key] != this[key]:
-            found.essential.append(_changed(name, then[key], this[key]))
-    if None not in (then.get("name"), this.get("name")) and then["name"] != this["name"]:
-        found.other.append(_changed("the pretrained model", then["name"], this["name"]))
-    then, this = _mapping(saved.get("data")), _mapping(now.get("data"))
-    for name in sorted(set(then) & set(this), reverse=True):
-        _compare_data(name, then[name], this[name], found)
+    compare(found.essential, "the type of the model", then.get("type"), this.get("type"))
+    compare(found.essential, "the number of the model's weights", then.get("weights"), this.get("weights"))
+    compare(found.other, "the pretrained model", then.get("name"), this.get("name"))
+    data = _mapping(saved.get("data")), _mapping(now.get("data"))
+    for name in sorted(set(data[0]) & set(data[1]), reverse=True):
+        if (data[0][name] is None) != (data[1][name] is None):
+            with_it, without = ("the checkpoint", "this run")[:: 1 if data[1][name] is None else -1]
+            found.essential.append(f"`{name}` ({with_it} has one, {without} has none)")
+            continue
+        then, this = (_mapping(of_run[name]) for of_run in data)
+        if compare(found.essential, f"the columns of `{name}`", then.get("columns"), this.get("columns")):
+            continue
+        if compare(found.other, f"the number of rows of `{name}`", then.get("rows"), this.get("rows")):
+            continue
+        if None not in (then.get("digest"), this.get("digest")) and then["digest"] != this["digest"]:
+            found.other.append(f"the rows of `{name}`")
     then, this = _mapping(saved.get("arguments")), _mapping(now.get("arguments"))
     for name in sorted(set(then) & set(this)):
         if then[name] != this[name]:
@@ -144,29 +146,6 @@ def read_record(checkpoint: str) -> dict[str, Any] | None:
         return {"labels": [str(names[key]) for key in sorted(names, key=int)]}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _compare_labels(then: Any, now: Any, found: Differences) -> None:
-    if not isinstance(then, list) or not isinstance(now, list) or then == now:
-        return
-    if len(then) != len(now):
-        found.essential.append(f"the number of classes ({len(then)} in the checkpoint, {len(now)} now)")
-    else:
-        found.essential.append(_changed("the classes", then, now))
-
-
-def _compare_data(name: str, then: Any, now: Any, found: Differences) -> None:
-    if (then is None) != (now is None):
-        with_it, without = ("the checkpoint", "this run") if now is None else ("this run", "the checkpoint")
-        found.essential.append(f"`{name}` ({with_it} has one, {without} has none)")
-        return
-    then, now = _mapping(then), _mapping(now)
-    if then.get("columns") is not None and now.get("columns") is not None and then["columns"] != now["columns"]:
-        found.essential.append(_changed(f"the columns of `{name}`", then["columns"], now["columns"]))
-    elif then.get("rows") != now.get("rows") and None not in (then.get("rows"), now.get("rows")):
-        found.other.append(_changed(f"the number of rows of `{name}`", then["rows"], now["rows"]))
-    elif then.get("digest") != now.get("digest") and None not in (then.get("digest"), now.get("digest")):
-        found.other.append(f"the rows of `{name}`")
 
 
 def _changed(name: str, then: Any, now: Any) -> str:
@@ -214,7 +193,11 @@ def digest(dataset: datasets.Dataset) -> str:
     whole = dataset.select_columns([name for name in columns if name not in files]).with_format("arrow")
     if files or _bytes_of(whole) > DIGEST_LIMIT:
         sample = sorted({number * len(dataset) // SAMPLE for number in range(SAMPLE)}) if len(dataset) else []
-        small = [name for name in whole.column_names if dataset.features[name] in SCALARS or _is_label(dataset, name)]
+        small = [
+            name
+            for name in whole.column_names
+            if dataset.features[name] in SCALARS or isinstance(dataset.features[name], datasets.ClassLabel)
+        ]
         _update(found, whole.select_columns(small))
         whole = whole.select(sample)
         for row in dataset.select(sample).select_columns(files).with_format("arrow").iter(1) if files else ():
@@ -225,10 +208,6 @@ def digest(dataset: datasets.Dataset) -> str:
 
 
 SCALARS = [datasets.Value(kind) for kind in ("bool", "int8", "int32", "int64", "uint8", "float32", "float64")]
-
-
-def _is_label(dataset: datasets.Dataset, name: str) -> bool:
-    return isinstance(dataset.features[name], datasets.ClassLabel)
 
 
 def _bytes_of(dataset: datasets.Dataset) -> int:

@@ -25,6 +25,7 @@ from ..data.sentence_encoders import (
     take_head,
 )
 from .labels import MULTI_LABEL, REGRESSION, class_names, column_names, label_values
+from .layers import without_adapter
 from .seeding import isolated_rng
 from .source import Source
 
@@ -82,7 +83,7 @@ def take_labels(config: PretrainedConfig, dataset: Any) -> None:
 
 def sentence_classifier(model: Any) -> SentenceEncoderForSequenceClassification | None:
     """Return the classifier on a sentence encoder, also out of an adapter of PEFT; `None` for other models."""
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    plain = without_adapter(model)
     return plain if isinstance(plain, SentenceEncoderForSequenceClassification) else None
 
 
@@ -120,17 +121,7 @@ def default_collator(trainer: Any) -> Callable[[list], Any]:
 
 
 def check_pairs(model: Any, batch: Mapping[str, Any], argument: str) -> None:
-    """
-    Check that rows of the target are of the kind that the head of a sentence encoder reads.
-
-    Args:
-        model: of a trainer; others than sentence encoders pass.
-        batch (mapping): as the collator made it.
-        argument (`str`): how the user calls the rows, for the message.
-
-    Raises:
-        ValueError: they are pairs of texts and the head is for single ones, or the reverse.
-    """
+    """Raise a `ValueError` unless rows of the target are what the head of an encoder reads: pairs or single texts."""
     classifier = sentence_classifier(model)
     if classifier is None or has_pairs(batch) == classifier.pairs:
         return

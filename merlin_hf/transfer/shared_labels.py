@@ -10,7 +10,7 @@ import torch
 from ..data.labels import LabelMismatchError, match_names, shown
 from ..heads import LinearHead
 from .distributed import gather_parameter, reshard
-from .labels import class_names
+from .labels import class_names, output_names
 from .model import SourceHead, TransferModel
 from .refit import write_head
 
@@ -20,16 +20,10 @@ NO_NAME = re.compile(r"(LABEL_)?[+-]?\d+(\.0)?")
 
 def match_labels(source: Sequence[str] | None, target: Sequence[str] | None) -> list[int] | None:
     """
-    Find the classes of a source among those of a target, where both name the same ones.
+    Return the target's id of each class of a source; `None` where they do not name the same classes.
 
     Names that differ in upper and lower case alone are the same, which is logged at WARNING, once for the same names.
     Numbers are no names.
-
-    Args:
-        source, target (`Sequence[str]`, *optional*): the names in the order of their ids; `None` where there are none.
-
-    Returns:
-        `list[int]`: the target's id of each class of the source; `None` where they are not the same classes.
     """
     places = _match(tuple(source or ()), tuple(target or ()))
     return None if places is None else list(places)
@@ -52,8 +46,7 @@ def shared_labels_line(
     Return the line by which commands say that sources and target share their labels; `None` where none does.
 
     Args:
-        sources (`Mapping[str | None, Sequence[str]]`): the names of the classes of each source; a single one has no
-            name.
+        sources (`Mapping[str | None, Sequence[str]]`): the names of the classes of each source.
         target (`Sequence[str]`, *optional*): those of the target.
         users (`Sequence[str]`): methods of the run that use it.
     """
@@ -68,11 +61,7 @@ def shared_labels_line(
 
 def names_of_outputs(train_dataset: Any, config: Any) -> list[str] | None:
     """Return the names of a model's outputs: those of the classes of `train_dataset`, else of the configuration."""
-    named = class_names(train_dataset)
-    if named is not None:
-        return named
-    names = getattr(config, "id2label", None) or {}
-    return [str(names[id]) for id in sorted(names)] or None
+    return class_names(train_dataset) or output_names(config)
 
 
 def shared_labels(trainer: Any) -> list[int] | None:
@@ -82,12 +71,7 @@ def shared_labels(trainer: Any) -> list[int] | None:
 
 
 def need_shared_labels(trainer: Any) -> list[int]:
-    """
-    Return the target's id of each class of a trainer's source.
-
-    Raises:
-        ValueError: source and target do not name the same classes.
-    """
+    """Return [`shared_labels`]; raise a `ValueError` if source and target do not name the same classes."""
     found = shared_labels(trainer)
     if found is not None:
         return found
@@ -105,13 +89,7 @@ def need_shared_labels(trainer: Any) -> list[int]:
 
 @torch.no_grad()
 def source_head_for_target(transfer_model: TransferModel, places: list[int]) -> LinearHead:
-    """
-    Return the source's head with its outputs in the order of the target's labels; a collective where it is sharded.
-
-    Args:
-        transfer_model ([`~merlin_hf.transfer.model.TransferModel`]): has a source head.
-        places (`list[int]`): the target's id of each class of the source.
-    """
+    """Return the source's head with its outputs in the order of the target's labels; a collective where sharded."""
     head = transfer_model.source_head
     assert isinstance(head, SourceHead)  # one source, whose classes have names
     order = torch.tensor(places, device=head.weight.device).argsort()

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .labels import IGNORED
+
 
 class Split(NamedTuple):
     """
@@ -42,7 +44,6 @@ def split_by_class(
     validation_fraction: float = 0.5,
     num_splits: int = 1,
     generator: torch.Generator | None = None,
-    ignore_index: int = -100,
 ) -> Split:
     """
     Draw random splits that divide every class in the same proportion.
@@ -52,15 +53,12 @@ def split_by_class(
     back from the device.
 
     Args:
-        labels (`torch.LongTensor` of shape `(n,)`): class ids; rows with `ignore_index` land on neither side.
+        labels (`torch.LongTensor` of shape `(n,)`): class ids; rows with -100 land on neither side.
         validation_fraction (`float`): share of each class that is validated on, in (0, 1).
-        num_splits (`int`): how many independent splits to draw.
+        num_splits (`int`): how many independent splits to draw, masks of shape `(num_splits, n)`.
         generator (`torch.Generator`, *optional*): a CPU generator; the same one gives the same splits on every rank.
-
-    Returns:
-        [`Split`]: with masks of shape `(num_splits, n)` on the device of `labels`.
     """
-    kept = labels != ignore_index
+    kept = labels != IGNORED
     order = _random_order((num_splits, labels.shape[0]), generator, labels.device)[:, _position(kept)]
     same_class = labels[:, None] == labels[None, :]
     rank_in_class = (same_class & (order[:, None, :] < order[:, :, None])).sum(-1)
@@ -68,23 +66,14 @@ def split_by_class(
     return Split(train=kept & ~validation, validation=validation)
 
 
-def fold_by_class(
-    labels: Tensor, num_folds: int, generator: torch.Generator | None = None, ignore_index: int = -100
-) -> Split:
+def fold_by_class(labels: Tensor, num_folds: int, generator: torch.Generator | None = None) -> Split:
     """
-    Draw the folds of a cross-validation with every class shared out evenly: each row is validated on once.
+    Draw the folds `(num_folds, n)` of a cross-validation, with every class shared out evenly: each row is judged once.
 
-    A row is not validated on if no row outside its fold has its class, which is then not trained on.
-
-    Args:
-        labels (`torch.LongTensor` of shape `(n,)`): class ids; rows with `ignore_index` land on neither side.
-        num_folds (`int`): at least 2.
-        generator (`torch.Generator`, *optional*): as in [`split_by_class`].
-
-    Returns:
-        [`Split`]: with masks of shape `(num_folds, n)`.
+    A row is not validated on if no row outside its fold has its class, which is then not trained on. Arguments are as
+    in [`split_by_class`], with at least 2 folds.
     """
-    kept = labels != ignore_index
+    kept = labels != IGNORED
     order = _random_order((labels.shape[0],), generator, labels.device)[_position(kept)]
     same_class = labels[:, None] == labels[None, :]
     rank_in_class = (same_class & (order[None, :] < order[:, None])).sum(-1)
@@ -102,28 +91,22 @@ def split_by_sentence(
     validation_fraction: float = 0.5,
     num_splits: int = 1,
     generator: torch.Generator | None = None,
-    ignore_index: int = -100,
 ) -> Split:
     """
-    Draw random splits of tokens that have all tokens of a sentence on one side.
+    Draw random splits of tokens, `(num_splits, n)`, that have all tokens of a sentence on one side.
 
     A token is not validated on if no token of the train side has its class.
 
     Args:
-        labels (`torch.LongTensor` of shape `(n,)`): class ids; tokens with `ignore_index` land on neither side.
+        labels (`torch.LongTensor` of shape `(n,)`): class ids; tokens with -100 land on neither side.
         sentences (`torch.LongTensor` of shape `(n,)`): the sentence of each token, below `num_sentences`.
         num_sentences, num_labels (`int`): how many sentences and classes there are at most.
-        validation_fraction (`float`): share of the sentences that is validated on, in (0, 1); one at least, if
-            there are two.
-        num_splits (`int`): how many independent splits to draw.
-        generator (`torch.Generator`, *optional*): as in [`split_by_class`].
-
-    Returns:
-        [`Split`]: with masks of shape `(num_splits, n)`.
+        validation_fraction (`float`): share of the sentences that is validated on, one at least, if there are two.
+        num_splits, generator: as in [`split_by_class`].
     """
-    present, rank = _order_of_sentences(labels != ignore_index, sentences, num_sentences, num_splits, generator)
+    present, rank = _order_of_sentences(labels != IGNORED, sentences, num_sentences, num_splits, generator)
     is_held_out = rank < _num_validation_rows(present.sum(), validation_fraction)
-    return _hold_out(labels, is_held_out[:, sentences], num_labels, ignore_index)
+    return _hold_out(labels, is_held_out[:, sentences], num_labels)
 
 
 def fold_by_sentence(
@@ -133,20 +116,11 @@ def fold_by_sentence(
     num_labels: int,
     num_folds: int,
     generator: torch.Generator | None = None,
-    ignore_index: int = -100,
 ) -> Split:
-    """
-    Draw the folds of a cross-validation over sentences; see [`split_by_sentence`].
-
-    Args:
-        num_folds (`int`): at least 2.
-
-    Returns:
-        [`Split`]: with masks of shape `(num_folds, n)`.
-    """
-    _, rank = _order_of_sentences(labels != ignore_index, sentences, num_sentences, 1, generator)
+    """Draw the folds of a cross-validation over sentences, at least 2; see [`split_by_sentence`]."""
+    _, rank = _order_of_sentences(labels != IGNORED, sentences, num_sentences, 1, generator)
     is_held_out = rank % num_folds == torch.arange(num_folds, device=labels.device)[:, None]
-    return _hold_out(labels, is_held_out[:, sentences], num_labels, ignore_index)
+    return _hold_out(labels, is_held_out[:, sentences], num_labels)
 
 
 def _order_of_sentences(
@@ -159,27 +133,21 @@ def _order_of_sentences(
     return present, (present & (order[:, None, :] < order[:, :, None])).sum(-1)
 
 
-def _hold_out(labels: Tensor, is_held_out: Tensor, num_labels: int, ignore_index: int) -> Split:
+def _hold_out(labels: Tensor, is_held_out: Tensor, num_labels: int) -> Split:
     """Return the split with these tokens `(num_splits, n)` held out, if a token of the train side has their class."""
-    kept = labels != ignore_index
+    kept = labels != IGNORED
     train = kept & ~is_held_out
     is_of_class = labels[:, None] == torch.arange(num_labels, device=labels.device)
     trained_on = (train.float() @ is_of_class.float()) > 0
     return Split(train=train, validation=kept & is_held_out & trained_on[:, labels.clamp(min=0)])
 
 
-def leave_one_out(labels: Tensor, ignore_index: int = -100) -> Split:
+def leave_one_out(labels: Tensor) -> Split:
     """
-    Return the rows that leave-one-out trains on, over all its fits, and those it validates on.
+    Return the rows that leave-one-out trains on, over all its fits, and those it validates on, each of shape `(1, n)`.
 
-    These are all rows. A row that is alone in its class is not validated on.
-
-    Args:
-        labels (`torch.LongTensor` of shape `(n,)`): class ids; rows with `ignore_index` land on neither side.
-
-    Returns:
-        [`Split`]: with masks of shape `(1, n)`, which overlap.
+    These are all rows whose label is not -100. A row that is alone in its class is not validated on.
     """
-    kept = labels != ignore_index
+    kept = labels != IGNORED
     is_not_alone = (labels[:, None] == labels[None, :]).sum(-1) > 1
     return Split(train=kept[None], validation=(kept & is_not_alone)[None])

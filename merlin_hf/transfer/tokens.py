@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from .distributed import gather, gather_rows, is_distributed, most_over_ranks, sum_over_ranks
 from .labels import IGNORED, are_as_long_as_tokens, has_token_labels, label_column
+from .layers import without_adapter
 
 
 # The key of the labelled tokens, a mask `(batch, length)`, in the inputs of a batch; the model removes it.
@@ -20,13 +21,7 @@ TOKENS = "__tokens__"
 
 
 class Sentences(NamedTuple):
-    """
-    The sentences of the tokens of a batch.
-
-    Attributes:
-        ids (`torch.LongTensor` of shape `(n,)`): the number of the sentence of each token.
-        number (`int`): how many there are at most; ids are below.
-    """
+    """The sentence of each token of a batch, `(n,)`, and a number above all of these."""
 
     ids: Tensor
     number: int
@@ -34,22 +29,19 @@ class Sentences(NamedTuple):
 
 def is_token_classifier(model: Any) -> bool:
     """Return whether a model is an `AutoModelForTokenClassification`, also in an adapter of PEFT or sharded."""
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return any(parent.__name__.endswith("ForTokenClassification") for parent in type(plain).__mro__)
+    mro = type(without_adapter(model)).__mro__
+    return any(parent.__name__.endswith("ForTokenClassification") for parent in mro)
 
 
 def take_tokens(inputs: Mapping[str, Any], labels: Tensor) -> tuple[dict[str, Any], Tensor]:
     """
-    Return the inputs of a batch with a mask of the labelled tokens, and the labels of these.
+    Return the inputs of a batch with a mask of the labelled tokens under `TOKENS`, and the labels `(n,)` of these.
 
     A batch without any keeps one token, which has the label -100, as there must be a row.
 
     Args:
         inputs (mapping): the model's arguments, without labels.
         labels (`torch.LongTensor` of shape `(batch, length)`): -100 where a token has none.
-
-    Returns:
-        The inputs, with the mask `(batch, length)` under `TOKENS`, and labels `(n,)`.
 
     Raises:
         ValueError: there is one label for each row, as in a stream, which is not checked before.
@@ -63,7 +55,7 @@ def take_tokens(inputs: Mapping[str, Any], labels: Tensor) -> tuple[dict[str, An
 
 def features_of_tokens(features: Tensor, tokens: Tensor) -> Tensor:
     """
-    Return the features of labelled tokens, `(n, hidden_size)`.
+    Return the features `(n, hidden_size)` of labelled tokens.
 
     Args:
         features (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): of all tokens.
@@ -87,14 +79,7 @@ def sentences_of(inputs: Mapping[str, Any]) -> Sentences | None:
 
 
 def rows_of_full_batch(inputs: Mapping[str, Any], features: Tensor, batch_size: int) -> int:
-    """
-    Return how many rows of features no rank has more of; of tokens a collective, as each batch has another number.
-
-    Args:
-        inputs (mapping): the model's arguments for the batch.
-        features (`torch.Tensor` of shape `(n, hidden_size)`): of this rank.
-        batch_size (`int`): rows of a full batch of one rank, where rows are no tokens.
-    """
+    """Return how many rows of features no rank has more of: `batch_size`, or of tokens by asking all, a collective."""
     return most_over_ranks(len(features), features.device) if TOKENS in inputs else batch_size
 
 
@@ -127,11 +112,7 @@ def average_over_tokens(loss: Tensor, labels: Tensor) -> Tensor:
     """
     Return the mean loss of this rank's tokens, weighted such that the mean over ranks is that over all tokens.
 
-    A collective without gradient.
-
-    Args:
-        loss (`torch.FloatTensor` of shape `()`).
-        labels (`torch.LongTensor`): of this rank; those that are not -100 count.
+    A collective without gradient; labels that are not -100 count.
     """
     if not is_distributed():
         return loss
@@ -144,16 +125,7 @@ def average_over_tokens(loss: Tensor, labels: Tensor) -> Tensor:
 
 
 def check_token_labels(dataset: Any, argument: str, first: Any, is_for_tokens: bool) -> None:
-    """
-    Check that rows have a label for each token where the model classifies tokens, and only there.
-
-    Args:
-        first: the label of the first row, as stored.
-        is_for_tokens (`bool`): whether the model is a token classifier.
-
-    Raises:
-        ValueError: they do not; or the labels of tokens are text.
-    """
+    """Raise a `ValueError` unless rows have a label for each token exactly where the model classifies tokens."""
     column = label_column(dataset)
     if isinstance(first, list) and first and isinstance(first[0], str):
         raise ValueError(
@@ -182,15 +154,7 @@ def no_token_labels_error(argument: str) -> ValueError:
 
 
 def check_token_batch(batch: Mapping[str, Any], argument: str) -> None:
-    """
-    Check that a batch, after collation, has a class id for each token.
-
-    Args:
-        batch (mapping): as the collator made it, with labels.
-
-    Raises:
-        ValueError: it has one label for each row, or labels of another shape than the tokens.
-    """
+    """Raise a `ValueError` unless a batch, after collation, has a class id for each token."""
     labels, tokens = torch.as_tensor(batch["labels"]), batch.get("input_ids")
     if labels.ndim < 2 or labels.is_floating_point():
         raise no_token_labels_error(argument)
@@ -204,12 +168,7 @@ def check_token_batch(batch: Mapping[str, Any], argument: str) -> None:
 
 
 def check_token_settings(args: TrainingArguments) -> None:
-    """
-    Check the options of a split of tokens.
-
-    Raises:
-        ValueError: each token would be judged by a head that is fit on the others of its sentence.
-    """
+    """Raise a `ValueError` if each token would be judged by a head that is fit on the others of its sentence."""
     if getattr(args, "split", None) == "loo":
         raise ValueError(
             "`split='loo'` leaves one token out, and the head would be fit on the others of its sentence: use "
@@ -218,15 +177,7 @@ def check_token_settings(args: TrainingArguments) -> None:
 
 
 def check_sentence_batch(dataset: Any, batch_size: int) -> None:
-    """
-    Check that a target batch can be split by sentence.
-
-    Args:
-        batch_size (`int`): sentences of one micro-batch over all ranks.
-
-    Raises:
-        ValueError: it has a single sentence.
-    """
+    """Raise a `ValueError` if a target batch of so many sentences, over all ranks, cannot be split by sentence."""
     sentences = min(batch_size, len(dataset)) if hasattr(dataset, "__len__") else batch_size
     if sentences < 2:
         raise ValueError(

@@ -30,7 +30,7 @@ from .distributed import MetricAverager, broadcast_buffers, real_rows
 from .label_checks import check_batch, count_source_labels
 from .labels import REGRESSION, SINGLE_LABEL, configured_problem_type, problem_type_of, split_labels, task_loss
 from .model import TransferModel
-from .named_sources import check_source_dataset, check_source_is_wanted, list_sources, rename_source_columns
+from .named_sources import check_source_dataset, list_sources, rename_source_columns
 from .optimizer import OwnRates, add_own_groups, check_trains_own
 from .phases import Phase, check_phases, check_same_phase, set_milestones, split_steps
 from .refit import FeatureBatches, fit_final_head, refit_head
@@ -139,7 +139,6 @@ class TransferTrainer(ModelCardMixin, Trainer):
         peft_config: "PeftConfig | None" = None,
     ):
         check_source_dataset(source_dataset, type(self))
-        check_source_is_wanted(type(self), source_dataset)
         self.source_dataset = rename_source_columns(source_dataset, source_column_mapping)
         self.source_collator = source_collator
         self.source_compute_loss_func = source_compute_loss_func

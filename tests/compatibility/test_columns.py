@@ -59,17 +59,17 @@ def test_column_mapping_gives_what_renaming_by_hand_gives(tmp_path, streaming):
 def test_a_mapping_that_does_not_fit(mapping, message):
     source = plain_source().rename_columns(NAMES)
     with pytest.raises(ValueError, match=message):
-        rename_columns(source, mapping, "source_dataset", "source_column_mapping")
+        rename_columns(source, mapping, "source_dataset")
 
 
 def test_swapping_two_names_is_allowed():
-    swapped = rename_columns(Dataset.from_dict({"a": [1], "b": [2]}), {"a": "b", "b": "a"}, "source_dataset", "m")
+    swapped = rename_columns(Dataset.from_dict({"a": [1], "b": [2]}), {"a": "b", "b": "a"}, "source_dataset")
     assert swapped[0] == {"b": 1, "a": 2}
 
 
 def test_a_mapping_for_rows_without_columns():
     with pytest.raises(ValueError, match="`source_column_mapping` needs a `datasets.Dataset`.*is a list.*collator"):
-        rename_columns([{"a": 1}], {"a": "label"}, "source_dataset", "source_column_mapping")
+        rename_columns([{"a": 1}], {"a": "label"}, "source_dataset")
 
 
 @pytest.mark.parametrize(
