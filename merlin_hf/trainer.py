@@ -18,7 +18,7 @@ from .transfer.class_prior import add_log_prior
 from .transfer.compat.mean_loss import MeanLoss
 from .transfer.distributed import gather_rows, is_distributed, sum_over_ranks
 from .transfer.labels import REGRESSION, SINGLE_LABEL, row_losses
-from .transfer.mixing import HALVES, MIX, SOURCE, Branches
+from .transfer.mixing import HALVES, MIX, SOURCE, START, Branches
 from .transfer.model import is_untrained
 from .transfer.phases import Phase, share_between
 from .transfer.refit import fit_targets
@@ -153,7 +153,7 @@ class MerlinTrainer(TransferTrainer):
         if self.mixes_weights and self.state.global_step:
             ended = sum(end <= self.state.global_step for end in self.phase_ends)
             self.branches.keep(self.phases[ended - 1].name)
-            self.branches.restart()
+            self.branches.write(self.branches.weights[START])
 
     def finish_phases(self):
         """
@@ -175,7 +175,7 @@ class MerlinTrainer(TransferTrainer):
 
     def check_run_state(self, saved):
         """
-        Check as TransferTrainer does, and take over the weights of the phases so far.
+        Take over the weights of the phases so far, after checks.
 
         Raises:
             FileError: a `ValueError`; the checkpoint holds the mix and there are steps left, or the reverse.
@@ -277,8 +277,8 @@ class MerlinTrainer(TransferTrainer):
         """
         Return the target batch that heads are fit on: that of all ranks, or of this one with `head_scope="local"`.
 
-        Returns:
-            features `(n, hidden_size)`, labels, and a mask `(n,)` of the rows that are no padding, or `None` for all.
+        With features `(n, hidden_size)` and labels comes a mask `(n,)` of the rows that are no padding, or `None` for
+        all.
         """
         if self.args.head_scope == "local" or not is_distributed():
             return features, labels, None
@@ -293,11 +293,8 @@ class MerlinTrainer(TransferTrainer):
         """
         Divide a target batch as `args.split` says, by class where there are classes; tokens by their sentences.
 
-        The result depends on the seed and the step alone: it is the same on every rank and in a resumed run.
-
-        Args:
-            labels (`torch.Tensor` of shape `(n,)` or `(n, num_labels)`): of the batch over all ranks.
-            present (`torch.BoolTensor` of shape `(n,)`, *optional*): the rows that are no padding.
+        The result depends on the seed and the step alone: it is the same on every rank and in a resumed run. Rows that
+        are not `present` are padding.
         """
         if self.problem_type(labels) != SINGLE_LABEL:
             labels = labels.new_zeros(len(labels), dtype=torch.long)
@@ -352,8 +349,7 @@ class MerlinTrainer(TransferTrainer):
         """
         Return the mean loss of each head on the rows that it was not fit on, L_va(theta, phi), averaged over splits.
 
-        Returns:
-            `torch.FloatTensor` of shape `()`; 0 in a batch where no class has two rows.
+        It has shape `()`, and is 0 in a batch where no class has two rows.
         """
         logits = head(features)
         self.record_head(logits, labels, split, scalars)
@@ -377,14 +373,8 @@ class MerlinTrainer(TransferTrainer):
         """
         Return the loss of each row: squared error to the encoded targets, or cross-entropy of the scaled logits.
 
-        Classes are smoothed by `label_smoothing_factor`.
-
-        Args:
-            logits (`torch.FloatTensor` of shape `(num_splits, n, num_labels)`).
-            labels (`torch.Tensor` of shape `(n,)` or `(n, num_labels)`).
-
-        Returns:
-            `torch.FloatTensor` of shape `(num_splits, n)`.
+        Classes are smoothed by `label_smoothing_factor`. Logits are `(num_splits, n, num_labels)`, losses
+        `(num_splits, n)`.
         """
         problem_type = self.problem_type(labels)
         targets, _ = encode_targets(labels, self.transfer_model.num_labels, problem_type, dtype=logits.dtype)
@@ -495,13 +485,7 @@ class MerlinTrainer(TransferTrainer):
         self.check_batch_size()
 
     def check_settings(self):
-        """
-        Check the settings as TransferTrainer does.
-
-        Raises:
-            ValueError: nothing is trained in the target's phase, as the backbone is frozen and no scalar is learned;
-                or weights are to be mixed under DeepSpeed.
-        """
+        """Check the settings as TransferTrainer does, and that the phases go with the model and with DeepSpeed."""
         super().check_settings()
         if self.classifies_tokens:
             check_token_settings(self.args)

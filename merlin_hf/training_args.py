@@ -73,12 +73,7 @@ INHERITED: dict[str, Any] = {
 
 
 def parse_mix(mix: str | Mapping[str, float]) -> str | dict[str, float]:
-    """
-    Return the option `source_mix` as `"proportional"`, `"equal"` or weights by name.
-
-    Raises:
-        ValueError: it is none of them, or a weight is not a positive number.
-    """
+    """Return the option `source_mix`: `"proportional"`, `"equal"` or positive weights by name; else a `ValueError`."""
     if mix in ("proportional", "equal"):
         return str(mix)
     try:
@@ -168,12 +163,9 @@ class TransferTrainingArguments(TrainingArguments):
     @classmethod
     def check_options(cls, args: TrainingArguments) -> None:
         """
-        Check the options of this class, also those set by a search or by assignment, or on plain `TrainingArguments`.
+        Raise a `ValueError` if an option is out of its range, also one set later or on plain `TrainingArguments`.
 
         Override it, and call it first, where options of a method must fit together.
-
-        Raises:
-            ValueError: an option has a value out of its range.
         """
         if isinstance(args.source_mix, Mapping):
             args.source_mix = ",".join(f"{name}={weight}" for name, weight in args.source_mix.items())
@@ -300,10 +292,9 @@ class MerlinTrainingArguments(TransferTrainingArguments):
     @classmethod
     def paper(cls, *args: Any, **kwargs: Any) -> "MerlinTrainingArguments":
         """
-        Return arguments with the objective of the paper: both losses in every step, a fixed rho and ridge regression.
+        Return arguments with the paper's objective: both losses in every step, a fixed rho and ridge regression.
 
-        Args:
-            args, kwargs: other arguments, as of the constructor; they win.
+        Other arguments are those of the constructor; they win.
         """
         objective = {"mix_weights": False, "balance_gradients": False, "head": "ridge", "rho": 1.0}
         return cls(*args, **{**objective, **kwargs})
@@ -344,12 +335,7 @@ def default_head(args: TrainingArguments, problem_type: str) -> str:
 
 
 def check_head(name: str, option: str) -> HeadSolver:
-    """
-    Return the solver of that name.
-
-    Raises:
-        ValueError: there is none; the message names the option.
-    """
+    """Return the solver of that name; a `ValueError` that names the option if there is none."""
     try:
         return get_head(name)
     except ValueError as error:
@@ -357,12 +343,7 @@ def check_head(name: str, option: str) -> HeadSolver:
 
 
 def add_missing_options(args: TrainingArguments, options: type[TransferTrainingArguments]) -> None:
-    """
-    Set the defaults of `options` on plain `TrainingArguments`, so that scripts that pass these work.
-
-    Raises:
-        ValueError: as from the checks of `options`, when the attributes were set by hand.
-    """
+    """Set the defaults of `options` on plain `TrainingArguments`, so that scripts that pass these work; check them."""
     if isinstance(args, options):
         return
     known = {option.name for option in dataclasses.fields(TrainingArguments)}

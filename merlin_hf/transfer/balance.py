@@ -30,13 +30,9 @@ def balance(
     scalars: Iterable[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """
-    Compute [`gradient_ratio`], and keep the gradients of the meta loss, so that the backward pass skips the head.
+    Return [`gradient_ratio`] and the meta loss, both of shape `()`; the backward pass of that loss skips the head.
 
-    Args:
-        features, scalars: the tensors that the meta loss depends on; the others are as for [`gradient_ratio`].
-
-    Returns:
-        The ratio and the meta loss, both of shape `()`.
+    Its gradients are computed here, for `features` and `scalars`, the tensors that it depends on, and kept.
     """
     inputs = [features, *scalars]
     found = torch.autograd.grad(meta_loss, inputs, allow_unused=True)
@@ -55,15 +51,14 @@ def gradient_ratio(
     gradient grows as that difference shrinks: with MiniLM the meta loss starts with tens of times the gradient of the
     source loss, and a fixed `rho` then trains the backbone on the few target rows alone. Multiplied by this ratio,
     `rho` is measured in gradients, the idea of GradNorm (Chen et al. 2018, arXiv 1711.02257); the bound of 1 keeps a
-    meta loss that is nearly solved from being blown up.
+    meta loss that is nearly solved from being blown up. Both losses are means.
 
     Args:
-        source_loss (`torch.FloatTensor` of shape `()`): a mean over this rank's source rows.
+        source_loss (`torch.FloatTensor` of shape `()`): over this rank's source rows.
         source_logits (`torch.FloatTensor` of shape `(source_batch, num_source_labels)`): what it was computed from.
         source_head_gram (`torch.FloatTensor` of shape `(num_source_labels, num_source_labels)`): `W W^T` of the source
             head, by which `|g W|^2 = g W W^T g^T` gives the gradient's norm at the features.
-        meta_gradient (`torch.FloatTensor` of shape `(n, hidden_size)`): of the meta loss, a mean over validation rows
-            of all ranks or of this one, in the features that it was computed from.
+        meta_gradient (`torch.FloatTensor` of shape `(n, hidden_size)`): of the meta loss, in the features.
 
     Returns:
         `torch.FloatTensor` of shape `()`, without gradient and the same on every rank. Nothing is read back from the

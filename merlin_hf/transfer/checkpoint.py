@@ -68,11 +68,9 @@ def plain_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def load_transfer_state(transfer_model: TransferModel, folder: str) -> None:
     """
-    Load the tensors of [`transfer_state`] from a checkpoint.
+    Load the tensors of [`transfer_state`] from a checkpoint; raise a `FileError` if they do not fit this run.
 
-    Raises:
-        FileError: the checkpoint was written by plain Trainer, or without a source data set, or its source head or its
-            scalars do not fit this run.
+    It was written by plain Trainer or without a source data set, or its source head or its scalars are others.
     """
     path = os.path.join(folder, TRANSFER_STATE_NAME)
     if not os.path.isfile(path):
@@ -113,9 +111,6 @@ class Checkpoints:
     `_saving-HOST-PID/` in the same output folder. When all ranks are done, a manifest is added, all is written to the
     disk, and the folder is renamed.
 
-    Args:
-        trainer ([`~merlin_hf.transfer.trainer.TransferTrainer`]): whose checkpoints they are.
-
     Attributes:
         is_finished (`bool`): whether the last `train` resumed from a checkpoint of the last step, and trained no step.
         resumed_step (`int`, *optional*): the step of the checkpoint that the run resumed from.
@@ -137,10 +132,7 @@ class Checkpoints:
         """
         Yield the checkpoint to resume from, if any, in a block in which this run alone writes to its folder.
 
-        Raises:
-            FileError: `resume_from_checkpoint` names an incomplete checkpoint or that of another run, or there is
-                none; or `output_dir` cannot be written to, or is in use by another run.
-            NotFiniteError: the weights are not finite after the block, or where it failed.
+        Raises what [`TransferTrainer.train`] does.
         """
         self.is_finished, self.resumed_step, self._record = False, None, None
         with self._own_output_dir(trial):
@@ -325,14 +317,9 @@ class Checkpoints:
 
     def save(self, write: Callable[[], None], run_dir: str) -> str:
         """
-        Write a checkpoint, and rename its folder once it is whole; a collective.
+        Write a checkpoint, rename its folder once it is whole, and return its final name; a collective.
 
-        Args:
-            write (`Callable`): writes all of Trainer's files, to where [`Checkpoints.staged`] says.
-            run_dir (`str`): where it will be.
-
-        Returns:
-            `str`: its folder.
+        `write` writes all of Trainer's files to where [`Checkpoints.staged`] says; the folder will be in `run_dir`.
         """
         trainer = self.trainer
         folder = f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
@@ -371,12 +358,7 @@ class Checkpoints:
             discard_old_checkpoints(run_dir, self.trainer.args.save_total_limit, best)
 
     def _publish(self, staged: str, final: str, record: dict[str, Any]) -> None:
-        """
-        Add the manifest of a checkpoint, and rename its folder.
-
-        Raises:
-            RuntimeError: some of its files are not there any more.
-        """
+        """Add the manifest of a checkpoint, and rename its folder; a `RuntimeError` if files are gone."""
         parts = list(self._needed_parts())
         if self.trainer.transfer_model is not None and not self.trainer.args.save_only_model:
             parts.append((TRANSFER_STATE_NAME,))
@@ -408,12 +390,7 @@ class Checkpoints:
         return trainer.model if trainer.transfer_model is None or trainer.is_fsdp_enabled else trainer.transfer_model
 
     def check_finite(self) -> None:
-        """
-        Check that all weights are finite, on all processes.
-
-        Raises:
-            NotFiniteError: one is NaN or infinite; the message names it and what to change.
-        """
+        """Raise a [`NotFiniteError`] on all processes if a weight is NaN or infinite."""
         trainer = self.trainer
         name = not_finite(self._trained_model)
         if trainer.is_sharded and trainer.args.world_size > 1:

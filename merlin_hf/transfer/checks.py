@@ -44,12 +44,7 @@ ROWS_AT_ONCE = 20_000
 
 
 def check_data(trainer: Trainer) -> None:
-    """
-    Check that the data sets, the labels, the model and the options of a trainer fit together.
-
-    Raises:
-        ValueError: they do not; the message says what to change.
-    """
+    """Raise a `ValueError` if the data sets, labels, model and options of a trainer do not fit together."""
     check_parallelism(trainer.args, type(trainer).__name__)
     check_sharding(trainer.accelerator, type(trainer).__name__)
     names = trainer.args.label_names
@@ -85,12 +80,9 @@ def check_data(trainer: Trainer) -> None:
 
 def check_best_metric(trainer: Trainer) -> None:
     """
-    Check `metric_for_best_model` where the names of all metrics are known before an evaluation.
+    Raise a `ValueError` if there is no `metric_for_best_model`, where all metrics are known before an evaluation.
 
     They are known without `compute_metrics` and without code of the user's own in evaluation.
-
-    Raises:
-        ValueError: there is no such metric.
     """
     args = trainer.args
     own = [trainer.evaluate, trainer.evaluation_loop, *(c.on_evaluate for c in trainer.callback_handler.callbacks)]
@@ -173,13 +165,7 @@ def check_evaluated(trainer: Trainer, dataset: Any, argument: str) -> None:
 
 
 def check_is_one_data_set(dataset: Any, argument: str) -> None:
-    """
-    Check that an argument is one data set with rows.
-
-    Raises:
-        ValueError: it is a dictionary or list of data sets, columns, a path, a table of another library, a DataLoader
-            or an iterator; or it has no rows.
-    """
+    """Raise a `ValueError` if an argument is something else than one data set with rows."""
     if dataset is None:
         return
     kind = type(dataset).__name__
@@ -237,12 +223,7 @@ def eval_data_sets(eval_dataset: Any) -> dict[str, Any]:
 
 
 def check_parallelism(args: TrainingArguments, trainer: str) -> None:
-    """
-    Check that work is divided over rows of a batch, with one process per device, as the objective needs.
-
-    Raises:
-        ValueError: one process has several devices (`torch.nn.DataParallel`), or one row is divided over several.
-    """
+    """Raise a `ValueError` unless work is divided over rows of a batch, with one process per device."""
     if args.n_gpu > 1:
         raise ValueError(
             f"{trainer} needs one process per device, and this one has {args.n_gpu}: start the script with "
@@ -257,12 +238,7 @@ def check_parallelism(args: TrainingArguments, trainer: str) -> None:
 
 
 def check_sharding(accelerator: Accelerator, trainer: str) -> None:
-    """
-    Check that a sharded model is sharded by FSDP2 or DeepSpeed.
-
-    Raises:
-        ValueError: it is sharded by the first version of FSDP, whose flat parameters cannot be written one by one.
-    """
+    """Raise a `ValueError` for the first version of FSDP, whose flat parameters cannot be written one by one."""
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise ValueError(
             f"{trainer} needs the second version of FSDP: set `fsdp_version: 2` in the `fsdp_config` of accelerate."
@@ -271,10 +247,9 @@ def check_sharding(accelerator: Accelerator, trainer: str) -> None:
 
 def check_head_can_be_written(trainer: Any) -> None:
     """
-    Check that a head can be fit in the middle of a run, and trained from there.
+    Raise a `ValueError` if a head cannot be fit in the middle of a run and trained from there, as with DeepSpeed.
 
-    Raises:
-        ValueError: DeepSpeed trains copies of the parameters, which would put the old head back at its next step.
+    It trains copies of the parameters, which would put the old head back at its next step.
     """
     if trainer.is_deepspeed_enabled:
         raise ValueError(
@@ -285,12 +260,7 @@ def check_head_can_be_written(trainer: Any) -> None:
 
 
 def check_steps(args: TrainingArguments) -> None:
-    """
-    Check that there are steps to train.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """Raise a `ValueError` if there are no steps to train."""
     if args.max_steps == 0 or (args.max_steps < 0 and args.num_train_epochs <= 0):
         given = "max_steps=0" if args.max_steps == 0 else f"num_train_epochs={args.num_train_epochs}"
         raise ValueError(
@@ -301,13 +271,9 @@ def check_steps(args: TrainingArguments) -> None:
 
 def check_target_batch(dataset: Any, num_labels: int, batch_size: int) -> None:
     """
-    Check that a target batch can always be split by class.
+    Raise a `ValueError` if a target batch cannot always be split by class, as no class may have two rows.
 
-    Args:
-        batch_size (`int`): target rows of one micro-batch over all ranks.
-
-    Raises:
-        ValueError: there may be batches in which no class has two rows, so that no row can be validated.
+    `batch_size` are the target rows of one micro-batch over all ranks.
     """
     values = label_values(dataset)
     if values is not None and values.ndim == 1 and values.dtype.kind in "iu" and num_labels > 1:
@@ -335,7 +301,7 @@ def probe_batch(
     needs_labels: bool = True,
 ) -> dict[str, Any]:
     """
-    Collate the first rows of a map-style data set, as training will.
+    Collate the first rows of a map-style data set, as training will, and return the batch.
 
     Args:
         dataset: with the columns that the model does not take removed.
@@ -344,9 +310,6 @@ def probe_batch(
         argument, collator_argument (`str`): how the user calls both.
         rows (`int`): how many.
         needs_labels (`bool`): `False` for rows that are only evaluated.
-
-    Returns:
-        `dict[str, Any]`: the batch.
 
     Raises:
         ValueError: the rows cannot be collated, or the batch has no labels.
@@ -394,14 +357,9 @@ def padding_remedy(tokenizer: Any) -> str | None:
 
 def check_one_row_batches(model: nn.Module, batch: Mapping[str, Any], argument: str, remedy: str) -> None:
     """
-    Check that a model can train on a batch of one row, which BatchNorm cannot if a row has one value per channel.
+    Raise a `ValueError` if a model cannot train on a batch of one row, as BatchNorm with one value per channel.
 
-    Args:
-        batch (`Mapping[str, Any]`): one row, collated, with labels.
-        argument, remedy (`str`): how the user calls its data set and what would do, for the message.
-
-    Raises:
-        ValueError: it cannot.
+    The batch has labels; `argument` and `remedy`, how the user calls the rows and what would do, are for the message.
     """
     layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not layers:
@@ -431,15 +389,9 @@ def check_one_row_batches(model: nn.Module, batch: Mapping[str, Any], argument: 
 
 def check_tokens(dataset: Any, argument: str, model: Any) -> None:
     """
-    Check the column `input_ids` of a data set, and that of second texts.
+    Raise a `ValueError` if a model lacks an embedding for a token of a data set, or has too few positions for a row.
 
-    Data sets without it, or that make it when they are read, pass.
-
-    Args:
-        model: a `PreTrainedModel`; others pass.
-
-    Raises:
-        ValueError: the model has no embedding for a token, or fewer positions than a row has tokens.
+    Data sets without `input_ids`, or that make it when they are read, pass, as do other models than `PreTrainedModel`.
     """
     if not isinstance(model, PreTrainedModel) or has_transform(dataset) or INPUT_IDS not in column_names(dataset):
         return

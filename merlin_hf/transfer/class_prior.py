@@ -15,13 +15,7 @@ def class_prior(counts: Tensor) -> Tensor:
     With `lambda = (1 - sum_c (n_c / n)^2) / ((n - 1) sum_c (1 / C - n_c / n)^2)`, at most 1: the James-Stein estimator
     of Hausser and Strimmer 2009 (JMLR 10, equation 6). Shares that are as unequal as chance makes those of equal
     classes become equal, and clearly unequal ones stay. `lambda` is at least that of one more row for each class
-    (Laplace), so that no class has a prior of 0.
-
-    Args:
-        counts (`torch.FloatTensor` of shape `(..., C)`): rows of each class.
-
-    Returns:
-        `torch.FloatTensor` of shape `(..., C)`, which sums to 1.
+    (Laplace), so that no class has a prior of 0. `counts` are the rows of each class, `(..., C)`.
     """
     classes = counts.shape[-1]
     rows = counts.sum(-1, keepdim=True)
@@ -35,15 +29,10 @@ def class_prior(counts: Tensor) -> Tensor:
 
 def add_log_prior(head: LinearHead, counts: Tensor, scale: Tensor | float) -> LinearHead:
     """
-    Return the head with the log prior of each class added to its logits.
+    Return the head, with bias `(..., C)`, with the log prior of each class added to its logits.
 
     Class means are the Gaussian model of the classes with one spherical covariance and equal priors. By Bayes' rule
-    the priors enter as `log p_c` in the logits.
-
-    Args:
-        head ([`~merlin_hf.heads.LinearHead`]): with bias `(..., C)`.
-        counts (`torch.Tensor` of shape `(..., C)`): rows of each class, which the [`class_prior`] is estimated from.
-        scale (`float` or `torch.Tensor` of shape `()`): the factor of the head's outputs in a softmax; the prior is
-            not multiplied by it.
+    the priors enter as `log p_c` in the logits. They are estimated from `counts` of rows, `(..., C)`, and not
+    multiplied by `scale`, the factor of the head's outputs in a softmax.
     """
     return head.add_to_bias(class_prior(counts.to(head.bias)).log() / scale)

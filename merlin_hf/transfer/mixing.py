@@ -47,13 +47,9 @@ MIX = "mix"  # in the state of a run whose phases are over
 
 class Mix(NamedTuple):
     """
-    A choice of weights.
+    A choice of weights: alpha, beta and the regulariser of the final head.
 
-    Attributes:
-        source (`float`): alpha.
-        target (`float`): beta.
-        l2 (`float`): the regulariser of the final head.
-        loss (`float`): the mean loss of rows that neither the backbone nor the head was trained on.
+    `loss` is the mean loss of rows that neither the backbone nor the head was trained on.
     """
 
     source: float
@@ -64,11 +60,9 @@ class Mix(NamedTuple):
 
 def halves_of(labels: Tensor, seed: int) -> Tensor:
     """
-    Return the half, 0 or 1, that each row belongs to: every class is shared out evenly, the rest at random.
+    Return the half, 0 or 1, that each row belongs to, `(n,)`: every class is shared out evenly, the rest at random.
 
-    Args:
-        labels (`torch.LongTensor` of shape `(n,)`): class ids; the same number for all rows without classes.
-        seed (`int`): of the draw.
+    `labels` `(n,)` are class ids, or the same number for all rows without classes.
     """
     generator = derived_generator("halves", seed)
     order = torch.randperm(len(labels), generator=generator)
@@ -80,15 +74,9 @@ def halves_of(labels: Tensor, seed: int) -> Tensor:
 
 class HalfBatches:
     """
-    Batches of one half of the target, a function of their number: no row twice in a batch.
+    Batches of `rows`, one half of the target, a function of their number: no row twice in a batch.
 
-    Args:
-        dataset (`Rows`): all rows of the target.
-        rows (`list[int]`): those of the half.
-        collate_fn (`Callable`): makes a batch of a list of rows.
-        batch_size (`int`): rows per batch and rank; less where the half has fewer.
-        seed (`int`): each pass over the half is shuffled by a generator derived from it.
-        rank, world_size (`int`): which of how many processes this is.
+    A batch has `batch_size` rows a rank, or fewer where the half has. Each pass is shuffled by a generator of its own.
     """
 
     def __init__(
@@ -116,12 +104,9 @@ class HalfBatches:
 
 class Branches:
     """
-    The weights that a run started from, those that each of its phases has led to, and their mix.
+    The weights that a run of a trainer started from, those that each of its phases has led to, and their mix.
 
     They are kept on the CPU, whole where the model is sharded, and are part of checkpoints.
-
-    Args:
-        trainer ([`~merlin_hf.MerlinTrainer`]): whose weights they are.
     """
 
     def __init__(self, trainer: Any):
@@ -146,10 +131,6 @@ class Branches:
         """Keep the weights of now as those that all phases start from; forget those of an earlier run."""
         self.reset()
         self.keep(START)
-
-    def restart(self) -> None:
-        """Write the weights that the run started from."""
-        self.write(self.weights[START])
 
     @torch.no_grad()
     def keep(self, name: str) -> None:
@@ -265,13 +246,7 @@ class Branches:
         return torch.cat(losses, dim=1)
 
     def mixed(self, source: float, targets: Mapping[str, float]) -> dict[str, Tensor]:
-        """
-        Return weights of the classifier: phi(alpha, beta) above.
-
-        Args:
-            source (`float`): alpha.
-            targets (`Mapping[str, float]`): what the changes on each half are multiplied by.
-        """
+        """Return phi(alpha, beta) above; `targets` has what the changes on each half are multiplied by."""
         factors = {name: factor for name, factor in {SOURCE: source, **targets}.items() if factor}
         mixed = {}
         for key, start in self.weights[START].items():
@@ -325,12 +300,8 @@ class Branches:
         """
         Return what heads are fit on and judged by, the same on all ranks.
 
-        Args:
-            rows (`list[int]`): of the target.
-
-        Returns:
-            Features `(n, hidden_size)`, targets `(n, num_labels)`, sample weights `(n,)` and the places of their rows
-            in `rows`, `(n,)`, which are several times the same where features are of tokens.
+        Features `(n, hidden_size)`, targets `(n, num_labels)`, sample weights `(n,)` and the places of their rows in
+        `rows`, `(n,)`, which are several times the same where features are of tokens.
         """
         trainer = self.trainer
         batch_size = trainer.args.eval_batch_size
@@ -353,14 +324,7 @@ class Branches:
         judged: Tensor,
         regularisers: tuple[float, ...],
     ) -> Tensor:
-        """
-        Return the loss of each judged row for each regulariser.
-
-        Args:
-            features, targets, weight, places: see [`Branches._features`].
-            judged (`torch.BoolTensor`): the rows that are judged, a fifth of them at a time, among all rows.
-            regularisers (`tuple[float, ...]`): of the heads.
-        """
+        """Return the loss of each judged row for each regulariser; a fifth of them is judged at a time."""
         trainer = self.trainer
         problem_type = trainer.target_problem_type
         options: dict[str, Any] = {}
@@ -370,24 +334,15 @@ class Branches:
         classes = torch.zeros(len(judged), dtype=torch.long)
         if problem_type == SINGLE_LABEL and not trainer.classifies_tokens:
             classes, judged = targets.argmax(-1).cpu(), judged & (weight > 0).cpu()
-        parts = self.parts(classes, judged)[:, places].to(weight.device) & (weight > 0)
+        generator = derived_generator("parts", trainer.args.seed)
+        parts = fold_by_class(torch.where(judged, classes, -100), PARTS, generator).validation
+        parts = parts[:, places].to(weight.device) & (weight > 0)
         fit_on = (weight * ~parts).to(features)
         losses = []
         for l2 in regularisers:
             logits = solver.fit(features, targets.to(features), l2, fit_on)(features)
             losses.append((row_losses(logits, targets, problem_type) * parts).sum(0)[parts.any(0)])
         return torch.stack(losses).double().cpu()
-
-    def parts(self, classes: Tensor, judged: Tensor) -> Tensor:
-        """
-        Return the rows that are judged together, `(PARTS, n)`: every class is shared out evenly.
-
-        Args:
-            classes (`torch.LongTensor` of shape `(n,)`): class ids.
-            judged (`torch.BoolTensor` of shape `(n,)`): the rows.
-        """
-        generator = derived_generator("parts", self.trainer.args.seed)
-        return fold_by_class(torch.where(judged, classes, -100), PARTS, generator).validation
 
     # Checkpoints
 
@@ -416,10 +371,8 @@ def choose_shares(losses: Mapping[tuple[float, float], Tensor]) -> tuple[float, 
     """
     Return alpha and beta: one half each, unless others are better by more than a standard error.
 
-    A few rows choose, so that the least loss is often a matter of chance.
-
-    Args:
-        losses (`Mapping`): from alpha and beta to the losses `(num_regularisers, n)` of the same rows.
+    A few rows choose, so that the least loss is often a matter of chance. `losses` are `(num_regularisers, n)`, of the
+    same rows, for each alpha and beta.
     """
     of_best = {shares: rows[rows.mean(1).argmin()] for shares, rows in losses.items()}
     best = min(of_best, key=lambda shares: float(of_best[shares].mean()))

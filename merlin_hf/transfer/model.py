@@ -258,7 +258,9 @@ class TransferModel(nn.Module):
             sizes = num_source_features or dict.fromkeys(counts, head.in_features)
             with isolated_rng("source_head", seed):
                 # On the CPU, whose generator is the one that is seeded here.
-                heads = {n: SourceHead(sizes[n], count, dtype=head.weight.dtype) for n, count in counts.items()}
+                heads: dict[Any, SourceHead] = {
+                    n: SourceHead(sizes[n], count, dtype=head.weight.dtype) for n, count in counts.items()
+                }
                 self.source_head = heads[None] if None in heads else SourceHeads(heads)
                 for layer in self.source_head.modules():
                     initialise(layer)

@@ -68,16 +68,7 @@ def set_milestones(lr_scheduler: Any, ends: Sequence[int]) -> None:
 
 
 def check_same_phase(trainer: Any, before: list[int]) -> None:
-    """
-    Check that the step of a checkpoint is in the same phase of the checkpoint's run and of this run.
-
-    Args:
-        trainer: of this run, at the step of the checkpoint.
-        before (`list[int]`): steps until the end of each phase in the run of the checkpoint.
-
-    Raises:
-        FileError: it is in another phase.
-    """
+    """Raise a `FileError` if a checkpoint's step is in another phase of its own run, by its ends `before`."""
     step, now, args = trainer.state.global_step, trainer.phase_ends, trainer.args
     if _place(before, step) == _place(now, step):
         return
@@ -109,12 +100,11 @@ def checkpoints_activations(args: TrainingArguments) -> bool:
 
 def check_phases(trainer: Any) -> None:
     """
-    Check that all phases of a trainer can be trained.
+    Raise a `ValueError` if a phase of a trainer cannot be trained.
 
-    Raises:
-        ValueError: a step does not use all parameters, and data-parallel training would wait for their gradients; the
-            learning rate schedule depends on evaluations, so that a phase cannot have its own; or a phase on the
-            source alone has `source_weight=0`.
+    A step does not use all parameters, and data-parallel training would wait for their gradients; the learning rate
+    schedule depends on evaluations, so that a phase cannot have its own; or a phase on the source alone has
+    `source_weight=0`.
     """
     args, name = trainer.args, type(trainer).__name__
     is_ddp = args.world_size > 1 and not trainer.is_sharded

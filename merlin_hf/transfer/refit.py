@@ -37,12 +37,12 @@ class FeatureBatches:
     """
     A data set in terms of a head: iterating yields `(features, targets, sample_weight)` for each batch.
 
-    The first pass runs the backbone. Later passes, which iterative solvers make, read the features from memory
-    (`n * hidden_size` floats on the CPU), as another pass of the backbone would cost far more.
+    The first pass runs the backbone. Later passes, which iterative solvers make, read the features from memory (`n *
+    hidden_size` floats on the CPU), as another pass of the backbone would cost far more.
 
     Args:
-        batches (`Callable`): starts a pass over pairs: a batch with `labels`, and whether it is this rank's own. Each
-            row is this rank's own on one rank only.
+        batches (`Callable`): starts a pass over batches with labels, and whether each is this rank's own. Each row is
+            this rank's own on one rank only.
         features (`Callable`): maps a batch without labels to features `(n, hidden_size)`.
         encode (`Callable`): maps labels to targets `(n, num_labels)` and sample weights `(n,)`.
         divide (`Callable`): moves a batch to the device, and divides it into inputs and labels.
@@ -121,14 +121,7 @@ def fit_targets(trainer: Trainer, labels: Tensor, solver: HeadSolver) -> tuple[T
 
 
 def write_head(layer: nn.Linear, head: LinearHead, scale: float = 1.0) -> None:
-    """
-    Write a fitted head into a model's last layer.
-
-    Args:
-        layer (`torch.nn.Linear`): with `weight` of shape `(num_labels, hidden_size)`, with or without a bias.
-        head ([`~merlin_hf.heads.LinearHead`]): of the same shape.
-        scale (`float`): factor of the logits, so that their softmax is calibrated; predictions do not depend on it.
-    """
+    """Write a fitted head into a model's last layer; `scale` multiplies the logits, to calibrate their softmax."""
     assign_parameter(layer.weight, head.weight * scale)
     if layer.bias is not None:
         assign_parameter(layer.bias, head.bias * scale)
@@ -194,9 +187,8 @@ def head_metrics(
     """
     Return the metrics of the final head, which evaluation reports with a prefix.
 
-    Returns:
-        `dict[str, float]`: `head_l2`, and for classification `head_train_accuracy` on the rows it was fit on (10,000
-        of each rank at most). If that is far above the accuracy on other rows, the backbone has memorised these.
+    They are `head_l2`, and for classification `head_train_accuracy` on the rows it was fit on (10,000 of each rank at
+    most). If that is far above the accuracy on other rows, the backbone has memorised these.
     """
     metrics = {"head_l2": l2}
     if problem_type != REGRESSION:

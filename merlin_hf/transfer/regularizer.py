@@ -20,10 +20,9 @@ class Regularizer(nn.Module):
     wrapper broadcasts them.
 
     Class attributes:
-        stores_model_copy: whether it keeps a copy of the model's weights. supports_sharding: `False` where it reads
-        whole weights, or keeps tensors, which go into plain checkpoints. uses_hidden_states: whether it reads the
-        classifier's hidden states; the target's rows are then not divided into
-            chunks.
+        stores_model_copy: whether it keeps a copy of the model's weights.
+        supports_sharding: `False` where it reads whole weights, or keeps tensors, which go into plain checkpoints.
+        uses_hidden_states: whether it reads the classifier's hidden states; target rows then go through it at once.
         batch_size: target rows of a full micro-batch on one rank, kept up to date by the trainer.
 
     Args:

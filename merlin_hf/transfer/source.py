@@ -26,15 +26,8 @@ class SourceBatchSampler(Sampler[tuple[int, list[int]]]):
 
     The source is an endless sequence of permutations, one for each pass `e` over the data, from a generator derived
     from `(seed, e)`. Row `j` of batch `k` is at its position `(k * world_size + rank) * batch_size + j`. So a batch
-    depends on the arguments and on `k` alone: a resumed run only needs `start`, and no state in the checkpoint.
-    Batches are always full, so every rank sees the same number of rows.
-
-    Args:
-        num_rows (`int`): rows of the source data set.
-        batch_size (`int`): rows per batch and rank.
-        seed (`int`): of the permutations.
-        rank, world_size (`int`): which of how many processes this is.
-        start (`int`): the first `k`.
+    depends on the arguments and on `k` alone: a resumed run only needs the first `k`, `start`, and no state in the
+    checkpoint. Batches are always full, so every rank sees the same number of rows.
     """
 
     def __init__(self, num_rows: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, start: int = 0):
@@ -69,11 +62,6 @@ class SeededBatches(torch.utils.data.Dataset[Any]):
 
     Rows are read and collated under generators seeded by the number of the batch. Random transforms and collators give
     the same batch in a resumed run and in any worker.
-
-    Args:
-        dataset (`torch.utils.data.Dataset`): with `__getitem__`, and perhaps `__getitems__`.
-        collate_fn (`Callable`): makes a batch of a list of rows.
-        seed, rank (`int`): seed the generators, together with the number of the batch.
     """
 
     def __init__(self, dataset: Rows, collate_fn: Callable[[list], Any], seed: int, rank: int):
@@ -175,11 +163,7 @@ class SourceStream:
         self._iterator = iter(loader)
 
     def take(self, count: int) -> list[Any]:
-        """
-        Return the next `count` batches.
-
-        Random numbers that an iterable data set draws come from generators seeded by the micro-step.
-        """
+        """Return the next `count` batches; what an iterable data set draws is seeded by the micro-step."""
         batches = []
         for _ in range(count):
             with isolated_rng("source_batch", self.seed, self.rank, self.micro_step):
@@ -191,15 +175,7 @@ class SourceStream:
 
 
 class Source(NamedTuple):
-    """
-    One source task.
-
-    Args:
-        name (`str`, *optional*): its key in `source_dataset`; `None` for the only one.
-        dataset: its rows.
-        collator (`Callable`, *optional*): makes a batch of its rows.
-        compute_loss_func (`Callable`, *optional*): its loss, `(outputs, labels) -> loss`.
-    """
+    """One source task; `name` is its key in `source_dataset`, `None` for the only one."""
 
     name: str | None
     dataset: Rows
@@ -214,11 +190,7 @@ class Source(NamedTuple):
 
 def shares(mix: str | Mapping[str, float], datasets: Mapping[str, Rows]) -> dict[str, float]:
     """
-    Return the share of the batches that each source gets; they add up to 1.
-
-    Args:
-        mix (`str` or `Mapping[str, float]`): the option `source_mix`.
-        datasets (`Mapping[str, Rows]`): the sources by name.
+    Return the share of the batches that each source gets by the option `source_mix`; they add up to 1.
 
     Raises:
         ValueError: the weights are not those of these sources, or the size of one is not known.
@@ -247,14 +219,10 @@ def shares(mix: str | Mapping[str, float], datasets: Mapping[str, Rows]) -> dict
 
 class SourceMix:
     """
-    Which source each micro-batch is of: always the one that is furthest behind its share.
+    Which source each micro-batch is of: always the one that is furthest behind its share, the first of those alike.
 
     The counts never differ from the shares by more than one batch for each source, and are a function of the number of
-    micro-batches before, so that every rank and a resumed run agree.
-
-    Args:
-        shares (`Mapping[str, float]`): of each source, in the order in which they win ties; they add up to 1.
-        start (`int`): micro-batches before the first.
+    micro-batches before, `start`, so that every rank and a resumed run agree.
     """
 
     def __init__(self, shares: Mapping[str, float], start: int = 0):
@@ -272,14 +240,7 @@ class SourceMix:
 
 
 class MixedSourceStream:
-    """
-    The batches of several sources, each batch of one of them, with its name under `SOURCE_NAME`.
-
-    Args:
-        shares (`Mapping[str, float]`): see [`shares`].
-        make_stream (`Callable[[str, int], SourceStream]`): makes the stream of a source from a batch on.
-        start (`int`): the micro-step of the first batch.
-    """
+    """The batches of several sources, each batch of one of them, with its name under `SOURCE_NAME`."""
 
     def __init__(self, shares: Mapping[str, float], make_stream: Callable[[str, int], SourceStream], start: int):
         self.mix = SourceMix(shares, start)

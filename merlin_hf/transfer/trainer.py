@@ -100,6 +100,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
     uses_shared_labels: ClassVar[bool] = False
 
     model: Any
+    optimizer: Any
     lr_scheduler: Any
     compute_loss_func: Callable[..., Tensor] | None
     # The model that is trained, with both heads; `None` before `build_transfer_model`, so always without a method.
@@ -423,10 +424,10 @@ class TransferTrainer(ModelCardMixin, Trainer):
         self.batches_taken += 1
         source_inputs = inputs.pop(SOURCE_INPUTS)
         self.source_name = None if source_inputs is None else source_inputs.get(SOURCE_NAME)
-        source = (None, None) if source_inputs is None else self.split_batch(source_inputs)
-        target = self.split_batch(inputs)
-        self.target_sentences = sentences_of(target[0])
-        return Batches(*source, *target)
+        source_inputs, source_labels = (None, None) if source_inputs is None else self.split_batch(source_inputs)
+        target_inputs, target_labels = self.split_batch(inputs)
+        self.target_sentences = sentences_of(target_inputs)
+        return Batches(source_inputs, source_labels, target_inputs, target_labels)
 
     def split_batch(self, batch: dict[str, Any]) -> tuple[dict[str, Any], Tensor]:
         """Divide a batch into inputs and labels `(n,)` or `(n, num_labels)`; rows of a token classifier are tokens."""
@@ -717,8 +718,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
     def is_regression(self) -> bool:
         """Whether the target's labels are real numbers, by the model's configuration."""
         num_labels = getattr(getattr(self.model, "config", None), "num_labels", None)
-        configured = configured_problem_type(self.model)
-        return configured == REGRESSION or (configured is None and num_labels == 1)
+        return problem_type_of(torch.empty(0), num_labels, configured_problem_type(self.model)) == REGRESSION
 
     def problem_type(self, labels: Tensor) -> str:
         """Return the target's problem type, by the rule of transformers' own classifiers."""

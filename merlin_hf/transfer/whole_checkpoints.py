@@ -31,12 +31,7 @@ LONGEST_FILE = "model-00000-of-00000.safetensors.index.json"
 
 
 def make_output_dir(output_dir: str | os.PathLike) -> None:
-    """
-    Make the folder of a run.
-
-    Raises:
-        FileError: there is a file of that name or on the way, the name is too long, or the place is read-only.
-    """
+    """Make the folder of a run; a `FileError` if that cannot be."""
     try:
         os.makedirs(output_dir, exist_ok=True)
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
@@ -130,10 +125,8 @@ def missing_part(checkpoint: str, parts: Parts = ()) -> str | None:
     """
     Return what shows that a checkpoint is incomplete, `None` for a whole one.
 
-    Args:
-        checkpoint (`str`): its folder. With a manifest, all files that it lists must be as they were written.
-        parts (`Sequence[tuple[str, ...]]`, *optional*): the files that the run needs, each by the names that it may
-            have.
+    All files that a manifest in it lists must be as they were written, and it has `parts`, the files that the run
+    needs, each by the names that it may have.
     """
     if os.path.exists(os.path.join(checkpoint, JIT_SENTINEL)):
         return f"it has a {JIT_SENTINEL}"
@@ -171,12 +164,7 @@ def last_whole_checkpoint(output_dir: str, parts: Parts = ()) -> str | None:
 
 
 def check_whole(checkpoint: str, parts: Parts = ()) -> None:
-    """
-    Check that a checkpoint can be resumed from.
-
-    Raises:
-        FileError: it is not there or incomplete; the message names the newest whole one beside it.
-    """
+    """Raise a `FileError`, which names the newest whole one beside it, if a checkpoint cannot be resumed from."""
     problem = missing_part(checkpoint, parts) if os.path.isdir(checkpoint) else "there is no such folder"
     if problem is not None:
         whole = last_whole_checkpoint(os.path.dirname(os.path.abspath(checkpoint)), parts)
