@@ -18,13 +18,8 @@ def add_adapter(model: nn.Module, peft_config: "PeftConfig", head_module: str | 
     Return a classifier as a `peft.PeftModel`; layers outside its pretrained base model are trained and saved in full.
 
     They are added to `modules_to_save`. peft itself adds `classifier` and `score` for `task_type="SEQ_CLS"` only, and
-    misses the new layers before the head that DistilBERT, DeBERTa, T5 and Wav2Vec2 have.
-
-    Args:
-        model (`transformers.PreTrainedModel`): the plain classifier.
-        peft_config (`peft.PeftConfig`): such as a `LoraConfig`; it is copied.
-        head_module (`str`, *optional*): see [`~merlin_hf.transfer.model.find_head`].
-        seed (`str`): of the adapter's weights.
+    misses the new layers before the head that DistilBERT, DeBERTa, T5 and Wav2Vec2 have. The adapter is drawn by
+    `seed`.
 
     Raises:
         ImportError: peft is not installed.

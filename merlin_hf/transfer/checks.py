@@ -301,18 +301,10 @@ def probe_batch(
     needs_labels: bool = True,
 ) -> dict[str, Any]:
     """
-    Collate the first rows of a map-style data set, as training will, and return the batch.
+    Return the first rows of a map-style data set collated as training will, with the columns that the model takes.
 
-    Args:
-        dataset: with the columns that the model does not take removed.
-        collate (`Callable`): makes a batch of rows.
-        given: the data set as the user passed it, for the message.
-        argument, collator_argument (`str`): how the user calls both.
-        rows (`int`): how many.
-        needs_labels (`bool`): `False` for rows that are only evaluated.
-
-    Raises:
-        ValueError: the rows cannot be collated, or the batch has no labels.
+    Raises a `ValueError` where that cannot be, or where the batch has no labels or nothing else. `given`, `argument`
+    and `collator_argument`, the data set as it was passed and the names of both, are for the message.
     """
     with isolated_rng("probe", argument):
         first = [dataset[index] for index in range(min(rows, len(dataset)))]

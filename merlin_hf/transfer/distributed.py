@@ -46,9 +46,6 @@ def gather_rows(features: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Te
     Returns:
         features `(world_size * size, hidden_size)`; labels, where class ids are -100 in padding; and a mask
         `(world_size * size,)` of the rows that are no padding.
-
-    Raises:
-        ValueError: there are more than `size` rows.
     """
     missing = size - len(features)
     if missing < 0:

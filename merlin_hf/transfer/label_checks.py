@@ -41,11 +41,8 @@ def check_has_labels(dataset: Any, argument: str, needs_column: bool = True, is_
     Raise a `ValueError` if a `datasets.Dataset` has no good label column; others are checked when they are collated.
 
     It holds text, missing values or lists of different lengths, there are two that differ, or tokens have labels and
-    the model classifies rows, or the reverse.
-
-    Args:
-        needs_column (`bool`): `False` where a transform or collator may make labels of any column.
-        is_for_tokens (`bool`): whether the model is a token classifier.
+    the model classifies rows (`is_for_tokens`), or the reverse. With `needs_column=False` a transform or collator may
+    make labels of any column.
     """
     names = getattr(dataset, "column_names", None)
     if needs_column and names is not None and not any(name in names for name in LABEL_COLUMNS):
@@ -206,9 +203,7 @@ def check_kind_of_labels(labels: Any, argument: str, num_labels: int, problem_ty
     """
     Raise a `ValueError` if labels of a batch, after collation, are not of the kind that the head takes.
 
-    Args:
-        labels (`torch.Tensor` of shape `(n,)`, `(n, 1)` or `(n, num_labels)`).
-        problem_type (`str`, *optional*): as in the model's configuration, which may be that of another task.
+    `problem_type` is as in the model's configuration, which may be that of another task.
     """
     takes = {
         SINGLE_LABEL: ["class ids"],

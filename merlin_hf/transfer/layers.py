@@ -61,8 +61,7 @@ def layer_outputs(model: nn.Module, names: list[str], edit: Any = None) -> Itera
     """
     Record the outputs of the named layers in the forward passes of a block; each pass overwrites the last.
 
-    Args:
-        edit (`Callable[[str, Tensor], Tensor]`, *optional*): maps a layer's name and output to a replacement of it.
+    `edit` maps a layer's name and output to a replacement of it.
     """
     outputs: dict[str, Tensor] = {}
 
@@ -87,16 +86,15 @@ def layer_outputs(model: nn.Module, names: list[str], edit: Any = None) -> Itera
 
 def channels_first(output: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
     """
-    Return a layer's output by channel and position, and which positions are no padding.
+    Return a layer's output by channel and position, `(n, channels, positions)`, and which positions are no padding.
 
     Args:
         output (`torch.Tensor`): `(n, channels, height, width)` of a CNN, `(n, positions, channels)` of a transformer,
             or `(n, channels)`.
-        inputs (`Mapping[str, Any]`): of the model; its `attention_mask` tells which positions of a text are padding.
+        inputs (`Mapping[str, Any]`): of the model, with the `attention_mask` of texts.
 
     Returns:
-        `(n, channels, positions)`, and `(n, 1, positions)` with 1 for positions that count and 0 for padding, or
-        `None`.
+        The output, and `(n, 1, positions)` with 1 for positions that count and 0 for padding, or `None`.
     """
     if output.ndim == 4:
         return output.flatten(2), None

@@ -93,14 +93,9 @@ def check_source_keys(argument: str, value: Any, sources: Collection[str | None]
 
 def list_sources(source_dataset: Any, collator: Any, compute_loss_func: Any) -> list[Source]:
     """
-    Return the sources with their collators and losses; a single one has no name.
+    Return the sources with their collators and losses, which are each for all or by name; a single source has no name.
 
-    Args:
-        source_dataset: a data set, or several by name; `None` for no source.
-        collator, compute_loss_func: each for all sources, or by name.
-
-    Raises:
-        ValueError: a name is not that of a source.
+    Raises a `ValueError` where a name is not that of a source.
     """
     if source_dataset is None:
         return []

@@ -5,6 +5,7 @@ The final head, fit to all target rows with the current backbone.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from .source import RankRows, Rows, is_iterable, plain_dataloader
 logger = logging.get_logger(__name__)
 
 
+@dataclass
 class FeatureBatches:
     """
     A data set in terms of a head: iterating yields `(features, targets, sample_weight)` for each batch.
@@ -50,24 +52,15 @@ class FeatureBatches:
         sample_size (`int`): the number of rows, the first ones, that `sample` has at least after a pass.
     """
 
-    def __init__(
-        self,
-        batches: Callable[[], Iterable[tuple[Any, bool]]],
-        features: Callable[[Mapping[str, Any]], Tensor],
-        encode: Callable[[Tensor], tuple[Tensor, Tensor]],
-        divide: Callable[[Any], tuple[dict[str, Any], Tensor]],
-        keep: bool = False,
-        sample_size: int = 10_000,
-    ):
-        self.batches = batches
-        self.features = features
-        self.encode = encode
-        self.divide = divide
-        self.keep = keep
-        self.sample_size = sample_size
-        self.sample: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.target_sum: Tensor | float = 0.0  # of the first pass; for classes, the number of rows of each
-        self._kept: list[tuple[Tensor, Tensor, Tensor]] | None = None
+    batches: Callable[[], Iterable[tuple[Any, bool]]]
+    features: Callable[[Mapping[str, Any]], Tensor]
+    encode: Callable[[Tensor], tuple[Tensor, Tensor]]
+    divide: Callable[[Any], tuple[dict[str, Any], Tensor]]
+    keep: bool = False
+    sample_size: int = 10_000
+    sample: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list, init=False)
+    target_sum: Tensor | float = field(default=0.0, init=False)  # of the first pass; of classes, the rows of each
+    _kept: list[tuple[Tensor, Tensor, Tensor]] | None = field(default=None, init=False)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         if self._kept is not None:

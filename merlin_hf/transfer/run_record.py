@@ -67,12 +67,8 @@ def describe_run(
     """
     Return the description of a run, of plain values.
 
-    Args:
-        method (`type`): the class of its trainer.
-        args ([`~transformers.TrainingArguments`]): its arguments.
-        model (`torch.nn.Module`): the classifier.
-        data (`Mapping[str, Any]`): the data sets by the names of their arguments, `None` for one that is not given.
-        has_all_weights (`bool`): `False` where this process has a part of them.
+    `data` has the data sets by the names of their arguments, `None` for one that is not given. With
+    `has_all_weights=False` this process has a part of them.
     """
     config = getattr(model, "config", None)
     weights = sum(parameter.numel() for parameter in model.parameters()) if has_all_weights else None

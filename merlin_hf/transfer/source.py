@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -56,6 +57,7 @@ class SourceBatchSampler(Sampler[tuple[int, list[int]]]):
             yield batch, [self._row(first + offset) for offset in range(self.batch_size)]
 
 
+@dataclass(eq=False)
 class SeededBatches(torch.utils.data.Dataset[Any]):
     """
     Batches of a map-style data set, indexed by what [`SourceBatchSampler`] yields.
@@ -64,11 +66,10 @@ class SeededBatches(torch.utils.data.Dataset[Any]):
     the same batch in a resumed run and in any worker.
     """
 
-    def __init__(self, dataset: Rows, collate_fn: Callable[[list], Any], seed: int, rank: int):
-        self.dataset = dataset
-        self.collate_fn = collate_fn
-        self.seed = seed
-        self.rank = rank
+    dataset: Rows
+    collate_fn: Callable[[list], Any]
+    seed: int
+    rank: int
 
     def __getitem__(self, numbered_rows: tuple[int, list[int]]) -> Any:
         number, indices = numbered_rows
@@ -84,25 +85,22 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
+@dataclass(eq=False)
 class RankRows(IterableDataset[Any]):
     """
     Every `world_size`-th row of an iterable data set, which every rank reads.
 
-    Args:
-        dataset (`Iterable`): a `datasets.IterableDataset`, a `torch.utils.data.IterableDataset` or the like.
-        rank, world_size (`int`): which of how many processes this is.
-        endless (`bool`): start again after the last row; a data set with `set_epoch` is told the number of the pass.
-        start (`int`): rows of this rank to skip. They are read, as an iterable data set has no other way. Random
-            numbers drawn for them do not change the rows that follow; an order drawn at the start of a pass must come
-            from `set_epoch`.
+    With `endless` it starts again after the last row; a data set with `set_epoch` is told the number of the pass. The
+    first `start` rows of this rank are skipped. They are read, as an iterable data set has no other way. Random
+    numbers drawn for them do not change the rows that follow; an order drawn at the start of a pass must come from
+    `set_epoch`.
     """
 
-    def __init__(self, dataset: Rows, rank: int = 0, world_size: int = 1, endless: bool = False, start: int = 0):
-        self.dataset = dataset
-        self.rank = rank
-        self.world_size = world_size
-        self.endless = endless
-        self.start = start
+    dataset: Rows
+    rank: int = 0
+    world_size: int = 1
+    endless: bool = False
+    start: int = 0
 
     def __iter__(self) -> Iterator[Any]:
         rows = self._passes() if self.endless else iter(self.dataset)
@@ -128,16 +126,10 @@ class RankRows(IterableDataset[Any]):
 
 class SourceStream:
     """
-    The source's batches, one for each micro-step.
+    The source's batches of `batch_size` rows of this rank, one for each micro-step from `start` on.
 
-    Args:
-        dataset (`torch.utils.data.Dataset` or `torch.utils.data.IterableDataset`): an iterable one keeps its own
-            order, and is read in this process.
-        collate_fn (`Callable`): makes a batch of a list of rows.
-        args (`transformers.TrainingArguments`): for the seed, the rank and the workers.
-        batch_size (`int`): rows per batch and rank.
-        start (`int`): the micro-step of the first batch.
-        check (`Callable`, *optional*): called with each batch; for rows that could not be checked before.
+    An iterable data set keeps its own order, and is read in this process; `check` is called with each of its batches.
+    `args` have the seed, the rank and the workers.
     """
 
     def __init__(

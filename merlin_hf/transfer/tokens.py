@@ -37,14 +37,9 @@ def take_tokens(inputs: Mapping[str, Any], labels: Tensor) -> tuple[dict[str, An
     """
     Return the inputs of a batch with a mask of the labelled tokens under `TOKENS`, and the labels `(n,)` of these.
 
-    A batch without any keeps one token, which has the label -100, as there must be a row.
-
-    Args:
-        inputs (mapping): the model's arguments, without labels.
-        labels (`torch.LongTensor` of shape `(batch, length)`): -100 where a token has none.
-
-    Raises:
-        ValueError: there is one label for each row, as in a stream, which is not checked before.
+    Labels are `(batch, length)`, and -100 where a token has none. A batch without any keeps one token, which has the
+    label -100, as there must be a row. Raises a `ValueError` where there is one label for each row, as in a stream,
+    which is not checked before.
     """
     if labels.ndim != 2:
         raise no_token_labels_error("a batch")
@@ -55,14 +50,9 @@ def take_tokens(inputs: Mapping[str, Any], labels: Tensor) -> tuple[dict[str, An
 
 def features_of_tokens(features: Tensor, tokens: Tensor) -> Tensor:
     """
-    Return the features `(n, hidden_size)` of labelled tokens.
+    Return the features `(n, hidden_size)` of labelled tokens out of those of all, `(batch, length, hidden_size)`.
 
-    Args:
-        features (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): of all tokens.
-        tokens (`torch.BoolTensor` of shape `(batch, length)`): those that are labelled.
-
-    Raises:
-        ValueError: the model gives features to other tokens than those with labels.
+    Raises a `ValueError` where the model gives features to other tokens than those with labels.
     """
     if features.shape[:-1] != tokens.shape:
         raise ValueError(
@@ -87,17 +77,10 @@ def gather_tokens(
     features: Tensor, labels: Tensor, sentences: Sentences, batch_size: int
 ) -> tuple[Tensor, Tensor, Tensor, Sentences]:
     """
-    Gather the tokens of a batch over all ranks, each of which has another number of them.
+    Gather the tokens of a batch of `batch_size` sentences over all ranks, each of which has another number of them.
 
-    Args:
-        features (`torch.Tensor` of shape `(n, hidden_size)`): gradients flow back to the rank each token came from.
-        labels (`torch.LongTensor` of shape `(n,)`).
-        sentences ([`Sentences`]): of this rank.
-        batch_size (`int`): sentences of a full batch of one rank.
-
-    Returns:
-        Features, labels and the mask as [`~merlin_hf.transfer.distributed.gather_rows`] gives them, and the sentences
-        of all ranks.
+    Returns features, labels and the mask as [`~merlin_hf.transfer.distributed.gather_rows`] gives them, and the
+    sentences of all ranks.
     """
     size = most_over_ranks(len(features), features.device)
     per_rank = max(batch_size, sentences.number)
