@@ -334,15 +334,18 @@ class Branches:
         classes = torch.zeros(len(judged), dtype=torch.long)
         if problem_type == SINGLE_LABEL and not trainer.classifies_tokens:
             classes, judged = targets.argmax(-1).cpu(), judged & (weight > 0).cpu()
-        generator = derived_generator("parts", trainer.args.seed)
-        parts = fold_by_class(torch.where(judged, classes, -100), PARTS, generator).validation
-        parts = parts[:, places].to(weight.device) & (weight > 0)
+        parts = self.parts(classes, judged)[:, places].to(weight.device) & (weight > 0)
         fit_on = (weight * ~parts).to(features)
         losses = []
         for l2 in regularisers:
             logits = solver.fit(features, targets.to(features), l2, fit_on)(features)
             losses.append((row_losses(logits, targets, problem_type) * parts).sum(0)[parts.any(0)])
         return torch.stack(losses).double().cpu()
+
+    def parts(self, classes: Tensor, judged: Tensor) -> Tensor:
+        """Return the rows that are judged together, `(PARTS, n)`, with every class shared out evenly."""
+        generator = derived_generator("parts", self.trainer.args.seed)
+        return fold_by_class(torch.where(judged, classes, -100), PARTS, generator).validation
 
     # Checkpoints
 

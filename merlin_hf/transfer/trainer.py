@@ -717,7 +717,7 @@ class TransferTrainer(ModelCardMixin, Trainer):
     @property
     def is_regression(self) -> bool:
         """Whether the target's labels are real numbers, by the model's configuration."""
-        num_labels = getattr(getattr(self.model, "config", None), "num_labels", None)
+        num_labels: Any = getattr(getattr(self.model, "config", None), "num_labels", None)
         return problem_type_of(torch.empty(0), num_labels, configured_problem_type(self.model)) == REGRESSION
 
     def problem_type(self, labels: Tensor) -> str:
