@@ -504,7 +504,9 @@ def test_a_step_costs_the_rows_of_its_phase(method, options, expected, tmp_path)
     assert trainer_class.rows_per_step(args, has_source=False) == 20
 
 
-@ALL_PHASES
+@pytest.mark.parametrize(
+    ("method", "phases"), [*PHASES.items(), *TARGET_PHASES.values(), ("merlin", {"mix_weights": True})]
+)
 @pytest.mark.parametrize("learned", [False, True])
 def test_distributed_training_looks_for_unused_parameters_where_there_are_some(
     method, phases, learned, tmp_path, monkeypatch
