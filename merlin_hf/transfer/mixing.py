@@ -363,7 +363,7 @@ class Branches:
                 self.weights.setdefault(name, {})[weight] = value
 
 
-def batch_norms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def batch_norms(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield the names and the BatchNorm layers of a model."""
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
