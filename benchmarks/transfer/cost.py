@@ -23,7 +23,7 @@ import torch
 from merlin_hf.comparison.config import load_config
 from merlin_hf.comparison.experiment import Experiment
 from merlin_hf.comparison.progress import quiet
-from merlin_hf.comparison.runner import make_plans
+from merlin_hf.comparison.runner import plan_methods
 from merlin_hf.utils.files import write_text
 
 
@@ -49,7 +49,7 @@ def measure(name: str, rows: int, turns: int, methods: list[str], max_steps: int
         make_model(config)
         config |= {"output_dir": folder, "seeds": turns, "search": {"trials": 1}}
         experiment = Experiment(load_config(config, methods=methods))
-        plans = make_plans(experiment)
+        plans = plan_methods(experiment)
         read_once(experiment)
         for turn in [0, *range(turns)]:
             for plan in plans:

@@ -153,7 +153,7 @@ class MethodConfig:
     Args:
         name (`str`): its label in the table.
         method (`str`): a name in `merlin_hf.METHODS`.
-        options (`dict`): options that are the same in all its runs, and are not searched.
+        options (`dict`): those that are the same in all its runs.
         search (`dict[str, list]`, *optional*): values to try instead of those of the method's `search_space`.
         use_source (`bool` or `list[str]`): give it the source; of several sources all, or those of these names.
     """
@@ -276,12 +276,7 @@ class CompareConfig:
             )
 
     def _check_mix(self, method: MethodConfig) -> None:
-        """
-        Check that weights of several sources are given for each source that a method has, and for no others.
-
-        Raises:
-            ConfigError: they are not.
-        """
+        """Raise a ConfigError unless weights are given for each source that a method has, and for no others."""
         names = {name for name in self.sources if name is not None}
         needed = set(method.use_source) if isinstance(method.use_source, list) else names
         if not method.use_source or len(needed) < 2:
@@ -323,12 +318,7 @@ class CompareConfig:
 
 
 def check_seeds(seeds: Any, key: str) -> list[int]:
-    """
-    Return seeds as a list; `3` stands for 0, 1 and 2.
-
-    Raises:
-        ConfigError: there is none, one is negative or there twice.
-    """
+    """Return seeds as a list, where `3` stands for 0, 1 and 2; raise a ConfigError if they cannot be used."""
     if isinstance(seeds, int) and not isinstance(seeds, bool):
         check_value(seeds, Annotated[int, interval(f"[1, {MAX_SEEDS}]")], key)
         return list(range(seeds))
@@ -346,12 +336,7 @@ def check_seeds(seeds: Any, key: str) -> list[int]:
 
 
 def check_workers(workers: int | str) -> int | str:
-    """
-    Return `workers`, a number where it is one.
-
-    Raises:
-        ConfigError: it is neither a number from 1 nor an address of Ray.
-    """
+    """Return `workers`, as a number where it is one; raise a ConfigError if it is no address of Ray either."""
     if isinstance(workers, str) and workers.isdecimal():
         workers = int(workers)
     is_address = isinstance(workers, str) and (workers == "ray" or re.fullmatch(r"ray://[^/\s]+:\d+/?", workers))
@@ -416,14 +401,9 @@ def _section(given: Any, cls: type, key: str) -> Any:
 
 
 def _read_source(given: Any) -> SourceConfig | dict[str, SourceConfig] | None:
-    """
-    Return the source, or several by name.
-
-    Raises:
-        ConfigError: one cannot be used, or has a name that it cannot have.
-    """
+    """Return the source, or several by name; raise a ConfigError if one has a name that it cannot have."""
     if isinstance(given, list | tuple):
-        sections = [one if isinstance(one, SourceConfig) else _section(one, SourceConfig, "source") for one in given]
+        sections = [_section(one, SourceConfig, "source") for one in given]
         if not sections or None in sections:
             raise ConfigError(f"`source` must be a data set or several of them, got {shown(given)}.")
         given = dict(zip(names_of_sources((one.path, one.name) for one in sections), sections, strict=True))
@@ -444,52 +424,31 @@ def _read_source(given: Any) -> SourceConfig | dict[str, SourceConfig] | None:
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
-# Training options that a comparison sets by itself, and why they cannot be given.
-ONE_SEED = "the seeds of a comparison are its `seeds`"
 STEPS = "all methods get the same budget, `training.max_steps`"
-TEST_ROWS = "a model is evaluated once, on the test rows, after its training"
-SAVING = "a comparison keeps scores, not models"
-OF_THE_DATA = "it follows from the data"
+# Training options that a comparison sets by itself, and why they cannot be given.
 FIXED = {
     "output_dir": "it is the `output_dir` of the comparison",
-    "seed": ONE_SEED,
-    "data_seed": ONE_SEED,
-    "num_train_epochs": STEPS,
-    "auto_find_batch_size": STEPS,
-    "eval_strategy": TEST_ROWS,
-    "eval_steps": TEST_ROWS,
-    "eval_on_start": TEST_ROWS,
-    "prediction_loss_only": TEST_ROWS,
-    "batch_eval_metrics": TEST_ROWS,
-    "load_best_model_at_end": TEST_ROWS,
-    "metric_for_best_model": TEST_ROWS,
-    "save_strategy": SAVING,
-    "push_to_hub": SAVING,
-    "resume_from_checkpoint": SAVING,
-    "hub_token": SAVING,
-    "hub_model_id": SAVING,
-    "hub_strategy": SAVING,
-    "hub_private_repo": SAVING,
-    "hub_always_push": SAVING,
-    "hub_revision": SAVING,
-    "do_train": "a comparison trains",
-    "do_eval": "a comparison evaluates",
-    "do_predict": "a comparison evaluates",
     "disable_tqdm": "a comparison shows its own progress",
-    "remove_unused_columns": OF_THE_DATA,
-    "label_names": OF_THE_DATA,
-    "num_source_labels": OF_THE_DATA,
+    "do_train": "a comparison trains",
+    **dict.fromkeys(("do_eval", "do_predict"), "a comparison evaluates"),
+    **dict.fromkeys(("seed", "data_seed"), "the seeds of a comparison are its `seeds`"),
+    **dict.fromkeys(("num_train_epochs", "auto_find_batch_size"), STEPS),
+    **dict.fromkeys(
+        ("eval_strategy", "eval_steps", "eval_on_start", "prediction_loss_only", "batch_eval_metrics")
+        + ("load_best_model_at_end", "metric_for_best_model"),
+        "a model is evaluated once, on the test rows, after its training",
+    ),
+    **dict.fromkeys(
+        ("save_strategy", "push_to_hub", "resume_from_checkpoint", "hub_token", "hub_model_id", "hub_strategy")
+        + ("hub_private_repo", "hub_always_push", "hub_revision"),
+        "a comparison keeps scores, not models",
+    ),
+    **dict.fromkeys(("remove_unused_columns", "label_names", "num_source_labels"), "it follows from the data"),
 }
 
 
 def check_training(given: Any) -> dict[str, Any]:
-    """
-    Return the options of `training`, checked.
-
-    Raises:
-        ConfigError: one is unknown, belongs to a method or to the comparison, or has a value of another type; or there
-            is no number of steps.
-    """
+    """Return the options of `training`; raise a ConfigError if one is not for all methods or cannot be used."""
     given = check_mapping(given, "training")
     _check_not_fixed(given, "training")
     fields = _field_names(TransferTrainingArguments)
@@ -511,16 +470,7 @@ def check_training(given: Any) -> dict[str, Any]:
 
 
 def read_methods(given: Any, sources: Sequence[str | None]) -> list[MethodConfig]:
-    """
-    Return the methods, from a list of names or a mapping of names, or labels, to options.
-
-    Args:
-        given: the list or mapping.
-        sources (`Sequence[str | None]`): names of the sources; `None` for one that was given alone.
-
-    Raises:
-        ConfigError: one is unknown, has an option that it does not have, or needs a source and there is none.
-    """
+    """Return the methods, of a list of names or a mapping of labels to options; `None` is a source alone."""
     if isinstance(given, str):
         given = [given]
     if not isinstance(given, list | tuple | Mapping) or not given:
@@ -605,13 +555,7 @@ def _check_not_fixed(given: Mapping, key: str, *more: str) -> None:
 
 
 def _check_known_options(given: Mapping, args_class: type, key: str, method: str, more: tuple[str, ...] = ()) -> None:
-    """
-    Check that every name is one of `args_class` or of `more`.
-
-    Raises:
-        ConfigError: one is not; the message suggests the nearest, and lists the options that transformers does not
-            have.
-    """
+    """Raise a ConfigError if a name is neither in `args_class` nor in `more`; it names the nearest."""
     known = _field_names(args_class) - set(FIXED)
     for name in given:
         if name not in known and name not in more:

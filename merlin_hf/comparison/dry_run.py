@@ -11,7 +11,7 @@ from .config import load_config
 from .experiment import Experiment
 from .progress import Progress, quiet
 from .results import data_name, described_sources
-from .runner import ComparisonRunner, find_unusable, hold_output_dir, load_experiments, make_plans
+from .runner import ComparisonRunner, find_unusable, hold_output_dir, load_experiments, plan_methods
 from .store import RunStore
 
 
@@ -66,22 +66,22 @@ def _plan(experiment: Experiment) -> dict[str, Any]:
     """Return what one comparison would do."""
     config = experiment.config
     store = RunStore(experiment.root / "runs", experiment.processes.is_main_process, experiment.metric)
-    plans = make_plans(experiment)
-    find_unusable(experiment, plans, store)
-    runner = ComparisonRunner(experiment, store, Progress())
+    planned = plan_methods(experiment)
+    find_unusable(experiment, planned, store)
+    runner = ComparisonRunner(experiment, store, Progress(), planned)
     methods = [
         {
-            "label": plan.name,
-            "method": plan.method.method,
-            "use_source": plan.method.use_source,
-            "not_applicable": plan.reason,
-            "settings": plan.settings,
-            "trials": len(plan.settings) * len(config.search_seeds) if plan.searches else 0,
-            "steps": [experiment.steps(plan.method, setting) for setting in plan.settings],
-            "runs": plan.count(experiment),
-            "finished": runner.count_finished([plan]),
+            "label": one.name,
+            "method": one.method.method,
+            "use_source": one.method.use_source,
+            "not_applicable": one.reason,
+            "settings": one.settings,
+            "trials": len(one.searched) * len(config.search_seeds),
+            "steps": [experiment.steps(one.method, setting) for setting in one.settings],
+            "runs": one.count(config),
+            "finished": runner.count_finished(one),
         }
-        for plan in plans
+        for one in planned
     ]
     return {
         "data": experiment.pair.describe(),
@@ -100,12 +100,12 @@ def _data_lines(summary: dict[str, Any]) -> list[str]:
     target = summary["data"]["target"]
     lines = [
         f"target  {data_name(target)}: {target['train_rows']} labelled rows of {target['pool_rows']} for each seed, "
-        f"{target['test_rows']} test rows, {_classes(target['classes'])}, from {', '.join(target['columns'])}"
+        f"{target['test_rows']} test rows, {counted_classes(target['classes'])}, from {', '.join(target['columns'])}"
     ]
     for name, source in described_sources(summary["data"]):
         called = data_name(source) if name is None else f"{name}: {data_name(source)}"
         lines.append(
-            f"source  {called}: {source['rows']} rows, {_classes(source['classes'])}, "
+            f"source  {called}: {source['rows']} rows, {counted_classes(source['classes'])}, "
             f"from {', '.join(source['columns'])}"
         )
     if summary["shared_labels"] is not None:
@@ -131,7 +131,8 @@ def _method_lines(summary: dict[str, Any]) -> list[str]:
     return [*table, *others, "", f"{left} runs to do; results in {summary['output_dir']}"]
 
 
-def _classes(names: list[str] | None) -> str:
+def counted_classes(names: list[str] | None) -> str:
+    """Return the number of classes with some of their names; "real labels" for none."""
     if names is None:
         return "real labels"
     return f"{len(names)} classes ({', '.join(names[:6])}{', ...' if len(names) > 6 else ''})"

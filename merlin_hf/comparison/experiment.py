@@ -214,12 +214,7 @@ class Experiment:
         return training["max_steps"] * rows * training.get("gradient_accumulation_steps", 1)
 
     def build_trainer(self, method: MethodConfig, run: Run) -> tuple[Trainer, datasets.Dataset]:
-        """
-        Build the trainer of a run; return it with the rows to evaluate it on.
-
-        Raises:
-            ValueError: the method cannot be used with this model or data.
-        """
+        """Return the trainer of a run, and the rows to evaluate it on; raise a ValueError if it does not fit."""
         train, eval_rows = self.pair.rows_of(run.kind, run.seed)
         set_seed(run.seed)
         sources = {name: self.encode(rows) for name, rows in self.sources_of(method).items()}
@@ -242,12 +237,7 @@ class Experiment:
         return trainer, self.encode(eval_rows)
 
     def train_and_score(self, method: MethodConfig, run: Run, progress: Progress) -> dict[str, Any]:
-        """
-        Train a model and evaluate it once.
-
-        Returns:
-            `dict`: `metrics`, `train_seconds`, `steps`, `peak_memory_bytes` (of a GPU), and what it ran on.
-        """
+        """Train a model and evaluate it once; return the scores with time, memory, and what the run was done with."""
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         trainer, eval_dataset = self.build_trainer(method, run)
@@ -301,12 +291,7 @@ def in_order(values: dict[str | None, Any]) -> Any:
 
 
 def check_settings(experiment: Experiment, method: MethodConfig, settings: list[dict[str, Any]]) -> None:
-    """
-    Check the options of every run of a method, before any of them starts.
-
-    Raises:
-        ConfigError: one cannot be used.
-    """
+    """Check the options of every run of a method, before any of them starts."""
     for setting in settings:
         try:
             experiment.training_args(method, setting)

@@ -41,12 +41,7 @@ def is_own(cls: type) -> bool:
 
 
 def own_code(trainer_class: type[Trainer]) -> dict[str, str]:
-    """
-    Return a text that changes when the files change in which a method of the user's, or its options, are written.
-
-    Returns:
-        `dict[str, str]`: under `"code"`; empty for the package's methods, and where there is no file, as in a shell.
-    """
+    """Return `code`, a digest of the files of a user's method and options; nothing for the package's."""
     files = [_file_of(cls) for cls in own_classes(trainer_class)]
     contents = {file.read_bytes() for file in files if file is not None}
     if not contents:

@@ -24,12 +24,7 @@ Curve = Sequence[tuple[int, Sequence[float]]]
 
 
 def configs_by_rows(config: CompareConfig, rows: Any) -> dict[int, CompareConfig]:
-    """
-    Return the configuration for each number of labelled rows, the smallest first, with a folder of its own.
-
-    Raises:
-        ConfigError: the numbers cannot be used.
-    """
+    """Return the configuration for each number of labelled rows, the smallest first, each with a folder of its own."""
     given = check_value(rows, list[Annotated[int, interval(f"[{LEAST_ROWS}, inf)")]], "rows")
     if not 2 <= len(given) <= MOST_SIZES or len(set(given)) < len(given):
         raise ConfigError(f"`rows` must be 2 to {MOST_SIZES} different numbers of rows, got {given}.")
@@ -44,17 +39,6 @@ def configs_by_rows(config: CompareConfig, rows: Any) -> dict[int, CompareConfig
         )
         for number in sorted(given)
     }
-
-
-def check_pool(rows: int, pool: int) -> None:
-    """
-    Check that there are so many rows to draw from.
-
-    Raises:
-        ConfigError: there are fewer.
-    """
-    if rows > pool:
-        raise ConfigError(f"`rows` must be at most {pool}, the labelled rows of `target.train_split`, got {rows}.")
 
 
 def summarize_curve(summaries: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
@@ -114,13 +98,8 @@ def _method(label: str, summaries: Mapping[int, dict[str, Any]]) -> dict[str, An
         for rows, one in found.items()
         if rows not in problems
     }
-    status = (
-        "failed"
-        if any(one["status"] == "failed" for one in problems.values())
-        else "ok"
-        if by_rows
-        else "not applicable"
-    )
+    has_failed = any(one["status"] == "failed" for one in problems.values())
+    status = "failed" if has_failed else "ok" if by_rows else "not applicable"
     reasons = [f"With {rows} rows it is {one['status']}: {one['reason']}" for rows, one in problems.items()]
     return {"label": label, "status": status, "reason": " ".join(reasons) or None, "by_rows": by_rows}
 

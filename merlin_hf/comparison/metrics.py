@@ -44,12 +44,7 @@ def can_be_score(value: Any, metric: str) -> bool:
 
 
 def is_better(score: float, other: float, metric: str) -> bool:
-    """
-    Return whether a score beats another one.
-
-    One that is not a number never does, nor one that differs by rounding alone: means over draws that are equal in
-    rows may differ in their last digit.
-    """
+    """Return whether a score beats another one: NaN never does, nor one that differs by rounding alone."""
     if np.isnan(score) or np.isnan(other):
         return bool(np.isnan(other) and not np.isnan(score))
     if math.isclose(score, other, rel_tol=1e-9, abs_tol=1e-12):

@@ -44,12 +44,7 @@ class ModelSection(Protocol):
 
 
 def load_model_config(config: ModelSection, labels: Labels) -> PretrainedConfig:
-    """
-    Load the configuration of a classifier for the target's labels.
-
-    Raises:
-        ConfigError: there is no such model.
-    """
+    """Load the configuration of a classifier for the target's labels; raise a ConfigError if there is none."""
     options = {"attn_implementation": config.attn_implementation}
     model_config = load_config(config.model, f"`model={config.model!r}`", **options)
     configure_labels(model_config, labels, option=None)
@@ -59,12 +54,7 @@ def load_model_config(config: ModelSection, labels: Labels) -> PretrainedConfig:
 def load_encoder(
     config: ModelSection, model_config: PretrainedConfig, kind: str
 ) -> TextEncoder | ImageEncoder | TagEncoder:
-    """
-    Load the encoder, which makes the model's inputs of texts or images.
-
-    Raises:
-        ConfigError: there is no tokenizer, or nothing tells how large images should be.
-    """
+    """Load what makes the model's inputs of texts or images; raise a ConfigError if nothing tells how."""
     if kind == IMAGE:
         return ImageEncoder(_preprocess(config, model_config))
     if kind == TAGGED:
@@ -90,12 +80,7 @@ def _preprocess(config: ModelSection, model_config: PretrainedConfig) -> Callabl
 
 
 def model_class(config: ModelSection, kind: str) -> Any:
-    """
-    Return the class that loads the model.
-
-    Raises:
-        ConfigError: `sentence_encoder` does not go with it.
-    """
+    """Return the class that loads the model."""
     if kind == IMAGE:
         return AutoModelForImageClassification
     if kind == TAGGED:
@@ -112,14 +97,7 @@ def build_model(
     Build the model that every run with this seed starts from.
 
     Its last layer, or with `from_scratch` all of it, is random. The generators are its own, so that methods start from
-    the same weights.
-
-    Args:
-        config ([`ModelSection`]): has the model.
-        model_config ([`~transformers.PretrainedConfig`]): with the labels.
-        kind (`str`): `"text"` or `"image"`.
-        seed (`int`): of what is random.
-        pairs (`bool`): whether the target has two texts a row, which a sentence encoder reads apart.
+    the same weights. With `pairs`, the target has two texts a row, which a sentence encoder reads apart.
     """
     auto_class = model_class(config, kind)
     is_encoder = auto_class is SentenceEncoderForSequenceClassification
@@ -140,9 +118,7 @@ def build_model(
 
 def freeze(model: PreTrainedModel, layers: int) -> None:
     """
-    Freeze the embeddings and the lower layers.
-
-    Their BatchNorm normalises by its running statistics, which do not move.
+    Freeze the embeddings and the lower layers; their BatchNorm normalises by its running statistics, which stay.
 
     Raises:
         ConfigError: the model has no embeddings and list of layers, or a shorter one.

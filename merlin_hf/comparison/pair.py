@@ -12,19 +12,13 @@ from .store import FINAL
 
 class TaskPair:
     """
-    The rows of both tasks, checked.
-
-    Args:
-        config ([`CompareConfig`]): names the data.
+    The rows of both tasks, checked; a ConfigError says what is missing or does not fit together.
 
     Attributes:
         pool ([`Rows`]): the target's rows that labelled ones are drawn from.
         test ([`Rows`]): the rows that final runs are judged by, and no others.
         sources (`dict[str | None, Rows]`): the rows of each source, the same in all runs; one that was given alone has
             no name.
-
-    Raises:
-        ConfigError: the data are not there, or do not fit together.
     """
 
     def __init__(self, config: CompareConfig):
@@ -77,12 +71,7 @@ class TaskPair:
         return self.pool.select(rows)
 
     def rows_of(self, kind: str, seed: int) -> tuple[Rows, Rows]:
-        """
-        Return the rows that a run trains on, and those it is judged by: test rows in a final run, and only there.
-
-        Raises:
-            ConfigError: there are too few rows to set any aside for a search.
-        """
+        """Return the rows that a run trains on, and those it is judged by: test rows in a final run alone."""
         if (kind, seed) not in self._rows:
             drawn = self.train_rows(seed)
             self._rows[kind, seed] = (drawn, self.test) if kind == FINAL else self._set_aside(drawn, seed)

@@ -18,7 +18,12 @@ SECONDS_BETWEEN_LINES = 60
 
 
 class Progress:
-    """Says nothing; for other processes than the first, and the base of the others."""
+    """A line for each run, and one a minute in between; nothing without a stream, as on other processes."""
+
+    def __init__(self, stream: Any = None):
+        self.stream = stream
+        self.runs = self.done = 0
+        self.spoke = time.monotonic()
 
     def __enter__(self) -> "Progress":
         return self
@@ -28,54 +33,33 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Say one line."""
+        if self.stream is not None:
+            self.stream.write(visible(text, keep_lines=True) + "\n")  # at once, as workers speak at the same time
+            self.stream.flush()
+            self.spoke = time.monotonic()
 
     def pass_on(self, text: str) -> None:
         """Say a line that a worker has written to its stderr, also where nothing else is said."""
-        sys.stderr.write(text + "\n")
-
-    def expect(self, runs: int, finished: int) -> None:
-        """Take how many runs there are, and how many of them are finished already."""
-
-    def start(self, run: Run) -> None:
-        """Say that a run starts."""
-
-    def step(self, run: Run, step: int, steps: int) -> None:
-        """Say that a run has made so many of so many steps."""
-
-    def stop(self, run: Run) -> None:
-        """Take a run that has ended in an error out of the display."""
-
-    def finish(self, run: Run, text: str) -> None:
-        """Say that a run is finished, with `text` as its result."""
-
-
-class Lines(Progress):
-    """A line for each run, and one a minute in between."""
-
-    def __init__(self, stream: Any):
-        self.stream = stream
-        self.runs = self.done = 0
-        self.spoke = time.monotonic()
-
-    def say(self, text: str) -> None:
-        """Say one line."""
-        self.stream.write(visible(text, keep_lines=True) + "\n")  # at once, as workers speak at the same time
-        self.stream.flush()
-        self.spoke = time.monotonic()
-
-    def pass_on(self, text: str) -> None:
-        """Say a line that a worker has written to its stderr."""
-        self.say(text)
+        if self.stream is None:
+            sys.stderr.write(text + "\n")
+        else:
+            self.say(text)
 
     def expect(self, runs: int, finished: int) -> None:
         """Take how many runs there are, and how many of them are finished already."""
         self.runs, self.done = runs, finished
         self.say(f"{runs} runs" + (f", {finished} of them finished before" if finished else ""))
 
+    def start(self, run: Run) -> None:
+        """Say that a run starts."""
+
     def step(self, run: Run, step: int, steps: int) -> None:
         """Say that a run has made so many of so many steps."""
         if time.monotonic() - self.spoke > SECONDS_BETWEEN_LINES:
             self.say(f"      {run}: step {step} of {steps}")
+
+    def stop(self, run: Run) -> None:
+        """Take a run that has ended in an error out of the display."""
 
     def finish(self, run: Run, text: str) -> None:
         """Say that a run is finished, with `text` as its result."""
@@ -83,7 +67,7 @@ class Lines(Progress):
         self.say(f"[{self.done}/{self.runs}] {run}: {text}")
 
 
-class Bars(Lines):
+class Bars(Progress):
     """A bar for all runs and one for the steps of each that goes on, below the lines of those that are finished."""
 
     def __init__(self, stream: Any):
@@ -152,14 +136,10 @@ class StepCallback(TrainerCallback):
 def make_progress(is_main: bool, stream: Any = None) -> Progress:
     """Return bars where `stream` (stderr if not given) is a terminal and rich is installed, else lines."""
     stream = stream or sys.stderr
-    if not is_main:
-        return Progress()
-    if stream.isatty():
-        try:
+    if is_main and stream.isatty():
+        with contextlib.suppress(ImportError):
             return Bars(stream)
-        except ImportError:
-            pass
-    return Lines(stream)
+    return Progress(stream if is_main else None)
 
 
 @contextlib.contextmanager

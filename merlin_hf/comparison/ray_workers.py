@@ -50,13 +50,7 @@ class RunActor:
 
 
 class RayWorker(Worker):
-    """
-    An actor of a Ray cluster.
-
-    Args:
-        place, events, progress: as for [`Worker`].
-        setup (`bytes`): the comparison, by [`~merlin_hf.comparison.workers.pack`].
-    """
+    """An actor of a Ray cluster, which gets the comparison as `setup`, by [`~merlin_hf.comparison.workers.pack`]."""
 
     def __init__(self, place: Place, events: queue.SimpleQueue, progress: Progress, setup: bytes):
         super().__init__(place, events, progress)
@@ -100,14 +94,9 @@ def ray_workers(
     address: str, setup: bytes, with_gpus: bool
 ) -> Iterator[tuple[list[Place], Callable[[Place, queue.SimpleQueue, Progress], Worker]]]:
     """
-    Connect to a cluster; yield a place for each worker, and how to start one.
+    Connect to a cluster, `"ray"` or `"ray://host:port"`; yield a place for each worker, and how to start one.
 
     There is one for each GPU of the cluster or, where it has none, one for each machine, with all its threads.
-
-    Args:
-        address (`str`): `"ray"` for the cluster that is at hand, or `"ray://host:port"`.
-        setup (`bytes`): the comparison, by [`~merlin_hf.comparison.workers.pack`].
-        with_gpus (`bool`): train on GPUs where there are any.
 
     Raises:
         ConfigError: there is no such cluster, or nothing in it to train on.
@@ -132,13 +121,7 @@ def ray_workers(
 
 
 def cluster_places(nodes: list[dict[str, Any]], with_gpus: bool) -> list[Place]:
-    """
-    Return a place for each GPU of a cluster, or where it has none for each machine.
-
-    Args:
-        nodes (`list[dict]`): as of `ray.nodes()`.
-        with_gpus (`bool`): use GPUs where there are any.
-    """
+    """Return a place for each GPU of `ray.nodes()`, or where there is none, or none is wanted, for each machine."""
     found = []
     for node in nodes:
         cpus, gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))

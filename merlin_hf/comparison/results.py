@@ -22,24 +22,23 @@ from .statistics import holm, mean_and_spread, paired_difference
 CSV_COLUMNS = ("label", "method", "seed", "metric", "score", "setting", "steps", "train_rows", "train_seconds")
 
 
-def summarize(config: Any, experiment: Any, outcomes: list[Any]) -> dict[str, Any]:
+def summarize(experiment: Any, methods: list[Any]) -> dict[str, Any]:
     """
     Return everything that the tables show, as plain values.
 
     Args:
-        config ([`~merlin_hf.comparison.config.CompareConfig`]): the comparison.
-        experiment ([`~merlin_hf.comparison.experiment.Experiment`]): its data and model.
-        outcomes (`list[Outcome]`): in the order of the configuration.
+        experiment ([`~merlin_hf.comparison.experiment.Experiment`]): the comparison.
+        methods (`list[MethodRuns]`): in the order of the configuration.
 
     Returns:
         `dict`: `methods` has an entry for each, best first, those without scores last.
     """
-    metric = experiment.metric
-    methods = [_summarize_method(outcome, metric) for outcome in outcomes]
-    _add_tests(methods, config.reference)
-    with_scores = [method for method in methods if method["status"] == "ok"]
+    metric, config = experiment.metric, experiment.config
+    summaries = [_summarize_method(method, metric) for method in methods]
+    with_scores = [one for one in summaries if one["status"] == "ok"]
+    _add_tests(with_scores, config.reference)
     sign = 1 if metric in LOWER_IS_BETTER else -1
-    with_scores.sort(key=lambda method: (math.isnan(method["mean"]), sign * method["mean"]))
+    with_scores.sort(key=lambda one: (math.isnan(one["mean"]), sign * one["mean"]))
     return {
         "metric": metric,
         "lower_is_better": metric in LOWER_IS_BETTER,
@@ -48,43 +47,38 @@ def summarize(config: Any, experiment: Any, outcomes: list[Any]) -> dict[str, An
         "budget": {"kind": config.budget, "rows": experiment.budget_rows, "max_steps": config.training["max_steps"]},
         "data": experiment.pair.describe(),
         "shared_labels": experiment.shared_labels_line,
-        "warnings": [*experiment.pair.warnings, *_mixed_environments(outcomes)],
-        "methods": with_scores + [method for method in methods if method["status"] != "ok"],
+        "warnings": [*experiment.pair.warnings, *_mixed_environments(methods)],
+        "methods": with_scores + [one for one in summaries if one["status"] != "ok"],
         "advice": _advice(with_scores, metric, config.reference),
         "environment": experiment.environment,
         "config": config.to_dict(),
     }
 
 
-def _summarize_method(outcome: Any, metric: str) -> dict[str, Any]:
+def _summarize_method(runs: Any, metric: str) -> dict[str, Any]:
     summary = {
-        "label": outcome.plan.name,
-        "method": outcome.plan.method.method,
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "options": outcome.plan.method.options,
-        "trials": outcome.trials,
-        "use_source": outcome.plan.method.use_source,
+        "label": runs.name,
+        "method": runs.method.method,
+        "status": runs.status,
+        "reason": runs.reason,
+        "options": runs.method.options,
+        "trials": runs.trials,
+        "use_source": runs.method.use_source,
     }
-    if outcome.status != "ok":
+    if runs.status != "ok":
         return summary
-    results = outcome.results
-    scores = {seed: result["metrics"][metric] for seed, result in results.items()}
-    scores = {seed: float("nan") if score is None else score for seed, score in scores.items()}
+    scores = {seed: result["metrics"][metric] for seed, result in runs.results.items()}
+    scores = {seed: math.nan if score is None else score for seed, score in scores.items()}
     mean, spread = mean_and_spread(list(scores.values()))
+    kept = ("metrics", "train_rows", "train_seconds", "peak_memory_bytes", "key")
     return {
         **summary,
-        "setting": outcome.setting,
+        "setting": runs.setting,
         "scores": scores,
         "mean": mean,
         "spread": spread,
-        "steps": next(iter(results.values()))["steps"],
-        "runs": {
-            seed: {
-                name: result[name] for name in ("metrics", "train_rows", "train_seconds", "peak_memory_bytes", "key")
-            }
-            for seed, result in results.items()
-        },
+        "steps": next(iter(runs.results.values()))["steps"],
+        "runs": {seed: {name: result[name] for name in kept} for seed, result in runs.results.items()},
     }
 
 
@@ -98,11 +92,11 @@ def _advice(methods: list[dict[str, Any]], metric: str, reference: str) -> list[
 
 
 def _add_tests(methods: list[dict[str, Any]], reference: str) -> None:
-    """Test every method against the reference, over the seeds that both have."""
-    base = next((method for method in methods if method["label"] == reference and method["status"] == "ok"), None)
+    """Test every method with scores against the reference."""
+    base = next((method for method in methods if method["label"] == reference), None)
     if base is None:
         return
-    tested = [method for method in methods if method["status"] == "ok" and method is not base]
+    tested = [method for method in methods if method is not base]
     for method in tested:
         difference = paired_difference(list(method["scores"].values()), list(base["scores"].values()))
         method["difference"] = difference.mean
@@ -112,15 +106,9 @@ def _add_tests(methods: list[dict[str, Any]], reference: str) -> None:
         method["p_value_holm"] = corrected
 
 
-def _mixed_environments(outcomes: list[Any]) -> list[str]:
-    found = {
-        json.dumps(result["environment"], sort_keys=True): result["environment"]
-        for outcome in outcomes
-        for result in outcome.results.values()
-    }
-    names = sorted(
-        {name for one in found.values() for name in one if len({str(e.get(name)) for e in found.values()}) > 1}
-    )
+def _mixed_environments(methods: list[Any]) -> list[str]:
+    found = [result["environment"] for runs in methods for result in runs.results.values()]
+    names = sorted({name for one in found for name in one if len({str(e.get(name)) for e in found}) > 1})
     return [f"The runs differ in {', '.join(names)}; see the files in `runs`."] if names else []
 
 
@@ -151,12 +139,7 @@ def _other_scores(summary: dict[str, Any]) -> list[str]:
 
 
 def metric_means(runs: Mapping[Any, Mapping[str, Any]]) -> dict[str, float]:
-    """
-    Return the mean over runs of each metric that all of them have; NaN where one is not a number.
-
-    Args:
-        runs (mapping): by seed, with `metrics`, of which `None` stands for NaN.
-    """
+    """Return the mean over runs of each metric that all of them have; `None` stands for NaN."""
     found = [run["metrics"] for run in runs.values()]
     names = [name for name in METRICS if found and all(name in metrics for metrics in found)]
     return {
@@ -242,13 +225,7 @@ def write_csv(summary: dict[str, Any], path: Path) -> None:
 
 
 def save_figure(summary: dict[str, Any], path: Path) -> None:
-    """
-    Draw a line for each method, best on top: its mean with one standard deviation, and a dot for each seed.
-
-    Args:
-        summary (`dict`): see [`~merlin_hf.comparison.results.summarize`].
-        path (`Path`): a PNG file, there whole or not at all.
-    """
+    """Draw a line for each method, best on top: its mean with one standard deviation, and a dot for each seed."""
     methods = [method for method in summary["methods"] if method["status"] == "ok"]
     figure = new_figure(6.4, 1.2 + 0.4 * len(methods))
     axes = figure.add_subplot()

@@ -18,7 +18,7 @@ from ..utils.lock import locked
 from ..utils.validation import ConfigError, first_sentence
 from .config import CompareConfig, MethodConfig, load_config
 from .experiment import Experiment, check_settings
-from .learning_curve import check_pool, configs_by_rows, curve_table, save_curve, summarize_curve
+from .learning_curve import configs_by_rows, curve_table, save_curve, summarize_curve
 from .metrics import is_better
 from .progress import Progress, make_progress, quiet
 from .results import advice_text, save_figure, summarize, table_text, write_csv
@@ -30,19 +30,33 @@ CURVE = "learning_curve"
 
 
 @dataclass
-class MethodPlan:
+class MethodRuns:
     """
-    The runs of a method.
+    The runs of a method: those that are planned, those that are still to be done, and what came of them.
 
     Args:
         method ([`MethodConfig`]): the method.
         settings (`list[dict]`): those that are tried, the defaults first; a single one is not tried but used.
-        reason (`str`, *optional*): why the method cannot be used with this model and data.
+        status (`str`): `"ok"`, `"not applicable"` or `"failed"`.
+        reason (`str`, *optional*): why it is not ok.
+        setting (`dict`, *optional*): the one that was chosen.
+        trials (`list[dict]`): `setting`, `scores` by seed and their mean `score`, in the order they were tried.
+        results (`dict[int, dict]`): the results of the final runs, by seed.
+        stages (`Iterator[list[Run]]`): gives the runs of the next stage when those of the last are finished.
+        open (`list[Run]`): runs of this stage that nobody does yet.
+        busy (`set[str]`): keys of those that are being done.
     """
 
     method: MethodConfig
     settings: list[dict[str, Any]] = field(default_factory=list)
+    status: str = "ok"
     reason: str | None = None
+    setting: dict[str, Any] | None = None
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    results: dict[int, dict[str, Any]] = field(default_factory=dict)
+    stages: Iterator[list[Run]] = field(default_factory=lambda: iter(()))
+    open: list[Run] = field(default_factory=list)
+    busy: set[str] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -50,49 +64,41 @@ class MethodPlan:
         return self.method.name
 
     @property
-    def searches(self) -> bool:
-        """Return whether there is more than one setting to choose from."""
-        return len(self.settings) > 1
+    def searched(self) -> list[dict[str, Any]]:
+        """Return the settings to choose from; none where there is only one."""
+        return self.settings if len(self.settings) > 1 else []
 
     def trial_runs(self, experiment: Experiment, setting: dict[str, Any]) -> list[Run]:
         """Return the trials of a setting, one for each seed of the search."""
         return [experiment.make_run(self.method, TRIAL, seed, setting) for seed in experiment.config.search_seeds]
 
+    def all_trials(self, experiment: Experiment) -> list[Run]:
+        """Return the trials of all settings."""
+        return [run for setting in self.searched for run in self.trial_runs(experiment, setting)]
+
     def final_runs(self, experiment: Experiment, setting: dict[str, Any]) -> list[Run]:
         """Return the final runs with the chosen setting, one for each seed of the comparison."""
         return [experiment.make_run(self.method, FINAL, seed, setting) for seed in experiment.config.seeds]
 
-    def all_trials(self, experiment: Experiment) -> Iterator[Run]:
-        """Return the trials of all settings."""
-        for setting in self.settings if self.searches else ():
-            yield from self.trial_runs(experiment, setting)
-
-    def count(self, experiment: Experiment) -> int:
+    def count(self, config: CompareConfig) -> int:
         """Return how many runs there are."""
-        trials = len(self.settings) * len(experiment.config.search_seeds) if self.searches else 0
-        return 0 if self.reason else trials + len(experiment.config.seeds)
+        return len(self.searched) * len(config.search_seeds) + len(config.seeds) if self.status == "ok" else 0
 
+    def next_run(self, busy: set[str], is_finished: Callable[[Run], bool]) -> Run | None:
+        """
+        Return a run that is to be done now; `None` where there is none before another has ended.
 
-@dataclass
-class Outcome:
-    """
-    The result of a method.
-
-    Args:
-        plan ([`MethodPlan`]): the runs that it was to do.
-        status (`str`): `"ok"`, `"not applicable"` or `"failed"`.
-        reason (`str`, *optional*): why it is not ok.
-        setting (`dict`, *optional*): the one that was chosen.
-        trials (`list[dict]`): `setting`, `scores` by seed and their mean `score`, in the order they were tried.
-        results (`dict[int, dict]`): the results of the final runs, by seed.
-    """
-
-    plan: MethodPlan
-    status: str = "ok"
-    reason: str | None = None
-    setting: dict[str, Any] | None = None
-    trials: list[dict[str, Any]] = field(default_factory=list)
-    results: dict[int, dict[str, Any]] = field(default_factory=dict)
+        `busy` has the keys of runs that are being done, by other methods too: two labels may have the same.
+        """
+        while True:
+            for run in [run for run in self.open if run.key not in busy]:
+                self.open.remove(run)
+                if not is_finished(run):
+                    self.busy.add(run.key)
+                    return run
+            if self.open or self.busy or (runs := next(self.stages, None)) is None:
+                return None
+            self.open = list(runs)
 
 
 @dataclass
@@ -162,61 +168,62 @@ def compare(
         experiments = load_experiments(config, rows)
         first = next(iter(experiments.values()))
         with hold_output_dir(list(experiments.values())):
-            plans = {number: make_plans(experiment) for number, experiment in experiments.items()}
+            methods = {number: plan_methods(experiment) for number, experiment in experiments.items()}
             results = {
-                number: _compare(experiment, plans[number], show_progress)
+                number: _compare(experiment, methods[number], show_progress)
                 for number, experiment in experiments.items()
             }
             if rows is None:
                 return results[None]
-            return save_learning_curve(first, {number: one.summary for number, one in results.items()})
+            return _save_learning_curve(first, {number: one.summary for number, one in results.items()})
 
 
 def load_experiments(config: CompareConfig, rows: Sequence[int] | None) -> dict[Any, Experiment]:
-    """
-    Return the comparison, or one for each number of labelled rows.
-
-    Args:
-        config ([`CompareConfig`]): the configuration.
-        rows (`Sequence[int]`, *optional*): the numbers of rows; the key is `None` if not given.
-
-    Raises:
-        ConfigError: one cannot be done.
-    """
+    """Return the comparison under `None`, or one for each number of labelled rows, checked."""
     if rows is None:
         experiments: dict[Any, Experiment] = {None: Experiment(config)}
     else:
         configs = configs_by_rows(config, rows)
         experiments = {number: Experiment(one, config.output_dir) for number, one in configs.items()}
         for number, experiment in experiments.items():
-            check_pool(number, len(experiment.pair.pool))
+            if number > (pool := len(experiment.pair.pool)):
+                raise ConfigError(
+                    f"`rows` must be at most {pool}, the labelled rows of `target.train_split`, got {number}."
+                )
             experiment.encoded = experiments[min(configs)].encoded
     check_can_work(next(iter(experiments.values())))
     return experiments
 
 
-def _compare(experiment: Experiment, plans: list[MethodPlan], show_progress: bool) -> ComparisonResult:
+def _compare(experiment: Experiment, methods: list[MethodRuns], show_progress: bool) -> ComparisonResult:
     """Have the runs of one comparison done, and write its tables."""
-    is_main, rows = experiment.processes.is_main_process, experiment.config.target.rows
+    is_main, config = experiment.processes.is_main_process, experiment.config
+    output_dir = Path(config.output_dir)
     store = RunStore(experiment.root / "runs", is_main, experiment.metric)
     with make_progress(is_main and show_progress) as progress:
-        if experiment.root != Path(experiment.config.output_dir):
-            progress.say(f"{rows} labelled rows")
+        if experiment.root != output_dir:
+            progress.say(f"{config.target.rows} labelled rows")
         if experiment.shared_labels_line is not None:
             progress.say(experiment.shared_labels_line)
         for warning in experiment.pair.warnings:
             progress.say(f"Warning: {warning}")
-        find_unusable(experiment, plans, store)
-        outcomes = ComparisonRunner(experiment, store, progress).run(plans)
-    result = save_tables(experiment.config, experiment, outcomes, is_main)
+        find_unusable(experiment, methods, store)
+        ComparisonRunner(experiment, store, progress, methods).run()
+    summary = summarize(experiment, methods)
+    result = ComparisonResult(summary, table_text(summary), output_dir, is_main)
+    if is_main:
+        write_text(output_dir / "results.json", to_json(summary, indent=2) + "\n")
+        write_text(output_dir / "table.md", result.text)
+        write_csv(summary, output_dir / "results.csv")
+        save_figure(summary, output_dir / "comparison.png")
     experiment.processes.wait_for_everyone()
-    if all(outcome.status != "ok" for outcome in outcomes):
-        reasons = "; ".join(f"{outcome.plan.name}: {outcome.reason}" for outcome in outcomes)
+    if all(method.status != "ok" for method in methods):
+        reasons = "; ".join(f"{method.name}: {method.reason}" for method in methods)
         raise ComparisonError(f"No method could be run. {reasons}")
     return result
 
 
-def save_learning_curve(experiment: Experiment, summaries: dict[int, dict[str, Any]]) -> ComparisonResult:
+def _save_learning_curve(experiment: Experiment, summaries: dict[int, dict[str, Any]]) -> ComparisonResult:
     """Write `learning_curve.json`, `learning_curve.md` and `learning_curve.png`."""
     summary, root, is_main = summarize_curve(summaries), experiment.root, experiment.processes.is_main_process
     result = ComparisonResult(summary, curve_table(summary), root, is_main)
@@ -231,11 +238,7 @@ def save_learning_curve(experiment: Experiment, summaries: dict[int, dict[str, A
 @contextlib.contextmanager
 def hold_output_dir(experiments: Sequence[Experiment], lock: bool = True) -> Iterator[None]:
     """
-    Check that the results can be written, and keep other comparisons out of the folder until the end.
-
-    Args:
-        experiments (`Sequence[Experiment]`): know the folder, which is the same for all, and the names of the files.
-        lock (`bool`): keep others out.
+    Check that the results can be written, and with `lock` keep other comparisons out of the folder until the end.
 
     Raises:
         FileError: the results cannot be written, or another comparison runs there; on all processes alike.
@@ -258,82 +261,33 @@ def hold_output_dir(experiments: Sequence[Experiment], lock: bool = True) -> Ite
         yield
 
 
-@dataclass
-class MethodRuns:
-    """
-    The runs of a method that are still to be done.
-
-    Args:
-        outcome ([`Outcome`]): gets what comes of them.
-        stages (`Iterator[list[Run]]`): gives the runs of the next stage when those of the last are finished.
-        open (`list[Run]`): runs of this stage that nobody does yet.
-        busy (`set[str]`): keys of those that are being done.
-    """
-
-    outcome: Outcome
-    stages: Iterator[list[Run]]
-    open: list[Run] = field(default_factory=list)
-    busy: set[str] = field(default_factory=set)
-
-    def next_run(self, busy: set[str], is_finished: Callable[[Run], bool]) -> Run | None:
-        """
-        Return a run that is to be done now; `None` where there is none before another has ended.
-
-        Args:
-            busy (`set[str]`): keys of runs that are being done, by other methods too: two labels may have the same.
-            is_finished: says whether a run need not be done.
-        """
-        while True:
-            for run in [run for run in self.open if run.key not in busy]:
-                self.open.remove(run)
-                if not is_finished(run):
-                    self.busy.add(run.key)
-                    return run
-            if self.open or self.busy or (runs := next(self.stages, None)) is None:
-                return None
-            self.open = list(runs)
-
-
 class ComparisonRunner:
-    """
-    Has the runs of a comparison done that are not finished.
+    """Has the runs of a comparison done that are not finished, those of the first method first."""
 
-    Args:
-        experiment ([`Experiment`]): knows the runs.
-        store ([`RunStore`]): keeps their results.
-        progress ([`Progress`]): shows how far they are.
-    """
+    def __init__(self, experiment: Experiment, store: RunStore, progress: Progress, methods: list[MethodRuns]):
+        self.experiment, self.store, self.progress, self.methods = experiment, store, progress, methods
 
-    def __init__(self, experiment: Experiment, store: RunStore, progress: Progress):
-        self.experiment, self.store, self.progress = experiment, store, progress
-        self.metric = experiment.metric
-        self.methods: list[MethodRuns] = []
-
-    def run(self, plans: list[MethodPlan]) -> list[Outcome]:
-        """Have all runs done, those of the first method first; return the outcome of each method."""
-        outcomes = [Outcome(plan) for plan in plans]
-        runs, finished = sum(plan.count(self.experiment) for plan in plans), self.count_finished(plans)
+    def run(self) -> None:
+        """Have all runs done; each method then has its results, or the reason why there are none."""
+        runs, finished = sum(method.count(self.experiment.config) for method in self.methods), self.count_finished()
         self.progress.expect(runs, finished)
-        for outcome in outcomes:
-            if outcome.plan.reason is not None:
-                outcome.status, outcome.reason = "not applicable", outcome.plan.reason
-                self.progress.say(f"{outcome.plan.name} is not applicable: {outcome.reason}")
-        self.methods = [MethodRuns(one, self.stages(one)) for one in outcomes if one.status == "ok"]
+        for method in self.methods:
+            if method.status == "ok":
+                method.stages = self.stages(method)
+            else:
+                self.progress.say(f"{method.name} is {method.status}: {method.reason}")
         with start_workers(self.experiment, self.progress, runs - finished) as do:
             with contextlib.closing(do(self.next_run)) as answers:
                 for run, answer in answers:
                     self.take(run, answer)
-        return outcomes
 
-    def stages(self, outcome: Outcome) -> Iterator[list[Run]]:
+    def stages(self, method: MethodRuns) -> Iterator[list[Run]]:
         """Yield the trials of a method; when they are finished choose a setting, and yield its final runs."""
-        plan = outcome.plan
-        yield list(plan.all_trials(self.experiment))
-        outcome.trials = self.search(plan)
-        outcome.setting = choose(outcome.trials, self.metric) or plan.settings[0]
-        finals = plan.final_runs(self.experiment, outcome.setting)
+        yield method.all_trials(self.experiment)
+        method.trials, method.setting = self.search(method)
+        finals = method.final_runs(self.experiment, method.setting)
         yield finals
-        outcome.results = {run.seed: self.store.results[run.key] for run in finals}
+        method.results = {run.seed: self.store.results[run.key] for run in finals}
 
     def next_run(self) -> Run | None:
         """Return a run that is to be done now; `None` if there is none, or none before another has ended."""
@@ -354,7 +308,7 @@ class ComparisonRunner:
 
     def take(self, run: Run, answer: Answer) -> None:
         """Keep the result of a run. An error ends its method, and is reported in the table."""
-        method = next(one for one in self.methods if one.outcome.plan.name == run.label)
+        method = next(one for one in self.methods if one.name == run.label)
         method.busy.remove(run.key)
         if isinstance(answer, Failure):
             self.progress.stop(run)
@@ -366,95 +320,63 @@ class ComparisonRunner:
             self.fail(method, error)
             return
         took = f"{result['train_seconds']:.1f} s"
-        self.progress.finish(run, f"{self.metric} {self.score(result):.4f} ({took})")
+        self.progress.finish(run, f"{self.experiment.metric} {self.score(run):.4f} ({took})")
 
-    def fail(self, method: "MethodRuns", error: Exception | Failure) -> None:
+    def fail(self, method: MethodRuns, error: Exception | Failure) -> None:
         """Leave out what is left of a method, and report why; the first error counts."""
         if isinstance(error, Exception):
             if self.experiment.processes.num_processes > 1:
                 raise error  # the other processes may not have met it, and would wait for this one
             error = Failure.of(error)
         method.open, method.stages = [], iter(())
-        outcome = method.outcome
-        if outcome.status == "failed":
+        if method.status == "failed":
             return
-        outcome.status, outcome.reason = "failed", error.reason
-        path = Path(self.experiment.config.output_dir) / "errors" / f"{self.experiment.folders[outcome.plan.name]}.txt"
+        method.status, method.reason = "failed", error.reason
+        path = Path(self.experiment.config.output_dir) / "errors" / f"{self.experiment.folders[method.name]}.txt"
         write_text(path, error.text)
-        self.progress.say(f"{outcome.plan.name} failed: {outcome.reason} ({path})")
+        self.progress.say(f"{method.name} failed: {method.reason} ({path})")
 
-    def search(self, plan: MethodPlan) -> list[dict[str, Any]]:
-        """Return the settings that were tried with their scores; all trials are finished."""
-        trials = []
-        for setting in plan.settings if plan.searches else ():
-            runs = plan.trial_runs(self.experiment, setting)
-            scores = {run.seed: self.score(self.store.results[run.key]) for run in runs}
+    def search(self, method: MethodRuns) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Return the trials with their scores, and the best setting, of equally good ones the first; all are done."""
+        trials: list[dict[str, Any]] = []
+        best = None
+        for setting in method.searched:
+            scores = {run.seed: self.score(run) for run in method.trial_runs(self.experiment, setting)}
             trials.append({"setting": setting, "scores": scores, "score": float(np.mean(list(scores.values())))})
-        return trials
+            if best is None or is_better(trials[-1]["score"], best["score"], self.experiment.metric):
+                best = trials[-1]
+        return trials, method.settings[0] if best is None else best["setting"]
 
-    def score(self, result: dict[str, Any]) -> float:
-        """Return the score of a result by the metric of the comparison; NaN where the logits were not finite."""
-        value = result["metrics"][self.metric]
+    def score(self, run: Run) -> float:
+        """Return the score of a finished run by the metric of the comparison; NaN where logits were not finite."""
+        value = self.store.results[run.key]["metrics"][self.experiment.metric]
         return float("nan") if value is None else float(value)
 
-    def count_finished(self, plans: list[MethodPlan]) -> int:
+    def count_finished(self, *methods: MethodRuns) -> int:
         """Return how many runs are finished; final runs count where all trials that choose their setting are there."""
         finished = 0
-        for plan in plans:
-            if plan.reason is not None:
+        for method in methods or self.methods:
+            if method.status != "ok":
                 continue
-            trials = [self.store.get(run) for run in plan.all_trials(self.experiment)]
-            finished += sum(result is not None for result in trials)
-            if all(result is not None for result in trials):
-                setting = choose(self.search(plan), self.metric) or plan.settings[0]
-                runs = plan.final_runs(self.experiment, setting)
+            trials = [self.store.get(run) is not None for run in method.all_trials(self.experiment)]
+            finished += sum(trials)
+            if all(trials):
+                runs = method.final_runs(self.experiment, self.search(method)[1])
                 finished += sum(self.store.get(run) is not None for run in runs)
         return finished
-
-
-def choose(trials: list[dict[str, Any]], metric: str) -> dict[str, Any] | None:
-    """Return the best setting, of equally good ones the first that was tried; `None` if there are no trials."""
-    best = None
-    for trial in trials:
-        if best is None or is_better(trial["score"], best["score"], metric):
-            best = trial
-    return best["setting"] if best is not None else None
-
-
-def save_tables(
-    config: CompareConfig, experiment: Experiment, outcomes: list[Outcome], is_main: bool
-) -> ComparisonResult:
-    """Write `results.json`, `results.csv`, `table.md` and `comparison.png`."""
-    summary = summarize(config, experiment, outcomes)
-    output_dir = Path(config.output_dir)
-    result = ComparisonResult(summary, table_text(summary), output_dir, is_main)
-    if is_main:
-        write_text(output_dir / "results.json", to_json(summary, indent=2) + "\n")
-        write_text(output_dir / "table.md", result.text)
-        write_csv(summary, output_dir / "results.csv")
-        save_figure(summary, output_dir / "comparison.png")
-    return result
 
 
 # Plans
 
 
-def make_plans(experiment: Experiment) -> list[MethodPlan]:
-    """
-    Plan each method, and check every setting.
-
-    Raises:
-        ConfigError: an option cannot be used.
-    """
-    plans = []
-    for method in experiment.config.methods:
-        plan = MethodPlan(method, settings_of(experiment, method))
-        check_settings(experiment, method, plan.settings)
-        if plan.searches:
-            for seed in experiment.config.search_seeds:
-                experiment.pair.rows_of(TRIAL, seed)  # enough rows to set some aside
-        plans.append(plan)
-    return plans
+def plan_methods(experiment: Experiment) -> list[MethodRuns]:
+    """Plan each method, and check every setting; raise a ConfigError if an option cannot be used."""
+    methods = [MethodRuns(method, settings_of(experiment, method)) for method in experiment.config.methods]
+    for method in methods:
+        check_settings(experiment, method.method, method.settings)
+        for seed in experiment.config.search_seeds if method.searched else ():
+            experiment.pair.rows_of(TRIAL, seed)  # enough rows to set some aside
+    return methods
 
 
 def settings_of(experiment: Experiment, method: MethodConfig) -> list[dict[str, Any]]:
@@ -471,29 +393,30 @@ def settings_of(experiment: Experiment, method: MethodConfig) -> list[dict[str, 
     return trial_settings(defaults, space, config.search.trials)
 
 
-def find_unusable(experiment: Experiment, plans: list[MethodPlan], store: RunStore) -> None:
+def find_unusable(experiment: Experiment, methods: list[MethodRuns], store: RunStore) -> None:
     """
     Build a trainer of each method, so that a method which cannot be used is known before any other has run for hours.
 
-    Sets the `reason` of its plan. Methods that have run before are left out.
+    Sets its `status` and `reason`. Methods that have run before are left out.
 
     Raises:
         ConfigError: a value of the configuration is why.
     """
-    for plan in plans:
-        sources = list(experiment.sources_of(plan.method))
-        if len(sources) > 1 and not getattr(plan.method.trainer_class, "takes_several_sources", True):
-            plan.reason = f"it takes one source, as `use_source: [{sources[0]}]` gives it"
+    for method in methods:
+        sources = list(experiment.sources_of(method.method))
+        if len(sources) > 1 and not getattr(method.method.trainer_class, "takes_several_sources", True):
+            reason = f"it takes one source, as `use_source: [{sources[0]}]` gives it"
+            method.status, method.reason = "not applicable", reason
             continue
-        first = next(plan.all_trials(experiment), None) or plan.final_runs(experiment, plan.settings[0])[0]
+        first = (method.all_trials(experiment) or method.final_runs(experiment, method.settings[0]))[0]
         if store.get(first) is not None:
             continue
         try:
-            experiment.build_trainer(plan.method, first)
+            experiment.build_trainer(method.method, first)
         except ConfigError:
             raise
         except (ValueError, NotImplementedError) as error:
-            plan.reason = first_sentence(error)
+            method.status, method.reason = "not applicable", first_sentence(error)
         finally:
             experiment.clean_up()
 

@@ -47,15 +47,7 @@ def mean_interval(scores: Sequence[float]) -> tuple[float, float] | None:
 
 
 def paired_difference(scores: Sequence[float], reference: Sequence[float]) -> PairedDifference:
-    """
-    Test the difference of two methods over seeds by a paired t-test.
-
-    Args:
-        scores, reference (`Sequence[float]`): one score per seed, in the same order.
-
-    Raises:
-        ValueError: there are not as many of one as of the other, or none.
-    """
+    """Test the difference of two methods, with one score per seed in the same order, by a paired t-test."""
     if len(scores) != len(reference) or not len(scores):
         raise ValueError(f"A paired test needs as many scores of both, got {len(scores)} and {len(reference)}.")
     differences = np.asarray(scores, dtype=float) - np.asarray(reference, dtype=float)
@@ -70,14 +62,9 @@ def paired_difference(scores: Sequence[float], reference: Sequence[float]) -> Pa
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """
-    Correct the p-values of several tests by Holm's step-down method.
+    Correct the p-values of several tests by Holm's step-down method; `None` stands for no test, and does not count.
 
-    Args:
-        p_values (`Sequence[float | None]`): `None` where there was no test, which then does not count as one.
-
-    Returns:
-        `list[float | None]`: the corrected values in the same order. All that stay below 0.05 can be called
-        significant with a chance of at most 5 % that any of them is a false alarm.
+    All that stay below 0.05 can be called significant with a chance of at most 5 % that any of them is a false alarm.
     """
     order = sorted((p, place) for place, p in enumerate(p_values) if p is not None and not math.isnan(p))
     corrected: list[float | None] = [None] * len(p_values)

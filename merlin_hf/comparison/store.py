@@ -144,12 +144,9 @@ class RunStore:
 
 class SavedModels:
     """
-    The plain models of final runs, each with the key of its run beside it.
+    The plain models of final runs in `output_dir/models`, each with the key of its run beside it.
 
-    Args:
-        output_dir (`str`): they are in its folder `models`.
-        folders (`Mapping[str, str]`): the name of a folder for each label; none where no models are kept.
-        processes ([`~accelerate.PartialState`]): the processes of the run.
+    `folders` has the name of a folder for each label; none where no models are kept.
     """
 
     def __init__(self, output_dir: str, folders: Mapping[str, str], processes: PartialState):
@@ -202,17 +199,7 @@ def checksum(result: dict[str, Any]) -> str:
 
 
 def find_problem(result: Any, name: str, metric: str | None = None) -> str | None:
-    """
-    Return why the content of a file cannot be the result of a run.
-
-    Args:
-        result (`Any`): the content, as [`~merlin_hf.utils.files.read_json`] gives it.
-        name (`str`): the file's name, which the run determines.
-        metric (`str`, *optional*): a score that it must have.
-
-    Returns:
-        `str`: the reason; `None` where there is none.
-    """
+    """Return why the content of a file of this name cannot be the result of a run; `None` if it can."""
     if not isinstance(result, dict) or not isinstance(result.get("determined_by"), dict):
         return "it is no result of a run by `merlin-hf compare`"
     for key, kind in VALUES.items():

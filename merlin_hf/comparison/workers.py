@@ -50,13 +50,7 @@ class WorkerLost(RuntimeError):
 
 @dataclass(frozen=True)
 class Failure:
-    """
-    An error of a run, or of the start of a worker.
-
-    Args:
-        reason (`str`): its first sentence.
-        text (`str`): the whole traceback.
-    """
+    """An error of a run, or of the start of a worker: its first sentence, and the whole traceback."""
 
     reason: str
     text: str
@@ -75,12 +69,7 @@ DoRuns = Callable[[Callable[[], Run | None]], Generator[tuple[Run, Answer], None
 
 
 class RunExecutor:
-    """
-    Does the runs that it is given, in a worker. Data and model are loaded once.
-
-    Args:
-        setup (`bytes`): the comparison, by [`pack`].
-    """
+    """Does the runs that it is given, in a worker; data and model of the comparison, by [`pack`], are loaded once."""
 
     def __init__(self, setup: bytes):
         folder, config, methods, heads = cloudpickle.loads(setup)
@@ -101,12 +90,7 @@ class RunExecutor:
         return failure
 
     def _check_same(self, run: Run) -> None:
-        """
-        Check that data, model and versions here are those that the run was planned with.
-
-        Raises:
-            RuntimeError: they differ, as where two machines have different files under one name.
-        """
+        """Raise a RuntimeError if data, model or versions here are not those that the run was planned with."""
         mine = self.experiment.make_run(self.experiment.method_of(run), run.kind, run.seed, run.setting).fingerprint
         # The code of a class that was sent has no file here.
         differing = [name for name in run.fingerprint if name != "code" and run.fingerprint[name] != mine.get(name)]
@@ -165,12 +149,9 @@ def serve(inbox: BinaryIO, outbox: BinaryIO) -> None:
 @dataclass(frozen=True)
 class Place:
     """
-    A place for a worker.
+    A place for a worker: the threads that it may use, and the GPU that it sees, as in `CUDA_VISIBLE_DEVICES`.
 
-    Args:
-        threads (`int`): how many it may use.
-        gpu (`str`, *optional*): the one that it sees, as in `CUDA_VISIBLE_DEVICES`.
-        node (`str`, *optional*): the machine, as Ray names it; this one if not given.
+    `node` is the machine, as Ray names it; this one if not given.
     """
 
     threads: int
@@ -182,11 +163,8 @@ class Worker(ABC, threading.Thread):
     """
     A worker, as the parent sees it: a thread that waits for what the worker answers.
 
-    Args:
-        place ([`Place`]): where it runs.
-        events (`queue.SimpleQueue`): gets `(worker, run, answer)`; run and answer are `None` when the worker is ready,
-            and the answer is a [`WorkerLost`] or, without a run, a [`Failure`] where it has ended.
-        progress ([`Progress`]): is told of the steps.
+    It puts `(worker, run, answer)` into `events`. Run and answer are `None` when the worker is ready; the answer is a
+    [`WorkerLost`] or, without a run, a [`Failure`] where it has ended.
     """
 
     def __init__(self, place: Place, events: queue.SimpleQueue, progress: Progress):
@@ -209,21 +187,11 @@ class Worker(ABC, threading.Thread):
 
     @abstractmethod
     def open(self) -> Failure | None:
-        """
-        Wait until it has loaded data and model.
-
-        Raises:
-            WorkerLost: it ended.
-        """
+        """Wait until it has loaded data and model; raise [`WorkerLost`] if it ended."""
 
     @abstractmethod
     def do(self, run: Run) -> Answer:
-        """
-        Have a run done; return its result or its error.
-
-        Raises:
-            WorkerLost: it ended.
-        """
+        """Have a run done; return its result or its error. Raise [`WorkerLost`] if the worker ended."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -243,14 +211,7 @@ serve(*pipes)
 
 
 class LocalWorker(Worker):
-    """
-    A process of this machine. It ends with the parent, however that ends.
-
-    Args:
-        place, events, progress: as for [`Worker`].
-        setup (`bytes`): the comparison, by [`pack`].
-        folder (`str`): a folder for its temporary files.
-    """
+    """A process of this machine, with `folder` for temporary files. It ends with the parent, however that ends."""
 
     def __init__(self, place: Place, events: queue.SimpleQueue, progress: Progress, setup: bytes, folder: str):
         super().__init__(place, events, progress)
@@ -349,14 +310,7 @@ class LocalWorker(Worker):
 def one_by_one(
     experiment: Experiment, progress: Progress, next_run: Callable[[], Run | None]
 ) -> Generator[tuple[Run, Answer], None, None]:
-    """
-    Do runs in this process, one after another, and yield each with its result or its error.
-
-    Args:
-        experiment ([`Experiment`]): the comparison.
-        progress ([`Progress`]): is told of every run that starts, and of its steps.
-        next_run: gives a run to do; `None` where there is none.
-    """
+    """Do the runs that `next_run` gives in this process, and yield each with its result or its error."""
     while (run := next_run()) is not None:
         progress.start(run)
         try:
@@ -375,12 +329,7 @@ class SideBySide:
     Does runs at the same time, each in a worker.
 
     The parent alone knows what is to be done and what is finished, so that no run is done twice. A run whose worker
-    dies is done again, up to [`ATTEMPTS`] times, and a new worker takes the place of the old.
-
-    Args:
-        places (`list[Place]`): one for each worker.
-        make_worker: makes a [`Worker`] from a place, the queue of events and the progress.
-        progress ([`Progress`]): is told of every run that starts, and of its steps.
+    dies is done again, up to [`ATTEMPTS`] times, and `make_worker(place, events, progress)` replaces the worker.
     """
 
     def __init__(
@@ -398,8 +347,7 @@ class SideBySide:
         """
         Yield each run with its result or its error, as it ends; end all workers at last, also when interrupted.
 
-        Args:
-            next_run: gives a run to do; `None` where there is none, or none until another has ended.
+        `next_run` gives a run to do; `None` where there is none, or none until another has ended.
         """
         idle: deque[Worker] = deque()
         again: deque[Run] = deque()
@@ -449,14 +397,7 @@ class SideBySide:
         self.workers.remove(worker)
 
     def _start_again(self, worker: Worker, why: WorkerLost | Failure) -> None:
-        """
-        Put a new worker where one has ended before it was ready.
-
-        An error would come again, a death may be an accident.
-
-        Raises:
-            ComparisonError: it is given up, and was the last.
-        """
+        """Replace a worker that died before it was ready, which may be an accident; an error would come again."""
         self._end(worker)
         self.losses[worker.place] += 1
         if isinstance(why, WorkerLost) and self.losses[worker.place] < ATTEMPTS:
@@ -473,9 +414,6 @@ def pack(experiment: Experiment) -> bytes:
     Return what a worker needs: the configuration, and the methods and heads that are the user's.
 
     Classes of a script or a notebook are sent as they are, others by the name of their module.
-
-    Raises:
-        ConfigError: a class cannot be sent to another process.
     """
     config = experiment.config
     methods = {one.method: one.trainer_class for one in config.methods if own_classes(one.trainer_class)}
@@ -491,12 +429,7 @@ def pack(experiment: Experiment) -> bytes:
 
 
 def check_can_work(experiment: Experiment) -> None:
-    """
-    Check that the workers that the configuration asks for can be had.
-
-    Raises:
-        ConfigError: this is one of several processes, a class cannot be sent to workers, or Ray is not installed.
-    """
+    """Raise a ConfigError unless the workers that the configuration asks for can be had."""
     workers, processes = experiment.config.workers, experiment.processes.num_processes
     if workers == 1:
         return
@@ -513,14 +446,9 @@ def check_can_work(experiment: Experiment) -> None:
 @contextlib.contextmanager
 def start_workers(experiment: Experiment, progress: Progress, runs: int) -> Iterator[DoRuns]:
     """
-    Make the workers that the configuration asks for, and leave nothing of them behind.
+    Make the workers that the configuration asks for, not more than `runs`, and leave nothing of them behind.
 
     Yields what does runs, as [`one_by_one`] and [`SideBySide.do`] do. Close its generator, whatever happens.
-
-    Args:
-        experiment ([`Experiment`]): the comparison.
-        progress ([`Progress`]): is told of their steps.
-        runs (`int`): how many runs are to be done; there are no more workers than runs.
     """
     workers = experiment.config.workers
     if workers == 1 or runs < 1:
@@ -540,14 +468,7 @@ def start_workers(experiment: Experiment, progress: Progress, runs: int) -> Iter
 
 
 def local_places(workers: int, device: str, progress: Progress) -> list[Place]:
-    """
-    Divide the GPUs and the threads of this machine.
-
-    Args:
-        workers (`int`): how many.
-        device (`str`): what they train on.
-        progress ([`Progress`]): is told where they get in each other's way.
-    """
+    """Divide the GPUs and the threads of this machine among workers, and say where they get in each other's way."""
     gpus = visible_gpus() if device == "cuda" else []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if gpus and workers > len(gpus):

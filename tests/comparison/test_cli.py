@@ -12,7 +12,7 @@ from transformers import Trainer
 
 from merlin_hf import JointTrainer
 from merlin_hf.cli import main as cli
-from merlin_hf.comparison.progress import Bars, Lines, Progress, make_progress
+from merlin_hf.comparison.progress import Bars, Progress, make_progress
 from merlin_hf.comparison.store import Run
 from tests.examples.conftest import ROOT
 
@@ -155,10 +155,10 @@ class Terminal(io.StringIO):
 
 def test_bars_in_a_terminal_and_lines_in_a_pipe(monkeypatch):
     assert type(make_progress(True, Terminal())) is Bars
-    assert type(make_progress(True, io.StringIO())) is Lines
-    assert type(make_progress(False, Terminal())) is Progress
+    assert type(make_progress(True, io.StringIO())) is Progress
+    assert make_progress(False, Terminal()).stream is None
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    assert type(make_progress(True, Terminal())) is Lines
+    assert type(make_progress(True, Terminal())) is Progress
 
 
 @pytest.mark.parametrize("stream_class", [Terminal, io.StringIO])

@@ -7,7 +7,7 @@ import yaml
 from merlin_hf import METHODS
 from merlin_hf.comparison import ConfigError, compare, dry_run, load_config
 from merlin_hf.comparison.experiment import Experiment
-from merlin_hf.comparison.runner import make_plans
+from merlin_hf.comparison.runner import plan_methods
 from merlin_hf.comparison.store import FINAL
 from merlin_hf.report.comparisons import read_comparisons
 from tests.comparison.conftest import NAMES, SOURCE_WORDS, read, save, sentences
@@ -153,7 +153,7 @@ def test_mixes_by_name_hold_for_any_sources(config, sources, mixed):
     training = {**config["training"], "source_mix": mixed}
     methods = {"joint": {"use_source": ["topics", "same"]}}
     experiment = Experiment(read(config, source=sources, methods=methods, training=training))
-    (plan,) = make_plans(experiment)
+    (plan,) = plan_methods(experiment)
     assert experiment.training_args(plan.method, {}).source_mix == mixed
 
 

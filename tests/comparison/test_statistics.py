@@ -7,7 +7,7 @@ from scipy import stats
 
 from merlin_hf.comparison import load_config
 from merlin_hf.comparison.results import summarize, table_text
-from merlin_hf.comparison.runner import MethodPlan, Outcome
+from merlin_hf.comparison.runner import MethodRuns
 from merlin_hf.comparison.statistics import holm, mean_and_spread, paired_difference
 
 
@@ -80,7 +80,7 @@ def summary_of(scores, metric="accuracy"):
     )
     outcomes = []
     for method in config.methods:
-        outcome = Outcome(MethodPlan(method), setting={})
+        outcome = MethodRuns(method, setting={})
         if scores[method.name] is None:
             outcome.status, outcome.reason = "not applicable", "It has no legs."
         for seed, score in enumerate(scores[method.name] or ()):
@@ -93,11 +93,8 @@ def summary_of(scores, metric="accuracy"):
         outcomes.append(outcome)
     data = {"target": {"path": "t", "test_rows": 5, "train_rows": 9}, "source": None}
     pair = SimpleNamespace(describe=lambda: data, warnings=["Mind the gap."])
-    return summarize(
-        config,
-        SimpleNamespace(metric=metric, pair=pair, budget_rows=1, environment={}, shared_labels_line=None),
-        outcomes,
-    )
+    experiment = {"config": config, "metric": metric, "pair": pair, "budget_rows": 1, "environment": {}}
+    return summarize(SimpleNamespace(**experiment, shared_labels_line=None), outcomes)
 
 
 def test_the_summary_orders_and_tests_methods():

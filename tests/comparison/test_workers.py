@@ -17,7 +17,7 @@ import yaml
 
 from merlin_hf.comparison import ComparisonError, ConfigError, compare, dry_run
 from merlin_hf.comparison.experiment import Experiment
-from merlin_hf.comparison.progress import Lines, Progress
+from merlin_hf.comparison.progress import Progress
 from merlin_hf.comparison.store import Run, RunStore
 from merlin_hf.comparison.workers import (
     ATTEMPTS,
@@ -242,7 +242,7 @@ def test_every_run_is_done_once(workers):
 @pytest.mark.parametrize("deaths", range(ATTEMPTS + 1))
 def test_a_run_whose_worker_dies_is_done_again(deaths, capsys):
     crew = Crew({"method1": deaths})
-    answers = work(crew, 4, progress=Lines(sys.stderr))
+    answers = work(crew, 4, progress=Progress(sys.stderr))
     lost = answers.pop("method1")
     assert answers == {name: {"label": name} for name in ("method0", "method2", "method3")}
     told = capsys.readouterr().err
@@ -266,10 +266,10 @@ def test_a_worker_that_cannot_start(starts, left, capsys):
     """A death is tried again, an error is not; the others do the work, if there are any."""
     crew = Crew(starts=starts)
     if left:
-        assert len(work(crew, 3, progress=Lines(sys.stderr))) == 3
+        assert len(work(crew, 3, progress=Progress(sys.stderr))) == 3
     else:
         with pytest.raises(ComparisonError, match=r"No worker could start: (No such file\.|it was ended by SIGKILL)"):
-            work(crew, 3, progress=Lines(sys.stderr))
+            work(crew, 3, progress=Progress(sys.stderr))
     errors = capsys.readouterr().err.count("Warning: A worker could not start")
     assert errors == (2 if not left else starts.count(BROKEN))
     assert crew.stopped == crew.started
@@ -351,7 +351,7 @@ def test_ray_that_is_not_installed(config, monkeypatch):
 def test_threads_are_divided(monkeypatch, capsys):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
-    lines = Lines(sys.stderr)
+    lines = Progress(sys.stderr)
     assert local_places(3, "cpu", lines) == [Place(2)] * 3
     assert capsys.readouterr().err == "3 workers, 2 threads each\n"
     assert local_places(9, "cpu", lines) == [Place(1)] * 9
@@ -363,7 +363,7 @@ def test_gpus_are_divided(monkeypatch, capsys):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-ab")
     assert visible_gpus() == ["5", "GPU-ab"]
-    assert [place.gpu for place in local_places(3, "cuda", Lines(sys.stderr))] == ["5", "GPU-ab", "5"]
+    assert [place.gpu for place in local_places(3, "cuda", Progress(sys.stderr))] == ["5", "GPU-ab", "5"]
     assert "Warning: 3 workers share 2 GPUs" in capsys.readouterr().err
     assert local_places(2, "cpu", Progress()) == [Place(4)] * 2, "`use_cpu`"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
