@@ -20,15 +20,7 @@ WHAT_TO_DO = ("do_train", "do_eval", "do_predict")
 
 @dataclass
 class Request:
-    """
-    The task, the method and the flags that a user gave.
-
-    Args:
-        task (`str`): `"text"` or `"image"`.
-        method (`str`): a name in `merlin_hf.METHODS`.
-        parser ([`ArgumentParser`]): of the flags, with the values of the file as defaults.
-        argv (`list[str]`): the flags.
-    """
+    """The task, the method and the flags that a user gave; the parser has the values of the file as defaults."""
 
     task: str
     method: str
@@ -36,32 +28,17 @@ class Request:
     argv: list[str]
 
     def arguments(self) -> tuple[Any, ...]:
-        """
-        Return the arguments of the model, the data and the training; making the last prepares the device.
-
-        Raises:
-            ValueError: values do not fit together.
-        """
+        """Return the arguments of the model, the data and the training; making the last prepares the device."""
         return self.parser.parse(self.argv)
 
     def build(self, model_args: Any, data_args: Any, args: Any) -> Program:
-        """
-        Load the data and the model and make the trainer; nothing is trained.
-
-        Raises:
-            ValueError, FileNotFoundError: the arguments, the data and the model do not fit together.
-        """
+        """Load the data and the model and make the trainer; nothing is trained."""
         return PROGRAMS[self.task].build(model_args, data_args, args)
 
 
 def read_request(argv: list[str], config: str | None = None, task: str | None = None) -> Request:
     """
-    Read flags, and a file of defaults that they override.
-
-    Args:
-        argv (`list[str]`): flags; the first may be a YAML or JSON file instead.
-        config (`str`, *optional*): such a file.
-        task (`str`, *optional*): `"text"` or `"image"`; found from the data if not given.
+    Read flags, and a file of defaults that they override, which may be the first of `argv` or `config`.
 
     Raises:
         ConfigError: a name is unknown or a value has a wrong type; the message names it and says what would work.
@@ -99,13 +76,6 @@ def detect_task(given: Mapping[str, Any]) -> str:
     Return whether the data are texts or images.
 
     Arguments that only one of them has tell it, else the columns of `dataset_name`, else they are texts.
-
-    Args:
-        given (`Mapping[str, Any]`): arguments by name.
-
-    Raises:
-        FileNotFoundError: there is no such data set.
-        ConfigError: the data set cannot be read.
     """
     names = {task: set(field_names(argument_classes(task))) for task in PROGRAMS}
     only = {task: set(given) & (names[task] - names[other]) for task, other in ((TEXT, IMAGE), (IMAGE, TEXT))}

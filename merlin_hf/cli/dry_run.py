@@ -4,27 +4,15 @@ import math
 import tempfile
 from typing import Any
 
+from ..comparison.dry_run import counted_classes
 from ..comparison.progress import quiet
 from ..data.labels import Labels
 from ..scripts.program import Program
 from .arguments import Request
 
 
-SHOWN_CLASSES = 6
-
-
 def plan_training(request: Request) -> dict[str, Any] | None:
-    """
-    Check everything that training checks, load the data and the model, and make the trainer.
-
-    Nothing is written to `output_dir`, pushed or reported.
-
-    Returns:
-        `dict`: what would run; `None` on other processes than the first.
-
-    Raises:
-        ValueError, FileNotFoundError: the arguments, the data and the model do not fit together.
-    """
+    """Do what training does before its first step; return what would run, `None` on other processes."""
     with quiet(), tempfile.TemporaryDirectory(prefix="merlin_hf-") as folder:
         model_args, data_args, args = request.arguments()
         output_dir, push = args.output_dir, args.push_to_hub
@@ -56,12 +44,7 @@ def plan_training(request: Request) -> dict[str, Any] | None:
 
 
 def resumes_from(trainer: Any, output_dir: str) -> str | None:
-    """
-    Return the checkpoint that training would go on from.
-
-    Raises:
-        FileError: the one in `output_dir` is of another run.
-    """
+    """Return the checkpoint that training would go on from; a FileError says that it is of another run."""
     args, folder = trainer.args, trainer.args.output_dir
     if args.resume_from_checkpoint is not None or args.overwrite_output_dir:
         return args.resume_from_checkpoint
@@ -128,12 +111,8 @@ def text_of(plan: dict[str, Any]) -> str:
 
 
 def _counted(described: dict[str, Any]) -> str:
-    rows, names = described["rows"], described["classes"]
-    counted = "" if rows is None else f"{rows} rows, "
-    if names is None:
-        return f"{counted}real labels"
-    more = ", ..." if len(names) > SHOWN_CLASSES else ""
-    return f"{counted}{len(names)} classes ({', '.join(names[:SHOWN_CLASSES])}{more})"
+    rows = "" if described["rows"] is None else f"{described['rows']} rows, "
+    return rows + counted_classes(described["classes"])
 
 
 def _training_lines(training: dict[str, Any]) -> list[str]:

@@ -98,15 +98,7 @@ def check_names_data(arguments: argparse.Namespace) -> None:
 
 
 def check_numbers(arguments: argparse.Namespace, *others: str) -> None:
-    """
-    Check the numbers among the arguments of [`add_input_arguments`].
-
-    Args:
-        others (`str`): more of the arguments that are whole numbers from 1 on.
-
-    Raises:
-        ConfigError: one is out of range.
-    """
+    """Raise a ConfigError if a number of [`add_input_arguments`], or of `others`, is out of range."""
     for name in ("batch_size", "array_sampling_rate", *others):
         check_value(getattr(arguments, name), Annotated[int, interval("[1, inf)")] | None, name)
     check_value(arguments.max_seq_length, Annotated[int, interval("[1, 1_000_000]")], "max_seq_length")
@@ -118,12 +110,7 @@ def evaluation_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
     Returns:
         `dict`: `cut_rows`, how many texts were cut to `max_seq_length` tokens, both `None` for others than texts, with
-        a `warning` where some were; `metrics`; `classes`, a dictionary for each class that occurs in the data or in
-        the answers, and `confusion_matrix` with the model's `labels`, all three `None` for real labels, and the matrix
-        for several labels per row.
-
-    Raises:
-        ValueError, FileNotFoundError: model and data do not fit together, or are not there.
+            a `warning` where some were; and what [`~merlin_hf.cli.scores.metrics_of`] returns.
     """
     check_names_data(arguments)
     if arguments.output_dir is not None:

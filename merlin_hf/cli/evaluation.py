@@ -51,17 +51,7 @@ SPLITS = ("validation", "validation_matched", "test")
 
 @dataclass
 class EncodedRows:
-    """
-    Labelled rows as a model takes them.
-
-    Args:
-        dataset (`datasets.Dataset`): with `labels`, numbered as in `labels.ids`.
-        collator (`Callable`): makes a batch of rows.
-        labels ([`~merlin_hf.data.labels.Labels`]).
-        split (`str`): where they are from.
-        cut, max_length (`int`, *optional*): how many texts were cut to how many tokens.
-        warning (`str`, *optional*): what to say of that.
-    """
+    """Labelled rows as a model takes them, where they are from, and how many texts were cut to what length."""
 
     dataset: datasets.Dataset
     collator: Callable[[list], dict[str, Any]]
@@ -73,12 +63,7 @@ class EncodedRows:
 
 
 def load_saved(arguments: argparse.Namespace) -> SavedModel:
-    """
-    Find out which classifier the arguments name.
-
-    Raises:
-        ConfigError: there is none, or no adapter beside a base model.
-    """
+    """Find out which classifier the arguments name; raise a ConfigError if there is none, or no adapter."""
     saved = read_saved(arguments.model, arguments.base_model)
     if arguments.base_model is not None and saved.adapter is None:
         raise ConfigError(f"`--base_model` is for adapters, and {arguments.model!r} is a whole model.")
@@ -94,12 +79,7 @@ def check_no_flags(saved: SavedModel, arguments: argparse.Namespace) -> None:
 
 
 def load_rows(saved: SavedModel, arguments: argparse.Namespace) -> EncodedRows:
-    """
-    Load the rows that the arguments of [`~merlin_hf.cli.evaluate.add_data_arguments`] name.
-
-    Raises:
-        ValueError, FileNotFoundError: there is no such data set, split or column.
-    """
+    """Load the rows that the arguments of [`~merlin_hf.cli.evaluate.add_data_arguments`] name."""
     check_no_flags(saved, arguments)
     task, split = _load_task(saved, arguments)
     limit = arguments.max_eval_samples
@@ -189,12 +169,7 @@ def _load_task(saved: SavedModel, arguments: argparse.Namespace) -> tuple[Task, 
 
 
 def choose_split(splits: datasets.DatasetDict, given: str | None, argument: str) -> str:
-    """
-    Return the split that is given, else one that is not trained on, else the only one.
-
-    Raises:
-        ConfigError: there is no such split.
-    """
+    """Return the split that is given, else one that is not trained on, else the only one."""
     known = ", ".join(splits)
     if given is not None:
         if given not in splits:
@@ -240,13 +215,7 @@ def logits_of(model: PreTrainedModel, inputs: dict[str, Any]) -> np.ndarray:
 
 
 def predict_logits(model: PreTrainedModel, rows: EncodedRows, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Return the logits of a model and the labels of rows.
-
-    Returns:
-        logits `(n, num_labels)` in double precision, and labels `(n,)` as the data set numbers them, or `(n, classes)`
-        zeros and ones in its order.
-    """
+    """Return logits `(n, num_labels)` in double precision, and labels `(n,)` or `(n, classes)` of the data."""
     logits, labels = [], []
     for inputs, of_batch in batches(rows, batch_size, model.device):
         logits.append(logits_of(model, inputs))

@@ -94,15 +94,7 @@ def predict(arguments: argparse.Namespace) -> int:
 
 
 def check_arguments(arguments: argparse.Namespace) -> str:
-    """
-    Check the arguments, and that the output can be written, before anything is loaded.
-
-    Returns:
-        `str`: the format that is written.
-
-    Raises:
-        ConfigError, FileError: one cannot be used.
-    """
+    """Check the arguments, and that the output can be written, before anything is loaded; return the format."""
     from ..data.labels import PROBLEM_TYPES
     from ..transfer.labels import MULTI_LABEL
 

@@ -44,12 +44,7 @@ logger = logging.getLogger("merlin_hf.cli")
 
 
 def problem_type_of(saved: SavedModel, given: str | None) -> str:
-    """
-    Return what a model answers with: as given, else as in its configuration, else as its number of outputs says.
-
-    Raises:
-        ConfigError: it has too many outputs for that, or too few.
-    """
+    """Return what a model answers with: as given, else as in its configuration, else as its number of outputs says."""
     config = saved.config
     found = given or usual_problem_type(config)
     if found == SINGLE_LABEL and config.num_labels == 1 and given is None:
@@ -65,12 +60,7 @@ def problem_type_of(saved: SavedModel, given: str | None) -> str:
 
 
 def names_of_labels(config: PretrainedConfig, given: list[str] | None) -> list[str]:
-    """
-    Return the names of the outputs, as given or as in the configuration.
-
-    Raises:
-        ConfigError: these are too many or too few, or two are the same.
-    """
+    """Return the names of the outputs, as given or as in the configuration."""
     if given is not None and len(given) != config.num_labels:
         raise ConfigError(
             f"`label_names` has {len(given)} names, and the model {config.num_labels} outputs, called "
@@ -88,15 +78,7 @@ def names_of_labels(config: PretrainedConfig, given: list[str] | None) -> list[s
 
 
 class Predictor:
-    """
-    A model and the rows that it is to be run on.
-
-    Args:
-        arguments (`argparse.Namespace`): of [`~merlin_hf.cli.predict.add_predict_parser`].
-
-    Raises:
-        ConfigError, FileError, FileNotFoundError: model, data or arguments cannot be used.
-    """
+    """A model and the rows that it is run on, of the arguments of [`~merlin_hf.cli.predict.add_predict_parser`]."""
 
     def __init__(self, arguments: argparse.Namespace):
         self.arguments = arguments
@@ -156,12 +138,7 @@ class Predictor:
         return pa.schema([*kept, *fields])
 
     def tables(self) -> Iterator[tuple[pa.Table, int]]:
-        """
-        Yield tables of predictions in the order of the rows, and how many rows were read for each.
-
-        Raises:
-            FileError: the model answers with NaN, or a row cannot be read and is not to be skipped.
-        """
+        """Yield tables of predictions in the order of the rows, and how many rows were read for each."""
         size = self.arguments.batch_size * (BATCHES_OF_TEXTS if self.saved.kind == TEXT else 1)
         for piece in self.rows.pieces(size):
             if piece.damaged and not self.arguments.skip_bad_rows:

@@ -58,6 +58,7 @@ def _report(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:
     """Return the report as Markdown, what it says as JSON, and why something was left out, by name."""
     from ..report import run, write
     from ..report.blocks import RESULTS, to_markdown, write_blocks
+    from ..report.curves import read_log_history
     from ..report.html import to_html
 
     check_can_draw("A report")
@@ -76,6 +77,7 @@ def _report(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:
     damaged = found["damaged"]
     reports: list[tuple[str, list[Any], str]] = []  # the folder, the blocks and the comment of each
     problems: list[Exception] = []
+    has_data = any(getattr(arguments, name) is not None for name in ORIGINS)
     if others:
         try:
             reports.append(("", _of_comparisons(others, found, has_output), write.COMMENT))
@@ -85,7 +87,11 @@ def _report(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:
             problems.append(error)
     for path, name in folders.items():
         try:
-            reports.append((name, _of_run(path, arguments, found), run.COMMENT))
+            read_log_history(path)  # a damaged one is told of before a model is loaded
+            answers = _on_data(str(path if path.is_dir() else path.parent), arguments) if has_data else None
+            blocks, summary = run.run_report(path, answers)
+            reports.append((name, blocks, run.COMMENT))
+            found["runs"].append(summary)
         except (ValueError, OSError, RuntimeError) as error:
             problems.append(error)
             damaged[str(path)] = str(error)
@@ -101,19 +107,14 @@ def _report(arguments: argparse.Namespace) -> tuple[str, str, dict[str, str]]:
         texts.append(to_markdown(rest))
     if arguments.html is not None:
         write_text(Path(arguments.html), to_html([*(block for _, blocks, _ in reports for block in blocks), *rest]))
-    summary = to_json({**found, "files": [*files, SUMMARY] if files else []}, indent=2) + "\n"
+    as_json = to_json({**found, "files": [*files, SUMMARY] if files else []}, indent=2) + "\n"
     if root is not None:
-        write_text(root / SUMMARY, summary)
-    return "\n".join(texts), summary, damaged
+        write_text(root / SUMMARY, as_json)
+    return "\n".join(texts), as_json, damaged
 
 
 def _sorted_paths(paths: list[Path], arguments: argparse.Namespace) -> tuple[list[Path], list[Path]]:
-    """
-    Return the runs among the paths, and the others.
-
-    Raises:
-        ConfigError: what is asked for is not for all of them, or would be written to one place.
-    """
+    """Return the runs among the paths, and the others; raise a ConfigError if what is asked for is not for all."""
     from ..report.curves import find_state
     from ..report.run import name_of
 
@@ -137,8 +138,7 @@ def _sorted_paths(paths: list[Path], arguments: argparse.Namespace) -> tuple[lis
 def _of_comparisons(paths: list[Path], found: dict[str, Any], with_figures: bool) -> list[Any]:
     """Return a report on comparisons, and note in `found` what they are, and which files were left out."""
     from ..report.comparisons import read_result_files
-    from ..report.summary import comparison_summary, ranks_summary
-    from ..report.write import comparison_blocks
+    from ..report.write import comparison_blocks, comparison_summary, ranks_summary
 
     read = read_result_files(paths)
     for name in read.others:
@@ -149,29 +149,13 @@ def _of_comparisons(paths: list[Path], found: dict[str, Any], with_figures: bool
     return comparison_blocks(read.comparisons, read.damaged, with_figures)
 
 
-def _of_run(path: Path, arguments: argparse.Namespace, found: dict[str, Any]) -> list[Any]:
-    """Return a report on a run, and note in `found` what it is."""
-    from ..report.curves import read_log_history
-    from ..report.final import final_score
-    from ..report.run import name_of, run_blocks
-    from ..report.summary import run_summary
-
-    has_data = any(getattr(arguments, origin) is not None for origin in ORIGINS)
-    history = read_log_history(path)
-    score = final_score(path, history)
-    known = _on_data(str(path if path.is_dir() else path.parent), arguments) if has_data else {}
-    blocks = run_blocks(path, **known)
-    labelled = {key: value for key, value in known.items() if key != "features"}
-    found["runs"].append(run_summary(name_of(path), history, **labelled, score=score))
-    return blocks
-
-
-def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the predictions of a run's model on rows, and their features before and after training."""
+def _on_data(model: str, arguments: argparse.Namespace) -> Any:
+    """Return what a run's model says of the rows, with their features before and after training."""
     check_names_data(arguments)
     import numpy as np
 
     from ..comparison.progress import quiet
+    from ..report.run import Answers
     from ..utils.loading import load_config
     from . import evaluation
     from .saved_model import load_plain, read_saved
@@ -202,8 +186,6 @@ def _on_data(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
             )
             with reading(f"{arguments.base_model!r} cannot be run on the data"):
                 features = {"before training": evaluation.features(base, rows, size), **features}
-    known: dict[str, Any] = {"features": features, "references": references}
-    if ids is not None:
-        names = names_of(rows.labels, ids, saved.config)
-        known.update(references=np.asarray(ids)[references], predictions=logits.argmax(-1), names=names, logits=logits)
-    return known
+    if ids is None:
+        return Answers(references, features)
+    return Answers(np.asarray(ids)[references], features, logits, names_of(rows.labels, ids, saved.config))

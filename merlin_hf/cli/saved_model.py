@@ -47,17 +47,10 @@ SENTENCE_HEAD = "classifier"  # the name of the head of a sentence encoder
 @dataclass
 class SavedModel:
     """
-    A saved classifier, before its weights are read.
+    A saved classifier of `"text"`, `"image"` or `"audio"`, before its weights are read.
 
-    Args:
-        path (`str`): a folder, or a name on the Hub.
-        kind (`str`): `"text"`, `"image"` or `"audio"`.
-        config ([`~transformers.PretrainedConfig`]): of the model; of an adapter, that of the base model for as many
-            labels as the adapter has.
-        adapter (`str`, *optional*): the folder with the adapter.
-        base (`str`, *optional*): what the adapter belongs to.
-        is_sentence_encoder (`bool`): whether the model, or the base model of the adapter, is one of
-            sentence-transformers.
+    `adapter` is the folder with the adapter, `base` what it belongs to; `config` is then that of the base model for as
+    many labels as the adapter has.
     """
 
     path: str
@@ -73,12 +66,7 @@ class SavedModel:
         return SentenceEncoderForSequenceClassification if self.is_sentence_encoder else AUTO_MODELS[self.kind]
 
     def load_processor(self, auto_class: Any, **options: Any) -> Any:
-        """
-        Load the tokenizer or processor beside the model; of an adapter without one, that of its base model.
-
-        Raises:
-            FileError: it cannot be loaded.
-        """
+        """Load the tokenizer or processor beside the model; of an adapter without one, that of its base model."""
         if self.is_sentence_encoder:
             return load_text_tokenizer(self.model_class, self.base or self.path, self.config)
         names = {TOKENIZER_CONFIG, *PROCESSOR_CONFIGS}
@@ -86,12 +74,7 @@ class SavedModel:
         return loading.load_processor(auto_class, self.path if has_own else str(self.base), **options)
 
     def load(self, device: torch.device) -> PreTrainedModel:
-        """
-        Load the classifier, to be evaluated.
-
-        Raises:
-            FileError: it cannot be loaded.
-        """
+        """Load the classifier, to be evaluated; raise a FileError if it cannot be loaded."""
         if self.adapter is None:
             return load_plain(self.model_class, self.path, device, config=self.config)
         if self.is_sentence_encoder:
@@ -105,12 +88,7 @@ class SavedModel:
 
 
 def load_plain(model_class: Any, path: str, device: torch.device, **options: Any) -> PreTrainedModel:
-    """
-    Load a plain classifier, to be evaluated.
-
-    Raises:
-        FileError: it cannot be loaded.
-    """
+    """Load a plain classifier, to be evaluated; raise a FileError if it cannot be loaded or has no head."""
     loaded: Any = loading.load_model(model_class, path, output_loading_info=True, **options)
     model, found = loaded
     missing = sorted(found["missing_keys"])
@@ -125,11 +103,7 @@ def load_plain(model_class: Any, path: str, device: torch.device, **options: Any
 
 def read_saved(path: str, base: str | None = None) -> SavedModel:
     """
-    Find out which classifier a folder, or a repository on the Hub, has.
-
-    Args:
-        path (`str`): the folder, or the name on the Hub.
-        base (`str`, *optional*): the base model of an adapter, if it is not where the adapter says.
+    Find out which classifier a folder, or a repository on the Hub, has; `base` is the base model of an adapter.
 
     Raises:
         ConfigError: there is no classifier of a known kind, or not the whole of it.

@@ -22,12 +22,7 @@ CLASSES, SEVERAL, REAL = "classes", "several labels per row", "real numbers"
 
 
 def classes_of(labels: Labels, config: PretrainedConfig, by_number: bool = False) -> np.ndarray | None:
-    """
-    Return the output of the model for each class of the data; `None` where labels are real numbers.
-
-    Raises:
-        ConfigError: the model answers with another kind of labels than the data has.
-    """
+    """Return the output of the model for each class of the data; `None` where labels are real numbers."""
     of_data = SEVERAL if labels.is_multi_label else REAL if labels.is_regression else CLASSES
     if config.problem_type == REGRESSION or config.num_labels == 1:
         of_model = REAL
@@ -53,7 +48,7 @@ def metrics_of(
     logits: np.ndarray, references: np.ndarray, ids: np.ndarray | None, names: list[str], task_name: str | None
 ) -> dict[str, Any]:
     """
-    Return metrics over all rows and by class.
+    Return metrics over all rows and by class, with the confusion matrix and the reliability.
 
     Args:
         logits (`np.ndarray` of shape `(n, num_labels)`).
@@ -95,16 +90,10 @@ def flags_of(references: np.ndarray, ids: np.ndarray, num_labels: int) -> np.nda
 
 def multi_label_metrics(logits: np.ndarray, flags: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     """
-    Return metrics for any number of labels per row: those with a probability above one half.
+    Return metrics for any number of labels per row, those with a probability above one half, without a matrix.
 
-    Args:
-        logits, flags (`np.ndarray` of shape `(n, num_labels)`).
-        names (`Sequence[str]`): of the labels.
-
-    Returns:
-        `dict`: as from [`metrics_of`], with no confusion matrix. `accuracy` is the share of rows with all labels
-        right, `micro_f1` counts labels of all rows together, `macro_f1` is the mean over labels that occur. `log_loss`
-        and `brier_score` are means over all labels of all rows.
+    `accuracy` is the share of rows with all labels right, `micro_f1` counts labels of all rows together, `macro_f1` is
+    the mean over labels that occur. `log_loss` and `brier_score` are means over all labels of all rows.
     """
     taken = logits > 0
     of_class = precision_recall_fscore_support(flags, taken, zero_division=0)

@@ -143,15 +143,7 @@ def _launcher(arguments: argparse.Namespace) -> list[str]:
 
 
 def accelerate_config(name_or_path: str) -> str:
-    """
-    Return the path of a configuration for `accelerate launch --config_file`.
-
-    Args:
-        name_or_path (`str`): one of `ACCELERATE_CONFIGS`, or a file.
-
-    Raises:
-        ValueError: it is neither; the message lists the names.
-    """
+    """Return the path of a configuration for `accelerate launch --config_file`, one of ours by name or a file."""
     if name_or_path in ACCELERATE_CONFIGS:
         return str(ACCELERATE_FOLDER / f"{name_or_path}.yaml")
     if Path(name_or_path).is_file():

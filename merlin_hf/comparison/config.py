@@ -450,7 +450,6 @@ FIXED = {
 def check_training(given: Any) -> dict[str, Any]:
     """Return the options of `training`; raise a ConfigError if one is not for all methods or cannot be used."""
     given = check_mapping(given, "training")
-    _check_not_fixed(given, "training")
     fields = _field_names(TransferTrainingArguments)
     for name in given:
         owners = [method for method, cls in METHODS.items() if name in _field_names(cls.training_args_class)]
@@ -459,7 +458,7 @@ def check_training(given: Any) -> dict[str, Any]:
                 f"`training.{name}` is an option of {', '.join(owners)}: give it there, `methods: {{{owners[0]}: "
                 f"{{{name}: {cut(given[name])}}}}}`."
             )
-    _check_known_options(given, TransferTrainingArguments, "training", "finetune")
+    _check_names(given, TransferTrainingArguments, "training", "finetune")
     options = _check_types(given, TransferTrainingArguments, "training")
     if options.get("max_steps", 0) < 1:
         raise ConfigError(
@@ -500,8 +499,7 @@ def _read_method(label: Any, given: Any, sources: Sequence[str | None]) -> Metho
         raise ConfigError(f"`{key}`: {error}") from None
     search, use_source = options.pop("search", None), options.pop("use_source", None)
     args_class = trainer_class.training_args_class
-    _check_not_fixed(options, key, "max_steps")
-    _check_known_options(options, args_class, key, name, ("method", "search", "use_source"))
+    _check_names(options, args_class, key, name, ("method", "search", "use_source"))
     options = _check_types(options, args_class, key)
     return MethodConfig(
         label,
@@ -514,8 +512,7 @@ def _read_method(label: Any, given: Any, sources: Sequence[str | None]) -> Metho
 
 def _check_search(given: Any, options: dict, args_class: type, key: str, method: str) -> dict[str, list]:
     space = check_mapping(given, key)
-    _check_not_fixed(space, key, "max_steps")
-    _check_known_options(space, args_class, key, method)
+    _check_names(space, args_class, key, method)
     for name, values in space.items():
         if not isinstance(values, list | tuple) or not values:
             raise ConfigError(f"`{key}.{name}` must be a list of values to try, got {shown(values)}.")
@@ -548,21 +545,18 @@ def _check_use_source(
     return takes and has_source and given is not False
 
 
-def _check_not_fixed(given: Mapping, key: str, *more: str) -> None:
-    for name in given:
-        if name in FIXED or name in more:
-            raise ConfigError(f"`{key}.{name}` cannot be given: {FIXED.get(name, STEPS)}.")
-
-
-def _check_known_options(given: Mapping, args_class: type, key: str, method: str, more: tuple[str, ...] = ()) -> None:
-    """Raise a ConfigError if a name is neither in `args_class` nor in `more`; it names the nearest."""
+def _check_names(given: Mapping, args_class: type, key: str, method: str, own: Sequence[str] = ()) -> None:
+    """Raise a ConfigError unless every name is an option of `args_class` that is not fixed, or one of `own`."""
     known = _field_names(args_class) - set(FIXED)
     for name in given:
-        if name not in known and name not in more:
-            own = sorted(known - _field_names(TrainingArguments))
-            close = did_you_mean(name, sorted({*more, *known}), most=3)
+        if name in FIXED or (name == "max_steps" and key != "training"):
+            raise ConfigError(f"`{key}.{name}` cannot be given: {FIXED.get(name, STEPS)}.")
+    for name in given:
+        if name not in known and name not in own:
+            options = sorted(known - _field_names(TrainingArguments))
+            close = did_you_mean(name, sorted({*own, *known}), most=3)
             raise ConfigError(
-                f"`{key}.{cut(name)}` is unknown.{close} Known here: {', '.join([*more, *own])}, and the training "
+                f"`{key}.{cut(name)}` is unknown.{close} Known here: {', '.join([*own, *options])}, and the training "
                 f"arguments of transformers; `merlin-hf train --method {method} --help_all` lists all."
             )
 

@@ -22,7 +22,7 @@ from ..utils.files import file_names
 from ..utils.validation import ConfigError, first_sentence
 from .config import CompareConfig, MethodConfig
 from .identity import describe_environment, own_code
-from .metrics import CLASSIFICATION, REGRESSION, TAGGING, default_metric, make_compute_metrics
+from .metrics import CLASSIFICATION, REGRESSION, TAGGING, make_compute_metrics
 from .models import build_model, load_encoder, load_model_config, model_identity
 from .pair import TaskPair
 from .progress import Progress, StepCallback
@@ -62,35 +62,19 @@ class Experiment:
         self.labels = self.pair.labels
         self.model_config = load_model_config(config, self.labels)
         self.encoder = load_encoder(config, self.model_config, self.pair.pool.kind)
-        self.metric = self._choose_metric()
-        tags = names_by_output(self.labels) if self.is_of_tags else None
-        self.compute_metrics = make_compute_metrics(self.labels.is_regression, tags)
-        self.encoded: dict[str, datasets.Dataset] = {}
-
-    @property
-    def is_of_tags(self) -> bool:
-        """Return whether each word of a row has a label."""
-        return self.pair.pool.kind == TAGGED
-
-    @property
-    def metric_names(self) -> tuple[str, ...]:
-        """Return the metrics of a run."""
-        return TAGGING if self.is_of_tags else REGRESSION if self.labels.is_regression else CLASSIFICATION
-
-    def _choose_metric(self) -> str:
-        is_regression, fitting = self.labels.is_regression, self.metric_names
-        metric = self.config.metric or default_metric(is_regression, self.is_of_tags)
-        if metric not in fitting:
-            kind = "tags" if self.is_of_tags else "real numbers" if is_regression else "classes"
+        is_of_tags, is_regression = self.pair.pool.kind == TAGGED, self.labels.is_regression
+        self.metric_names = TAGGING if is_of_tags else REGRESSION if is_regression else CLASSIFICATION
+        self.metric = config.metric or self.metric_names[0]
+        if self.metric not in self.metric_names:
+            kind = "tags" if is_of_tags else "real numbers" if is_regression else "classes"
             raise ConfigError(
-                f"`metric` must be one of {', '.join(fitting)} for labels that are {kind}, got {metric!r}."
+                f"`metric` must be one of {', '.join(self.metric_names)} for labels that are {kind}, got "
+                f"{self.metric!r}."
             )
-        return metric
-
-    @property
-    def uses_gpus(self) -> bool:
-        """Return whether a machine with a GPU trains on it."""
-        return not self.config.training.get("use_cpu", False)
+        self.compute_metrics = make_compute_metrics(
+            is_regression, names_by_output(self.labels) if is_of_tags else None
+        )
+        self.encoded: dict[str, datasets.Dataset] = {}
 
     def method_of(self, run: Run) -> MethodConfig:
         """Return the method of a run."""
@@ -102,10 +86,7 @@ class Experiment:
         found = {
             name: rows for name, rows in self.pair.sources.items() if chosen is True or (chosen and name in chosen)
         }
-        if len(found) != 1:
-            return found
-        (rows,) = found.values()
-        return {None: rows}
+        return {None: rows for rows in found.values()} if len(found) == 1 else found
 
     def shared_labels(self, method: MethodConfig) -> list[int] | None:
         """Return the target's class for each class of a method's only source, where it uses that their names agree."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from ..utils.figures import new_figure, write_figure
+from ..utils.figures import new_figure, tidy, write_figure
 from ..utils.markdown import Markdown, escape, figure_text
 from ..utils.tables import markdown_table
 from ..utils.validation import ConfigError, check_value, interval
@@ -178,5 +178,4 @@ def draw_curves(axes: Any, curves: Mapping[str, Curve], metric: str) -> None:
     axes.set_xticks([], minor=True)
     axes.set_xlabel("labelled target rows (log scale)")
     axes.set_ylabel(f"{figure_text(metric)} (bars: 95 % interval)")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)

@@ -13,6 +13,7 @@ from ..utils.probabilities import LOWER_IS_BETTER, PROBABILITY_METRICS, probabil
 from ..utils.tag_metrics import make_tag_metrics
 
 
+# The first of each is the default.
 CLASSIFICATION = ("accuracy", "f1", "macro_f1", "matthews_correlation", *PROBABILITY_METRICS)
 REGRESSION = ("pearson", "spearmanr", "mse")
 TAGGING = ("f1", "macro_f1", "accuracy")  # of spans where tags are those of spans; accuracy of words
@@ -32,11 +33,6 @@ RANGES = {
 }
 
 
-def default_metric(is_regression: bool, is_of_tags: bool = False) -> str:
-    """Return `pearson` for real labels, `f1` for tags of words, else `accuracy`."""
-    return "pearson" if is_regression else "f1" if is_of_tags else "accuracy"
-
-
 def can_be_score(value: Any, metric: str) -> bool:
     """Return whether a value of JSON can be a score: a finite number in the range of the metric, or `None` for NaN."""
     low, high = RANGES.get(metric, (-math.inf, math.inf))
@@ -45,8 +41,8 @@ def can_be_score(value: Any, metric: str) -> bool:
 
 def is_better(score: float, other: float, metric: str) -> bool:
     """Return whether a score beats another one: NaN never does, nor one that differs by rounding alone."""
-    if np.isnan(score) or np.isnan(other):
-        return bool(np.isnan(other) and not np.isnan(score))
+    if math.isnan(score) or math.isnan(other):
+        return math.isnan(other) and not math.isnan(score)
     if math.isclose(score, other, rel_tol=1e-9, abs_tol=1e-12):
         return False
     return score < other if metric in LOWER_IS_BETTER else score > other

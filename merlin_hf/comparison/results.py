@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..utils.figures import new_figure, write_figure
+from ..utils.figures import new_figure, tidy, write_figure
 from ..utils.files import short_path, short_paths, write_text
 from ..utils.markdown import Markdown, escape, figure_text
 from ..utils.tables import markdown_table
@@ -238,6 +238,5 @@ def save_figure(summary: dict[str, Any], path: Path) -> None:
     axes.set_yticks(range(len(methods)), [figure_text(method["label"], most=40) for method in reversed(methods)])
     axes.set_ylim(-0.7, len(methods) - 0.3)
     axes.set_xlabel(f"{summary['metric']} on {summary['data']['target']['test_rows']} test rows")
-    axes.grid(axis="x", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes, grid="x")
     write_figure(figure, path)

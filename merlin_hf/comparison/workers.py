@@ -456,7 +456,8 @@ def start_workers(experiment: Experiment, progress: Progress, runs: int) -> Iter
     elif isinstance(workers, str):
         from .ray_workers import ray_workers
 
-        with ray_workers(workers, pack(experiment), experiment.uses_gpus) as (places, make_worker):
+        with_gpus = not experiment.config.training.get("use_cpu", False)
+        with ray_workers(workers, pack(experiment), with_gpus) as (places, make_worker):
             places = places[:runs]
             progress.say(f"{len(places)} workers on Ray")
             yield SideBySide(places, make_worker, progress).do

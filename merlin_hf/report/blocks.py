@@ -70,14 +70,7 @@ Block = Heading | Text | Items | Table | Picture
 
 
 def to_markdown(blocks: Iterable[Block], comment: str = "", with_pictures: bool = True) -> str:
-    """
-    Return a report as Markdown.
-
-    Args:
-        blocks (`Iterable[Block]`): the report.
-        comment (`str`): stands above it.
-        with_pictures (`bool`): link to the files of the figures.
-    """
+    """Return a report as Markdown, below a comment, with links to the files of the figures or without."""
     parts = [_markdown(one) for one in blocks if with_pictures or not isinstance(one, Picture)]
     return "\n\n".join(filter(None, [comment and f"<!-- {comment} -->", *parts])) + "\n"
 

@@ -121,15 +121,7 @@ class Comparison:
 
 
 def find_files(paths: Iterable[str | os.PathLike]) -> list[tuple[Path, str]]:
-    """
-    Find all `results.json` in folders at any depth, and files as they are given.
-
-    Returns:
-        `list[tuple[Path, str]]`: each with a name without the folders above the one that was given.
-
-    Raises:
-        FileNotFoundError: a path does not exist, or there is no such file in a folder.
-    """
+    """Find all `results.json` in folders at any depth, and files as they are given; return each with a short name."""
     found: dict[Path, str] = {}
     for given in map(Path, paths):
         if not given.is_dir():
@@ -159,14 +151,7 @@ def _resolved(path: Path) -> Path:
 
 
 class ResultFiles(NamedTuple):
-    """
-    The comparisons in result files.
-
-    Args:
-        comparisons (`list[Comparison]`): by pair and number of rows.
-        others (`list[str]`): names of files that are of another kind.
-        damaged (`dict[str, str]`): why a file cannot be used, by name.
-    """
+    """The comparisons, by pair and rows; names of files of another kind; why a file cannot be used, by name."""
 
     comparisons: list[Comparison]
     others: list[str]
@@ -199,8 +184,7 @@ def read_result_files(paths: Iterable[str | os.PathLike]) -> ResultFiles:
 
     Raises:
         FileNotFoundError: there are no result files.
-        ConfigError: two files have scores of the same method on the same data, of methods that were searched in other
-            ways, or of a data set with other classes; or no file is of a comparison.
+        ConfigError: two files do not belong into one table, or no file is of a comparison.
     """
     read: list[Comparison] = []
     others: list[str] = []
@@ -282,17 +266,7 @@ def by_pair(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:
 
 
 def read_comparison(path: Path, name: str) -> Comparison | None:
-    """
-    Return the comparison in a file; `None` where it is of another kind.
-
-    Args:
-        path (`Path`): the file.
-        name (`str`): its name in reports.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        FileError: it is damaged; the message says how, and does not name the file.
-    """
+    """Return the comparison in a file, `None` where it is of another kind; a FileError says how it is damaged."""
     summary = read_json(path)
     has_few = isinstance(summary, dict) and sum(key in summary for key in KEYS) < len(KEYS) / 2
     if isinstance(summary, list) or has_few:

@@ -27,10 +27,7 @@ UNIT_INTERVAL = (-0.02, 1.02)
 
 def read_log_history(folder: str | Path) -> list[dict[str, Any]]:
     """
-    Read the log history of a run.
-
-    Args:
-        folder (`str` or `Path`): with `trainer_state.json` in it or in its newest checkpoint; or that file.
+    Read the log history of a run from `trainer_state.json`, or a folder that has it or checkpoints.
 
     Raises:
         FileNotFoundError: there is none.
@@ -60,12 +57,7 @@ def find_state(folder: Path) -> Path | None:
 
 
 def series(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """
-    Return one logged number over the run.
-
-    Returns:
-        the steps, and the values at them, which may be NaN.
-    """
+    """Return the steps at which a number was logged, and its values, which may be NaN."""
     found = {}
     for entry in history:
         value: Any = entry.get(name)

@@ -29,12 +29,7 @@ class FinalScore(NamedTuple):
 
 def final_score(folder: str | Path, history: list[dict[str, Any]]) -> FinalScore | None:
     """
-    Return the metrics of the model that a run left, `None` where it was never evaluated.
-
-    Args:
-        folder (`str` or `Path`): of the run; or its `trainer_state.json`.
-        history (`list[dict]`): as from [`~merlin_hf.report.curves.read_log_history`], whose last evaluation is taken
-            where `eval_results.json` and `all_results.json` are not there.
+    Return the metrics of the model that a run left, else of its last evaluation; `None` where there was none.
 
     Raises:
         ConfigError: a file of results is no JSON object.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..utils.figures import new_figure, write_figure
+from ..utils.figures import new_figure, tidy, write_figure
 
 
 if TYPE_CHECKING:
@@ -40,20 +40,8 @@ def panels(count: int) -> tuple["Figure", list[Any]]:
     return figure, axes[:count]
 
 
-def tidy(axes: Any) -> None:
-    """Draw light lines behind the data, and no box around it."""
-    axes.grid(alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def save(figure: "Figure", folder: Path, name: str, formats: Sequence[str] = FORMATS) -> list[str]:
-    """
-    Write a figure in several formats.
-
-    Returns:
-        `list[str]`: the names of the files.
-    """
+    """Write a figure in several formats; return the names of the files."""
     names = [f"{name}.{ending}" for ending in formats]
     for file in names:
         write_figure(figure, folder / file)

@@ -58,16 +58,7 @@ def complete_methods(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def ranks_of_pairs(comparisons: Sequence[Comparison], labels: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """
-    Return the rank of each method on each pair, averaged over the pair's numbers of rows.
-
-    Args:
-        comparisons (`Sequence[Comparison]`): as from [`~merlin_hf.report.read_comparisons`].
-        labels (`Sequence[str]`): methods with a score in all of them.
-
-    Returns:
-        the names of the pairs, and ranks `(pairs, labels)`.
-    """
+    """Return the names of the pairs, and each method's ranks `(pairs, labels)`, averaged over numbers of rows."""
     pairs = by_pair(comparisons)
     ranks = [
         np.mean([average_ranks([comparison.gain(label) for label in labels]) for comparison in of_pair], axis=0)
@@ -95,12 +86,10 @@ def can_test(comparisons: Sequence[Comparison]) -> bool:
 
 def wilcoxon_holm(comparisons: Sequence[Comparison]) -> dict[tuple[str, str], float]:
     """
-    Test each two methods over pairs by Wilcoxon's signed-rank test, with Holm's correction over the tests.
+    Test each two methods over pairs by Wilcoxon's signed-rank test; return Holm's corrected p by the two labels.
 
-    A pair counts once, by the mean over its numbers of rows of the difference of the two means over seeds.
-
-    Returns:
-        `dict`: corrected p by the two labels, the better mean rank first; 1 for methods that are equal everywhere.
+    A pair counts once, by the mean over its numbers of rows of the difference of the two means over seeds. The better
+    mean rank comes first; p is 1 for methods that are equal everywhere.
     """
     ordered = list(mean_ranks(comparisons))
     gains = np.array(
@@ -122,16 +111,7 @@ def wilcoxon_holm(comparisons: Sequence[Comparison]) -> dict[tuple[str, str], fl
 
 
 def groups(ordered: Sequence[str], p_values: dict[tuple[str, str], float]) -> list[tuple[int, int]]:
-    """
-    Return the longest runs of methods, in the order of their ranks, of which no two differ significantly.
-
-    Args:
-        ordered (`Sequence[str]`): labels, best first.
-        p_values (`dict`): by two labels in that order.
-
-    Returns:
-        `list[tuple[int, int]]`: the first and the last place of each run of two methods or more.
-    """
+    """Return first and last places of the longest runs of methods, in order, of which no two differ."""
     found: list[tuple[int, int]] = []
     for first in range(len(ordered)):
         last = first
@@ -188,11 +168,11 @@ def win_counts(comparisons: Sequence[Comparison], labels: Sequence[str]) -> tupl
 
 def compared_with_reference(comparison: Comparison) -> dict[str, dict[str, Any]]:
     """
-    Compare each method with the reference of its comparison, over the seeds that both have.
+    Compare each method with the reference over the seeds that both have.
 
     Returns:
         `dict`: by label the mean `difference`, and `p` after Holm's correction over the methods, `None` where not
-        defined. Empty where the reference has no scores.
+            defined; empty where the reference has no scores.
     """
     if comparison.reference not in comparison.methods or not comparison.methods[comparison.reference].scores:
         return {}

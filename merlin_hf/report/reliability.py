@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..utils.figures import new_figure
+from ..utils.figures import new_figure, tidy
 from ..utils.probabilities import Reliability
-from .plotting import COLORS, REFERENCE_COLOR, tidy
+from .plotting import COLORS, REFERENCE_COLOR
 
 
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ def reliability_figure(found: Reliability) -> "Figure":
     Draw a reliability diagram: accuracy against confidence, above the share of rows in each bin.
 
     Bars below the diagonal are of rows of which the model is too sure (Guo et al., 2017, arXiv 1706.04599).
-
-    Args:
-        found ([`~merlin_hf.utils.probabilities.Reliability`]): the bins.
     """
     figure = new_figure(4.2, 4.6)
     axes, shares = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

@@ -1,8 +1,8 @@
-"""A report on one training run: `results.md` with its figures."""
+"""A report on one training run, as blocks and as plain values."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from ..utils.markdown import visible
 from ..utils.probabilities import probability_metrics, reliability
 from ..utils.tables import shown
 from ..utils.validation import ConfigError
-from .blocks import Block, Heading, Picture, Table, Text, to_markdown, write_blocks
+from .blocks import Block, Heading, Picture, Table, Text
 from .confusion import confusion_figure, confusion_matrix
 from .curves import read_log_history, shown_series, training_curves
 from .final import final_score, score_blocks
@@ -22,23 +22,21 @@ from .reliability import reliability_figure
 COMMENT = "Written by `merlin-hf report` from the files of a run; do not edit."
 
 
-def write_run_report(folder: str | Path, output_dir: str | Path | None = None, **known: Any) -> str:
+class Answers(NamedTuple):
     """
-    Report the final score and the course of a run, and its model's predictions of rows, where they are given.
+    What is known of rows by the model that a run left.
 
     Args:
-        folder (`str` or `Path`): what the run left.
-        output_dir (`str` or `Path`, *optional*): where `results.md` and its figures, as PNG and SVG, are written;
-            nothing is if not given.
-        known: what is known of rows, as for [`run_blocks`], which has the errors too.
-
-    Returns:
-        `str`: the text of `results.md`, without the figures where none are written.
+        references (`np.ndarray` of shape `(n,)`): class ids, or real numbers.
+        features (`Mapping[str, np.ndarray]`): of the rows, as for [`projection_figure`].
+        logits (`np.ndarray` of shape `(n, num_labels)`, *optional*): `None` for real labels.
+        names (`Sequence[str]`): of the classes, as many as logits.
     """
-    blocks = run_blocks(folder, **known)
-    if output_dir is not None:
-        list(write_blocks(blocks, Path(output_dir), COMMENT))
-    return to_markdown(blocks, COMMENT, with_pictures=output_dir is not None)
+
+    references: np.ndarray
+    features: Mapping[str, np.ndarray]
+    logits: np.ndarray | None = None
+    names: Sequence[str] = ()
 
 
 def name_of(path: str | Path) -> str:
@@ -47,51 +45,59 @@ def name_of(path: str | Path) -> str:
     return (path if path.is_dir() else path.parent).resolve().name or "run"
 
 
-def run_blocks(
-    folder: str | Path,
-    references: np.ndarray | None = None,
-    predictions: np.ndarray | None = None,
-    features: Mapping[str, np.ndarray] | None = None,
-    names: Sequence[str] | None = None,
-    logits: np.ndarray | None = None,
-) -> list[Block]:
+def run_report(folder: str | Path, answers: Answers | None = None) -> tuple[list[Block], dict[str, Any]]:
     """
     Return a report on a run.
 
     Args:
         folder (`str` or `Path`): what the run left, with `trainer_state.json` in it or in a checkpoint.
-        references, predictions (`np.ndarray` of shape `(n,)`, *optional*): labels of rows, and what the model says.
-        features (`Mapping[str, np.ndarray]`, *optional*): of the same rows, as for [`projection_figure`].
-        names (`Sequence[str]`, *optional*): of the classes; `None` for real labels.
-        logits (`np.ndarray` of shape `(n, num_labels)`, *optional*): of the same rows, where labels are classes.
+        answers ([`Answers`], *optional*): of its model.
+
+    Returns:
+        the blocks, and a `dict`: `final` has the metrics, the file that they are `read_from` and their `rows`, and is
+        `None` where the run was not evaluated; `logged` has of each number that the figure shows the last value and
+        its step; `labels`, `confusion_matrix`, `probabilities` (their metrics) and `reliability` (the bins) are `None`
+        without data, or where labels are real numbers.
 
     Raises:
         FileNotFoundError: there is no state of a Trainer.
         ConfigError: it has logged nothing.
     """
     history = read_log_history(folder)
-    pictures = []
-    if shown_series(history):
-        pictures.append(Picture("training_curves", "The course of training", training_curves(history)))
-    if references is not None and predictions is not None and names is not None:
-        figure = confusion_figure(confusion_matrix(references, predictions, len(names)), names)
-        pictures.append(Picture("confusion_matrix", "Classes and what they are taken for", figure))
-    if logits is not None and references is not None:
-        figure = reliability_figure(reliability(logits, references))
-        pictures.append(Picture("reliability", "How often the model is right, by how sure it is", figure))
-    if features and references is not None:
-        title = "The target's features, by the two directions in which they vary most"
-        pictures.append(Picture("features", title, projection_figure(features, references, names)))
-    rows, score = training_table(history), final_score(folder, history)
-    if not rows and not pictures and score is None:
+    score, course, panels = final_score(folder, history), training_table(history), shown_series(history)
+    logged = {name: line for panel in panels.values() for name, line in panel.items()}
+    summary: dict[str, Any] = {
+        "run": name_of(folder),
+        "steps": max((entry["step"] for entry in history), default=0),
+        "final": None if score is None else score._asdict(),
+        "logged": {name: {"step": steps[-1], "value": values[-1]} for name, (steps, values) in logged.items()},
+        "rows": None if answers is None else len(answers.references),
+        **dict.fromkeys(("labels", "confusion_matrix", "probabilities", "reliability")),
+    }
+    if not course and not panels and score is None and answers is None:
         raise ConfigError(
             f"The run in {visible(folder)!r} has logged nothing: set `logging_steps` or `eval_strategy`."
         )
     blocks: list[Block] = [Heading(name_of(folder), 1), *(score_blocks(score) if score is not None else ())]
-    if rows:
-        blocks += [Heading("Course of training"), Table(list(rows[0]), [list(row.values()) for row in rows])]
-    if logits is not None and references is not None:
-        scores = [[name, shown(value)] for name, value in probability_metrics(logits, references).items()]
+    pictures = []
+    if course:
+        blocks += [Heading("Course of training"), Table(list(course[0]), [list(row.values()) for row in course])]
+    if panels:
+        pictures.append(Picture("training_curves", "The course of training", training_curves(history)))
+    if answers is not None and answers.logits is not None:
+        references, logits, names = answers.references, answers.logits, answers.names
+        matrix, bins = confusion_matrix(references, logits.argmax(-1), len(names)), reliability(logits, references)
+        scores = probability_metrics(logits, references)
+        summary.update(labels=list(names), confusion_matrix=matrix.tolist())
+        summary.update(probabilities=scores, reliability=bins.to_dict())
         blocks += [Heading("Probabilities"), Text(f"Of {len(references)} rows, the lower the better.")]
-        blocks.append(Table(["metric", "value"], scores))
-    return [*blocks, *pictures]
+        blocks.append(Table(["metric", "value"], [[name, shown(value)] for name, value in scores.items()]))
+        title = "Classes and what they are taken for"
+        pictures.append(Picture("confusion_matrix", title, confusion_figure(matrix, names)))
+        title = "How often the model is right, by how sure it is"
+        pictures.append(Picture("reliability", title, reliability_figure(bins)))
+    if answers is not None:
+        figure = projection_figure(answers.features, answers.references, answers.names or None)
+        title = "The target's features, by the two directions in which they vary most"
+        pictures.append(Picture("features", title, figure))
+    return [*blocks, *pictures], summary

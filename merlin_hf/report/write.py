@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..comparison.advice import advise
 from ..comparison.metrics import LOWER_IS_BETTER, METRICS
@@ -51,14 +52,7 @@ def write_report(comparisons: Sequence[Comparison], output_dir: str | Path | Non
 def comparison_blocks(
     comparisons: Sequence[Comparison], damaged: Mapping[str, str] | None = None, with_figures: bool = True
 ) -> list[Block]:
-    """
-    Return a report on comparisons.
-
-    Args:
-        comparisons (`Sequence[Comparison]`): as from [`~merlin_hf.report.read_comparisons`].
-        damaged (`Mapping[str, str]`, *optional*): why files were left out, by name.
-        with_figures (`bool`): draw figures.
-    """
+    """Return a report on comparisons; `damaged` says why files were left out, by name."""
     blocks = [Heading("Results", 1), *_scores(comparisons), *_other_scores(comparisons)]
     if len(comparisons) > 1:
         alike = balanced(comparisons)
@@ -104,12 +98,7 @@ def _scores(comparisons: Sequence[Comparison]) -> list[Block]:
 
 
 def score_table(of_pair: Sequence[Comparison]) -> Table:
-    """
-    Return the methods of a pair with their scores for each number of labelled rows.
-
-    Args:
-        of_pair (`Sequence[Comparison]`): of one pair, by number of rows.
-    """
+    """Return the methods of a pair with their scores for each number of labelled rows."""
     labels = _ordered(of_pair)
     columns = []
     for comparison in of_pair:
@@ -299,3 +288,43 @@ def _provenance(comparisons: Sequence[Comparison]) -> list[Block]:
     ]
     blocks: list[Block] = [Heading("Read from"), Items([Item(name) for name in files])]
     return [*blocks, Text(f"Run with {'; and with '.join(described)}.")] if described else blocks
+
+
+# As plain values
+
+
+def comparison_summary(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as plain values, each method with its difference to the reference; `None` if not defined."""
+    tested = compared_with_reference(comparison)
+    methods = {
+        label: {
+            "mean": method.mean,
+            "spread": method.spread,
+            "scores": method.scores,
+            "train_seconds": method.seconds,
+            "means": method.means,
+            "difference": tested.get(label, {}).get("difference"),
+            "p": tested.get(label, {}).get("p"),
+            "reason": method.reason,
+        }
+        for label, method in comparison.methods.items()
+    }
+    return {
+        "pair": comparison.pair,
+        "rows": comparison.rows,
+        "test_rows": comparison.test_rows,
+        "metric": comparison.metric,
+        "lower_is_better": comparison.lower_is_better,
+        "reference": comparison.reference,
+        "methods": methods,
+        "read_from": comparison.files,
+    }
+
+
+def ranks_summary(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Return the `ranks` of the methods, and the `pairs` and `rows` that are `ranked`; `None` for one comparison."""
+    if len(comparisons) < 2:
+        return {"ranks": None, "ranked": None}
+    alike = balanced(comparisons)
+    ranked = {"pairs": list(by_pair(alike)), "rows": sorted({comparison.rows for comparison in alike})}
+    return {"ranks": mean_ranks(alike), "ranked": ranked}

@@ -10,6 +10,7 @@ from ..comparison.progress import quiet
 from ..data.rows import Rows, load_rows
 from ..data.sampling import draw_rows
 from ..data.tasks import TAGGED
+from ..transfer.named_sources import names_of_sources
 from ..utils.validation import ConfigError, check_fields
 
 
@@ -17,14 +18,7 @@ def parse_data_set(given: str) -> dict[str, str]:
     """
     Read a data set as it is named in one word, `path[:config][@split]`.
 
-    `nyu-mll/glue:rte@validation` is the split `validation` of the configuration `rte` of `nyu-mll/glue`. What exists
-    as a file or folder is a path, colons and all.
-
-    Returns:
-        `dict`: `path`, and `name` and `split` where they are given.
-
-    Raises:
-        ConfigError: a part is empty.
+    What exists as a file or folder is a path, colons and all.
     """
     if os.path.exists(given):
         return {"path": given}
@@ -41,18 +35,7 @@ def parse_data_set(given: str) -> dict[str, str]:
 
 
 def read_data_set(given: Any, argument: str, **columns: Any) -> SourceConfig:
-    """
-    Return a data set with its split and columns.
-
-    Args:
-        given (`str`, mapping or [`~merlin_hf.comparison.config.SourceConfig`]): see [`parse_data_set`]; a mapping has
-            the keys of a `SourceConfig`.
-        argument (`str`): how the user calls it, for messages.
-        columns: `text_columns`, `image_column`, `label_column` and `problem_type`, where they are given.
-
-    Raises:
-        ConfigError: it cannot be understood.
-    """
+    """Return a data set with its split and columns; `argument` is what the user calls it, for messages."""
     if isinstance(given, SourceConfig):
         return dataclasses.replace(given, **columns)
     if isinstance(given, os.PathLike):
@@ -70,15 +53,7 @@ def read_data_set(given: Any, argument: str, **columns: Any) -> SourceConfig:
 def read_data_sets(
     target: Any, candidates: Any, columns: Mapping[str, Mapping[str, Any]]
 ) -> tuple[str, SourceConfig, dict[str, SourceConfig]]:
-    """
-    Return the target's name and data set, and those of the candidates, of which a single one may stand by itself.
-
-    Args:
-        columns (mapping): from names to options of [`read_data_set`].
-
-    Raises:
-        ConfigError: a name is there twice, cannot be understood, or has columns but is none of the data sets.
-    """
+    """Return the target's name and data set, and those of the candidates, of which one may stand by itself."""
     if isinstance(candidates, str | os.PathLike | SourceConfig):
         candidates = [candidates]
     named = (
@@ -97,6 +72,13 @@ def read_data_sets(
     target_section = read_data_set(target, "target", **columns.get(target_name, {}))
     sections = {name: read_data_set(given, "candidates", **columns.get(name, {})) for name, given in named.items()}
     return target_name, target_section, sections
+
+
+def source_names(candidates: Any, sections: Mapping[str, SourceConfig]) -> list[str]:
+    """Return what to call the candidates among several sources: as in their mapping, else short names of the data."""
+    if isinstance(candidates, Mapping):
+        return names_of_sources((name, None) for name in sections)
+    return names_of_sources((section.path, section.name) for section in sections.values())
 
 
 def _name_of(given: Any) -> str:

@@ -21,13 +21,7 @@ class Backbone:
     """
     A pretrained model in evaluation mode: no dropout, and BatchNorm as it was trained.
 
-    Args:
-        settings ([`~merlin_hf.sources.settings.RankingSettings`]): with a model.
-        labels ([`~merlin_hf.data.labels.Labels`]): of the target; layers that are new in the model are drawn for them.
-        kind (`str`): `"text"` or `"image"`.
-
-    Raises:
-        ConfigError: the model cannot be loaded, or has no such layers.
+    Layers that are new in the model are drawn for the `labels` of the target.
     """
 
     def __init__(self, settings: RankingSettings, labels: Labels, kind: str):
@@ -53,13 +47,8 @@ class Encoded:
     """
     Encoded rows, and their features by a backbone.
 
-    Args:
-        backbone ([`Backbone`]): the model.
-        rows ([`~merlin_hf.data.rows.Rows`]): of a data set.
-
     Attributes:
         labels (`torch.Tensor` of shape `(n,)`): class ids, or real numbers in float64.
-        features (`torch.Tensor` of shape `(n, hidden_size)`): what enters the model's last layer, without gradient.
     """
 
     def __init__(self, backbone: Backbone, rows: Rows):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..utils.figures import new_figure, write_figure
+from ..utils.figures import new_figure, tidy, write_figure
 from ..utils.files import short_path
 from ..utils.markdown import figure_text
 from .results import MEASURES, SourceRanking
@@ -14,10 +14,6 @@ def save_figure(ranking: SourceRanking, path: Path) -> None:
 
     They begin at what a source that says nothing would have, and have one standard deviation over seeds; the alignment
     has a dot for each meta gradient of each seed.
-
-    Args:
-        ranking ([`~merlin_hf.sources.results.SourceRanking`]): the results.
-        path (`Path`): a PNG file, there whole or not at all.
     """
     scores = ranking.sources[::-1]
     measures = [name for name in MEASURES if any(score.values[name] for score in scores)]
@@ -39,11 +35,9 @@ def save_figure(ranking: SourceRanking, path: Path) -> None:
                 axes.plot(dots, [place] * len(dots), "o", color="black", alpha=0.4, markersize=3, markeredgewidth=0)
         axes.set_title(MEASURES[name], fontsize="medium")
         axes.axvline(baseline, color="black", linewidth=0.8)
-        axes.grid(axis="x", alpha=0.3)
-        axes.set_axisbelow(True)
         axes.tick_params(axis="x", labelsize="small")
         axes.locator_params(axis="x", nbins=4)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes, grid="x")
     all_axes[0].set_yticks(range(len(scores)), [figure_text(short_path(score.name)) for score in scores])
     figure.supxlabel(
         f"sources for {figure_text(short_path(ranking.target))}; higher is better, the line is a source that says "

@@ -17,13 +17,7 @@ def backbone_parameters(transfer_model: TransferModel, layers: int | None = None
     """
     Return the parameters that gradients are compared in: all floating point ones but those of the head.
 
-    Args:
-        transfer_model ([`~merlin_hf.transfer.model.TransferModel`]): the backbone with its head.
-        layers (`int`, *optional*): only the last so many layers of the backbone and what comes after them; all, with
-            the embeddings, if not given.
-
-    Raises:
-        ValueError: the model has no list of so many layers.
+    With `layers`, only the last so many layers of the backbone and what comes after them.
     """
     model = transfer_model.model
     names = [name for name, _ in model.named_parameters()]
@@ -41,18 +35,10 @@ def backbone_parameters(transfer_model: TransferModel, layers: int | None = None
 
 def source_gradient(features: Tensor, labels: Tensor, head: LinearHead) -> Tensor:
     """
-    Return the gradient of the mean source loss in the features of its rows, with the head as it is.
+    Return the gradient `(n, hidden_size)` of the mean source loss in the features, with the head as it is.
 
     For the head that minimises the loss it is the gradient of `min over theta of L(theta, phi)` as well, as the head's
     own derivative is 0 there; the regulariser aside.
-
-    Args:
-        features (`torch.Tensor` of shape `(n, hidden_size)`).
-        labels (`torch.Tensor` of shape `(n,)`): class ids, or real numbers.
-        head ([`~merlin_hf.heads.LinearHead`]).
-
-    Returns:
-        `torch.Tensor` of shape `(n, hidden_size)`.
     """
     problem_type = REGRESSION if labels.is_floating_point() else SINGLE_LABEL
     features = features.detach().requires_grad_()
@@ -69,21 +55,11 @@ def meta_gradient(
     head: str = "ridge",
 ) -> Tensor:
     """
-    Return the gradient of MeRLin's meta loss in the features of the target's rows, averaged over random halves.
+    Return the gradient `(n, hidden_size)` of MeRLin's meta loss in the target's features, over random halves.
 
-    In each split a head is fit on one half, in closed form, and the other half gives its loss; the gradient goes
-    through both, as in [`~merlin_hf.MerlinTrainer`], whose defaults the regulariser and the scale of the logits have.
-
-    Args:
-        features (`torch.Tensor` of shape `(n, hidden_size)`).
-        labels (`torch.Tensor` of shape `(n,)`): class ids, or real numbers.
-        num_labels (`int`): classes, or 1.
-        num_splits (`int`): random halves, of each class alike.
-        generator (`torch.Generator`): draws them; on the CPU.
-        head (`str`): a solver of [`merlin_hf.heads`].
-
-    Returns:
-        `torch.Tensor` of shape `(n, hidden_size)`.
+    In each of `num_splits` splits a head is fit on one half, in closed form, and the other half gives its loss; the
+    gradient goes through both, as in [`~merlin_hf.MerlinTrainer`], whose defaults the regulariser and the scale of the
+    logits have.
     """
     is_regression = labels.is_floating_point()
     problem_type = REGRESSION if is_regression else SINGLE_LABEL
@@ -112,13 +88,11 @@ def pull_back(
     Args:
         transfer_model ([`~merlin_hf.transfer.model.TransferModel`]): the backbone with its head.
         batches: the model's arguments for some rows, and which rows they are, `(b,)`; each row once.
-        gradients (`list[torch.Tensor]`): R gradients of shape `(n, hidden_size)`. Each goes back through the same
-            forward.
+        gradients (`list[torch.Tensor]`): R of shape `(n, hidden_size)`. Each goes back through the same forward.
         parameters (`Mapping[str, torch.nn.Parameter]`): see [`backbone_parameters`].
 
     Returns:
-        `list[list[torch.Tensor]]`: for each of `gradients` one tensor for each parameter, zeros where a parameter
-        takes no part.
+        `list[list[torch.Tensor]]`: R times one for each parameter, zeros where a parameter takes no part.
     """
     wanted = list(parameters.values())
     totals = [[torch.zeros_like(parameter) for parameter in wanted] for _ in gradients]

@@ -10,18 +10,10 @@ from ..transfer.splits import split_by_class
 
 def fit_source_head(features: Tensor, labels: Tensor, num_labels: int) -> LinearHead:
     """
-    Fit logistic regression to frozen features, for real labels ridge regression; the regulariser by cross-validation.
+    Fit logistic regression to frozen features `(n, hidden_size)`, for real labels `(n,)` ridge regression.
 
-    A source whose labels the features do not tell gets a regulariser so large that it hardly says anything, rather
-    than a confident fit of noise.
-
-    Args:
-        features (`torch.Tensor` of shape `(n, hidden_size)`).
-        labels (`torch.Tensor` of shape `(n,)`): class ids, or real numbers.
-        num_labels (`int`): classes, or 1.
-
-    Returns:
-        [`~merlin_hf.heads.LinearHead`] with weight `(num_labels, hidden_size)`, without gradient.
+    The regulariser is chosen by cross-validation: a source whose labels the features do not tell gets one so large
+    that it hardly says anything, rather than a confident fit of noise.
     """
     problem_type = REGRESSION if labels.is_floating_point() else SINGLE_LABEL
     if problem_type == REGRESSION:
@@ -32,17 +24,7 @@ def fit_source_head(features: Tensor, labels: Tensor, num_labels: int) -> Linear
 
 
 def held_out_accuracy(features: Tensor, labels: Tensor, num_labels: int) -> float:
-    """
-    Return how often a source head is right on rows that it was not fit on: two heads, each fit on one half of them.
-
-    Args:
-        features (`torch.Tensor` of shape `(n, hidden_size)`).
-        labels (`torch.LongTensor` of shape `(n,)`): class ids.
-        num_labels (`int`): classes.
-
-    Returns:
-        `float`: of all rows.
-    """
+    """Return how often heads, each fit on one half of the rows, are right on the other half."""
     split = split_by_class(labels, 0.5, 1, derived_generator("held_out_accuracy"))
     halves = split.train[0], split.validation[0]
     right = 0

@@ -19,17 +19,16 @@ from torch import Tensor
 
 from ..comparison.config import SourceConfig, check_seeds
 from ..data.rows import Rows, overlap
-from ..transfer.named_sources import names_of_sources
 from ..transfer.seeding import derived_generator
 from ..transfer.shared_labels import match_labels
 from ..utils.validation import check_fields
-from .data import check_fit, check_halves, draw, load, read_data_sets
+from .data import check_fit, check_halves, draw, load, read_data_sets, source_names
 from .features import Backbone, Encoded
 from .gradients import meta_gradient, source_gradient
 from .head import fit_source_head, held_out_accuracy
 from .measures import gradient_alignment, leep
 from .results import SourceRanking, SourceScore, rank
-from .settings import RankingSettings
+from .settings import DEFAULT_MODELS, RankingSettings
 
 
 # Random halves that a meta gradient is the mean of: they cost one small solve each, a meta gradient a pass through the
@@ -49,15 +48,10 @@ def rank_sources(
     """
     Rank data sets by how much they promise as the source of a target.
 
-    The backbone is left as it was pretrained. On its features of a candidate's rows a source head is fit, and two
-    numbers are taken, each of which is higher for a better source:
-
-    - `alignment`: whether a gradient step on the source would lower MeRLin's meta loss on the target, in all the
-      backbone's parameters ([`~merlin_hf.sources.measures.gradient_alignment`]);
-    - `leep`: how well the source head's predicted classes tell the target's labels
-      ([`~merlin_hf.sources.measures.leep`]).
-
-    The order is by the mean of both ranks; the alignment decides between equals.
+    On features of the pretrained backbone, which stays as it is, a source head is fit. Two numbers are taken, higher
+    for a better source: whether a gradient step on the source would lower MeRLin's meta loss on the target
+    ([`~merlin_hf.sources.measures.gradient_alignment`]), and how well the source's predicted classes tell the target's
+    labels ([`~merlin_hf.sources.measures.leep`]). The order is by the mean of both ranks, then by the alignment.
 
     Args:
         target (`str`, mapping or [`~merlin_hf.comparison.config.SourceConfig`]): `path[:config][@split]`, or with the
@@ -90,29 +84,17 @@ def rank_sources(
     target_pool = load(target_section, "target")
     pools = {name: load(section, "candidates") for name, section in sections.items()}
     check_fit(target_pool, pools)
-    chosen.set_model(target_pool.kind)
+    chosen.model = chosen.model or DEFAULT_MODELS[target_pool.kind]
     ranking = SourceRanking(target_name, settings=vars(chosen))
-    is_named = isinstance(candidates, Mapping)
-    origins = [(name, None) if is_named else (section.path, section.name) for name, section in sections.items()]
-    ranking.sources = _scores(pools, target_pool, names_of_sources(origins))
+    for (name, pool), source_name in zip(pools.items(), source_names(candidates, sections), strict=True):
+        labels = pool.task.labels
+        is_alike = match_labels(labels.names, target_pool.task.labels.names) is not None
+        score = SourceScore(name, len(pool), labels.num_labels, has_target_labels=is_alike, source_name=source_name)
+        ranking.sources.append(score)
     _measure_all(ranking, target_pool, pools, chosen, progress or (lambda text: None))
     ranking.warnings = _warnings(ranking, target_pool, pools)
     ranking.sources = rank(ranking.sources)
     return ranking
-
-
-def _scores(pools: Mapping[str, Rows], target: Rows, source_names: Sequence[str]) -> list[SourceScore]:
-    """Return what is known of each candidate before anything is measured."""
-    scores = []
-    for (name, pool), source_name in zip(pools.items(), source_names, strict=True):
-        labels = pool.task.labels
-        has_target_labels = match_labels(labels.names, target.task.labels.names) is not None
-        scores.append(
-            SourceScore(
-                name, len(pool), labels.num_labels, has_target_labels=has_target_labels, source_name=source_name
-            )
-        )
-    return scores
 
 
 def _measure_all(

@@ -57,7 +57,3 @@ class RankingSettings:
         self.seeds = check_seeds(self.seeds, "seeds")
         check_options(self)
         self.device = str(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-    def set_model(self, kind: str) -> None:
-        """Fill in the model for texts or images where none is given."""
-        self.model = self.model or DEFAULT_MODELS[kind]

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from merlin_hf.report.blocks import to_markdown, write_blocks
+from merlin_hf.report.run import COMMENT, Answers, run_report
+
 
 def write_results(
     folder: Path,
@@ -58,3 +61,11 @@ def draw_scores(labels: list[str], seeds: int, seed: int, spread: float = 0.02) 
         label: (0.6 + 0.02 * place + draw.normal(0, spread, seeds)).round(6).tolist()
         for place, label in enumerate(labels)
     }
+
+
+def report_run(folder: Path, output_dir: Path | None = None, **known) -> str:
+    """Return the report on a run, and write it with its figures if a folder is given."""
+    blocks, _ = run_report(folder, Answers(**known) if known else None)
+    if output_dir is not None:
+        list(write_blocks(blocks, output_dir, COMMENT))
+    return to_markdown(blocks, COMMENT, with_pictures=output_dir is not None)

@@ -10,7 +10,7 @@ from scipy import stats
 
 from merlin_hf.report import cost_figure, learning_curve_figure, read_comparisons, write_report
 from merlin_hf.report.ranks import balanced, compared_with_reference, mean_ranks, win_counts
-from merlin_hf.report.summary import comparison_summary, ranks_summary
+from merlin_hf.report.write import comparison_summary, ranks_summary
 from merlin_hf.utils.validation import ConfigError
 from tests.report.support import draw_scores, write_results
 

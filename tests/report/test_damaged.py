@@ -11,10 +11,9 @@ import pytest
 
 from merlin_hf.report import read_comparisons, write_report
 from merlin_hf.report.comparisons import read_result_files
-from merlin_hf.report.run import write_run_report
 from merlin_hf.utils.validation import ConfigError
 from tests.cli.conftest import run  # noqa: F401
-from tests.report.support import write_results
+from tests.report.support import report_run, write_results
 from tests.report.test_comparisons import cells, section
 from tests.report.test_run_report import HISTORY, write_state
 
@@ -360,10 +359,10 @@ def test_numbers_that_are_not_finite_and_many_metrics(tmp_path):
         "eval_f1": True,
     }
     history = [*HISTORY, {"step": 3, "epoch": 1.5, **odd}, {"step": 2**53, "epoch": 2.0, **many}]
-    text = write_run_report(write_state(tmp_path / "run", history), tmp_path / "out")
+    text = report_run(write_state(tmp_path / "run", history), tmp_path / "out")
     assert "nan" in text and (tmp_path / "out" / "training_curves.png").stat().st_size > 0
     assert max(len(row) for row in cells(section(text, "Course of training"))) < 50
-    assert "<b>" not in write_run_report(write_state(tmp_path / "<b>run</b>", HISTORY))
+    assert "<b>" not in report_run(write_state(tmp_path / "<b>run</b>", HISTORY))
 
 
 @pytest.mark.parametrize("name", ["under a file", "results.md", "report.json"])

@@ -16,9 +16,9 @@ from merlin_hf.report import (
 from merlin_hf.report.curves import read_log_history, series
 from merlin_hf.report.final import final_score
 from merlin_hf.report.reliability import reliability_figure
-from merlin_hf.report.run import write_run_report
 from merlin_hf.utils.probabilities import reliability
 from merlin_hf.utils.validation import ConfigError
+from tests.report.support import report_run
 
 
 HISTORY = [
@@ -89,29 +89,29 @@ def test_curves_are_what_was_logged():
 
 def test_a_report_of_a_run(tmp_path):
     folder = write_state(tmp_path / "run", HISTORY)
-    text = write_run_report(folder)
+    text = report_run(folder)
     assert "# run" in text and "Source loss" in text and "![" not in text
     draw = np.random.default_rng(0)
     features = {"before training": draw.normal(size=(9, 4)), "after training": draw.normal(size=(9, 4))}
     labels = np.arange(9) % 3
     logits = np.log([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])[labels]
-    known = {"references": labels, "predictions": labels, "features": features, "names": ["a", "b", "c"]}
-    text = write_run_report(folder, tmp_path / "out", **known, logits=logits)
+    known = {"references": labels, "features": features, "names": ["a", "b", "c"]}
+    text = report_run(folder, tmp_path / "out", **known, logits=logits)
     assert "## Probabilities" in text and "0.2231" in text, "the log loss, -log 0.8"
     names = {"training_curves", "confusion_matrix", "features", "reliability"}
     expected = {"results.md", *(f"{name}.{ending}" for name in names for ending in ("png", "svg"))}
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
     assert all(f"({name}.png)" in text for name in names) and str(tmp_path) not in text
-    write_run_report(folder, tmp_path / "real", references=labels / 3, features=features)
+    report_run(folder, tmp_path / "real", references=labels / 3, features=features)
     assert not (tmp_path / "real" / "confusion_matrix.png").exists() and (tmp_path / "real" / "features.png").exists()
     with pytest.raises(ConfigError, match="has logged nothing"):
-        write_run_report(write_state(tmp_path / "silent", HISTORY[3:]))
+        report_run(write_state(tmp_path / "silent", HISTORY[3:]))
 
 
 def test_the_final_score(tmp_path):
     folder = write_state(tmp_path / "run", HISTORY)
     assert final_score(folder, HISTORY) == ({"eval_loss": 0.6, "eval_accuracy": 0.8}, "trainer_state.json", None)
-    assert "| Accuracy |   0.8 |" in write_run_report(folder)
+    assert "| Accuracy |   0.8 |" in report_run(folder)
     results = {"eval_accuracy": 0.75, "eval_f1_mm": 0.5, "predict_accuracy": 0.25, "train_loss": 1.0, "epoch": 1.0}
     noise = {"eval_runtime_mm": 3.0, "eval_samples": 1234, "eval_head_l2": 0.1, "eval_loss": float("nan")}
     (folder / "all_results.json").write_text(json.dumps({**results, **noise}))
@@ -120,17 +120,17 @@ def test_the_final_score(tmp_path):
     (folder / "eval_results.json").write_text(json.dumps({"eval_accuracy": 0.5}))
     assert final_score(folder / "trainer_state.json", HISTORY) == ({"eval_accuracy": 0.5}, "eval_results.json", None)
     (folder / "eval_results.json").unlink()
-    text = write_run_report(folder)
+    text = report_run(folder)
     assert "on 1,234 rows" in text and "| F1 mm" in text and "| Accuracy (predictions) |" in text
 
     assert final_score(write_state(tmp_path / "never", HISTORY[:2]), HISTORY[:2]) is None
-    assert "## Final score" not in write_run_report(tmp_path / "never")
+    assert "## Final score" not in report_run(tmp_path / "never")
     silent = write_state(tmp_path / "silent", HISTORY[3:])
     (silent / "eval_results.json").write_text(json.dumps({"eval_accuracy": 0.5}))
-    assert "## Final score" in write_run_report(silent), "also where nothing was logged"
+    assert "## Final score" in report_run(silent), "also where nothing was logged"
     (silent / "eval_results.json").write_text("[]")
     with pytest.raises(ConfigError, match="no JSON object of metrics"):
-        write_run_report(silent)
+        report_run(silent)
 
 
 @pytest.mark.parametrize("shape", [(30, 6), (5, 12)])
