@@ -127,13 +127,6 @@ def usual_problem_type(config: PretrainedConfig) -> str:
     return config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE_LABEL)
 
 
-def several_labels_of(config: PretrainedConfig) -> list[str] | None:
-    """Return the names of the labels of a model that may give a row several of them."""
-    if config.num_labels < 2 or config.problem_type not in (None, MULTI_LABEL):
-        return None
-    return model_names(config)
-
-
 def _load_task(saved: SavedModel, arguments: argparse.Namespace) -> tuple[Task, str]:
     """Load the data that the arguments name as a validation split; return also what that split is called there."""
     names = ("task_name", "dataset_name", "validation_file", "validation_dir")
@@ -163,7 +156,8 @@ def _load_task(saved: SavedModel, arguments: argparse.Namespace) -> tuple[Task, 
     )
     splits, origins = load_splits(spec)
     split = choose_split(splits, arguments.split, argument)
-    several = several_labels_of(saved.config)
+    may_have_several = saved.config.num_labels > 1 and saved.config.problem_type in (None, MULTI_LABEL)
+    several = model_names(saved.config) if may_have_several else None
     task = make_task({VALIDATION: splits[split]}, {VALIDATION: origins[split]}, spec, several)
     return task, split
 

@@ -86,7 +86,7 @@ class Experiment:
         found = {
             name: rows for name, rows in self.pair.sources.items() if chosen is True or (chosen and name in chosen)
         }
-        return {None: rows for rows in found.values()} if len(found) == 1 else found
+        return {None: next(iter(found.values()))} if len(found) == 1 else found
 
     def shared_labels(self, method: MethodConfig) -> list[int] | None:
         """Return the target's class for each class of a method's only source, where it uses that their names agree."""

@@ -105,6 +105,7 @@ class StepsTo(Progress):
     """Tells a function of the steps of a run, not more often than every [`SECONDS_BETWEEN_STEPS`]."""
 
     def __init__(self, tell: Callable[[int, int], None]):
+        super().__init__()
         self.tell, self.told = tell, 0.0
 
     def step(self, run: Run, step: int, steps: int) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..comparison.metrics import LOWER_IS_BETTER, RANGES, can_be_score
 from ..comparison.results import metric_means
+from ..comparison.statistics import mean_and_spread
 from ..utils.files import FileError, read_json, short_path
 from ..utils.log_history import MOST_STEPS, is_number
 from ..utils.markdown import visible
@@ -59,11 +60,7 @@ class MethodScores:
     @property
     def spread(self) -> float | None:
         """The sample standard deviation over seeds; `None` where there are fewer than two."""
-        return float(np.std(list(self.scores.values()), ddof=1)) if len(self.scores) > 1 else None
-
-    def is_of_the_runs_of(self, other: "MethodScores") -> bool:
-        """Return whether the very same runs are behind both, as of a comparison and a learning curve in one folder."""
-        return self.scores == other.scores and self.keys == other.keys and self.scores.keys() == self.keys.keys()
+        return mean_and_spread(list(self.scores.values()))[1] if self.scores else None
 
     @property
     def mean_seconds(self) -> float:
@@ -206,7 +203,12 @@ def read_result_files(paths: Iterable[str | os.PathLike]) -> ResultFiles:
             if not damaged
             else f"No file of {len(damaged) + len(others)} can be used. " + _listed(damaged)
         )
-    _check_labels(read)
+    labels = {label for comparison in read for label in comparison.methods}
+    if len(labels) > MOST_METHODS:
+        raise ConfigError(
+            f"The files have {len(labels)} methods in all, and a report takes {MOST_METHODS}: give fewer files at a "
+            "time."
+        )
     _check_classes(read)
     merged: dict[tuple, Comparison] = {}
     for comparison in read:
@@ -220,15 +222,6 @@ def read_result_files(paths: Iterable[str | os.PathLike]) -> ResultFiles:
 def _listed(damaged: dict[str, str], most: int = 5) -> str:
     lines = [f"{visible(name)!r}: {problem}." for name, problem in list(damaged.items())[:most]]
     return " ".join(lines) + (f" And {len(damaged) - most} more." if len(damaged) > most else "")
-
-
-def _check_labels(comparisons: list[Comparison]) -> None:
-    labels = {label for comparison in comparisons for label in comparison.methods}
-    if len(labels) > MOST_METHODS:
-        raise ConfigError(
-            f"The files have {len(labels)} methods in all, and a report takes {MOST_METHODS}: give fewer files at a "
-            "time."
-        )
 
 
 def _check_classes(comparisons: list[Comparison]) -> None:
@@ -276,20 +269,28 @@ def read_comparison(path: Path, name: str) -> Comparison | None:
         _need(key in summary, f"it has no `{key}`")
     config, target = _section(summary, "config"), _section(_section(summary, "data"), "target")
     metric, environment, model = summary["metric"], summary.get("environment") or {}, config.get("model")
-    _check_metric(metric, summary["lower_is_better"])
+    lower, methods = summary["lower_is_better"], summary["methods"]
+    _need(isinstance(metric, str) and metric, "its `metric` is no name")
+    is_right = lower is (metric in LOWER_IS_BETTER) if metric in RANGES else isinstance(lower, bool)
+    _need(is_right, "its `lower_is_better` is wrong")
     _need(isinstance(summary["reference"], str), "its `reference` is no name")
     _need(isinstance(environment, dict), "its `environment` is no mapping")
     _need(isinstance(model, str) and model, "its `config.model` is no name")
     rows, test_rows = target.get("train_rows"), target.get("test_rows")
-    _need(_is_count(rows), "its number of labelled rows (`data.target.train_rows`) is no number")
-    _need(test_rows is None or _is_count(test_rows), "its number of test rows (`data.target.test_rows`) is no number")
+    _need_count(rows, "number of labelled rows (`data.target.train_rows`)")
+    if test_rows is not None:
+        _need_count(test_rows, "number of test rows (`data.target.test_rows`)")
+    is_list = isinstance(methods, list) and 0 < len(methods) <= MOST_METHODS
+    _need(is_list, f"its `methods` are no list of 1 to {MOST_METHODS}")
+    by_label = {method.label: method for method in (_read_method(one, metric) for one in methods)}
+    _need(len(by_label) == len(methods), "it has two methods of one label")
     comparison = Comparison(
         pair="",
         rows=rows,
         metric=metric,
-        lower_is_better=summary["lower_is_better"],
+        lower_is_better=lower,
         reference=summary["reference"],
-        methods=_read_methods(summary["methods"], metric),
+        methods=by_label,
         identity=(_task(config, "source"), _task(config, "target"), model),
         shared=_shared(config, summary["data"]),
         search=json.dumps(config.get("search"), sort_keys=True),
@@ -300,20 +301,6 @@ def read_comparison(path: Path, name: str) -> Comparison | None:
     )
     comparison.pair = _pair_of(comparison)
     return comparison
-
-
-def _check_metric(metric: Any, lower: Any) -> None:
-    _need(isinstance(metric, str) and metric, "its `metric` is no name")
-    is_right = lower is (metric in LOWER_IS_BETTER) if metric in RANGES else isinstance(lower, bool)
-    _need(is_right, "its `lower_is_better` is wrong")
-
-
-def _read_methods(given: Any, metric: str) -> dict[str, MethodScores]:
-    is_list = isinstance(given, list) and 0 < len(given) <= MOST_METHODS
-    _need(is_list, f"its `methods` are no list of 1 to {MOST_METHODS}")
-    methods = {method.label: method for method in (_read_method(one, metric) for one in given)}
-    _need(len(methods) == len(given), "it has two methods of one label")
-    return methods
 
 
 def _need(is_right: object, problem: str) -> None:
@@ -327,8 +314,9 @@ def _section(mapping: Any, name: str) -> Any:
     return section
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_STEPS
+def _need_count(value: Any, what: str) -> None:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_STEPS
+    _need(is_count, f"its {what} is no number")
 
 
 def _classes(task: dict[str, Any]) -> list[str] | None:
@@ -424,11 +412,13 @@ def _data_name(section: dict[str, Any], name: str) -> str:
 
 
 def _merge(one: Comparison, other: Comparison) -> Comparison:
-    twice = sorted(
-        label
-        for label in one.methods.keys() & other.methods.keys()
-        if not one.methods[label].is_of_the_runs_of(other.methods[label])
-    )
+    twice = []
+    for label in sorted(one.methods.keys() & other.methods.keys()):
+        mine, theirs = one.methods[label], other.methods[label]
+        # The very same runs are behind both where a comparison and a learning curve lie in one folder.
+        is_same = mine.scores == theirs.scores and mine.keys == theirs.keys and mine.scores.keys() == mine.keys.keys()
+        if not is_same:
+            twice.append(label)
     files, pair = f"{visible(one.files[0])!r} and {visible(other.files[0])!r}", visible(one.pair)
     if twice:
         raise ConfigError(f"{files} both have {visible(twice[0])!r} on {pair} with {one.rows} rows: leave one out.")
