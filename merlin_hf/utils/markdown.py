@@ -53,7 +53,7 @@ def _visible(sign: str) -> str:
 
 
 def escape(value: Any) -> str:
-    """Return a value as text on one line of Markdown, of which nothing is read as markup; [`Markdown`] as it is."""
+    """Return a value as text on one line of Markdown, of which nothing is read as markup; `Markdown` as it is."""
     if isinstance(value, Markdown):
         return value
     text = _escape_inline(visible(value))

@@ -15,7 +15,7 @@ def shown(value: Any, missing: str = "-") -> str:
 
 def markdown_table(headings: Sequence[Any], rows: Iterable[Sequence[Any]], align: str | None = "right") -> str:
     """
-    Return a Markdown table; empty text where there are no rows. All cells but [`Markdown`] are escaped.
+    Return a Markdown table; empty text where there are no rows. All cells but `Markdown` are escaped.
 
     `align` says where the columns after the first stand, `"right"` or `"left"`, in the source as well; `None` leaves
     that to the reader, for cells that may be long.
