@@ -128,9 +128,10 @@ $(VENV)-newest/.installed: setup.py constraints.txt
 	$(VENV)-newest/bin/python -m pip install --disable-pip-version-check -q -c $(VENV)-newest/constraints.txt -e ".[test]"
 	@touch $@
 
-# The site, into runs/site; warnings are errors. The pages of the methods are written first, from docstrings and options.
+# The site, into runs/site; warnings are errors. The pages of the methods are written first, from docstrings and options, and the English is checked.
 docs: $(VENV)/.installed-test $(VENV)-docs/.installed
 	$(BIN)/python docs/method_pages.py
+	$(BIN)/python docs/prose.py
 	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/python -m mkdocs build --strict
 
 # What pyproject.toml says of types.

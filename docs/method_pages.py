@@ -121,7 +121,7 @@ def example(name: str) -> list[str]:
 def page(name: str) -> str:
     """The page of a method."""
     trainer = METHODS[name]
-    searched = [f"`{option}` in {', '.join(map(str, values))}" for option, values in trainer.search_space.items()]
+    searched = [f"`{option}` in `{', '.join(map(str, values))}`" for option, values in trainer.search_space.items()]
     searches = "nothing" if name in ("linear_probe", "embeddings") else "the learning rate"
     options = own_options(trainer)
     # What references to the class lead to; that of MerlinTrainer is on a page of the API.

@@ -63,8 +63,8 @@ class MerlinTrainer(TransferTrainer):
 
     `train_dataset` is the target and `source_dataset` the source. Without a source this class is
     [`~transformers.Trainer`]. Training does not use the model's own last layer. The final head is fitted to all target
-    rows before the model is evaluated, saved or used. So a streamed `train_dataset` has to end. A checkpoint is a
-    plain model of the class that came in.
+    rows before the model is evaluated, saved or used. So a streamed `train_dataset` must end. A checkpoint is a
+    plain model of the class that was given.
 
     Few labelled rows are soon memorised. So by default (`mix_weights=True`) the run has three phases, each from the
     weights that the model came with. Two train this objective, each on one half of the target rows. The third trains
@@ -82,7 +82,7 @@ class MerlinTrainer(TransferTrainer):
     all target rows in the second.
 
     A step costs a batch of each task and a small solve. With `mix_weights` six of seven steps cost a batch of the
-    source alone, and choosing the mix costs 17 forward passes over at most 256 target rows.
+    source alone. Choosing the mix then costs 17 forward passes over at most 256 target rows.
 
     Args:
         source_dataset, source_collator: see [`~merlin_hf.transfer.trainer.TransferTrainer`].

@@ -147,7 +147,7 @@ class TransferTrainingArguments(TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False,
         metadata={
-            "help": "Delete the checkpoints of earlier runs in output_dir and start anew, in place of resuming."
+            "help": "Delete the checkpoints of earlier runs in output_dir and start again, in place of resuming."
         },
     )
 
@@ -203,7 +203,7 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             features; the solver's own default if not given.
         learn_logit_scale (`bool`): learn the scale of the head's logits; not used for real labels.
         logit_scale (`float`, *optional*): that scale, or its first value; the solver's own default if not given.
-        head_scope (`str`): `"global"`: the head is fit on, and judged by, the target rows of all processes, so that N
+        head_scope (`str`): `"global"`: the head is fitted and scored on the target rows of all processes, so N
             processes with batch b compute what one process with batch N * b does. `"local"`: each process has a head
             of its own, fit on its own rows; another objective, with smaller halves, whose average over processes is
             minimised.
@@ -211,9 +211,9 @@ class MerlinTrainingArguments(TransferTrainingArguments):
             splits; each head is fit on `1 - validation_fraction` of each class. A fit on few rows is noisy, and
             features that make it succeed anyway transfer best (the paper's choice). `"kfold"`: `num_splits` folds,
             each row judged once, by a head fit on all but one fold. The same cost. With many folds it nears `"loo"`.
-            `"loo"`: each row is judged by the head fit on all others, in closed form from one fit (`head="ridge"`
+            `"loo"`: each row is scored by the head fitted on all others, in closed form from one fit (`head="ridge"`
             only), the cheapest. A head fit on nearly all rows does well on features that have memorised them.
-        validation_fraction (`float`): share of each target batch that the head is judged by with `split="half"`, in
+        validation_fraction (`float`): share of each target batch that the head is scored on with `split="half"`, in
             (0, 1).
         num_splits (`int`): random splits, or folds, of the same features per step, averaged.
         scalar_learning_rate (`float`): learning rate of the learned scalars, which are logarithms.
@@ -273,7 +273,7 @@ class MerlinTrainingArguments(TransferTrainingArguments):
     )
     validation_fraction: Share = field(
         default=0.5,
-        metadata={"help": "Share of each target batch that the head is judged by, in (0, 1)."},
+        metadata={"help": "Share of each target batch that the head is scored on, in (0, 1)."},
     )
     num_splits: Annotated[int, interval("[1, 100_000]")] = field(
         default=8, metadata={"help": "Random splits of the same features per step, averaged."}

@@ -54,7 +54,7 @@ def test_make_targets(target):
 
 
 def test_methods_commands_and_versions_are_those_of_the_package():
-    supported = section("What is supported")
+    supported = section("Supported")
     numbers = {20: "twenty", 21: "twenty-one", 22: "twenty-two", 23: "twenty-three", 24: "twenty-four"}
     assert f"[{numbers[len(METHODS)]}](docs/methods/index.md)" in supported
     commands = re.search(r"\| commands \| \[(.*?)\]", supported)[1]
@@ -90,28 +90,3 @@ def test_the_numbers_of_the_results_are_those_of_the_comparison():
     results = README.split("## Results\n")[1].split("\n## ")[0]
     numbers = re.findall(r"[-+]?\d\.\d{4}", results)
     assert len(numbers) > 20 and not set(numbers) - set(re.findall(r"[-+]?\d\.\d{4}", "\n".join(compared())))
-
-
-# Words
-
-
-def prose():
-    """The sentences of README outside of code, tables and lists of links."""
-    text = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
-    blocks = [block for block in re.split(r"\n\s*\n|\n(?=- )", text) if not block.lstrip().startswith(("|", "#"))]
-    sentences = []
-    for block in blocks:
-        block = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", block).replace("*", "")
-        block = re.sub(r"^\|.*$", "", block, flags=re.MULTILINE)
-        if " · " not in block:
-            sentences += [one for one in re.split(r"(?<=[.!?])\s+", re.sub(r"\s+", " ", block).strip()) if one]
-    return [[word for word in one.split() if re.search(r"\w", word)] for one in sentences]
-
-
-def test_readme_is_short_and_its_sentences_too():
-    lengths = [len(sentence) for sentence in prose() if sentence]
-    assert len(lengths) > 40, "nothing was counted"
-    assert sum(lengths) < 1000
-    assert max(lengths) <= 30
-    assert sum(lengths) / len(lengths) < 17
-    assert len(README.splitlines()) < 190

@@ -50,7 +50,9 @@ def problem_type_of(saved: SavedModel, given: str | None) -> str:
     if found == SINGLE_LABEL and config.num_labels == 1 and given is None:
         found = REGRESSION
     if (found == REGRESSION and config.num_labels > 1) or (found == SINGLE_LABEL and config.num_labels == 1):
-        raise ConfigError(f"The model has {config.num_labels} outputs, which is no {found}; see `--problem_type`.")
+        raise ConfigError(
+            f"The model has {config.num_labels} outputs, which does not fit {found}; see `--problem_type`."
+        )
     if saved.adapter is not None and given is None and found == SINGLE_LABEL:
         logger.warning(
             "An adapter does not say whether a row may have several labels: taken as one label per row. "

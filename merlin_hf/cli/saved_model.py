@@ -94,7 +94,7 @@ def load_plain(model_class: Any, path: str, device: torch.device, **options: Any
     missing = sorted(found["missing_keys"])
     if missing and not options.get("ignore_mismatched_sizes"):
         raise FileError(
-            f"{path!r} is no whole classifier: it has no weights for {', '.join(missing[:3])}"
+            f"{path!r} is not a whole classifier: it has no weights for {', '.join(missing[:3])}"
             f"{' and others' if len(missing) > 3 else ''}, which would be drawn at random. Give the folder of a model "
             "that was trained for classification."
         )
@@ -171,7 +171,7 @@ def _read_adapter(path: str, base: str | None) -> SavedModel:
     num_labels = _outputs_of_adapter(head, weights)
     if num_labels is None and _kind_of_class(config.architectures or ()) is None:
         raise ConfigError(
-            f"The adapter in {path!r} has no head, and its base model {base!r} is no classifier: there is nothing to "
+            f"The adapter in {path!r} has no head, and its base model {base!r} is not a classifier: there is nothing to "
             "evaluate."
         )
     if num_labels not in (None, config.num_labels):

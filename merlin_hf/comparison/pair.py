@@ -39,7 +39,7 @@ class TaskPair:
     def _check(self) -> None:
         target, config = self.pool, self.config.target
         if not target.is_regression and self.labels.num_labels < 2:
-            raise ConfigError(f"`target.path` has one class, {self.labels.names}; there is nothing to tell apart.")
+            raise ConfigError(f"`target.path` has one class, {self.labels.names}; at least two are needed.")
         for name, source in self.sources.items():
             if source.kind != target.kind:
                 raise ConfigError(

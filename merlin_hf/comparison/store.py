@@ -201,7 +201,7 @@ def checksum(result: dict[str, Any]) -> str:
 def find_problem(result: Any, name: str, metric: str | None = None) -> str | None:
     """Return why the content of a file of this name cannot be the result of a run; `None` if it can."""
     if not isinstance(result, dict) or not isinstance(result.get("determined_by"), dict):
-        return "it is no result of a run by `merlin-hf compare`"
+        return "it is not a result of a run by `merlin-hf compare`"
     for key, kind in VALUES.items():
         if key not in result:
             if key in NEEDED:

@@ -62,7 +62,7 @@ def read_audio(value: Any) -> Recording:
             if _is_text(content):
                 raise ValueError("it is a text, not a recording") from None
             raise ImportError(
-                f"{path!r} is no WAV file; `pip install soundfile` to read it, or convert it."
+                f"{path!r} is not a WAV file; `pip install soundfile` to read it, or convert it."
             ) from error
         samples, rate = soundfile.read(io.BytesIO(content))
     return Recording(_one_channel(samples), _checked_rate(rate))
@@ -75,7 +75,7 @@ def _is_text(content: bytes) -> bool:
 
 def _one_channel(samples: np.ndarray) -> np.ndarray:
     if samples.dtype.kind not in "iuf":
-        raise ValueError(f"its samples are no numbers ({samples.dtype})")
+        raise ValueError(f"its samples are not numbers ({samples.dtype})")
     if samples.size == 0:
         raise ValueError("it has no samples")
     if samples.ndim == 2 and min(samples.shape) <= MOST_CHANNELS:
@@ -112,7 +112,7 @@ def _read_wav(content: bytes) -> tuple[np.ndarray, int]:
 
 
 def glance_at_audio(value: Any) -> Recording | None:
-    """Check that a file is there and not empty; read what is no file in full."""
+    """Check that a file is there and not empty; read what is not a file in full."""
     if not isinstance(value, dict) or "array" in value:
         return read_audio(value)
     check_not_empty(value, "recording")

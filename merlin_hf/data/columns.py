@@ -96,7 +96,7 @@ def check_label_column(splits: Mapping[str, datasets.Dataset], given: str | None
         return
     columns = next(iter(splits.values())).column_names
     raise ConfigError(
-        f"`{option}={given!r}` is no column of `{argument}`.{did_you_mean(given, columns)} Columns: "
+        f"`{option}={given!r}` is not a column of `{argument}`.{did_you_mean(given, columns)} Columns: "
         f"{', '.join(columns)}."
     )
 
@@ -126,7 +126,7 @@ def find_text_columns(
     Find the one or two columns that are tokenized together, or raise a ConfigError.
 
     They are those that are given, else those of a GLUE task, `text`, or the only one or two of texts. Columns of
-    numbers, dates, names of rows or one single value are no texts. What is left is a guess where there were others,
+    numbers, dates, names of rows or one single value are not texts. What is left is a guess where there were others,
     and is said at WARNING.
     """
     texts = [name for name, feature in dataset.features.items() if is_text(feature) and name != "label"]

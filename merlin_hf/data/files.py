@@ -342,7 +342,7 @@ def _checked(path: str, named: str, form: CsvForm) -> CsvForm:
             start = reader.line_num + 1
     except csv.Error as error:
         raise FileError(
-            f"{named}: the cells of the record that starts in line {start} cannot be told apart ({error}). Close its "
+            f"{named}: the cells of the record that starts in line {start} cannot be separated ({error}). Close its "
             "quotation marks, and double those within a cell."
         ) from None
     if blank and len(form.header) == 1:
@@ -485,7 +485,7 @@ def _read_parquet(path: str, named: str, cache_dir: str | None) -> datasets.Data
 
 
 def _build(builder_class: type, path: str, cache_dir: str | None, **options: Any) -> datasets.Dataset:
-    """Read a file with a builder of `datasets`; brackets and stars in its path are no pattern."""
+    """Read a file with a builder of `datasets`; brackets and stars in its path are not a pattern."""
     path = os.path.abspath(path)
     if "::" in path:
         raise FileError(f"{path!r} has `::` in it, by which `datasets` chains addresses: rename it.")

@@ -152,11 +152,11 @@ def _known_to_pillow() -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:  # whose message has the object that was opened
-        raise ValueError("it is no image that Pillow knows") from error
+        raise ValueError("it is not an image that Pillow knows") from error
 
 
 def glance_at_image(value: Any) -> Any:
-    """Read the header of an image; read it whole where the header does not tell its range, or where it is no file."""
+    """Read the header of an image; read it whole where the header does not tell its range, or it is not a file."""
     from PIL import Image
 
     if not isinstance(value, dict) or (value.get("bytes") is None and not os.path.isfile(value.get("path") or "")):
@@ -184,11 +184,11 @@ def from_array(pixels: np.ndarray) -> Any:
     if pixels.ndim == 3 and shape[2] not in (1, 2, 3, 4) and shape[0] in (1, 3, 4):
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 2, 3, 4)):
-        raise ValueError(f"an array of shape {shape} is no image of 1, 3 or 4 channels")
+        raise ValueError(f"an array of shape {shape} is not an image of 1, 3 or 4 channels")
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     if pixels.dtype.kind not in "biuf":
-        raise ValueError(f"an array of type {pixels.dtype} is no image")
+        raise ValueError(f"an array of type {pixels.dtype} is not an image")
     if pixels.dtype == bool:
         pixels = pixels * np.uint8(255)
     elif pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:

@@ -122,7 +122,7 @@ def _load_folder(
         if isinstance(builder, Csv | Json | Parquet):
             _warn_of_files_left_out(path, files, named)
         if isinstance(builder, Csv) and builder.config.features is None:
-            # Each split is read as a file is: delimiters, encodings, and texts that are no missing values.
+            # Each split is read as a file is: delimiters, encodings, and texts that are not missing values.
             cache_dir = kwargs.get("cache_dir")
             splits = {
                 part: read_csv_files(found, f"{named}, split {part!r},", cache_dir) for part, found in files.items()
@@ -138,7 +138,7 @@ def _load_folder(
 
 
 def _warn_of_files_left_out(path: str, files: dict[str, list[str]], named: str) -> None:
-    """Say which files of a folder are no split; a README may choose them on purpose."""
+    """Name the files of a folder that are not of a split; a README may choose them on purpose."""
     if (Path(path) / "README.md").exists():
         return
     taken = {os.path.realpath(file) for found in files.values() for file in found}

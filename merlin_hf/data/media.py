@@ -205,9 +205,7 @@ def _list_by_class(folder: str, kind: MediaKind, argument: str, split: str) -> l
             remedy = f"Is `{argument}={os.path.join(folder, classes[0])!r}` meant, with the folders {listing(inner)}?"
         else:
             remedy = "Give a folder with a folder for each of at least two classes."
-        raise ValueError(
-            f"{given} has one folder of a class, {classes[0]!r}: there is nothing to tell apart. {remedy}"
-        )
+        raise ValueError(f"{given} has one folder of a class, {classes[0]!r}; at least two are needed. {remedy}")
     deeper = [parts for parts in files if len(parts) > 2]
     if deeper:
         logger.warning(
@@ -217,7 +215,7 @@ def _list_by_class(folder: str, kind: MediaKind, argument: str, split: str) -> l
         )
     without = sorted(entry.name for entry in _visible(folder) if entry.is_dir() and entry.name not in classes)
     if without:
-        logger.warning(f"{given}: the folders {listing(without)} have no {kind.plural}, and are no class.")
+        logger.warning(f"{given}: the folders {listing(without)} have no {kind.plural}, and are not classes.")
     if others:
         logger.warning(f"{given}: left out what does not end in {', '.join(kind.endings)}: {left_out}.")
     return files

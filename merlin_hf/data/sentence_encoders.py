@@ -96,7 +96,9 @@ def classifier_class(path: str, wanted: bool | None = None, called: str = "sente
     if is_sentence_encoder(path, **hub_options(hub)):
         return SentenceEncoderForSequenceClassification
     if wanted:
-        raise ConfigError(f"`{called}`: {path!r} is no sentence encoder, as it has no {MODULES} of one: leave it out.")
+        raise ConfigError(
+            f"`{called}`: {path!r} is not a sentence encoder, as it has no {MODULES} of one: leave it out."
+        )
     return AutoModelForSequenceClassification
 
 
@@ -116,13 +118,13 @@ def check_modules(path: str, **hub: Any) -> None:
     """Raise a FileError unless all modules that a folder names are of sentence-transformers, with safetensors."""
     found = find_file(path, MODULES, **hub)
     if found is None:
-        raise FileError(f"{path!r} has no {MODULES}, so it is no sentence encoder.")
+        raise FileError(f"{path!r} has no {MODULES}, so it is not a sentence encoder.")
     try:
         modules = read_json(Path(found))
     except FileError as error:
         raise FileError(f"{found} cannot be used: {error}.") from error
     if not isinstance(modules, list) or not modules or not all(isinstance(module, dict) for module in modules):
-        raise FileError(f"{found} is no list of modules.")
+        raise FileError(f"{found} is not a list of modules.")
     known = ", ".join(KNOWN_MODULES)
     for place, module in enumerate(modules):
         kind, folder = module.get("type"), module.get("path")

@@ -69,7 +69,7 @@ def find_tag_columns(
     rows: datasets.Dataset, words: Sequence[str] | None = None, tags: str | None = None
 ) -> tuple[str, str] | None:
     """
-    Return the columns of words and of tags; `None` where rows are no tagged sentences.
+    Return the columns of words and of tags; `None` where rows are not tagged sentences.
 
     If not given, the words are in `tokens` or `words`, and the tags in the only `Sequence(ClassLabel)`.
     """

@@ -117,7 +117,7 @@ def load_splits(spec: DataSpec, **hub: Any) -> tuple[datasets.DatasetDict, dict[
         if not os.path.isfile(path):
             is_folder = os.path.isdir(path)
             remedy = f" It is a folder: give it as `{spec.prefix}dataset_name`." if is_folder else ""
-            raise FileNotFoundError(f"`{option}={path!r}` is no file.{remedy}")
+            raise FileNotFoundError(f"`{option}={path!r}` is not a file.{remedy}")
         splits[split] = load_dataset(path, argument=option, split=TRAIN, **hub)
         origins[split] = f"`{option}={path!r}`"
     if spec.folders and spec.kind is not None:
@@ -135,9 +135,9 @@ def _named_split(loaded: datasets.DatasetDict, split: str, name: str, spec: Data
     try:
         if "[" in name or "+" in name:
             return take_split(loaded, name)
-        reason = "is no split"
+        reason = "is not a split"
     except ValueError as error:
-        reason = f"cannot be read ({error}): it is no slice"
+        reason = f"cannot be read ({error}): it is not a slice"
     option = spec.split_options.get(split, f"{split}_split_name")
     raise ConfigError(
         f"`{option}={name!r}` {reason} of `{spec.argument}={spec.shown or spec.path!r}`, which has "
@@ -318,7 +318,7 @@ def select(task: Task, split: str, limit: int | None = None, seed: int | None = 
 def check_several_classes(task: Task) -> None:
     """Raise a ConfigError if all labels are one class."""
     if not task.labels.is_regression and task.labels.num_labels < 2:
-        raise ConfigError(f"{task.origin(TRAIN)} has one class, {task.labels.names}; there is nothing to tell apart.")
+        raise ConfigError(f"{task.origin(TRAIN)} has one class, {task.labels.names}; at least two are needed.")
 
 
 def warn_of_shared_texts(target: Task, sources: Sequence[Task] = ()) -> None:

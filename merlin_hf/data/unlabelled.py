@@ -182,7 +182,7 @@ def load_unlabelled(
         raise FileError(f"{origin} has no rows, only the columns {', '.join(dataset.column_names)}.")
     if id_column is not None and id_column not in dataset.column_names:
         raise ConfigError(
-            f"`id_column={id_column!r}` is no column of {origin}, which has {', '.join(dataset.column_names)}."
+            f"`id_column={id_column!r}` is not a column of {origin}, which has {', '.join(dataset.column_names)}."
             f"{did_you_mean(id_column, dataset.column_names)}"
         )
     given = {*(options.text_columns or ()), options.media_column}

@@ -206,7 +206,7 @@ def _weights(root: Path, prefix: str, present: set[str], refused: dict[str, str]
 
 
 def _shards(root: Path, index: str, variant: str | None) -> list[str]:
-    """Return the names of all shards of an index; raise a `PublishError` with the reason if they are no shards."""
+    """Return the names of all shards of an index; raise a `PublishError` with the reason if they are not shards."""
     reason = _problem(root, index)
     if reason is not None:
         raise PublishError(reason)
@@ -218,7 +218,7 @@ def _shards(root: Path, index: str, variant: str | None) -> list[str]:
     odd = [name for name, match in zip(names, matches, strict=True) if match is None or match[1] != variant]
     if odd:
         shown = ", ".join(sorted({repr(name)[:80] for name in odd})[:5])
-        raise PublishError(f"names files that are no shards, such as model-00001-of-00002.safetensors: {shown}")
+        raise PublishError(f"names files that are not shards, such as model-00001-of-00002.safetensors: {shown}")
     counts = {match[3] for match in matches if match is not None}
     shards = sorted(set(names))
     if len(counts) != 1 or len(shards) != int(counts.pop()):
@@ -256,7 +256,7 @@ def _problem(root: Path, name: str) -> str | None:
     try:
         status = path.stat()  # of what a link leads to
         if not stat.S_ISREG(status.st_mode):
-            return "is no regular file"
+            return "is not a regular file"
         if path.is_symlink() and not _is_own_link(root, path):
             return "is a link to another file; put a copy in its place"
         if name.endswith(".safetensors"):
@@ -293,7 +293,7 @@ def _problem_of_weights(path: Path) -> str | None:
 
 
 def _problem_of_content(name: str, content: bytes) -> str | None:
-    """Check that a file has the type that its name says, that it is no pickle, and that no secret is in it."""
+    """Check that a file has the type that its name says, that it is not a pickle, and that no secret is in it."""
     if content.startswith(PICKLE_STARTS) or _is_pickle(content):
         return f"is {PICKLE}"
     if content.startswith(ARCHIVE_STARTS):
@@ -302,10 +302,10 @@ def _problem_of_content(name: str, content: bytes) -> str | None:
         try:
             json.loads(content)
         except (ValueError, RecursionError) as error:
-            return f"is no JSON: {error}. Save the model again"
+            return f"is not JSON: {error}. Save the model again"
     # A model of sentencepiece begins with the length of its first piece.
     elif not (name.endswith((".model", ".spm")) and content.startswith(b"\n")) and not _is_text(content):
-        return "is no text"
+        return "is not text"
     return _secret(content)
 
 
@@ -323,7 +323,7 @@ def _is_pickle(content: bytes) -> bool:
     try:
         operations = sum(1 for _ in pickletools.genops(content))
         pickletools.dis(content, out=io.StringIO())  # checks the stack as well
-    except Exception:  # whatever bytes that are no pickle lead to
+    except Exception:  # whatever bytes that are not a pickle lead to
         return False
     return operations > 2  # "N. B." begins with a pickle of None
 
@@ -382,7 +382,7 @@ class ModelFolder:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         if not self.path.is_dir():
-            raise PublishError(f"{path} is no folder. Give the one that `save_model` or `save_pretrained` wrote.")
+            raise PublishError(f"{path} is not a folder. Give the one that `save_model` or `save_pretrained` wrote.")
         self.files, self.left_out, refused = model_files(self.path)
         if refused:
             listed = "; ".join(f"{name} {reason}" for name, reason in refused.items())

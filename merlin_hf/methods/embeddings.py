@@ -30,7 +30,7 @@ class ScikitLearnHead(HeadSolver):
 
         sum over rows of the loss + l2 * spread / 2 * |W|^2,  spread = mean |x - mean(x)|^2
 
-    In scikit-learn's terms `C = 1 / (l2 * spread)`. It is no part of the graph: no gradient flows through it.
+    In scikit-learn's terms `C = 1 / (l2 * spread)`. It is not part of the graph: no gradient flows through it.
     """
 
     single_pass: ClassVar[bool] = False

@@ -135,7 +135,7 @@ def check_single_label(trainer: RegularizedTrainer) -> None:
         raise ValueError(
             f"{type(trainer).__name__} needs a target with one class per row; the model has "
             f"{num_labels} labels and `problem_type={kind!r}`"
-            f"{'' if are_ids else ', and the labels of `train_dataset` are no class ids'}."
+            f"{'' if are_ids else ', and the labels of `train_dataset` are not class ids'}."
         )
 
 
@@ -160,6 +160,6 @@ def check_source_classes(trainer: RegularizedTrainer) -> None:
         values = label_values(trainer.source_dataset)
         kind = "one real label a row" if values is None or values.ndim == 1 else "several labels a row"
         raise ValueError(
-            f"{type(trainer).__name__} compares what the source head says of the target's rows as probabilities of "
-            f"classes, and `source_dataset` has {kind}. Use a source with one class a row, or L2SPTrainer."
+            f"{type(trainer).__name__} compares the probabilities of classes that the source head gives the "
+            f"target's rows, and `source_dataset` has {kind}. Use a source with one class a row, or L2SPTrainer."
         )

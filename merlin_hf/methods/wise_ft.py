@@ -77,8 +77,8 @@ class WiseFTTrainer(RegularizedTrainer):
     Otherwise it is fitted to the target's rows on phi_0, as in LP-FT.
 
     Rows that are not trained on choose the mix. `merlin-hf compare` searches it as an option, on its validation rows.
-    Elsewhere `mix="auto"` holds out a fifth of the target's training rows, evenly by class. It takes the mix from 0,
-    0.1 ... 1 with the least loss on them. Weights are mixed after the last step, before the model is evaluated or
+    Elsewhere `mix="auto"` holds out a fifth of the target's training rows, evenly by class. It takes the mix, in
+    steps of 0.1, with the least loss on them. Weights are mixed after the last step, before the model is evaluated or
     saved. The method is by Wortsman et al. 2022 (arXiv 2109.01903).
 
     A step costs one batch of the target, and memory for a second copy of the weights. Checkpoints hold that copy too.

@@ -264,7 +264,7 @@ def read_comparison(path: Path, name: str) -> Comparison | None:
     has_few = isinstance(summary, dict) and sum(key in summary for key in KEYS) < len(KEYS) / 2
     if isinstance(summary, list) or has_few:
         return None
-    _need(isinstance(summary, dict), "it is no mapping")
+    _need(isinstance(summary, dict), "it is not a mapping")
     for key in KEYS:
         _need(key in summary, f"it has no `{key}`")
     config, target = _section(summary, "config"), _section(_section(summary, "data"), "target")
@@ -310,7 +310,7 @@ def _need(is_right: object, problem: str) -> None:
 
 def _section(mapping: Any, name: str) -> Any:
     section = mapping.get(name)
-    _need(isinstance(section, dict), f"its `{name}` is no mapping")
+    _need(isinstance(section, dict), f"its `{name}` is not a mapping")
     return section
 
 
@@ -322,7 +322,7 @@ def _need_count(value: Any, what: str) -> None:
 def _classes(task: dict[str, Any]) -> list[str] | None:
     classes = task.get("classes")
     is_list = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    _need(classes is None or is_list, "its `classes` are no list of names")
+    _need(classes is None or is_list, "its `classes` are not a list of names")
     return sorted(classes) if classes is not None else None
 
 
@@ -345,15 +345,15 @@ def _shared(config: dict[str, Any], data: dict[str, Any]) -> str:
 def _by_name(given: Any, name: str) -> dict[str, dict[str, Any]]:
     """Return what is said of a task, with a name of ``, or of each of several sources by name; `None` is empty."""
     section = {} if given is None else given
-    _need(isinstance(section, dict), f"its `{name}` is no mapping")
+    _need(isinstance(section, dict), f"its `{name}` is not a mapping")
     if not any(isinstance(value, dict) for value in section.values()):
         return {"": section}
-    _need(all(isinstance(value, dict) for value in section.values()), f"its `{name}` is no mapping of data sets")
+    _need(all(isinstance(value, dict) for value in section.values()), f"its `{name}` is not a mapping of data sets")
     return {f".{key}": value for key, value in section.items()}
 
 
 def _read_method(method: Any, metric: str) -> MethodScores:
-    _need(isinstance(method, dict), "one of its methods is no mapping")
+    _need(isinstance(method, dict), "one of its methods is not a mapping")
     label, status = method.get("label"), method.get("status")
     _need(isinstance(label, str) and label, "one of its methods has no label")
     called = visible(label)
@@ -362,7 +362,7 @@ def _read_method(method: Any, metric: str) -> MethodScores:
         return MethodScores(label, reason=f"{status}: {method.get('reason')}")
     given, runs = method.get("scores"), method.get("runs", {})
     _need(isinstance(given, dict) and given and len(given) <= MOST_SEEDS, f"{called} has no scores by seed")
-    _need(isinstance(runs, dict), f"the runs of {called} are no mapping")
+    _need(isinstance(runs, dict), f"the runs of {called} are not a mapping")
     for seed, score in given.items():
         _need(seed.isdecimal() and len(seed) < 20, f"{called} has a score of the seed {visible(seed)!r}")
         _need(can_be_score(score, metric), f"{visible(metric)} of {called}, seed {seed}, cannot be {shown(score)}")
@@ -379,7 +379,7 @@ def _read_method(method: Any, metric: str) -> MethodScores:
             f"{called} has no time of training with seed {visible(seed)}",
         )
         of_run: Any = run.get("metrics", {})
-        _need(isinstance(of_run, dict), f"the metrics of {called}, seed {seed}, are no mapping")
+        _need(isinstance(of_run, dict), f"the metrics of {called}, seed {seed}, are not a mapping")
         _need(of_run.get(metric, given[seed]) == given[seed], f"{called} has two scores with seed {seed}")
         for name in RANGES.keys() & of_run.keys():
             _need(
@@ -405,7 +405,7 @@ def _data_name(section: dict[str, Any], name: str) -> str:
     path: Any = section.get("path")
     configuration: Any = section.get("name")
     _need(isinstance(path, str) and path, f"its `{name}` has no path")
-    _need(configuration is None or isinstance(configuration, str), f"the configuration of its `{name}` is no name")
+    _need(configuration is None or isinstance(configuration, str), f"the configuration of its `{name}` is not a name")
     is_local = os.path.isabs(path) or path.startswith(".") or path.count("/") > 1 or "\\" in path
     path = short_path(path).replace("\\", "/").rstrip("/").split("/")[-1] if is_local else path
     return f"{path}:{configuration}" if configuration else path

@@ -46,7 +46,7 @@ def read_log_history(folder: str | Path) -> list[dict[str, Any]]:
             raise FileError("it has no `log_history`")
         return check_log_history(state["log_history"])
     except FileError as error:
-        raise ConfigError(f"{visible(path)!r} is no state of a Trainer: {error}.") from None
+        raise ConfigError(f"{visible(path)!r} is not a state of a Trainer: {error}.") from None
 
 
 def find_state(folder: Path) -> Path | None:

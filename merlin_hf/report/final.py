@@ -32,7 +32,7 @@ def final_score(folder: str | Path, history: list[dict[str, Any]]) -> FinalScore
     Return the metrics of the model that a run left, else of its last evaluation; `None` where there was none.
 
     Raises:
-        ConfigError: a file of results is no JSON object.
+        ConfigError: a file of results is not a JSON object.
     """
     given = Path(folder)
     for name in FILES:
@@ -56,7 +56,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     try:
         results = read_json(folder / name)
         if not isinstance(results, dict):
-            raise FileError("it is no JSON object of metrics")
+            raise FileError("it is not a JSON object of metrics")
         if len(results) > MOST_RESULTS:
             raise FileError(f"it has {len(results):,} numbers, more than {MOST_RESULTS:,}")
     except FileNotFoundError:

@@ -99,7 +99,7 @@ class ArgumentParser(HfArgumentParser):
             action.required = False
         found, rest = self.parse_known_args(argv)
         if rest and not rest[0].startswith("-"):
-            raise ConfigError(f"{cut(rest[0])!r} is no flag, and no value of the flag before it.")
+            raise ConfigError(f"{cut(rest[0])!r} is not a flag, and the flag before it takes no such value.")
         if rest:
             name = rest[0].split("=")[0]
             raise ConfigError(self._unknown(f"`{cut(name)}`", name.strip("-").replace("-", "_")))

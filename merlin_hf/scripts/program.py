@@ -255,7 +255,7 @@ def train(trainer: Trainer, args: TransferTrainingArguments) -> dict[str, float]
         checkpoint = trainer.checkpoints.to_continue()
         if checkpoint is not None:
             logger.info(
-                f"Resuming from {checkpoint}. To start anew, set `overwrite_output_dir`, or give another `output_dir`."
+                f"Resuming from {checkpoint}. To start again, set `overwrite_output_dir` or another `output_dir`."
             )
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if trainer.checkpoints.is_finished and has_weights(args.output_dir):

@@ -108,7 +108,7 @@ def check_fit(target: Rows, pools: Mapping[str, Rows]) -> None:
     if target.kind == TAGGED:
         raise ConfigError("`target` has tagged sentences, and rankings are for texts and images with one label a row.")
     if not target.is_regression and len(set(target.labels.tolist())) < 2:
-        raise ConfigError("`target` has rows of one class; there is nothing to tell apart.")
+        raise ConfigError("`target` has rows of one class; at least two are needed.")
     for name, pool in pools.items():
         if pool.kind != target.kind:
             raise ConfigError(f"`candidates`: {name!r} has {pool.kind}s and the target {target.kind}s; give one kind.")
@@ -121,6 +121,6 @@ def check_halves(target: Rows) -> None:
     labels = [0] * len(target) if target.is_regression else target.labels.tolist()
     if max(map(labels.count, set(labels))) < 2:
         raise ConfigError(
-            f"`target_rows`: no class has two rows among the {len(target)} that were drawn, so that a head cannot be "
-            "fit on one and judged by the other. Give more."
+            f"`target_rows`: no class has two rows among the {len(target)} that were drawn, so a head cannot be "
+            "fitted on one and scored on the other. Give more."
         )

@@ -99,7 +99,7 @@ def leep(source_probabilities: Tensor, labels: Tensor) -> float:
         more about the target's. -H(y) is that of a source that says nothing.
 
     Raises:
-        ValueError: shapes do not fit together, rows are no probabilities, or labels are all the same or real numbers.
+        ValueError: shapes do not fit together, rows are not probabilities, or labels are all the same or real numbers.
     """
     if labels.is_floating_point():
         raise ValueError("`labels` must be class ids, got real numbers, for which this measure is not defined.")
@@ -110,7 +110,7 @@ def leep(source_probabilities: Tensor, labels: Tensor) -> float:
             f"`labels`, got {given.dtype} of shape {tuple(given.shape)}."
         )
     if len(labels) < 2 or bool((labels == labels[0]).all()):
-        raise ValueError(f"`labels` are all the same in {len(labels)} rows; there is nothing to tell apart.")
+        raise ValueError(f"`labels` are all the same in {len(labels)} rows; at least two classes are needed.")
     probabilities = given.detach().double()
     sums = torch.isfinite(probabilities).all() and torch.allclose(
         probabilities.sum(-1), probabilities.new_ones(()), atol=1e-4

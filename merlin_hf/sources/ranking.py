@@ -70,7 +70,7 @@ def rank_sources(
 
     Raises:
         ConfigError: an argument cannot be used, or data sets and model do not fit together; the message names it.
-        FileNotFoundError: `MERLIN_DATA_ROOT` is no folder.
+        FileNotFoundError: `MERLIN_DATA_ROOT` is not a folder.
 
     Example:
     ```python

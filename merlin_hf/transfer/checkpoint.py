@@ -175,7 +175,7 @@ class Checkpoints:
             epochs = 0
             logger.warning(
                 f"The checkpoint is of step {self.resumed_step}, and the run has {max_steps}: it is finished, and no "
-                "further step is trained. To train on, raise `max_steps` or `num_train_epochs`; to train anew, set "
+                "further step is trained. To train on, raise `max_steps` or `num_train_epochs`; to train again, set "
                 "`overwrite_output_dir` or give another `output_dir`."
             )
         return epochs
@@ -198,8 +198,8 @@ class Checkpoints:
                 raise FileError(
                     f"`output_dir={output_dir!r}` has a checkpoint of another run, {os.path.basename(checkpoint)!r}. "
                     f"What differs: {found}. Give this run another `output_dir`, or set `overwrite_output_dir` to "
-                    "delete the checkpoints there and start anew"
-                    + ("." if found.essential else ", or `resume_from_checkpoint` to go on from one all the same.")
+                    "delete the checkpoints there and start again"
+                    + ("." if found.essential else ", or `resume_from_checkpoint` to go on from one anyway.")
                 )
             return checkpoint
 

@@ -97,7 +97,7 @@ def check_best_metric(trainer: Trainer) -> None:
         known = [f"{name}_{metric}" for name in trainer.eval_dataset for metric in known]
     if args.metric_for_best_model.removeprefix("eval_") not in known:
         raise ValueError(
-            f"`metric_for_best_model={args.metric_for_best_model!r}` is no metric of an evaluation without "
+            f"`metric_for_best_model={args.metric_for_best_model!r}` is not a metric of an evaluation without "
             f"`compute_metrics`. Pass a `compute_metrics` that returns it, or name one of {', '.join(known)}."
         )
 
@@ -285,8 +285,8 @@ def check_target_batch(dataset: Any, num_labels: int, batch_size: int) -> None:
     if min(batch_size, rows) < smallest:
         raise ValueError(
             f"A target batch of {min(batch_size, rows)} rows is too small to split by class: with {num_classes} "
-            f"classes it takes {smallest} rows to have two of one class, one to fit the head on and one to judge it "
-            "by. Raise `per_device_train_batch_size` (gradient accumulation does not help: each micro-batch is split "
+            f"classes it takes {smallest} rows to have two of one class, one to fit the head on and one to score it "
+            "on. Raise `per_device_train_batch_size` (gradient accumulation does not help: each micro-batch is split "
             "by itself)."
         )
 

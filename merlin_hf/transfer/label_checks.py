@@ -330,7 +330,7 @@ def count_source_labels(dataset: Any, given: int | None, argument: str = "source
     if inferred < 2 and values is not None and values.dtype.kind != "f":
         classes = np.unique(_labelled(values, argument)).tolist()
         raise ValueError(
-            f"`{argument}` has one class ({classes}) in {len(values)} rows, which has nothing to tell apart. Use "
+            f"`{argument}` has one class ({classes}) in {len(values)} rows; at least two are needed. Use "
             "a source with more, or set `num_source_labels`."
         )
     return inferred

@@ -48,7 +48,7 @@ def _largest_stack(model: nn.Module, least: int) -> list[str]:
     for name, module in model.named_modules():
         children = [child for child, layer in module.named_children() if any(True for _ in layer.parameters())]
         size = sum(parameter.numel() for parameter in module.parameters())
-        if hasattr(module, "transformers_model"):  # a sentence encoder, whose modules are no layers
+        if hasattr(module, "transformers_model"):  # a sentence encoder, whose modules are not layers
             continue
         # The outermost one where they are nested, as it comes first.
         if isinstance(module, nn.ModuleList | nn.Sequential) and len(children) >= least and size > best_size:

@@ -63,7 +63,7 @@ def features_of_tokens(features: Tensor, tokens: Tensor) -> Tensor:
 
 
 def sentences_of(inputs: Mapping[str, Any]) -> Sentences | None:
-    """Return the sentences of the labelled tokens of a batch; `None` where rows are no tokens."""
+    """Return the sentences of the labelled tokens of a batch; `None` where rows are not tokens."""
     mask = inputs.get(TOKENS)
     return None if mask is None else Sentences(mask.nonzero()[:, 0], len(mask))
 
@@ -165,6 +165,6 @@ def check_sentence_batch(dataset: Any, batch_size: int) -> None:
     if sentences < 2:
         raise ValueError(
             f"A target batch of {sentences} sentence is too small to split: it takes one to fit the head on and one "
-            "to judge it by. Raise `per_device_train_batch_size` (gradient accumulation does not help: each "
+            "to score it on. Raise `per_device_train_batch_size` (gradient accumulation does not help: each "
             "micro-batch is split by itself)."
         )

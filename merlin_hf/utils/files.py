@@ -69,7 +69,7 @@ def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
     try:
         found = json.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise FileError(f"it is no text in UTF-8, at byte {error.start}") from None
+        raise FileError(f"it is not text in UTF-8, at byte {error.start}") from None
     except RecursionError:
         raise FileError("it has too many brackets in brackets") from None
     except ValueError as error:

@@ -39,7 +39,7 @@ MOST_PIXELS = 16_384  # of a side of an image
 WEIGHTS_FACTOR = 16
 NEW_WEIGHTS = 50_000_000
 REGEX_SECONDS = 5
-# Numbers in a configuration that are no sizes.
+# Numbers in a configuration that are not sizes.
 NO_SIZES = re.compile(
     r"token_ids?$|theta|seed|scale|max_position|sampling_rate|window|max_length|_step|steps?$|version|ratio|base$"
 )
@@ -146,7 +146,7 @@ def find_file(path: str, name: str, **options: Any) -> str | None:
 
 
 def check_config(path: str, **options: Any) -> None:
-    """Raise a FileError if a model's `config.json` has a number that is no size, before lists are made of it."""
+    """Raise a FileError if a model's `config.json` has a number that is not a size, before lists are made of it."""
     found = find_file(path, CONFIG_NAME, **options)
     if found is None:
         return
@@ -207,7 +207,7 @@ def _check_regular(folder: Path) -> None:
     """Raise a FileError if something in a folder is a pipe or a device, which a reader would wait for without end."""
     for path in folder.iterdir():
         if path.exists() and not path.is_file() and not path.is_dir():
-            raise FileError(f"{path} is no regular file.")
+            raise FileError(f"{path} is not a regular file.")
 
 
 def check_processor(path: str) -> None:
@@ -235,7 +235,7 @@ def read_object(path: str | Path) -> dict[str, Any]:
     except FileError as error:
         raise FileError(f"{path} cannot be used: {error}.") from error
     if not isinstance(content, dict):
-        raise FileError(f"{path} is no JSON object.")
+        raise FileError(f"{path} is not a JSON object.")
     return content
 
 

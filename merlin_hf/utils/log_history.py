@@ -49,10 +49,10 @@ def check_log_history(history: Any) -> list[dict[str, Any]]:
     A FileError, which does not name the file, if it is no such list, or has numbers that training cannot have.
     """
     if not isinstance(history, list):
-        raise FileError("its `log_history` is no list")
+        raise FileError("its `log_history` is not a list")
     for place, entry in enumerate(history):
         if not isinstance(entry, dict):
-            raise FileError(f"entry {place} of its `log_history` is no mapping")
+            raise FileError(f"entry {place} of its `log_history` is not a mapping")
         for name, value in entry.items():
             is_step = name == "step" and not (is_number(value) and isinstance(value, int) and 0 <= value <= MOST_STEPS)
             if is_step or (isinstance(value, int) and not isinstance(value, bool) and not is_number(value)):

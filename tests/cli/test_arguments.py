@@ -92,7 +92,7 @@ def test_what_is_wrong_in_a_file_is_named(values, message, tmp_path):
         (["--max_step", "3"], "`--max_step` is unknown. Did you mean 'max_steps'"),
         (["--max_steps", "three"], "max_steps.*invalid int value: 'three'"),
         (["--split", "thirds"], "split.*invalid choice: 'thirds'"),
-        (["stray"], "'stray' is no flag"),
+        (["stray"], "'stray' is not a flag"),
         (["--image_column", "x"], "`--image_column` is about images, and the data are texts"),
         (["--learning_rate"], "learning_rate.*expected one argument"),
     ],

@@ -210,7 +210,7 @@ def test_images(image_processors, tmp_path, run):
         ),
         (["--task_name", "rte", "--validation_file", "x.csv"], "got task_name, validation_file"),
         (["--validation_file", "nowhere.csv"], "nowhere.csv"),
-        (["--validation_file", "{data}", "--label_column", "strs"], "`label_column='strs'` is no column"),
+        (["--validation_file", "{data}", "--label_column", "strs"], "`label_column='strs'` is not a column"),
         (
             ["--validation_file", "{data}", "--batch_size", "0"],
             "`batch_size` must be a whole number of at least 1 or null, got 0",
@@ -295,7 +295,7 @@ def with_nan(weights):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without_head, "is no whole classifier: it has no weights for classifier.bias, classifier.weight"),
+        (without_head, "is not a whole classifier: it has no weights for classifier.bias, classifier.weight"),
         (with_nan, "answers 40 of 40 rows with NaN or infinity"),
     ],
 )

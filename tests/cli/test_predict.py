@@ -269,7 +269,7 @@ def of_images(path, images):
 
 
 def test_a_folder_of_images_of_any_depth(image_model, tmp_path, predict):
-    images, _ = write_images(tmp_path / "images", ["a", "b"])  # their folders are no classes of the model
+    images, _ = write_images(tmp_path / "images", ["a", "b"])  # their folders are not classes of the model
     images[0].save(tmp_path / "images" / "first.png")
     rows, _, _ = predict(image_model, tmp_path / "images", "--batch_size", 4)
     files = sorted(f"{'ab'[number % 2]}/{number}.png" for number in range(10)) + ["first.png"]
@@ -417,10 +417,10 @@ def test_what_was_there_is_kept_where_writing_fails(saved, tmp_path, run, monkey
         (["--threshold", "1.5"], "`threshold` must be"),
         (["--batch_size", "0"], "`batch_size` must be"),
         (["--problem_type", "single"], "`problem_type` must be"),
-        (["--problem_type", "regression"], "The model has 3 outputs, which is no regression"),
+        (["--problem_type", "regression"], "The model has 3 outputs, which does not fit regression"),
         (["--label_names", "a", "b"], "`label_names` has 2 names, and the model 3 outputs, called no, yes, maybe."),
         (["--label_names", "a", "b", "a"], "Two outputs of the model are called 'a'"),
-        (["--id_column", "kez"], "`id_column='kez'` is no column of `data='data.csv'`, which has key, text."),
+        (["--id_column", "kez"], "`id_column='kez'` is not a column of `data='data.csv'`, which has key, text."),
         (["--text_columns", "texts"], "`text_columns` must be one or two of the text columns ['key', 'text']"),
         (["--image_column", "text"], "`image_column` is about images, and the model is one of texts."),
         (["--split", "test"], "`split` is of a data set, and `data='data.csv'` is a file."),

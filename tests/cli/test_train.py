@@ -151,7 +151,7 @@ def test_trains_on_several_sources_of_images(images, tmp_path, run):  # noqa: F8
             "`source_mix` has weights for topics, and the sources are scores, topics",
         ),
         (["--source_train_file", "source.csv"], "`source_train_file` is of a single source"),
-        (["--sources", '{"topics": {"train_file": "no.csv"}}'], "`sources.topics.train_file='no.csv'` is no file"),
+        (["--sources", '{"topics": {"train_file": "no.csv"}}'], "`sources.topics.train_file='no.csv'` is not a file"),
     ],
 )
 def test_several_sources_that_cannot_be_used_are_2(flags, message, config, run):
@@ -244,7 +244,7 @@ def test_what_accelerate_is_asked_for(config, tmp_path, run, monkeypatch):
     [
         (["--learning_rat", "1"], "`--learning_rat` is unknown. Did you mean 'learning_rate'"),
         (["--rho", "-1"], "`rho` must be a number of at least 0, got -1.0"),
-        (["--label_column", "start"], "`label_column='start'` is no column of `train_file`. Did you mean 'stars'"),
+        (["--label_column", "start"], "`label_column='start'` is not a column of `train_file`. Did you mean 'stars'"),
         (["--text_columns", "txt"], "`text_columns` must be one or two of the text columns"),
         (
             ["--accelerate_config", "fsdp"],

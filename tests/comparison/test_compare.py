@@ -307,7 +307,7 @@ def test_a_dry_run_trains_nothing_and_leaves_nothing(config, monkeypatch, tmp_pa
         ),
         (
             {"target": {"label_column": "lable"}},
-            r"`target\.label_column='lable'` is no column of `target\.path`\. Did you mean 'label'",
+            r"`target\.label_column='lable'` is not a column of `target\.path`\. Did you mean 'label'",
         ),
         (
             {"target": {"text_columns": ["txt"]}},

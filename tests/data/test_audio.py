@@ -110,7 +110,7 @@ def test_real_numbers_on_another_scale_are_warned_of(caplog):
 
 def test_other_formats_need_soundfile(monkeypatch):
     monkeypatch.setitem(sys.modules, "soundfile", None)
-    with pytest.raises(ImportError, match="'x.flac' is no WAV file; `pip install soundfile`"):
+    with pytest.raises(ImportError, match="'x.flac' is not a WAV file; `pip install soundfile`"):
         media.read_media(AUDIO, {"bytes": b"fLaC\x00\x00\x00", "path": "x.flac"}, "`train_dir`", 1)
 
 

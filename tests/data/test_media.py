@@ -62,7 +62,7 @@ def classes_of(rows, kind):
         ),
         (["cat/a", "cat/new/b", "dog/c"], [("a", "cat"), ("b", "cat"), ("c", "dog")], "1 of 3 .*cat/new/b"),
         (["a [old]/x*", "b?{1}/x"], [("x*", "a [old]"), ("x", "b?{1}")], None),
-        (["cat/a", "dog/a", "fox/.keep"], [("a", "cat"), ("a", "dog")], "folders fox have no .* are no class"),
+        (["cat/a", "dog/a", "fox/.keep"], [("a", "cat"), ("a", "dog")], "folders fox have no .* are not classes"),
         (["cat/a", "dog/a", "dog/a.txt", "x.heic"], [("a", "cat"), ("a", "dog")], "left out .*1 .heic"),
         (
             ["cat/a", "dog/a", "dog/._a.png", "dog/Thumbs.db", ".git/a", "__MACOSX/cat/a", ".DS_Store"],
@@ -93,7 +93,7 @@ def test_the_class_is_the_first_folder(paths, found, warned, kind, make, caplog)
             "like splits.*`test_dir='.*/test'`, `train_dir='.*/train'`, `validation_dir='.*/val'`",
         ),
         (["pictures/cat/a", "pictures/dog/a"], "Is `train_dir='.*/pictures'` meant, with the folders cat, dog"),
-        (["cat/a"], "one folder of a class, 'cat': there is nothing to tell apart"),
+        (["cat/a"], "one folder of a class, 'cat'; at least two are needed"),
         (["cat/x.txt", "dog/.hidden"], "only other files: 1 .txt"),
         (["cat/.hidden"], "in a folder for each class. Files that are read end in"),
     ],
@@ -180,7 +180,7 @@ def test_a_named_pipe_is_no_image_and_is_not_waited_for(tmp_path):
         picture(tmp_path / f"{name}.png")
     os.mkfifo(tmp_path / "dog" / "pipe.png")
     rows = loaded(IMAGES, train=tmp_path)["train"]
-    with pytest.raises(UnreadableMediaError, match=r"1 of 3 images .*pipe.png\) \(it is no regular file\)"):
+    with pytest.raises(UnreadableMediaError, match=r"1 of 3 images .*pipe.png\) \(it is not a regular file\)"):
         check_media(rows, "image", IMAGES, "`train_dir`")
 
 

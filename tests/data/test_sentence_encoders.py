@@ -240,7 +240,7 @@ def test_which_folders_are_sentence_encoders(tmp_path):
     assert classifier_class(str(tmp_path / "encoder")) is SentenceEncoderForSequenceClassification
     assert classifier_class(str(tmp_path / "encoder"), False) is t.AutoModelForSequenceClassification
     assert classifier_class(str(tmp_path / "plain")) is t.AutoModelForSequenceClassification
-    with pytest.raises(ConfigError, match="`sentence_encoder`: .*plain' is no sentence encoder"):
+    with pytest.raises(ConfigError, match="`sentence_encoder`: .*plain' is not a sentence encoder"):
         classifier_class(str(tmp_path / "plain"), True)
     edit(
         tmp_path / "encoder" / "config_sentence_transformers.json",
@@ -308,7 +308,7 @@ BAD = {
         lambda folder: edit(folder / "modules.json", lambda found: found[0].update(path="0_Transformer")),
         r"SentenceTransformer\(.*\).save\(folder\)` writes it so",
     ),
-    "no modules": (lambda folder: (folder / "modules.json").write_text("[]"), "is no list of modules"),
+    "no modules": (lambda folder: (folder / "modules.json").write_text("[]"), "is not a list of modules"),
     "damaged modules": (lambda folder: (folder / "modules.json").write_text("[{"), "modules.json cannot be used"),
     "modules in another order": (
         lambda folder: edit(folder / "modules.json", lambda found: found[::-1]), "must begin with a Transformer"

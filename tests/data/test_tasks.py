@@ -68,10 +68,10 @@ def test_a_split_that_is_missing_is_asked_for(tmp_path):
 
 def test_a_file_is_no_folder_and_no_name(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match="`train_file=.*` is no file. It is a folder: give it as `dataset_name`"
+        FileNotFoundError, match="`train_file=.*` is not a file. It is a folder: give it as `dataset_name`"
     ):
         load_task(DataSpec(argument="train_file", files={"train": str(tmp_path)}))
-    with pytest.raises(FileNotFoundError, match="`train_file='imdb'` is no file.$"):
+    with pytest.raises(FileNotFoundError, match="`train_file='imdb'` is not a file.$"):
         load_task(DataSpec(argument="train_file", files={"train": "imdb"}))
 
 

@@ -13,16 +13,17 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 
-def load_pages():
-    """docs/pages.py, which is in no package."""
-    if "docs_pages" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("docs_pages", DOCS / "pages.py")
-        sys.modules["docs_pages"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["docs_pages"])
-    return sys.modules["docs_pages"]
+def load(name):
+    """A module of docs/, which is in no package."""
+    module = f"docs_{name}"
+    if module not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module, DOCS / f"{name}.py")
+        sys.modules[module] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[module])
+    return sys.modules[module]
 
 
-pages = load_pages()
+pages = load("pages")
 # The pages that people write; those of the methods are made of docstrings.
 WRITTEN = sorted(path for path in DOCS.rglob("*.md") if path.parent.name != "methods")
 

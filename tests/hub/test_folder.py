@@ -165,7 +165,7 @@ def test_what_is_no_regular_file(folder):
         os.chdir(at)
         server.close()
     refused = model_files(folder).refused
-    assert set(refused.values()) == {"is no regular file"} and len(refused) == 4
+    assert set(refused.values()) == {"is not a regular file"} and len(refused) == 4
 
 
 def test_a_huge_file_is_not_read(folder):

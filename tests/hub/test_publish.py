@@ -235,11 +235,11 @@ def no_folder(folder):
         (half_the_weights, "model.safetensors is not whole"),
         (empty_weights, "has no weights"),
         (a_missing_shard, "model-00002-of-00002.safetensors missing"),
-        (broken_config, "config.json is no JSON"),
+        (broken_config, "config.json is not JSON"),
         (broken_card, "README.md cannot be read.*Correct or remove it"),
         (a_card_of_aliases, "README.md has an alias"),
         (a_deep_card, "README.md has metadata of more than 20 levels"),
-        (no_folder, "is no folder"),
+        (no_folder, "is not a folder"),
     ],
 )
 def test_a_folder_without_a_whole_model_is_refused(spoil, said, folder, online, capsys):

@@ -72,7 +72,7 @@ SEVERAL = [[float(i % 3 == 0), 1.0, float(i % 2)] for i in range(24)]
     ("labels", "model", "message"),
     [
         (REAL, {"num_labels": 1}, "the model has 1 labels"),
-        (SEVERAL, {}, "labels of `train_dataset` are no class ids"),
+        (SEVERAL, {}, "labels of `train_dataset` are not class ids"),
         (SEVERAL, {"problem_type": "multi_label_classification"}, "problem_type='multi_label_classification'"),
     ],
     ids=["regression", "several labels", "several labels by the configuration"],

@@ -323,7 +323,7 @@ def test_a_damaged_state_is_named(tmp_path, run, name):  # noqa: F811
     bad, good = write_state(tmp_path / "bad", HISTORY), write_state(tmp_path / "good", HISTORY)
     (bad / "trainer_state.json").write_bytes(STATES[name])
     status, shown, said = run("report", bad)
-    assert status == 2 and shown == "" and "trainer_state.json" in said and "is no state of a Trainer" in said
+    assert status == 2 and shown == "" and "trainer_state.json" in said and "is not a state of a Trainer" in said
     status, shown, said = run("report", bad, good, "--json")
     assert status == 1 and [found["run"] for found in json.loads(shown)["runs"]] == ["good"]
     assert list(json.loads(shown)["damaged"]) == [str(bad)] and "trainer_state.json" in said

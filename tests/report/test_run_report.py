@@ -62,7 +62,7 @@ def test_the_state_is_found(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no trainer_state.json"):
         read_log_history(tmp_path)
     (tmp_path / "run" / "trainer_state.json").write_text("[]")
-    with pytest.raises(ConfigError, match="is no state of a Trainer"):
+    with pytest.raises(ConfigError, match="is not a state of a Trainer"):
         read_log_history(tmp_path / "run")
 
 

@@ -75,7 +75,7 @@ def test_a_terminal_gets_a_table_of_rich(tasks, model_path):
         (["--label_column", "label"], "`--label_column` must be NAME=COLUMN"),
         (
             ["--label_column", "random=lable"],
-            "`label_column='lable'` is no column of `candidates`. Did you mean 'label'?",
+            "`label_column='lable'` is not a column of `candidates`. Did you mean 'label'?",
         ),
         (["--text_columns", "other=text"], "Columns are given for 'other'"),
         (["--target", "me/nothing"], "`target='me/nothing'` is not a file or folder"),

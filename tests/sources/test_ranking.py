@@ -196,7 +196,7 @@ def test_data_sets_as_mappings_and_objects(tasks, model_path):
         ({"candidates": {"a": {"path": "a", "spilt": "b"}}}, "`candidates.spilt` is unknown. Did you mean 'split'"),
         ({"split": "nope"}, "`split='nope'` is no split of `candidates="),
         ({"columns": {"nothing": {}}}, "Columns are given for 'nothing'"),
-        ({"columns": {"same": {"label_column": "text_"}}}, "`label_column='text_'` is no column"),
+        ({"columns": {"same": {"label_column": "text_"}}}, "`label_column='text_'` is not a column"),
         ({"columns": {"same": {"text_columns": ["words"]}}}, "`text_columns` must be one or two"),
         ({"model": "nowhere/nothing"}, "`model='nowhere/nothing'` cannot be loaded"),
         ({"layers": 3}, "`layers` must be from 1 to 2"),
