@@ -87,7 +87,7 @@ def blocks(text: str) -> Iterator[tuple[str, str]]:
     text = re.sub(r"^\$\$.*?^\$\$$", "\n\n", text, flags=re.DOTALL | re.MULTILINE)
     for part in re.split(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.)\s)|\n(?=[|#>])|(?<=\|)\n", f"\n{text}"):
         line = " ".join(part.split())
-        if not line or line.startswith((">", ":::", "![", "[]()")):
+        if not line or line.startswith((">", ":::", "![", "[![", "[]()")):
             continue
         kind = "heading" if line.startswith("#") else "row" if line.startswith("|") else "paragraph"
         yield kind, plain(line)

@@ -277,7 +277,7 @@ class MerlinTrainer(TransferTrainer):
         """
         Return the target batch that heads are fit on: that of all ranks, or of this one with `head_scope="local"`.
 
-        With features `(n, hidden_size)` and labels comes a mask `(n,)` of the rows that are no padding, or `None` for
+        With features `(n, hidden_size)` and labels comes a mask `(n,)` of the rows that are not padding, or `None` for
         all.
         """
         if self.args.head_scope == "local" or not is_distributed():

@@ -64,6 +64,10 @@ def test_methods_commands_and_versions_are_those_of_the_package():
     for text in (supported, COMPATIBILITY):
         assert f"transformers {pinned['transformers']}" in text and f"torch {pinned['torch']}" in text
     assert f"transformers {oldest['transformers']}" in COMPATIBILITY
+    least = ".".join(oldest["transformers"].split(".")[:2])
+    assert f"badge/transformers-{least}%2B-" in README and f"transformers {least}+" in supported
+    python = re.search(r'python_requires=">=([\d.]+)"', (ROOT / "setup.py").read_text())[1]
+    assert f"badge/python-{python}%2B-" in README and f"Python {python}+" in supported
     assert f"torch {oldest['torch']}" in re.sub(r"\s+", " ", COMPATIBILITY)
 
 

@@ -171,8 +171,8 @@ def _read_adapter(path: str, base: str | None) -> SavedModel:
     num_labels = _outputs_of_adapter(head, weights)
     if num_labels is None and _kind_of_class(config.architectures or ()) is None:
         raise ConfigError(
-            f"The adapter in {path!r} has no head, and its base model {base!r} is not a classifier: there is nothing to "
-            "evaluate."
+            f"The adapter in {path!r} has no head, and its base model {base!r} is not a classifier: there is "
+            "nothing to evaluate."
         )
     if num_labels not in (None, config.num_labels):
         config.num_labels = num_labels

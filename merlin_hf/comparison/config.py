@@ -336,7 +336,7 @@ def check_seeds(seeds: Any, key: str) -> list[int]:
 
 
 def check_workers(workers: int | str) -> int | str:
-    """Return `workers`, as a number where it is one; raise a ConfigError if it is no address of Ray either."""
+    """Return `workers`, as a number where it is one; raise a ConfigError if it is not an address of Ray either."""
     if isinstance(workers, str) and workers.isdecimal():
         workers = int(workers)
     is_address = isinstance(workers, str) and (workers == "ray" or re.fullmatch(r"ray://[^/\s]+:\d+/?", workers))

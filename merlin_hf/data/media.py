@@ -398,4 +398,4 @@ def _check_regular(value: Any) -> None:
     """Raise a ValueError if a path is a folder, or something that would be waited for, such as a named pipe."""
     path = value.get("path") if isinstance(value, dict) and not value.get("bytes") else None
     if path and os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")

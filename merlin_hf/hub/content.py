@@ -184,7 +184,7 @@ def _evaluated_on(eval_dataset: Any, train_dataset: Any, given: Origin | None = 
     for name, dataset in sets.items():
         own = origin_of(dataset)
         fingerprints = {getattr(one, "_fingerprint", id(one)) for one in (dataset, train_dataset)}
-        # Rows held out of the split that was trained on are no results on that split.
+        # Rows held out of the split that was trained on are not results on that split.
         if own[:4] == trained[:4] and len(fingerprints) > 1:
             own = own._replace(split=None)
         if given is not None and own.hub_id is None and own.name is None:

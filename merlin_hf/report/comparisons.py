@@ -270,18 +270,18 @@ def read_comparison(path: Path, name: str) -> Comparison | None:
     config, target = _section(summary, "config"), _section(_section(summary, "data"), "target")
     metric, environment, model = summary["metric"], summary.get("environment") or {}, config.get("model")
     lower, methods = summary["lower_is_better"], summary["methods"]
-    _need(isinstance(metric, str) and metric, "its `metric` is no name")
+    _need(isinstance(metric, str) and metric, "its `metric` is not a name")
     is_right = lower is (metric in LOWER_IS_BETTER) if metric in RANGES else isinstance(lower, bool)
     _need(is_right, "its `lower_is_better` is wrong")
-    _need(isinstance(summary["reference"], str), "its `reference` is no name")
-    _need(isinstance(environment, dict), "its `environment` is no mapping")
-    _need(isinstance(model, str) and model, "its `config.model` is no name")
+    _need(isinstance(summary["reference"], str), "its `reference` is not a name")
+    _need(isinstance(environment, dict), "its `environment` is not a mapping")
+    _need(isinstance(model, str) and model, "its `config.model` is not a name")
     rows, test_rows = target.get("train_rows"), target.get("test_rows")
     _need_count(rows, "number of labelled rows (`data.target.train_rows`)")
     if test_rows is not None:
         _need_count(test_rows, "number of test rows (`data.target.test_rows`)")
     is_list = isinstance(methods, list) and 0 < len(methods) <= MOST_METHODS
-    _need(is_list, f"its `methods` are no list of 1 to {MOST_METHODS}")
+    _need(is_list, f"its `methods` are not a list of 1 to {MOST_METHODS}")
     by_label = {method.label: method for method in (_read_method(one, metric) for one in methods)}
     _need(len(by_label) == len(methods), "it has two methods of one label")
     comparison = Comparison(

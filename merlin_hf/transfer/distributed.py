@@ -45,7 +45,7 @@ def gather_rows(features: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Te
 
     Returns:
         features `(world_size * size, hidden_size)`; labels, where class ids are -100 in padding; and a mask
-        `(world_size * size,)` of the rows that are no padding.
+        `(world_size * size,)` of the rows that are not padding.
     """
     missing = size - len(features)
     if missing < 0:

@@ -86,7 +86,7 @@ def layer_outputs(model: nn.Module, names: list[str], edit: Any = None) -> Itera
 
 def channels_first(output: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
     """
-    Return a layer's output by channel and position, `(n, channels, positions)`, and which positions are no padding.
+    Return a layer's output by channel and position, `(n, channels, positions)`, and which positions are not padding.
 
     Args:
         output (`torch.Tensor`): `(n, channels, height, width)` of a CNN, `(n, positions, channels)` of a transformer,

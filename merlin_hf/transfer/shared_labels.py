@@ -23,7 +23,7 @@ def match_labels(source: Sequence[str] | None, target: Sequence[str] | None) -> 
     Return the target's id of each class of a source; `None` where they do not name the same classes.
 
     Names that differ in upper and lower case alone are the same, which is logged at WARNING, once for the same names.
-    Numbers are no names.
+    Numbers are not names.
     """
     places = _match(tuple(source or ()), tuple(target or ()))
     return None if places is None else list(places)

@@ -303,7 +303,7 @@ def test_a_dry_run_trains_nothing_and_leaves_nothing(config, monkeypatch, tmp_pa
         ({"target": {"path": "no/such"}}, "`target.path='no/such'` is not a file or folder here"),
         (
             {"target": {"train_split": "trian"}},
-            r"`target\.train_split='trian'` is no split of `target\.path=.*`, which has train, test",
+            r"`target\.train_split='trian'` is not a split of `target\.path=.*`, which has train, test",
         ),
         (
             {"target": {"label_column": "lable"}},

@@ -68,7 +68,7 @@ LONGER = len(WHOLE).to_bytes(4, "little")  # in place of the size that the heade
         ({"array": np.zeros((20, 30)), "sampling_rate": 8}, r"shape \(20, 30\)"),
         ({"array": np.zeros(20), "sampling_rate": 0}, "sampling rate is 0"),
         (None, "no recording in this row"),
-        (["a"], "no numbers"),
+        (["a"], "not numbers"),
     ],
 )
 def test_what_cannot_be_read_is_named(value, reason):

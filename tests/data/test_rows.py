@@ -49,7 +49,7 @@ def test_what_is_said_is_named_as_the_user_named_it(as_flags, tmp_path, caplog):
     assert any(message.startswith(f"{start}1 of 6 rows have no label") for message in said)
     assert any(f"`{prefix}problem_type=regression`" in message for message in said)
     assert load_rows(SourceConfig(path, problem_type="regression"), "source", "split").is_regression
-    with pytest.raises(ConfigError, match=f"`{prefix}split='tset'` is no split of `{argument}="):
+    with pytest.raises(ConfigError, match=f"`{prefix}split='tset'` is not a split of `{argument}="):
         load_rows(SourceConfig(path, split="tset"), "source", "split", as_flags)
     with pytest.raises(ConfigError, match=f"`{prefix}text_columns` must be one or two"):
         load_rows(SourceConfig(path, text_columns="txet"), "source", "split", as_flags)

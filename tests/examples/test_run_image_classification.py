@@ -197,7 +197,7 @@ def test_pushes_when_asked(root, tmp_path, monkeypatch):
             ["--dataset_name", "SOURCE", "--image_column_name", "pixels"],
             r"`image_column_name` must be one of the columns of images \['img'\], got 'pixels'",
         ),
-        (["--dataset_name", "SOURCE", "--train_split_name", "main"], "`train_split_name='main'` is no split"),
+        (["--dataset_name", "SOURCE", "--train_split_name", "main"], "`train_split_name='main'` is not a split"),
         (["--dataset_name", "SOURCE", "--train_val_split", "0", "--do_eval"], "no validation split, only train. Give"),
         (["--dataset_name", "SOURCE", "--train_val_split", "1"], "`train_val_split` must be"),
         (["--dataset_name", "SOURCE", "--do_train", "--method", "merlin"], "`method='merlin'` trains on a source"),

@@ -79,7 +79,7 @@ def test_a_terminal_gets_a_table_of_rich(tasks, model_path):
         ),
         (["--text_columns", "other=text"], "Columns are given for 'other'"),
         (["--target", "me/nothing"], "`target='me/nothing'` is not a file or folder"),
-        (["--candidates", "same@test"], "`split='test'` is no split of `candidates="),
+        (["--candidates", "same@test"], "`split='test'` is not a split of `candidates="),
         (["--layers", 7], "`layers` must be from 1 to 2"),
     ],
 )

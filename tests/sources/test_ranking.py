@@ -194,7 +194,7 @@ def test_data_sets_as_mappings_and_objects(tasks, model_path):
         ({"candidates": []}, "`candidates` must be at least one"),
         ({"candidates": ["a", "a"]}, "`candidates` has a data set twice"),
         ({"candidates": {"a": {"path": "a", "spilt": "b"}}}, "`candidates.spilt` is unknown. Did you mean 'split'"),
-        ({"split": "nope"}, "`split='nope'` is no split of `candidates="),
+        ({"split": "nope"}, "`split='nope'` is not a split of `candidates="),
         ({"columns": {"nothing": {}}}, "Columns are given for 'nothing'"),
         ({"columns": {"same": {"label_column": "text_"}}}, "`label_column='text_'` is not a column"),
         ({"columns": {"same": {"text_columns": ["words"]}}}, "`text_columns` must be one or two"),
