@@ -46,7 +46,7 @@ def check_log_history(history: Any) -> list[dict[str, Any]]:
     """
     Return the entries of a `log_history` of `trainer_state.json` that belong to a step.
 
-    A FileError, which does not name the file, if it is not a such list, or has numbers that training cannot have.
+    A FileError, which does not name the file, if it is not such a list, or has numbers that training cannot have.
     """
     if not isinstance(history, list):
         raise FileError("its `log_history` is not a list")

@@ -129,7 +129,7 @@ def test_the_final_score(tmp_path):
     (silent / "eval_results.json").write_text(json.dumps({"eval_accuracy": 0.5}))
     assert "## Final score" in report_run(silent), "also where nothing was logged"
     (silent / "eval_results.json").write_text("[]")
-    with pytest.raises(ConfigError, match="no JSON object of metrics"):
+    with pytest.raises(ConfigError, match="not a JSON object of metrics"):
         report_run(silent)
 
 
