@@ -83,7 +83,7 @@ class MerlinTrainer(TransferTrainer):
 
     A step costs a batch of each task and a small solve. With `mix_weights` six of seven steps cost a batch of the
     source alone. Choosing the mix then costs 17 forward passes over at most 256 target rows. With
-    BatchNorm it costs twice that, as running statistics are estimated anew for each mix.
+    BatchNorm it costs twice that, as each mix needs new running statistics.
 
     Args:
         source_dataset, source_collator: see [`~merlin_hf.transfer.trainer.TransferTrainer`].
