@@ -43,6 +43,16 @@ def test_the_table_of_the_readme():
     assert {accuracy("merlin_paper")[:6], log_loss("merlin_paper")} == set(re.findall(r"0\.\d{4}", after))
 
 
+def test_the_claim_of_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (given,) = re.findall(r"MeRLin is (.+) points more accurate .+ \(interval (.+) to (.+)\)", text)
+    usual = [label for label in METHODS if not label.startswith("merlin")]
+    means = {label: mean_and_spread(list(METHODS[label]["scores"].values()))[0] for label in usual}
+    assert max(means, key=means.get) == "sequential"
+    found = paired_difference(*(list(METHODS[one]["scores"].values()) for one in ("merlin", "sequential")))
+    assert given == tuple(f"{100 * value:.1f}" for value in (found.mean, found.low, found.high))
+
+
 def test_the_table_of_the_methods():
     rows = re.findall(
         r"^\| \[`(\w+)`\].+\| (.+) \|$", (DOCS / "methods" / "index.md").read_text(encoding="utf-8"), re.M
