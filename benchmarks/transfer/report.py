@@ -257,14 +257,15 @@ def missing(found: dict[int, dict[str, Scores]]) -> list[str]:
     return [f"{name} ({rows})" for name, sizes in planned().items() for rows in sizes if (name, rows) not in there]
 
 
-def types_of_numbers(folder: Path) -> str:
-    """Return in which type of numbers the pairs were trained."""
-    used = {
-        "bfloat16" if content["config"]["training"].get("bf16") else "float32"
-        for name, content in files(folder).items()
-        if name.endswith("/results.json")
-    }
-    return " and ".join(sorted(used))
+def set_up(folder: Path) -> str:
+    """Return in which type of numbers the pairs were trained, and the pairs that nothing was searched on."""
+    runs = {name: content["config"] for name, content in files(folder).items() if name.endswith("/results.json")}
+    used = {"bfloat16" if config["training"].get("bf16") else "float32" for config in runs.values()}
+    fixed = [name.removesuffix("/results.json") for name, config in runs.items() if config["search"]["trials"] < 2]
+    line = f"Trained in {' and '.join(sorted(used))}."
+    if fixed:
+        line += f" Nothing was searched on {', '.join(sorted(fixed))}: all methods have the set-up's learning rate."
+    return line
 
 
 # Figures
@@ -333,7 +334,7 @@ def plural(pairs: int) -> str:
     return "1 pair" if pairs == 1 else f"{pairs} pairs"
 
 
-def text(found: dict[int, dict[str, Scores]], costs: dict, numbers: str) -> str:
+def text(found: dict[int, dict[str, Scores]], costs: dict, trained: str) -> str:
     """Return the tables as Markdown; the first section is of 100 rows where there are results of them."""
     parts = ["# Pairs of real data sets"]
     for rows in sorted(found, key=lambda rows: (rows != 100, rows)):
@@ -348,7 +349,7 @@ def text(found: dict[int, dict[str, Scores]], costs: dict, numbers: str) -> str:
         ]
     parts += [
         "Each cell is a mean over pairs, and over draws of the labelled rows. Gains are in points of accuracy, of the "
-        f"same draws, with 95 % intervals over draws or over pairs. Trained in {numbers}.",
+        f"same draws, with 95 % intervals over draws or over pairs. {trained}",
         "## What was to be shown",
         verdicts(found, costs),
     ]
@@ -369,7 +370,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{folder} has no results yet: run benchmarks/transfer/run.py first.")
         return
     costs = files(folder).get("cost.json", {})
-    written = text(found, costs, types_of_numbers(folder))
+    written = text(found, costs, set_up(folder))
     write_text(folder / "results.md", written)
     gains_figure(found, folder / "gains.png")
     learning_curve(found, folder / "learning_curve.png")
