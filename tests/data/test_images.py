@@ -157,7 +157,7 @@ def test_half_transparent_is_half_white():
         (GREY.astype(np.float32) - 1, "below 0"),
         (np.full((3, 3), np.nan, np.float32), "not finite"),
         (np.array([[0, np.inf]], np.float32), "not finite"),
-        (COLOUR[..., :2].repeat(3, -1), "no image of 1, 3 or 4 channels"),
+        (COLOUR[..., :2].repeat(3, -1), "not an image of 1, 3 or 4 channels"),
         (np.array([["a"]]), "array of type"),
     ],
 )
@@ -202,8 +202,8 @@ WHOLE = stored(Image.fromarray(COLOUR.repeat(20, 0).repeat(20, 1)))
 DAMAGED = {
     "half": (WHOLE["bytes"][: len(WHOLE["bytes"]) // 2], ""),
     "empty": (b"", "the file is empty"),
-    "text": (b"<html>404 Not Found</html>", "no image that Pillow knows"),
-    "one byte": (b"\x89", "no image that Pillow knows"),
+    "text": (b"<html>404 Not Found</html>", "not an image that Pillow knows"),
+    "one byte": (b"\x89", "not an image that Pillow knows"),
     "a flipped byte": (WHOLE["bytes"][:200] + bytes([WHOLE["bytes"][200] ^ 255]) + WHOLE["bytes"][201:], ""),
 }
 
