@@ -10,36 +10,41 @@ from tests.docs.conftest import DOCS, ROOT
 FOLDER = ROOT / "benchmarks" / "compare"
 METHODS = {one["label"]: one for one in json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))["methods"]}
 TABLE = (FOLDER / "table.md").read_text(encoding="utf-8")
+PACKED = (ROOT / "benchmarks" / "transfer" / "results" / "results.jsonl").read_text(encoding="utf-8")
+PAIRS = {line["file"]: line["content"] for line in map(json.loads, PACKED.splitlines())}
+EDITORIALS = {one["label"]: one for one in PAIRS["sst2-vader_nyt/100/results.json"]["methods"]}
 
 
 def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
-def accuracy(label: str) -> str:
-    mean, spread = mean_and_spread(list(METHODS[label]["scores"].values()))
+def accuracy(label: str, methods=METHODS) -> str:
+    mean, spread = mean_and_spread(list(methods[label]["scores"].values()))
     return f"{mean:.4f} ± {spread:.4f}"
 
 
-def difference(label: str) -> str:
-    found, others = (list(METHODS[one]["scores"].values()) for one in (label, "merlin"))
+def difference(label: str, methods=METHODS) -> str:
+    found, others = (list(methods[one]["scores"].values()) for one in (label, "merlin"))
     found = paired_difference(found, others)
     return f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
 
 
-def log_loss(label: str) -> str:
-    runs = METHODS[label]["runs"].values()
+def log_loss(label: str, methods=METHODS) -> str:
+    runs = methods[label]["runs"].values()
     return f"{sum(run['metrics']['log_loss'] for run in runs) / len(runs):.4f}"
 
 
-def test_the_table_of_the_readme():
+def test_the_tables_of_the_readme():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (rows,) = re.findall(r"^\| method \| accuracy \| difference .+\n\|[ :|-]+\|\n((?:\|.+\n)+)", text, re.MULTILINE)
-    found = [cells(row) for row in rows.splitlines()]
-    for name, *numbers in found:
-        label = re.findall(r"`(\w+)`", name)[0] if "`" in name else "merlin"
-        assert numbers == [accuracy(label), "" if label == "merlin" else difference(label), log_loss(label)], name
-    after = text.split(rows)[1].split("\n\n")[0]
+    tables = re.findall(r"^\| method \| accuracy \| difference .+\n\|[ :|-]+\|\n((?:\|.+\n)+)", text, re.MULTILINE)
+    for rows, methods in zip(tables, (EDITORIALS, METHODS), strict=True):
+        for name, *numbers in map(cells, rows.splitlines()):
+            label = re.findall(r"`(\w+)`", name)[0] if "`" in name else "merlin"
+            others = "" if label == "merlin" else difference(label, methods)
+            assert numbers == [accuracy(label, methods), others, log_loss(label, methods)], name
+    assert len(EDITORIALS) == len(tables[0].splitlines()), "all methods that were measured"
+    after = text.split(tables[1])[1].split("\n\n")[0]
     assert {accuracy("merlin_paper")[:6], log_loss("merlin_paper")} == set(re.findall(r"0\.\d{4}", after))
 
 
