@@ -37,7 +37,7 @@ logger = logging.getLogger("merlin_hf.data")
 @dataclass(frozen=True, kw_only=True)
 class ColumnOptions:
     """
-    Columns and labels of a data set, as far as a user names them; what is not given is found.
+    Columns and labels of a data set that a user names; the others are found.
 
     Args:
         problem_type (`str`, *optional*): whether labels that are numbers are classes, as in a model's configuration.

@@ -156,7 +156,7 @@ def _warn_of_files_left_out(path: str, files: dict[str, list[str]], named: str) 
 
 
 def take_split(splits: datasets.DatasetDict, split: str | None) -> datasets.DatasetDict | datasets.Dataset:
-    """Return one split, or a slice such as `train[:80%]`; all for `None`. A ValueError if there is no such split."""
+    """Return one split, a slice such as `train[:80%]`, or with `None` all; a ValueError if there is no such split."""
     if split is None:
         return splits
     instruction = datasets.ReadInstruction.from_spec(split)

@@ -558,7 +558,7 @@ class SentenceEncoderForSequenceClassification(PreTrainedModel):
         """
         if options.get("trust_remote_code"):
             raise ValueError(
-                f"{path!r} is a sentence encoder, of which no code is run: leave `trust_remote_code` out."
+                f"{path!r} is a sentence encoder, whose code is never run: leave `trust_remote_code` out."
             )
         path = os.fspath(path)
         hub = hub_options(options)

@@ -10,24 +10,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.hooks import RemovableHandle
 
-from ..transfer.layers import KEPT_STATISTICS
+from ..transfer.layers import batch_norms
 from ..transfer.phases import checkpoints_activations
 from ..utils.validation import interval
 from .sequential import SequentialTrainer, SequentialTrainingArguments
 
 
 STATISTICS = ("running_mean", "running_var")
-
-
-def batch_norms(model: nn.Module) -> list[nn.Module]:
-    """
-    Return the BatchNorm layers of a model that have running statistics, and move them in training.
-
-    Those of subclasses, such as timm's, are among them.
-    """
-    kinds = nn.modules.batchnorm._BatchNorm
-    found = [m for m in model.modules() if isinstance(m, kinds) and m.running_mean is not None]
-    return [m for m in found if not getattr(m, KEPT_STATISTICS, False)]
 
 
 @contextlib.contextmanager
@@ -57,7 +46,7 @@ def stochastic_normalization(model: nn.Module, probability: float) -> Iterator[N
         return torch.where(torch.rand(channels, device=by_batch.device) < probability, by_batch, by_running)
 
     hooks: list[RemovableHandle] = []
-    for layer in batch_norms(model):
+    for layer in batch_norms(model).values():
         hooks += [layer.register_forward_pre_hook(keep_statistics), layer.register_forward_hook(mix_channels)]
     try:
         yield

@@ -104,3 +104,14 @@ def channels_first(output: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, T
     if mask is not None and tuple(mask.shape) == tuple(output.shape[:2]):
         return output.mT, mask.unsqueeze(1).to(output.dtype)
     return output.mT, None
+
+
+def batch_norms(model: nn.Module) -> dict[str, Any]:
+    """
+    Return the BatchNorm layers of a model that have running statistics and move them in training, by their names.
+
+    Those of subclasses, such as timm's, are among them.
+    """
+    kinds = nn.modules.batchnorm._BatchNorm
+    found = {name: m for name, m in model.named_modules() if isinstance(m, kinds) and m.running_mean is not None}
+    return {name: m for name, m in found.items() if not getattr(m, KEPT_STATISTICS, False)}

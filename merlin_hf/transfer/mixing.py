@@ -9,8 +9,8 @@ averaged (Wortsman et al. 2022, arXiv 2203.05482 and 2109.01903):
 Rows of one half of the target have had no part in the weights that were trained on the other, so they tell how much of
 each is good for rows that no weights have seen.
 
-Running statistics of BatchNorm cannot be mixed: those of mixed weights are estimated anew, on rows of the target, as
-stochastic weight averaging does (Izmailov et al. 2018, arXiv 1803.05407).
+Averages of BatchNorm's running statistics fit no mix. They are estimated again for each mix, on rows of the target, as
+in stochastic weight averaging (Izmailov et al. 2018, arXiv 1803.05407).
 """
 
 import itertools
@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
-from torch import Tensor, nn
+from torch import Tensor
 
 from .distributed import assign_parameter, gather_parameter, is_distributed, reshard
 from .labels import REGRESSION, SINGLE_LABEL, label_values, row_losses
+from .layers import batch_norms
 from .model import evaluating
 from .refit import fit_targets
 from .seeding import derived_generator, isolated_rng
@@ -153,7 +154,7 @@ class Branches:
         for key, value in model.named_parameters():
             if value.requires_grad and id(value) not in head:
                 yield key, value
-        for name, layer in batch_norms(model):
+        for name, layer in batch_norms(model).items():
             yield from layer.named_buffers(name, recurse=False)
 
     def batches(self, half: str, count: int) -> list[Any]:
@@ -262,9 +263,9 @@ class Branches:
             self._estimate_statistics(rows)
 
     def _estimate_statistics(self, rows: list[int]) -> None:
-        """Estimate the running statistics anew that training has moved, on rows of the target."""
+        """Estimate the running statistics that training has moved again, on rows of the target."""
         trainer = self.trainer
-        layers = [layer for name, layer in batch_norms(trainer.transfer_model) if self._has_moved(name)]
+        layers = [layer for name, layer in batch_norms(trainer.transfer_model).items() if self._has_moved(name)]
         if not layers or len(rows) < 2:
             return
         momenta = [layer.momentum for layer in layers]
@@ -361,13 +362,6 @@ class Branches:
             name, found, weight = key.partition("|")
             if found:
                 self.weights.setdefault(name, {})[weight] = value
-
-
-def batch_norms(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the names and the BatchNorm layers of a model."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            yield name, module
 
 
 def choose_shares(losses: Mapping[tuple[float, float], Tensor]) -> tuple[float, float]:

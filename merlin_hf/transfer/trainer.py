@@ -717,8 +717,9 @@ class TransferTrainer(ModelCardMixin, Trainer):
     @property
     def is_regression(self) -> bool:
         """Whether the target's labels are real numbers, by the model's configuration."""
-        num_labels: Any = getattr(getattr(self.model, "config", None), "num_labels", None)
-        return problem_type_of(torch.empty(0), num_labels, configured_problem_type(self.model)) == REGRESSION
+        problem_type = configured_problem_type(self.model)
+        num_labels = getattr(getattr(self.model, "config", None), "num_labels", None)
+        return problem_type == REGRESSION or (problem_type is None and num_labels == 1)
 
     def problem_type(self, labels: Tensor) -> str:
         """Return the target's problem type, by the rule of transformers' own classifiers."""

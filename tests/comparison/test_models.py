@@ -15,8 +15,7 @@ from merlin_hf.comparison import ConfigError
 from merlin_hf.comparison.models import build_model, freeze, load_model_config, model_identity
 from merlin_hf.data.labels import Labels
 from merlin_hf.data.tasks import TEXT
-from merlin_hf.methods.stochnorm import batch_norms
-from merlin_hf.transfer.layers import layer_stack
+from merlin_hf.transfer.layers import batch_norms, layer_stack
 from tests.tiny import tiny_sentence_encoder
 
 
